@@ -1,0 +1,247 @@
+//! The `Disk` seam: what the log asks of a disk, and what the disk answers, as values.
+//!
+//! Operations go down in the outbox of a turn, events come up in the inbox of a later one. Two carriers
+//! implement it: the ring (`uring`) and the simulator's disk. What both owe the log:
+//!
+//! - a [`DurableChain`] is four ordered steps: write the log blocks, flush the segment, write the ledger
+//!   blocks, flush the ledger. A step begins only after the one before it succeeded in full; a short count
+//!   is an error;
+//! - exactly one event answers each operation, [`DiskEvent::Progress`] apart; buffers come back in it;
+//! - in one inbox, events that report an error stand before those that report success;
+//! - operations are started in the order given; chains may complete in any order.
+//!
+//! Before the first turn, recovery reads synchronously through [`BootDisk`].
+
+use clustor_wire::ids::{ChainNumber, PairNumber};
+
+use crate::buffer::Blocks;
+
+/// Which of a pair's two files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileKind {
+    /// `segment-<pair>.log`: sealed records.
+    Segment,
+    /// `durability-<pair>.log`: one slot per chain.
+    Ledger,
+}
+
+/// One file of one pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId {
+    /// The pair it belongs to.
+    pub pair: PairNumber,
+    /// Which of the two.
+    pub kind: FileKind,
+}
+
+impl FileId {
+    /// The segment file of `pair`.
+    #[must_use]
+    pub const fn segment(pair: PairNumber) -> Self {
+        Self {
+            pair,
+            kind: FileKind::Segment,
+        }
+    }
+
+    /// The ledger file of `pair`.
+    #[must_use]
+    pub const fn ledger(pair: PairNumber) -> Self {
+        Self {
+            pair,
+            kind: FileKind::Ledger,
+        }
+    }
+}
+
+impl core::fmt::Display for FileId {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let stem = match self.kind {
+            FileKind::Segment => "segment",
+            FileKind::Ledger => "durability",
+        };
+        write!(f, "{stem}-{}.log", self.pair)
+    }
+}
+
+/// Log write, flush, ledger write, flush: in this order, each only after the one before.
+#[derive(Debug)]
+pub struct DurableChain {
+    /// Its number; completions carry it.
+    pub chain: ChainNumber,
+    /// The pair both files belong to.
+    pub pair: PairNumber,
+    /// First block of the log write within the segment.
+    pub log_block: u32,
+    /// The log blocks.
+    pub log: Blocks,
+    /// First block of the ledger write within the ledger.
+    pub ledger_block: u32,
+    /// The ledger blocks.
+    pub ledger: Blocks,
+}
+
+/// Read `into.len()` blocks. Blocks beyond the end of the file read as zero.
+#[derive(Debug)]
+pub struct ReadBlocks {
+    /// The asker's mark; the event carries it.
+    pub token: u64,
+    /// From which file.
+    pub file: FileId,
+    /// From which block on.
+    pub block: u32,
+    /// Where to.
+    pub into: Blocks,
+}
+
+/// Make both files of a pair, zeroed with real writes.
+///
+/// The carrier makes them under temporary names in the shard's directory (replacing what an aborted boot
+/// left), zeroes the ledger whole and a first piece of the segment, flushes both, renames them into place,
+/// flushes the directory, and then reports [`DiskEvent::Prepared`] with a salt from the operating
+/// system's generator (the seed's, in simulation). The rest of the segment follows in flushed pieces, each
+/// reported as [`DiskEvent::Progress`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PreparePair {
+    /// Its number.
+    pub pair: PairNumber,
+    /// Size of the segment, in blocks.
+    pub segment_blocks: u32,
+    /// Size of the ledger, in blocks.
+    pub ledger_blocks: u32,
+}
+
+/// What the log asks for.
+#[derive(Debug)]
+pub enum DiskOp {
+    /// Make a batch durable.
+    Chain(DurableChain),
+    /// Read blocks.
+    Read(ReadBlocks),
+    /// Make a new pair.
+    Prepare(PreparePair),
+    /// Remove both files of a pair, where they exist, and flush the directory.
+    Remove(PairNumber),
+}
+
+/// Why an operation failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DiskError {
+    /// The file system is full.
+    #[error("no space left on device")]
+    Full,
+    /// Fewer bytes than asked for were written.
+    #[error("short write: {done} of {asked} bytes")]
+    Short {
+        /// Bytes written.
+        done: u64,
+        /// Bytes asked for.
+        asked: u64,
+    },
+    /// An earlier step of the same chain failed, so this one was not begun.
+    #[error("cancelled, an earlier step of the chain failed")]
+    Cancelled,
+    /// The sector can't be read, or any other error of the device or file system.
+    #[error("I/O error: {0}")]
+    Io(String),
+}
+
+/// What the disk answers.
+#[derive(Debug)]
+pub enum DiskEvent {
+    /// A chain ended: all four steps done, or the first error.
+    Chain {
+        /// Which.
+        chain: ChainNumber,
+        /// The log buffer.
+        log: Blocks,
+        /// The ledger buffer.
+        ledger: Blocks,
+        /// Whether all four steps were done.
+        outcome: Result<(), DiskError>,
+    },
+    /// A read ended.
+    Read {
+        /// The asker's mark.
+        token: u64,
+        /// From which file.
+        file: FileId,
+        /// From which block on.
+        block: u32,
+        /// The buffer; its content counts only where the outcome is `Ok`.
+        blocks: Blocks,
+        /// Whether it was read.
+        outcome: Result<(), DiskError>,
+    },
+    /// A pair is in place: its ledger is whole, its segment usable below `segment_blocks_ready`.
+    Prepared {
+        /// Which.
+        pair: PairNumber,
+        /// 32 random bytes for the segment's key.
+        salt: [u8; 32],
+        /// Blocks of the segment that are zeroed and flushed.
+        segment_blocks_ready: u32,
+    },
+    /// More of a prepared pair's segment is zeroed and flushed.
+    Progress {
+        /// Which.
+        pair: PairNumber,
+        /// Blocks of the segment that are zeroed and flushed, from its start.
+        segment_blocks_ready: u32,
+    },
+    /// A pair could not be made, or its zeroing could not go on. Nothing of it is usable beyond what was
+    /// reported before; if nothing was, the files are gone.
+    PrepareFailed {
+        /// Which.
+        pair: PairNumber,
+        /// Why.
+        error: DiskError,
+    },
+    /// A pair's files are gone, or not.
+    Removed {
+        /// Which.
+        pair: PairNumber,
+        /// Whether they are.
+        outcome: Result<(), DiskError>,
+    },
+}
+
+impl DiskEvent {
+    /// Whether this event reports that a write or a flush failed. Such events come first in an inbox.
+    #[must_use]
+    pub fn is_error(&self) -> bool {
+        matches!(
+            self,
+            DiskEvent::Chain {
+                outcome: Err(_),
+                ..
+            } | DiskEvent::PrepareFailed { .. }
+        )
+    }
+}
+
+/// The files of one pair, as found in a shard's directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundPair {
+    /// Its number, from the names.
+    pub pair: PairNumber,
+    /// Size of the segment in bytes, if there is one.
+    pub segment_bytes: Option<u64>,
+    /// Size of the ledger in bytes, if there is one.
+    pub ledger_bytes: Option<u64>,
+}
+
+/// The disk as recovery sees it: synchronous, read-only, before the first turn.
+pub trait BootDisk {
+    /// Every pair of which at least one file is in place, in ascending order.
+    ///
+    /// # Errors
+    /// When the directory can't be read.
+    fn pairs(&mut self) -> Result<Vec<FoundPair>, DiskError>;
+
+    /// Fills `into` from `block` on. Blocks beyond the end of the file read as zero.
+    ///
+    /// # Errors
+    /// When a sector in the range can't be read; `into` then holds nothing of use.
+    fn read(&mut self, file: FileId, block: u32, into: &mut Blocks) -> Result<(), DiskError>;
+}

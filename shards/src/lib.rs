@@ -1,0 +1,13 @@
+//! The thread-per-core runtime of Clustor: every syscall, every unsafe, every lock-free structure.
+//!
+//! Rooms, from the ground up; each imports only those above it in this list:
+//!
+//! - [`buffer`]: the bounded pool of aligned blocks
+//! - [`disk`]: the seam between the log and whatever carries its bytes
+//! - [`turn`]: inbox, outbox, and the trait an application implements
+//! - [`log`]: segment and ledger files, sealing, recovery; deterministic, no I/O of its own
+
+pub mod buffer;
+pub mod disk;
+pub mod log;
+pub mod turn;

@@ -1,0 +1,276 @@
+//! The record frame: one entry or one small fact about a partition, as it lies in the log, in a ledger slot,
+//! in a checkpoint and on the wire.
+//!
+//! An entry is framed once, by the leader that accepts it; the same bytes go into every log. The CRC32C
+//! covers header and body and travels with them from the leader's memory to every disk and back.
+//!
+//! Layout, little-endian ([`RECORD_HEADER_BYTES`] bytes, then the body):
+//!
+//! | offset | bytes | field |
+//! | --- | --- | --- |
+//! | 0 | 1 | frame version, 1 |
+//! | 1 | 1 | kind |
+//! | 2 | 1 | codec of the body, 1 = binary |
+//! | 3 | 1 | flags, 0 (bit 0 is kept for a Merkle leaf behind the body) |
+//! | 4 | 4 | body length |
+//! | 8 | 16 | partition |
+//! | 24 | 8 | term |
+//! | 32 | 8 | index |
+//! | 40 | 4 | reserved, 0 |
+//! | 44 | 4 | CRC32C over bytes 0..44 and the body |
+
+use clustor_wire::ids::{LogIndex, PartitionId, Term};
+
+/// Bytes of a record's header.
+pub const RECORD_HEADER_BYTES: usize = 48;
+/// The version of the record frame that this code writes.
+pub const RECORD_VERSION: u8 = 1;
+/// The codec number of binary bodies.
+pub const CODEC_BINARY: u8 = 1;
+/// The greatest body any profile allows: 4 MiB.
+pub const RECORD_BODY_BYTES_MAX: usize = 4 << 20;
+
+const CRC_OFFSET: usize = 44;
+const _: () = assert!(CRC_OFFSET + 4 == RECORD_HEADER_BYTES);
+
+/// What a record says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum RecordKind {
+    /// An entry of the partition's log, at (term, index).
+    Entry = 1,
+    /// The replica's term and vote; the body is the vote.
+    HardState = 2,
+    /// Everything of the partition from `index` on is gone; `term` is the term in which this was decided.
+    Truncate = 3,
+    /// A configuration; an entry of the log like any other, at (term, index). At index 0, the one the
+    /// partition was created with.
+    Configuration = 4,
+    /// The first exit from a joint configuration, at (term, index), was committed.
+    ExitCommitted = 5,
+    /// A snapshot covers the log up to (term, index).
+    SnapshotMark = 6,
+    /// The partition is gone from this shard.
+    PartitionTombstone = 7,
+    /// Entries from `index` on, of `term`, whose content is lost here; the body is their count.
+    Missing = 8,
+    /// A copy of an entry that lay elsewhere, or was fetched again; the body is the entry's.
+    Relocated = 9,
+    /// The highest retired chains heard of from peers.
+    PeerChains = 10,
+}
+
+impl RecordKind {
+    /// The kind of this number, if there is one.
+    #[must_use]
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        Some(match value {
+            1 => Self::Entry,
+            2 => Self::HardState,
+            3 => Self::Truncate,
+            4 => Self::Configuration,
+            5 => Self::ExitCommitted,
+            6 => Self::SnapshotMark,
+            7 => Self::PartitionTombstone,
+            8 => Self::Missing,
+            9 => Self::Relocated,
+            10 => Self::PeerChains,
+            _ => return None,
+        })
+    }
+
+    /// Whether a record of this kind takes a place in the partition's log.
+    #[must_use]
+    pub const fn has_log_position(self) -> bool {
+        matches!(self, Self::Entry | Self::Configuration)
+    }
+}
+
+/// A record's header, decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// What it says.
+    pub kind: RecordKind,
+    /// Whose.
+    pub partition: PartitionId,
+    /// At which term.
+    pub term: Term,
+    /// At which index.
+    pub index: LogIndex,
+    /// Bytes of the body.
+    pub body_len: u32,
+}
+
+/// Why bytes are not a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// The bytes end before the record does.
+    #[error("record ends early: {have} of {need} bytes")]
+    Short {
+        /// Bytes there are.
+        have: usize,
+        /// Bytes the record needs.
+        need: usize,
+    },
+    /// The version is not one this code reads.
+    #[error("record version {0} is not known, this build reads {RECORD_VERSION}")]
+    Version(u8),
+    /// The kind is not known.
+    #[error("record kind {0} is not known")]
+    Kind(u8),
+    /// Codec, flags or reserved bytes are not as they must be.
+    #[error("record codec, flags or reserved bytes are not known")]
+    Fields,
+    /// The body is longer than any may be.
+    #[error("record body of {0} bytes exceeds {RECORD_BODY_BYTES_MAX}")]
+    BodyTooLong(u32),
+    /// The checksum does not fit the bytes.
+    #[error("record checksum is {found:08x}, its bytes give {computed:08x}")]
+    Checksum {
+        /// What stands in the frame.
+        found: u32,
+        /// What its bytes give.
+        computed: u32,
+    },
+}
+
+/// A record, borrowed from the bytes it was decoded from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// The decoded header.
+    pub header: RecordHeader,
+    /// The body.
+    pub body: &'a [u8],
+    /// Header and body: the bytes that travel.
+    pub frame: &'a [u8],
+}
+
+/// Appends one framed record to `out` and returns the length of its frame.
+///
+/// # Panics
+/// If the body exceeds [`RECORD_BODY_BYTES_MAX`]: callers refuse such bodies with their limit before.
+pub fn encode_record(
+    out: &mut Vec<u8>,
+    kind: RecordKind,
+    partition: PartitionId,
+    term: Term,
+    index: LogIndex,
+    body: &[u8],
+) -> usize {
+    encode_record_parts(out, kind, partition, term, index, &[body])
+}
+
+/// As [`encode_record`], with the body given in parts that are laid one behind the other.
+///
+/// # Panics
+/// If the parts together exceed [`RECORD_BODY_BYTES_MAX`].
+pub fn encode_record_parts(
+    out: &mut Vec<u8>,
+    kind: RecordKind,
+    partition: PartitionId,
+    term: Term,
+    index: LogIndex,
+    parts: &[&[u8]],
+) -> usize {
+    let body_len: usize = parts.iter().map(|part| part.len()).sum();
+    assert!(body_len <= RECORD_BODY_BYTES_MAX);
+    let start = out.len();
+    out.extend_from_slice(&[RECORD_VERSION, kind as u8, CODEC_BINARY, 0]);
+    out.extend_from_slice(&(body_len as u32).to_le_bytes());
+    out.extend_from_slice(&partition.get().to_le_bytes());
+    out.extend_from_slice(&term.get().to_le_bytes());
+    out.extend_from_slice(&index.get().to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    let mut crc = crc32c::crc32c(&out[start..]);
+    for part in parts {
+        crc = crc32c::crc32c_append(crc, part);
+    }
+    out.extend_from_slice(&crc.to_le_bytes());
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+    out.len() - start
+}
+
+fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&bytes[at..at + N]);
+    out
+}
+
+/// Decodes the record at the start of `bytes` and verifies its checksum. What follows it is ignored.
+///
+/// # Errors
+/// [`RecordError`]; nothing of a record that fails is handed out.
+pub fn decode_record(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
+    if bytes.len() < RECORD_HEADER_BYTES {
+        return Err(RecordError::Short {
+            have: bytes.len(),
+            need: RECORD_HEADER_BYTES,
+        });
+    }
+    if bytes[0] != RECORD_VERSION {
+        return Err(RecordError::Version(bytes[0]));
+    }
+    let kind = RecordKind::from_u8(bytes[1]).ok_or(RecordError::Kind(bytes[1]))?;
+    if bytes[2] != CODEC_BINARY || bytes[3] != 0 || bytes[40..44] != [0; 4] {
+        return Err(RecordError::Fields);
+    }
+    let body_len = u32::from_le_bytes(array(bytes, 4));
+    if body_len as usize > RECORD_BODY_BYTES_MAX {
+        return Err(RecordError::BodyTooLong(body_len));
+    }
+    let need = RECORD_HEADER_BYTES + body_len as usize;
+    if bytes.len() < need {
+        return Err(RecordError::Short {
+            have: bytes.len(),
+            need,
+        });
+    }
+    let found = u32::from_le_bytes(array(bytes, CRC_OFFSET));
+    let computed = crc32c::crc32c_append(
+        crc32c::crc32c(&bytes[..CRC_OFFSET]),
+        &bytes[RECORD_HEADER_BYTES..need],
+    );
+    if found != computed {
+        return Err(RecordError::Checksum { found, computed });
+    }
+    Ok(Record {
+        header: RecordHeader {
+            kind,
+            partition: PartitionId(u128::from_le_bytes(array(bytes, 8))),
+            term: Term(u64::from_le_bytes(array(bytes, 24))),
+            index: LogIndex(u64::from_le_bytes(array(bytes, 32))),
+            body_len,
+        },
+        body: &bytes[RECORD_HEADER_BYTES..need],
+        frame: &bytes[..need],
+    })
+}
+
+/// The records laid one behind the other in `bytes`, each verified; ends after the first error.
+pub fn records(bytes: &[u8]) -> Records<'_> {
+    Records { rest: bytes }
+}
+
+/// Iterator of [`records`].
+#[derive(Debug, Clone)]
+pub struct Records<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<Record<'a>, RecordError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let decoded = decode_record(self.rest);
+        self.rest = match &decoded {
+            Ok(record) => &self.rest[record.frame.len()..],
+            Err(_) => &[],
+        };
+        Some(decoded)
+    }
+}

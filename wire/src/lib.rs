@@ -1,0 +1,11 @@
+//! Every byte of Clustor that leaves a process.
+//!
+//! Rooms, from the ground up; each imports only those above it in this list:
+//!
+//! - [`ids`]: identifiers as types
+//! - [`frame`]: the transport frame
+//! - [`message`]: the typed messages, to and from FlatBuffers
+
+pub mod frame;
+pub mod ids;
+pub mod message;
