@@ -1,1 +1,16 @@
-//! engine
+//! Clustor, an embeddable replication engine: an ordered log made durable on a quorum of machines, and handed
+//! to a state machine of one's own.
+//!
+//! Rooms, from the ground up; each imports only those above it in this list:
+//!
+//! - [`profile`]: every number by which a node is tuned, with its limits
+//! - [`machine`]: the state machine, as an embedder writes it
+//! - [`outcome`]: the three outcomes of an append, refusals, leadership
+//! - [`request`]: what crosses from handles to a shard's turn and back
+
+#![forbid(unsafe_code)]
+
+pub mod machine;
+pub mod outcome;
+pub mod profile;
+pub mod request;

@@ -1,0 +1,172 @@
+//! What becomes of an append: exactly three outcomes, one of them always delivered.
+//!
+//! Also here: the refusal with its remedy, and how a replica stands towards its partition's leadership.
+//! The machine's opinion of a command is never an outcome of the engine; it is the `reply` inside
+//! [`Outcome::Applied`].
+
+use clustor_wire::ids::{LogIndex, Term};
+pub use clustor_wire::message::{IdempotencyKey, Refusal, RefusalClause};
+
+/// What became of an append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is durable on a quorum and in the machine (or, asked for so, committed and on its way there).
+    Applied {
+        /// Term of its entry.
+        term: Term,
+        /// Index of its entry: the first one, for a key seen before.
+        index: LogIndex,
+        /// What the machine answered. Empty for an append that is answered at commit, and for a duplicate
+        /// whose reply is no longer at hand.
+        reply: Vec<u8>,
+        /// Whether its key was seen before, so that nothing happened again.
+        duplicate: bool,
+    },
+    /// Nothing happened, and nothing ever will.
+    NotExecuted {
+        /// Why, and what to do.
+        refusal: Refusal,
+    },
+    /// It may have happened, or still happen. Retry with exactly this key and this index.
+    Unknown {
+        /// Why nobody knows.
+        why: String,
+        /// The append's key, if it had one. Without one a retry may execute twice.
+        key: Option<IdempotencyKey>,
+        /// The index to retry with: the one the append carried; for an append without a key, what is known
+        /// to be durable on a quorum.
+        wal_committed: LogIndex,
+    },
+}
+
+impl Outcome {
+    /// The outcome as a `Result`, for `?`.
+    ///
+    /// # Errors
+    /// [`AppendError`], where it is not [`Outcome::Applied`].
+    pub fn into_result(self) -> Result<Appended, AppendError> {
+        match self {
+            Self::Applied {
+                term,
+                index,
+                reply,
+                duplicate,
+            } => Ok(Appended {
+                term,
+                index,
+                reply,
+                duplicate,
+            }),
+            Self::NotExecuted { refusal } => Err(AppendError::NotExecuted { refusal }),
+            Self::Unknown {
+                why,
+                key,
+                wal_committed,
+            } => Err(AppendError::Unknown {
+                why,
+                key,
+                wal_committed,
+            }),
+        }
+    }
+}
+
+/// An append that was executed; the fields are those of [`Outcome::Applied`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// Term of its entry.
+    pub term: Term,
+    /// Index of its entry: the first one, for a key seen before.
+    pub index: LogIndex,
+    /// What the machine answered; empty as [`Outcome::Applied`] says.
+    pub reply: Vec<u8>,
+    /// Whether its key was seen before, so that nothing happened again.
+    pub duplicate: bool,
+}
+
+/// An append that was not executed, or of which nobody knows; the other two outcomes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// Nothing happened, and nothing ever will.
+    #[error("not executed: {}", describe(.refusal))]
+    NotExecuted {
+        /// Why, and what to do.
+        refusal: Refusal,
+    },
+    /// It may have happened, or still happen. Retry with exactly this key and this index.
+    #[error("outcome unknown: {why}; it may still happen: {}", retry_advice(.key.is_some()))]
+    Unknown {
+        /// Why nobody knows.
+        why: String,
+        /// The append's key, if it had one.
+        key: Option<IdempotencyKey>,
+        /// The index to retry with.
+        wal_committed: LogIndex,
+    },
+}
+
+/// A refusal in one line: the clause's sentence, its remedy, the leader and the time to wait, where known.
+#[must_use]
+pub fn describe(refusal: &Refusal) -> String {
+    let mut line = format!("{} ({})", refusal.message, remedy(refusal.clause));
+    if let Some(leader) = refusal.leader {
+        line.push_str(&format!("; leader: node {leader}"));
+    }
+    if refusal.retry_after_ms > 0 {
+        line.push_str(&format!("; retry in {} ms", refusal.retry_after_ms));
+    }
+    line
+}
+
+/// What to do about a refusal by this clause.
+#[must_use]
+pub const fn remedy(clause: RefusalClause) -> &'static str {
+    match clause {
+        RefusalClause::NotLeader => "send it to the leader",
+        RefusalClause::NotHere => "ask a node that the placement names for this partition",
+        RefusalClause::TooLarge => "split the payload, or raise entry_bytes_max in the profile",
+        RefusalClause::Busy => "retry after a pause, with fewer appends in flight",
+        RefusalClause::KeyExpired => {
+            "find out by a read whether the command took effect, then use a new key"
+        }
+        RefusalClause::IndexNeeded => "send it again with the wal_committed index given here",
+        RefusalClause::Stopping => "send it to another node, or again after the restart",
+        RefusalClause::Unavailable => "see the partition's status for the trouble and its repair",
+        RefusalClause::DiskFull => "make room on the disk; reads are still served",
+        RefusalClause::Unsupported => "use what the machine and this build offer",
+        RefusalClause::MachineFailed => {
+            "retry after the machine was rebuilt; its status says why it failed"
+        }
+        RefusalClause::MissingContent => "wait for the repair, or see the partition's status",
+    }
+}
+
+const fn retry_advice(keyed: bool) -> &'static str {
+    if keyed {
+        "retry with the same key and index"
+    } else {
+        "without a key a retry may execute twice"
+    }
+}
+
+/// How this node's replica stands towards the leadership of its partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Leadership {
+    /// It follows, or waits for a leader.
+    #[default]
+    Follower,
+    /// It was elected; entries of earlier terms may not be applied yet.
+    Elected {
+        /// Its term.
+        term: Term,
+    },
+    /// It leads, and everything earlier is applied.
+    Ready {
+        /// Its term.
+        term: Term,
+    },
+    /// It leads, takes nothing new and hands over.
+    Draining,
+    /// It will not lead again in this life: its disk failed, it is quarantined, or the node stopped.
+    Lost,
+}

@@ -1,0 +1,149 @@
+//! What crosses from handles to a shard's turn and back, as values.
+//!
+//! A handle puts a [`Request`] into the shard's queue; some later turn answers it with the [`Reply`] of the
+//! same ticket: exactly one for each request, in any order. Tickets are the asker's, unique among those
+//! unanswered on a shard; the shard only carries them. Timeouts are the asker's business: it stops waiting
+//! and ignores the late reply, for an append that was taken can't be taken back.
+
+use core::fmt;
+use std::any::Any;
+
+use clustor_wire::ids::{LogIndex, PartitionId};
+use clustor_wire::message::{IdempotencyKey, PartitionStatus, Refusal};
+
+use crate::outcome::{Leadership, Outcome};
+
+/// A question to a partition on the shard.
+#[derive(Debug)]
+pub struct Request {
+    /// The asker's mark; the reply carries it.
+    pub ticket: u64,
+    /// Which partition.
+    pub partition: PartitionId,
+    /// What is asked.
+    pub body: RequestBody,
+}
+
+/// What is asked.
+pub enum RequestBody {
+    /// Append a command. Answered by [`Reply::Append`].
+    Append {
+        /// The command.
+        payload: Vec<u8>,
+        /// The key, and the `wal_committed` index known when it was first sent; without an index the answer
+        /// is a refusal that carries one.
+        key: Option<(IdempotencyKey, Option<LogIndex>)>,
+        /// When to answer.
+        wait: Wait,
+    },
+    /// Run a closure against the machine, linearizably. Answered by [`Reply::Read`].
+    Read(ReadFn),
+    /// Ask how the replica stands. Answered by [`Reply::Status`].
+    Status,
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Append { payload, key, wait } => f
+                .debug_struct("Append")
+                .field("payload_bytes", &payload.len())
+                .field("key", key)
+                .field("wait", wait)
+                .finish(),
+            Self::Read(_) => f.write_str("Read(..)"),
+            Self::Status => f.write_str("Status"),
+        }
+    }
+}
+
+/// When an append is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Wait {
+    /// When the machine has applied it; the answer has the machine's reply.
+    #[default]
+    Applied,
+    /// When it is durable on a quorum, before it is applied; the reply is empty. Not with a key: whether a
+    /// key executes is known at apply only. Such an append is refused as unsupported.
+    Committed,
+}
+
+/// A closure that is run on the shard against the machine, as [`crate::machine::AnyMachine::as_any`] gives
+/// it, and what it found.
+pub type ReadFn = Box<dyn FnOnce(&dyn Any) -> Box<dyn Any + Send> + Send>;
+
+/// What a shard tells a handle.
+pub enum Reply {
+    /// What became of an append.
+    Append {
+        /// The request's ticket.
+        ticket: u64,
+        /// The outcome.
+        outcome: Outcome,
+    },
+    /// What a read found, or why it was not served.
+    Read {
+        /// The request's ticket.
+        ticket: u64,
+        /// What the closure returned.
+        found: Result<Box<dyn Any + Send>, Refusal>,
+    },
+    /// How the replica stands, or that there is none.
+    Status {
+        /// The request's ticket.
+        ticket: u64,
+        /// Its status.
+        status: Result<PartitionStatus, Refusal>,
+    },
+    /// The leadership of a partition changed. Unasked for, sent at each change; before the first of a
+    /// partition it is [`Leadership::Follower`].
+    Leadership {
+        /// Which partition.
+        partition: PartitionId,
+        /// How the replica stands now.
+        leadership: Leadership,
+    },
+}
+
+impl Reply {
+    /// The ticket of the request that this answers, if it answers one.
+    #[must_use]
+    pub const fn ticket(&self) -> Option<u64> {
+        match self {
+            Self::Append { ticket, .. }
+            | Self::Read { ticket, .. }
+            | Self::Status { ticket, .. } => Some(*ticket),
+            Self::Leadership { .. } => None,
+        }
+    }
+}
+
+impl fmt::Debug for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Append { ticket, outcome } => f
+                .debug_struct("Append")
+                .field("ticket", ticket)
+                .field("outcome", outcome)
+                .finish(),
+            Self::Read { ticket, found } => f
+                .debug_struct("Read")
+                .field("ticket", ticket)
+                .field("refusal", &found.as_ref().err())
+                .finish_non_exhaustive(),
+            Self::Status { ticket, status } => f
+                .debug_struct("Status")
+                .field("ticket", ticket)
+                .field("status", status)
+                .finish(),
+            Self::Leadership {
+                partition,
+                leadership,
+            } => f
+                .debug_struct("Leadership")
+                .field("partition", partition)
+                .field("leadership", leadership)
+                .finish(),
+        }
+    }
+}

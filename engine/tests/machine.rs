@@ -1,0 +1,86 @@
+//! The values between machine and engine: replies belong to their items, batches hold what they promise.
+
+use clustor_engine::machine::{Batch, Effects, Item, Stamp};
+use clustor_engine::outcome::{AppendError, IdempotencyKey, Outcome, Refusal, RefusalClause};
+use clustor_wire::ids::{LogIndex, NodeId, Term};
+
+fn item(index: u64, command: &[u8]) -> Item<'_> {
+    Item {
+        index: LogIndex(index),
+        term: Term(1),
+        stamp: Stamp(index),
+        command,
+    }
+}
+
+#[test]
+fn a_reply_is_found_under_its_item_and_an_unanswered_item_has_an_empty_one() {
+    let mut out = Effects::default();
+    out.reply(LogIndex(3), b"three");
+    out.reply(LogIndex(7), b"");
+    out.reply_with(LogIndex(9), |buf| buf.extend_from_slice(b"nine"));
+    assert_eq!(out.reply_of(LogIndex(3)), b"three");
+    assert_eq!(out.reply_of(LogIndex(4)), b"");
+    assert_eq!(out.reply_of(LogIndex(7)), b"");
+    assert_eq!(out.reply_of(LogIndex(9)), b"nine");
+    out.clear();
+    assert_eq!(out.reply_of(LogIndex(3)), b"");
+}
+
+#[test]
+#[should_panic(expected = "once, in index order")]
+fn an_item_is_answered_once() {
+    let mut out = Effects::default();
+    out.reply(LogIndex(3), b"a");
+    out.reply(LogIndex(3), b"b");
+}
+
+#[test]
+#[should_panic(expected = "indexes ascend")]
+fn a_batch_with_indexes_out_of_order_can_not_be_made() {
+    let _ = Batch::new(&[item(2, b"x"), item(1, b"y")]);
+}
+
+#[test]
+fn a_batch_knows_its_last_index() {
+    let items = [item(2, b"x"), item(5, b"y")];
+    let batch = Batch::new(&items);
+    assert_eq!(batch.last_index(), LogIndex(5));
+    assert_eq!(batch.iter().count(), batch.len());
+}
+
+#[test]
+fn a_refusal_says_what_to_do_and_where_the_leader_is() {
+    let refusal = Refusal {
+        clause: RefusalClause::NotLeader,
+        message: "partition 7 is not led here".into(),
+        retry_after_ms: 50,
+        leader: Some(NodeId(2)),
+        wal_committed: None,
+    };
+    let error = Outcome::NotExecuted { refusal }
+        .into_result()
+        .expect_err("a refusal is an error");
+    assert_eq!(
+        error.to_string(),
+        "not executed: partition 7 is not led here (send it to the leader); leader: node 2; retry in 50 ms"
+    );
+}
+
+#[test]
+fn an_unknown_outcome_carries_what_a_retry_needs() {
+    let unknown = Outcome::Unknown {
+        why: "timed out".into(),
+        key: Some(IdempotencyKey(9)),
+        wal_committed: LogIndex(4),
+    };
+    match unknown.into_result() {
+        Err(AppendError::Unknown {
+            key, wal_committed, ..
+        }) => {
+            assert_eq!(key, Some(IdempotencyKey(9)));
+            assert_eq!(wal_committed, LogIndex(4));
+        }
+        other => panic!("expected Unknown, got {other:?}"),
+    }
+}
