@@ -3,9 +3,11 @@
 //! Rooms, from the ground up; each imports only those above it in this list:
 //!
 //! - [`ids`]: identifiers as types
+//! - [`error_code`]: the numeric registry of errors
 //! - [`frame`]: the transport frame
 //! - [`message`]: the typed messages, to and from FlatBuffers
 
+pub mod error_code;
 pub mod frame;
 pub mod ids;
 pub mod message;
