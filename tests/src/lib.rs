@@ -1,1 +1,7 @@
-//! sim
+//! The simulator of Clustor: the engine's own code on virtual time and a disk that tears, loses and rots.
+//!
+//! Rooms, from the ground up; each imports only those above it in this list:
+//!
+//! - [`disk`]: one shard's disk, with its crash model
+
+pub mod disk;

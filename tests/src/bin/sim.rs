@@ -1,2 +1,2 @@
-//! bin
+//! `sim`: runs and replays simulations.
 fn main() {}

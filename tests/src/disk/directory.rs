@@ -1,0 +1,92 @@
+//! The shard's directory: names that are durable, and changes that a flush of the directory has yet to cover.
+
+use std::collections::BTreeMap;
+
+use clustor_shards::disk::FileId;
+use rand::Rng;
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+use super::{Fate, InodeId};
+
+/// A name that was given or taken away.
+#[derive(Debug, Clone)]
+struct Change {
+    number: u64,
+    file: FileId,
+    inode: Option<InodeId>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Directory {
+    names: BTreeMap<FileId, InodeId>,
+    durable: BTreeMap<FileId, InodeId>,
+    pending: Vec<Change>,
+    changes: u64,
+}
+
+fn apply(names: &mut BTreeMap<FileId, InodeId>, file: FileId, inode: Option<InodeId>) {
+    match inode {
+        Some(inode) => names.insert(file, inode),
+        None => names.remove(&file),
+    };
+}
+
+impl Directory {
+    pub(super) fn lookup(&self, file: FileId) -> Option<InodeId> {
+        self.names.get(&file).copied()
+    }
+
+    pub(super) fn names(&self) -> &BTreeMap<FileId, InodeId> {
+        &self.names
+    }
+
+    /// Gives a name (a rename into place), or takes it away.
+    pub(super) fn change(&mut self, file: FileId, inode: Option<InodeId>) {
+        self.changes += 1;
+        apply(&mut self.names, file, inode);
+        self.pending.push(Change {
+            number: self.changes,
+            file,
+            inode,
+        });
+    }
+
+    pub(super) fn flush_begins(&self) -> u64 {
+        self.changes
+    }
+
+    pub(super) fn flush_succeeds(&mut self, cover: u64) {
+        for change in &self.pending {
+            if change.number <= cover {
+                apply(&mut self.durable, change.file, change.inode);
+            }
+        }
+        self.pending.retain(|change| change.number > cover);
+    }
+
+    /// Each name comes back as any of the states it had since the last flush, each on its own.
+    pub(super) fn lose_power(&mut self, fate: Fate, rng: &mut Xoshiro256PlusPlus) {
+        let mut histories: BTreeMap<FileId, Vec<Option<InodeId>>> = BTreeMap::new();
+        for change in self.pending.drain(..) {
+            histories.entry(change.file).or_default().push(change.inode);
+        }
+        for (file, states) in histories {
+            let survivors = match fate {
+                Fate::Landed => states.len(),
+                Fate::Lost => 0,
+                Fate::Random | Fate::Torn => rng.random_range(0..=states.len()),
+            };
+            if let Some(last) = survivors.checked_sub(1) {
+                apply(&mut self.durable, file, states[last]);
+            }
+        }
+        self.names = self.durable.clone();
+    }
+
+    /// Whether the file can still be reached by a name, now or after a power loss.
+    pub(super) fn mentions(&self, inode: InodeId) -> bool {
+        self.names.values().any(|i| *i == inode)
+            || self.durable.values().any(|i| *i == inode)
+            || self.pending.iter().any(|c| c.inode == Some(inode))
+    }
+}

@@ -1,0 +1,311 @@
+//! One file: what is durable, what is only in the device's cache, and what a crash makes of the two.
+//!
+//! Content is kept in 4 KiB pages that are shared and never changed in place; a page that is absent reads as
+//! zero, so a prepared file of any size costs nothing until it is written. Every completed write that no
+//! flush has covered is kept as a [`Version`] of its block; [`SimFile::view`] is what a reader sees.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use clustor_shards::buffer::{BLOCK_BYTES, Block};
+use rand::Rng;
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+use super::Fate;
+
+/// Bytes that a device writes whole or not at all.
+pub const SECTOR_BYTES: usize = 512;
+const SECTORS: usize = BLOCK_BYTES / SECTOR_BYTES;
+/// A set of sectors of one block, one bit each.
+type SectorMask = u8;
+const ALL_SECTORS: SectorMask = SectorMask::MAX;
+const _: () = assert!(SECTORS == SectorMask::BITS as usize);
+
+type Page = Arc<[u8; BLOCK_BYTES]>;
+
+/// A completed write of one block that no flush has covered.
+#[derive(Debug, Clone)]
+struct Version {
+    /// Which write; all blocks of one write share it.
+    write: u64,
+    block: u32,
+    page: Page,
+    sectors: SectorMask,
+    /// A flush that covered it failed: no later flush makes it durable.
+    doomed: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct SimFile {
+    blocks: u32,
+    /// Blocks from the start that are zeroed and flushed: the file is usable below.
+    ready: u32,
+    durable: BTreeMap<u32, Page>,
+    view: BTreeMap<u32, Page>,
+    pending: Vec<Version>,
+    /// The last write that completed.
+    writes: u64,
+    /// Blocks that were handed over to be written, whether or not they landed.
+    submitted: BTreeSet<u32>,
+    /// Reads that still fail, by block; `u32::MAX` for ever.
+    unreadable: BTreeMap<u32, u32>,
+}
+
+/// `page` with `sectors` of `over` laid on it.
+fn merge(page: Option<&Page>, over: &Page, sectors: SectorMask) -> Page {
+    if sectors == ALL_SECTORS {
+        return Arc::clone(over);
+    }
+    let mut bytes = page.map_or([0; BLOCK_BYTES], |page| **page);
+    for sector in 0..SECTORS {
+        if sectors & (1 << sector) != 0 {
+            let range = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
+            bytes[range.clone()].copy_from_slice(&over[range]);
+        }
+    }
+    Arc::new(bytes)
+}
+
+impl SimFile {
+    pub(super) fn new(blocks: u32) -> Self {
+        Self {
+            blocks,
+            ready: 0,
+            durable: BTreeMap::new(),
+            view: BTreeMap::new(),
+            pending: Vec::new(),
+            writes: 0,
+            submitted: BTreeSet::new(),
+            unreadable: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn blocks(&self) -> u32 {
+        self.blocks
+    }
+
+    pub(super) fn ready(&self) -> u32 {
+        self.ready
+    }
+
+    pub(super) fn set_ready(&mut self, ready: u32) {
+        self.ready = ready.min(self.blocks);
+    }
+
+    /// Notes that `run` is about to be written from `block` on, and says what is wrong with that: beyond the
+    /// usable part, or over a block that was written before with other bytes (two plaintexts under one nonce).
+    pub(super) fn admit(&mut self, block: u32, run: &[Block]) -> Result<(), String> {
+        let end = u64::from(block) + run.len() as u64;
+        if run.is_empty() || end > u64::from(self.ready) {
+            return Err(format!(
+                "a write of blocks {block}..{end}, usable are 0..{} of {}",
+                self.ready, self.blocks
+            ));
+        }
+        for (at, bytes) in (block..).zip(run) {
+            let first = self.submitted.insert(at);
+            let same = || self.view.get(&at).is_some_and(|page| **page == bytes.0);
+            if !first && !same() {
+                return Err(format!("block {at} is written a second time, differently"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Completes a write: `keep` says which sectors of each block landed.
+    pub(super) fn write(
+        &mut self,
+        block: u32,
+        run: &[Block],
+        mut keep: impl FnMut() -> SectorMask,
+    ) {
+        self.writes += 1;
+        for (at, bytes) in (block..).zip(run) {
+            let sectors = keep();
+            if sectors == 0 || at >= self.blocks {
+                continue;
+            }
+            let page = Arc::new(bytes.0);
+            self.view
+                .insert(at, merge(self.view.get(&at), &page, sectors));
+            self.unreadable.remove(&at);
+            self.pending.push(Version {
+                write: self.writes,
+                block: at,
+                page,
+                sectors,
+                doomed: false,
+            });
+        }
+    }
+
+    /// Which writes a flush issued at this moment covers.
+    pub(super) fn flush_begins(&self) -> u64 {
+        self.writes
+    }
+
+    /// The flush that covers all writes up to `cover` succeeded.
+    pub(super) fn flush_succeeds(&mut self, cover: u64) {
+        let (covered, rest) = std::mem::take(&mut self.pending)
+            .into_iter()
+            .partition::<Vec<_>, _>(|version| version.write <= cover && !version.doomed);
+        self.pending = rest;
+        for version in covered {
+            self.settle(&version, version.sectors);
+        }
+    }
+
+    /// The flush that covers all writes up to `cover` failed: some of them are gone at once, the others stay
+    /// to be seen, but no flush makes them durable any more.
+    pub(super) fn flush_fails(&mut self, cover: u64, rng: &mut Xoshiro256PlusPlus) {
+        let mut touched = BTreeSet::new();
+        self.pending.retain_mut(|version| {
+            if version.write > cover {
+                return true;
+            }
+            version.doomed = true;
+            match rng.random_range(0..4) {
+                0 => version.sectors = 0,
+                1 => version.sectors &= rng.random::<SectorMask>(),
+                _ => return true,
+            }
+            touched.insert(version.block);
+            version.sectors != 0
+        });
+        for block in touched {
+            self.rebuild_view(block);
+        }
+    }
+
+    /// What every unflushed write comes to in a power loss.
+    pub(super) fn lose_power(&mut self, fate: Fate, rng: &mut Xoshiro256PlusPlus) {
+        let pending = std::mem::take(&mut self.pending);
+        let mut luck = None;
+        for version in pending {
+            let of_write = match luck {
+                Some((write, luck)) if write == version.write => luck,
+                _ => {
+                    let drawn = Luck::draw(fate, rng);
+                    luck = Some((version.write, drawn));
+                    drawn
+                }
+            };
+            self.settle(&version, version.sectors & of_write.sectors(rng));
+        }
+        self.view = self.durable.clone();
+    }
+
+    fn settle(&mut self, version: &Version, sectors: SectorMask) {
+        if sectors != 0 {
+            let page = merge(self.durable.get(&version.block), &version.page, sectors);
+            self.durable.insert(version.block, page);
+        }
+    }
+
+    fn rebuild_view(&mut self, block: u32) {
+        let mut page = self.durable.get(&block).cloned();
+        for version in self.pending.iter().filter(|v| v.block == block) {
+            page = Some(merge(page.as_ref(), &version.page, version.sectors));
+        }
+        match page {
+            Some(page) => self.view.insert(block, page),
+            None => self.view.remove(&block),
+        };
+    }
+
+    /// Fills `into` from `block` on; an error names the block that can't be read.
+    pub(super) fn read(&mut self, block: u32, into: &mut [Block]) -> Result<(), u32> {
+        for (at, out) in (block..).zip(into) {
+            if let Some(left) = self.unreadable.get_mut(&at) {
+                if *left != u32::MAX {
+                    *left -= 1;
+                    if *left == 0 {
+                        self.unreadable.remove(&at);
+                    }
+                }
+                return Err(at);
+            }
+            match self.view.get(&at) {
+                Some(page) => out.0.copy_from_slice(&page[..]),
+                None => out.0.fill(0),
+            }
+        }
+        Ok(())
+    }
+
+    /// Turns over a few bits of a block, durably.
+    pub(super) fn rot(&mut self, block: u32, rng: &mut Xoshiro256PlusPlus) {
+        let mut mask = [0u8; BLOCK_BYTES];
+        for _ in 0..rng.random_range(1..=3) {
+            mask[rng.random_range(0..BLOCK_BYTES)] |= 1 << rng.random_range(0..8);
+        }
+        let flip = |page: Option<&Page>| {
+            let mut bytes = page.map_or([0; BLOCK_BYTES], |page| **page);
+            bytes.iter_mut().zip(&mask).for_each(|(b, m)| *b ^= m);
+            Arc::new(bytes)
+        };
+        let (durable, view) = (flip(self.durable.get(&block)), flip(self.view.get(&block)));
+        self.pending.retain(|version| version.block != block);
+        self.durable.insert(block, durable);
+        self.view.insert(block, view);
+    }
+
+    /// Makes the next `times` reads of a block fail; `None` for ever. A write heals it.
+    pub(super) fn make_unreadable(&mut self, block: u32, times: Option<u32>) {
+        let times = times.unwrap_or(u32::MAX);
+        if times > 0 {
+            self.unreadable.insert(block, times);
+        }
+    }
+
+    /// Blocks that were written and flushed, and have nothing pending over them.
+    pub(super) fn at_rest(&self) -> Vec<u32> {
+        let moving: BTreeSet<u32> = self.pending.iter().map(|version| version.block).collect();
+        self.durable
+            .keys()
+            .copied()
+            .filter(|block| !moving.contains(block))
+            .collect()
+    }
+
+    /// Whether the block was ever handed over to be written.
+    pub(super) fn is_submitted(&self, block: u32) -> bool {
+        self.submitted.contains(&block)
+    }
+}
+
+/// What a crash does to one write.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Luck {
+    Landed,
+    Lost,
+    Torn,
+}
+
+impl Luck {
+    pub(super) fn draw(fate: Fate, rng: &mut Xoshiro256PlusPlus) -> Self {
+        match fate {
+            Fate::Landed => Self::Landed,
+            Fate::Lost => Self::Lost,
+            Fate::Torn => Self::Torn,
+            Fate::Random => match rng.random_range(0..3) {
+                0 => Self::Landed,
+                1 => Self::Lost,
+                _ => Self::Torn,
+            },
+        }
+    }
+
+    /// Which sectors of one block of the write landed.
+    pub(super) fn sectors(self, rng: &mut Xoshiro256PlusPlus) -> SectorMask {
+        match self {
+            Self::Landed => ALL_SECTORS,
+            Self::Lost => 0,
+            Self::Torn => match rng.random_range(0..4) {
+                0 => ALL_SECTORS,
+                1 => 0,
+                _ => rng.random::<SectorMask>(),
+            },
+        }
+    }
+}

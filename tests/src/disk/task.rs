@@ -1,0 +1,474 @@
+//! Operations in hand, and their micro-steps.
+//!
+//! A flush is two micro-steps, issued and ended, since it covers only what had completed when it was issued.
+
+use std::collections::BTreeMap;
+
+use clustor_shards::buffer::Blocks;
+use clustor_shards::disk::{
+    DiskError, DiskEvent, DurableChain, FileId, FileKind, PreparePair, ReadBlocks,
+};
+use clustor_wire::ids::PairNumber;
+use rand::Rng;
+
+use super::file::{Luck, SimFile};
+use super::{Fate, InodeId, SimDisk, WriteFault, assert_admitted, assert_preparable};
+
+#[derive(Debug)]
+pub(super) struct Task {
+    due_us: u64,
+    work: Work,
+}
+
+#[derive(Debug)]
+enum Work {
+    Chain {
+        op: DurableChain,
+        segment: InodeId,
+        ledger: InodeId,
+        stage: ChainStage,
+    },
+    Read {
+        op: ReadBlocks,
+        inode: Option<InodeId>,
+    },
+    Prepare {
+        op: PreparePair,
+        segment: InodeId,
+        ledger: InodeId,
+        stage: PrepareStage,
+    },
+    Remove {
+        pair: PairNumber,
+        stage: RemoveStage,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+enum ChainStage {
+    Write(FileKind),
+    Flush(FileKind),
+    Flushing(FileKind, u64),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum PrepareStage {
+    Create,
+    ZeroFirst,
+    FlushFirst,
+    Rename(FileKind),
+    FlushDirectory,
+    FlushingDirectory(u64),
+    Zero,
+    FlushZeroed(u32),
+}
+
+#[derive(Debug, Clone, Copy)]
+enum RemoveStage {
+    Unlink(FileKind),
+    FlushDirectory,
+    FlushingDirectory(u64),
+}
+
+/// Whether the task goes on, or which event ends it.
+enum Next {
+    On(Work),
+    End(DiskEvent),
+}
+
+impl Task {
+    pub(super) fn due_us(&self) -> u64 {
+        self.due_us
+    }
+
+    /// Whether the kernel goes on with it after the process is gone: a chain was submitted as a whole.
+    pub(super) fn is_in_kernel(&self) -> bool {
+        matches!(self.work, Work::Chain { .. })
+    }
+
+    /// The write that a crash finds under way.
+    pub(super) fn write_in_flight(&self) -> Option<(InodeId, u32, &Blocks)> {
+        match &self.work {
+            Work::Chain {
+                op,
+                segment,
+                ledger,
+                stage: ChainStage::Write(kind),
+            } => Some(match kind {
+                FileKind::Segment => (*segment, op.log_block, &op.log),
+                FileKind::Ledger => (*ledger, op.ledger_block, &op.ledger),
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// Reads from an open file; `inode` is `None` where it was never there.
+pub(super) fn read_from(
+    files: &mut BTreeMap<InodeId, SimFile>,
+    inode: Option<InodeId>,
+    id: FileId,
+    block: u32,
+    into: &mut Blocks,
+) -> Result<(), DiskError> {
+    let file = inode
+        .and_then(|inode| files.get_mut(&inode))
+        .ok_or_else(|| DiskError::Io(format!("{id}: no such file")))?;
+    file.read(block, into.as_mut_slice())
+        .map_err(|bad| DiskError::Io(format!("{id}: block {bad} can't be read")))
+}
+
+fn end_chain(op: DurableChain, outcome: Result<(), DiskError>) -> Next {
+    Next::End(DiskEvent::Chain {
+        chain: op.chain,
+        log: op.log,
+        ledger: op.ledger,
+        outcome,
+    })
+}
+
+impl SimDisk {
+    pub(super) fn begin_chain(&mut self, op: DurableChain) -> Task {
+        let mut open = |kind, block, run: &Blocks| {
+            let id = FileId {
+                pair: op.pair,
+                kind,
+            };
+            let inode = self.directory.lookup(id);
+            let Some((inode, file)) = inode.and_then(|i| Some((i, self.files.get_mut(&i)?))) else {
+                panic!("chain {}: {id} is not in place", op.chain);
+            };
+            assert_admitted(file, id, op.chain, block, run);
+            inode
+        };
+        let segment = open(FileKind::Segment, op.log_block, &op.log);
+        let ledger = open(FileKind::Ledger, op.ledger_block, &op.ledger);
+        self.task(Work::Chain {
+            op,
+            segment,
+            ledger,
+            stage: ChainStage::Write(FileKind::Segment),
+        })
+    }
+
+    pub(super) fn begin_read(&mut self, op: ReadBlocks) -> Task {
+        let inode = self.directory.lookup(op.file);
+        self.task(Work::Read { op, inode })
+    }
+
+    pub(super) fn begin_prepare(&mut self, op: PreparePair) -> Task {
+        assert_preparable(&self.directory, &op);
+        let mut create = |blocks| {
+            self.inodes += 1;
+            let inode = InodeId(self.inodes);
+            self.files.insert(inode, SimFile::new(blocks));
+            inode
+        };
+        let segment = create(op.segment_blocks);
+        let ledger = create(op.ledger_blocks);
+        self.task(Work::Prepare {
+            op,
+            segment,
+            ledger,
+            stage: PrepareStage::Create,
+        })
+    }
+
+    pub(super) fn begin_remove(&mut self, pair: PairNumber) -> Task {
+        self.task(Work::Remove {
+            pair,
+            stage: RemoveStage::Unlink(FileKind::Segment),
+        })
+    }
+
+    fn task(&mut self, work: Work) -> Task {
+        let timing = self.options.timing;
+        let (least, most) = match &work {
+            Work::Chain { stage, .. } => match stage {
+                ChainStage::Write(_) => timing.write_us,
+                ChainStage::Flush(_) => (0, 0),
+                ChainStage::Flushing(..) => timing.flush_us,
+            },
+            Work::Read { .. } => timing.read_us,
+            Work::Prepare { stage, .. } => match stage {
+                PrepareStage::Create | PrepareStage::Rename(_) | PrepareStage::FlushDirectory => {
+                    (0, 0)
+                }
+                PrepareStage::ZeroFirst | PrepareStage::Zero => timing.write_us,
+                PrepareStage::FlushFirst
+                | PrepareStage::FlushingDirectory(_)
+                | PrepareStage::FlushZeroed(_) => timing.flush_us,
+            },
+            Work::Remove { stage, .. } => match stage {
+                RemoveStage::Unlink(_) | RemoveStage::FlushDirectory => (0, 0),
+                RemoveStage::FlushingDirectory(_) => timing.flush_us,
+            },
+        };
+        let due_us = self.now_us + self.rng.random_range(least..=most.max(least));
+        Task { due_us, work }
+    }
+
+    /// One micro-step of one operation.
+    pub(super) fn advance(&mut self, id: u64) {
+        let Some(task) = self.tasks.remove(&id) else {
+            return;
+        };
+        self.counters.steps += 1;
+        let next = match task.work {
+            Work::Chain {
+                op,
+                segment,
+                ledger,
+                stage,
+            } => self.advance_chain(op, segment, ledger, stage),
+            Work::Read { mut op, inode } => {
+                let outcome = read_from(&mut self.files, inode, op.file, op.block, &mut op.into);
+                Next::End(DiskEvent::Read {
+                    token: op.token,
+                    file: op.file,
+                    block: op.block,
+                    blocks: op.into,
+                    outcome,
+                })
+            }
+            Work::Prepare {
+                op,
+                segment,
+                ledger,
+                stage,
+            } => self.advance_prepare(op, segment, ledger, stage),
+            Work::Remove { pair, stage } => self.advance_remove(pair, stage),
+        };
+        match next {
+            Next::On(work) => {
+                let task = self.task(work);
+                self.tasks.insert(id, task);
+            }
+            Next::End(event) => self.events.push(event),
+        }
+    }
+
+    fn advance_chain(
+        &mut self,
+        op: DurableChain,
+        segment: InodeId,
+        ledger: InodeId,
+        stage: ChainStage,
+    ) -> Next {
+        let (kind, step) = match stage {
+            ChainStage::Write(kind) => {
+                let (inode, block, run) = match kind {
+                    FileKind::Segment => (segment, op.log_block, &op.log),
+                    FileKind::Ledger => (ledger, op.ledger_block, &op.ledger),
+                };
+                (kind, self.end_write(kind, inode, block, run))
+            }
+            ChainStage::Flush(kind) => {
+                let inode = match kind {
+                    FileKind::Segment => segment,
+                    FileKind::Ledger => ledger,
+                };
+                let cover = self.files.get(&inode).map_or(0, SimFile::flush_begins);
+                return Next::On(Work::Chain {
+                    op,
+                    segment,
+                    ledger,
+                    stage: ChainStage::Flushing(kind, cover),
+                });
+            }
+            ChainStage::Flushing(kind, cover) => {
+                let inode = match kind {
+                    FileKind::Segment => segment,
+                    FileKind::Ledger => ledger,
+                };
+                (kind, self.end_flush(kind, inode, cover))
+            }
+        };
+        if let Err(error) = step {
+            return end_chain(op, Err(error));
+        }
+        let stage = match (stage, kind) {
+            (ChainStage::Write(_), kind) => ChainStage::Flush(kind),
+            (_, FileKind::Segment) => ChainStage::Write(FileKind::Ledger),
+            (_, FileKind::Ledger) => return end_chain(op, Ok(())),
+        };
+        Next::On(Work::Chain {
+            op,
+            segment,
+            ledger,
+            stage,
+        })
+    }
+
+    fn end_write(
+        &mut self,
+        kind: FileKind,
+        inode: InodeId,
+        block: u32,
+        run: &Blocks,
+    ) -> Result<(), DiskError> {
+        let fault = match self.write_fault_next {
+            Some((planted, fault)) if planted == kind => {
+                self.write_fault_next = None;
+                Some(fault)
+            }
+            _ => None,
+        };
+        let rng = &mut self.rng;
+        let file = self
+            .files
+            .get_mut(&inode)
+            .ok_or_else(|| DiskError::Io("the file was removed".into()))?;
+        self.counters.writes += 1;
+        match fault {
+            None => file.write(block, run.as_slice(), || u8::MAX),
+            Some(WriteFault::Lost) => {}
+            Some(WriteFault::Misdirected) => {
+                let elsewhere = rng.random_range(0..file.blocks());
+                file.write(elsewhere, run.as_slice(), || u8::MAX);
+            }
+            Some(WriteFault::Error | WriteFault::Short) => {
+                let luck = Luck::draw(Fate::Torn, rng);
+                file.write(block, run.as_slice(), || luck.sectors(rng));
+                let asked = run.byte_len() as u64;
+                return Err(if fault == Some(WriteFault::Short) {
+                    let done = asked - super::SECTOR_BYTES as u64;
+                    DiskError::Short { done, asked }
+                } else {
+                    DiskError::Io("planted: the write failed".into())
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn end_flush(&mut self, kind: FileKind, inode: InodeId, cover: u64) -> Result<(), DiskError> {
+        let file = self
+            .files
+            .get_mut(&inode)
+            .ok_or_else(|| DiskError::Io("the file was removed".into()))?;
+        if self.flush_fails_next == Some(kind) {
+            self.flush_fails_next = None;
+            self.counters.flushes_failed += 1;
+            file.flush_fails(cover, &mut self.rng);
+            return Err(DiskError::Io("planted: the flush failed".into()));
+        }
+        self.counters.flushes += 1;
+        file.flush_succeeds(cover);
+        Ok(())
+    }
+
+    fn advance_prepare(
+        &mut self,
+        op: PreparePair,
+        segment: InodeId,
+        ledger: InodeId,
+        stage: PrepareStage,
+    ) -> Next {
+        let writes = matches!(
+            stage,
+            PrepareStage::Create | PrepareStage::ZeroFirst | PrepareStage::Zero
+        );
+        if writes && self.full {
+            if !matches!(stage, PrepareStage::Zero) {
+                self.files.remove(&segment);
+                self.files.remove(&ledger);
+            }
+            return Next::End(DiskEvent::PrepareFailed {
+                pair: op.pair,
+                error: DiskError::Full,
+            });
+        }
+        let first = self.options.first_piece_blocks.clamp(1, op.segment_blocks);
+        let ready = self.files.get(&segment).map_or(0, SimFile::ready);
+        let stage = match stage {
+            PrepareStage::Create => PrepareStage::ZeroFirst,
+            PrepareStage::ZeroFirst => PrepareStage::FlushFirst,
+            PrepareStage::FlushFirst => PrepareStage::Rename(FileKind::Segment),
+            PrepareStage::Rename(FileKind::Segment) => {
+                self.directory
+                    .change(FileId::segment(op.pair), Some(segment));
+                PrepareStage::Rename(FileKind::Ledger)
+            }
+            PrepareStage::Rename(FileKind::Ledger) => {
+                self.directory.change(FileId::ledger(op.pair), Some(ledger));
+                PrepareStage::FlushDirectory
+            }
+            PrepareStage::FlushDirectory => {
+                PrepareStage::FlushingDirectory(self.directory.flush_begins())
+            }
+            PrepareStage::FlushingDirectory(cover) => {
+                self.directory.flush_succeeds(cover);
+                self.counters.flushes += 1;
+                self.set_ready(ledger, op.ledger_blocks);
+                self.set_ready(segment, first);
+                let event = DiskEvent::Prepared {
+                    pair: op.pair,
+                    salt: self.rng.random(),
+                    segment_blocks_ready: first,
+                };
+                if first == op.segment_blocks {
+                    return Next::End(event);
+                }
+                self.events.push(event);
+                PrepareStage::Zero
+            }
+            PrepareStage::Zero => PrepareStage::FlushZeroed(
+                ready
+                    .saturating_add(self.options.piece_blocks.max(1))
+                    .min(op.segment_blocks),
+            ),
+            PrepareStage::FlushZeroed(zeroed) => {
+                self.set_ready(segment, zeroed);
+                let event = DiskEvent::Progress {
+                    pair: op.pair,
+                    segment_blocks_ready: zeroed,
+                };
+                if zeroed == op.segment_blocks {
+                    return Next::End(event);
+                }
+                self.events.push(event);
+                PrepareStage::Zero
+            }
+        };
+        Next::On(Work::Prepare {
+            op,
+            segment,
+            ledger,
+            stage,
+        })
+    }
+
+    fn set_ready(&mut self, inode: InodeId, blocks: u32) {
+        if let Some(file) = self.files.get_mut(&inode) {
+            file.set_ready(blocks);
+        }
+    }
+
+    fn advance_remove(&mut self, pair: PairNumber, stage: RemoveStage) -> Next {
+        let stage = match stage {
+            RemoveStage::Unlink(kind) => {
+                let id = FileId { pair, kind };
+                if self.directory.lookup(id).is_some() {
+                    self.directory.change(id, None);
+                }
+                match kind {
+                    FileKind::Segment => RemoveStage::Unlink(FileKind::Ledger),
+                    FileKind::Ledger => RemoveStage::FlushDirectory,
+                }
+            }
+            RemoveStage::FlushDirectory => {
+                RemoveStage::FlushingDirectory(self.directory.flush_begins())
+            }
+            RemoveStage::FlushingDirectory(cover) => {
+                self.directory.flush_succeeds(cover);
+                self.counters.flushes += 1;
+                return Next::End(DiskEvent::Removed {
+                    pair,
+                    outcome: Ok(()),
+                });
+            }
+        };
+        Next::On(Work::Remove { pair, stage })
+    }
+}
