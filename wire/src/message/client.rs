@@ -1,0 +1,198 @@
+//! What clients ask and are answered.
+
+use crate::ids::{BootNumber, LogIndex, NodeId, PartitionId, ShardId, Term};
+
+/// A key by which retries of one append are known to be the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IdempotencyKey(pub u128);
+
+/// A client's question. `id` is the client's; the answer carries it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientRequest {
+    /// Chosen by the client, unique on its connection.
+    pub id: u64,
+    /// What it asks.
+    pub body: ClientRequestBody,
+}
+
+/// What a client asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientRequestBody {
+    /// Append a command.
+    Append {
+        /// To which partition.
+        partition: PartitionId,
+        /// The key and the `wal_committed` index known when it was first sent.
+        key: Option<(IdempotencyKey, Option<LogIndex>)>,
+        /// The command.
+        payload: Vec<u8>,
+    },
+    /// Ask the machine, linearizably.
+    Read {
+        /// Of which partition.
+        partition: PartitionId,
+        /// The machine's own query.
+        query: Vec<u8>,
+    },
+    /// Ask how partitions stand on this shard.
+    Status {
+        /// One partition, or all that have a replica on the shard that is asked.
+        partition: Option<PartitionId>,
+    },
+    /// Ask for the placement this node runs under.
+    Placement,
+}
+
+/// The answer to a [`ClientRequest`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientResponse {
+    /// The request's id.
+    pub id: u64,
+    /// The answer.
+    pub body: ClientResponseBody,
+}
+
+/// What a client is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientResponseBody {
+    /// Executed, exactly once.
+    Applied {
+        /// The partition.
+        partition: PartitionId,
+        /// Term of the entry.
+        term: Term,
+        /// Its index (the first, if the key was seen before).
+        index: LogIndex,
+        /// What the machine answered; empty for a duplicate whose reply is no longer at hand.
+        reply: Vec<u8>,
+        /// Whether the key was seen before.
+        duplicate: bool,
+    },
+    /// Not executed, and never will be.
+    NotExecuted(Refusal),
+    /// It may still happen; retry with the same key and index.
+    Unknown {
+        /// Why nobody knows.
+        why: String,
+        /// Durable on a quorum up to here, as far as the answerer knows.
+        wal_committed: LogIndex,
+    },
+    /// The machine's answer to a read.
+    Read {
+        /// The partition.
+        partition: PartitionId,
+        /// The term in which leadership was confirmed.
+        term: Term,
+        /// The machine had applied up to here.
+        index: LogIndex,
+        /// What it answered.
+        reply: Vec<u8>,
+    },
+    /// How partitions stand.
+    Status(ShardStatus),
+    /// The placement, as its signed file's bytes.
+    Placement(Vec<u8>),
+}
+
+/// Why something was refused, in numbers for programs and words for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The clause that refused; see [`RefusalClause`].
+    pub clause: RefusalClause,
+    /// One sentence: what, where, why, what to do.
+    pub message: String,
+    /// When a retry makes sense, in milliseconds; 0 for never.
+    pub retry_after_ms: u32,
+    /// The node that leads the partition, if the answerer knows.
+    pub leader: Option<NodeId>,
+    /// `wal_committed`, with [`RefusalClause::IndexNeeded`].
+    pub wal_committed: Option<LogIndex>,
+}
+
+/// The clause by which something was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum RefusalClause {
+    /// This replica does not lead the partition.
+    NotLeader = 1,
+    /// No replica of the partition on the shard that was asked.
+    NotHere = 2,
+    /// The payload exceeds the limit.
+    TooLarge = 3,
+    /// A queue is full.
+    Busy = 4,
+    /// The key's index is older than the idempotency table reaches.
+    KeyExpired = 5,
+    /// A key needs the `wal_committed` index that its client knew.
+    IndexNeeded = 6,
+    /// The node is stopping.
+    Stopping = 7,
+    /// The shard's disk failed, or the replica is quarantined.
+    Unavailable = 8,
+    /// The disk is full.
+    DiskFull = 9,
+    /// The machine, or the engine, does not do this.
+    Unsupported = 10,
+    /// The machine failed and is being rebuilt.
+    MachineFailed = 11,
+    /// Entries whose content is missing stand before what was asked.
+    MissingContent = 12,
+}
+
+/// How a shard and its partitions stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardStatus {
+    /// The node.
+    pub node: NodeId,
+    /// The shard.
+    pub shard: ShardId,
+    /// Its boot.
+    pub boot: BootNumber,
+    /// 0 FixedUring, 1 RegisteredUring, 2 Blocking.
+    pub io_writer_mode: u8,
+    /// What is wrong with the shard, in words; empty if nothing is.
+    pub trouble: String,
+    /// Its partitions, ascending.
+    pub partitions: Vec<PartitionStatus>,
+}
+
+/// How one replica stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its role.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// The leader of that term, if known.
+    pub leader: Option<NodeId>,
+    /// Last index of its log.
+    pub last_index: LogIndex,
+    /// Durable here up to this index.
+    pub durable: LogIndex,
+    /// Durable on a quorum up to this index.
+    pub wal_committed: LogIndex,
+    /// Applied up to this index.
+    pub applied: LogIndex,
+    /// Entries whose content is missing here.
+    pub missing: u64,
+    /// What is wrong with the replica, in words; empty if nothing is.
+    pub trouble: String,
+}
+
+/// The role of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Role {
+    /// Follows a leader, or waits for one.
+    Follower = 1,
+    /// Asks whether it would be elected.
+    PreCandidate = 2,
+    /// Campaigns.
+    Candidate = 3,
+    /// Leads.
+    Leader = 4,
+    /// Neither votes nor campaigns nor acknowledges.
+    Quarantined = 5,
+}

@@ -1,0 +1,441 @@
+//! Client messages to and from FlatBuffers.
+
+use flatbuffers::WIPOffset;
+
+use super::codec::{
+    Builder, Scratch, UnionOffset, check_io_writer_mode, check_list, encode, id128, malformed,
+    partition_of, u128_of, verified,
+};
+use super::{
+    ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, IdempotencyKey,
+    MessageError, PartitionStatus, Refusal, RefusalClause, Role, STATUS_PARTITIONS_MAX,
+    ShardStatus,
+};
+use crate::generated::fb;
+use crate::ids::{BootNumber, LogIndex, NodeId, PartitionId, ShardId, Term};
+
+impl ClientRequest {
+    /// Appends the message's FlatBuffers form to `out`.
+    ///
+    /// # Errors
+    /// The message is larger than what a frame holds; `out` is then as it was.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), MessageError> {
+        let bytes = match &self.body {
+            ClientRequestBody::Append { payload, .. } => payload.len(),
+            ClientRequestBody::Read { query, .. } => query.len(),
+            ClientRequestBody::Status { .. } | ClientRequestBody::Placement => 0,
+        };
+        encode(out, bytes, |scratch| {
+            let (body_type, body) = build_request_body(&mut scratch.builder, &self.body);
+            fb::ClientRequest::create(
+                &mut scratch.builder,
+                &fb::ClientRequestArgs {
+                    id: self.id,
+                    body_type,
+                    body: Some(body),
+                },
+            )
+        })
+    }
+
+    /// Reads the message from the whole of `bytes`.
+    ///
+    /// # Errors
+    /// The bytes are no such message; see [`MessageError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+        let request = verified::<fb::ClientRequest<'_>>("ClientRequest", bytes, 2)?;
+        Ok(Self {
+            id: request.id(),
+            body: request_body(request)?,
+        })
+    }
+}
+
+impl ClientResponse {
+    /// Appends the message's FlatBuffers form to `out`.
+    ///
+    /// # Errors
+    /// A status lists more than [`STATUS_PARTITIONS_MAX`] partitions, or the message is larger than what a frame holds;
+    /// `out` is then as it was.
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), MessageError> {
+        if let ClientResponseBody::Status(status) = &self.body {
+            check_partitions(status.partitions.len())?;
+        }
+        encode(out, response_bytes(&self.body), |scratch| {
+            let (body_type, body) = build_response_body(scratch, &self.body);
+            fb::ClientResponse::create(
+                &mut scratch.builder,
+                &fb::ClientResponseArgs {
+                    id: self.id,
+                    body_type,
+                    body: Some(body),
+                },
+            )
+        })
+    }
+
+    /// Reads the message from the whole of `bytes`.
+    ///
+    /// # Errors
+    /// The bytes are no such message, or a list in it is over its limit; see [`MessageError`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+        let response =
+            verified::<fb::ClientResponse<'_>>("ClientResponse", bytes, 2 + STATUS_PARTITIONS_MAX)?;
+        Ok(Self {
+            id: response.id(),
+            body: response_body(response)?,
+        })
+    }
+}
+
+fn check_partitions(len: usize) -> Result<(), MessageError> {
+    check_list("ShardStatus.partitions", len, STATUS_PARTITIONS_MAX)
+}
+
+/// The sum of a response's byte vectors and texts.
+fn response_bytes(body: &ClientResponseBody) -> usize {
+    match body {
+        ClientResponseBody::Applied { reply, .. } | ClientResponseBody::Read { reply, .. } => {
+            reply.len()
+        }
+        ClientResponseBody::NotExecuted(refusal) => refusal.message.len(),
+        ClientResponseBody::Unknown { why, .. } => why.len(),
+        ClientResponseBody::Status(status) => {
+            let texts = status.partitions.iter().map(|p| p.trouble.len());
+            status.trouble.len() + texts.sum::<usize>()
+        }
+        ClientResponseBody::Placement(file) => file.len(),
+    }
+}
+
+fn build_request_body(
+    b: &mut Builder,
+    body: &ClientRequestBody,
+) -> (fb::ClientRequestBody, UnionOffset) {
+    match body {
+        ClientRequestBody::Append {
+            partition,
+            key,
+            payload,
+        } => {
+            let key_id = key.map(|(key, _)| id128(key.0));
+            let args = fb::AppendRequestArgs {
+                partition: Some(&id128(partition.0)),
+                key: key_id.as_ref(),
+                key_wal_committed: key.and_then(|(_, known)| known).map(LogIndex::get),
+                payload: Some(b.create_vector(payload)),
+            };
+            let offset = fb::AppendRequest::create(b, &args).as_union_value();
+            (fb::ClientRequestBody::AppendRequest, offset)
+        }
+        ClientRequestBody::Read { partition, query } => {
+            let args = fb::ReadRequestArgs {
+                partition: Some(&id128(partition.0)),
+                query: Some(b.create_vector(query)),
+            };
+            let offset = fb::ReadRequest::create(b, &args).as_union_value();
+            (fb::ClientRequestBody::ReadRequest, offset)
+        }
+        ClientRequestBody::Status { partition } => {
+            let partition = partition.map(|partition| id128(partition.0));
+            let args = fb::StatusRequestArgs {
+                partition: partition.as_ref(),
+            };
+            let offset = fb::StatusRequest::create(b, &args).as_union_value();
+            (fb::ClientRequestBody::StatusRequest, offset)
+        }
+        ClientRequestBody::Placement => {
+            let offset = fb::PlacementRequest::create(b, &fb::PlacementRequestArgs {});
+            (
+                fb::ClientRequestBody::PlacementRequest,
+                offset.as_union_value(),
+            )
+        }
+    }
+}
+
+fn request_body(request: fb::ClientRequest<'_>) -> Result<ClientRequestBody, MessageError> {
+    let mismatch = || malformed("ClientRequest", "body is not what its type says");
+    Ok(match request.body_type() {
+        fb::ClientRequestBody::AppendRequest => {
+            let m = request.body_as_append_request().ok_or_else(mismatch)?;
+            let known = m.key_wal_committed().map(LogIndex);
+            let key = m.key().map(|key| (IdempotencyKey(u128_of(key)), known));
+            if key.is_none() && known.is_some() {
+                return Err(malformed(
+                    "ClientRequest",
+                    "AppendRequest.key_wal_committed is set without a key",
+                ));
+            }
+            ClientRequestBody::Append {
+                partition: partition_of(m.partition()),
+                key,
+                payload: m.payload().bytes().to_vec(),
+            }
+        }
+        fb::ClientRequestBody::ReadRequest => {
+            let m = request.body_as_read_request().ok_or_else(mismatch)?;
+            ClientRequestBody::Read {
+                partition: partition_of(m.partition()),
+                query: m.query().bytes().to_vec(),
+            }
+        }
+        fb::ClientRequestBody::StatusRequest => {
+            let m = request.body_as_status_request().ok_or_else(mismatch)?;
+            ClientRequestBody::Status {
+                partition: m.partition().map(partition_of),
+            }
+        }
+        fb::ClientRequestBody::PlacementRequest => ClientRequestBody::Placement,
+        fb::ClientRequestBody(value) => {
+            return Err(MessageError::ValueUnknown {
+                field: "ClientRequest.body",
+                value: value.into(),
+            });
+        }
+    })
+}
+
+fn build_response_body(
+    scratch: &mut Scratch,
+    body: &ClientResponseBody,
+) -> (fb::ClientResponseBody, UnionOffset) {
+    let b = &mut scratch.builder;
+    match body {
+        ClientResponseBody::Applied {
+            partition,
+            term,
+            index,
+            reply,
+            duplicate,
+        } => {
+            let args = fb::AppliedArgs {
+                partition: Some(&id128(partition.0)),
+                term: term.0,
+                index: index.0,
+                reply: Some(b.create_vector(reply)),
+                duplicate: *duplicate,
+            };
+            let offset = fb::Applied::create(b, &args).as_union_value();
+            (fb::ClientResponseBody::Applied, offset)
+        }
+        ClientResponseBody::NotExecuted(refusal) => {
+            let args = fb::RefusalArgs {
+                clause: Some(fb::RefusalClause(refusal.clause as u8)),
+                message: Some(b.create_string(&refusal.message)),
+                retry_after_ms: refusal.retry_after_ms,
+                leader: refusal.leader.map(NodeId::get),
+                wal_committed: refusal.wal_committed.map(LogIndex::get),
+            };
+            let offset = fb::Refusal::create(b, &args).as_union_value();
+            (fb::ClientResponseBody::Refusal, offset)
+        }
+        ClientResponseBody::Unknown { why, wal_committed } => {
+            let args = fb::UnknownArgs {
+                why: Some(b.create_string(why)),
+                wal_committed: wal_committed.0,
+            };
+            let offset = fb::Unknown::create(b, &args).as_union_value();
+            (fb::ClientResponseBody::Unknown, offset)
+        }
+        ClientResponseBody::Read {
+            partition,
+            term,
+            index,
+            reply,
+        } => {
+            let args = fb::ReadReplyArgs {
+                partition: Some(&id128(partition.0)),
+                term: term.0,
+                index: index.0,
+                reply: Some(b.create_vector(reply)),
+            };
+            let offset = fb::ReadReply::create(b, &args).as_union_value();
+            (fb::ClientResponseBody::ReadReply, offset)
+        }
+        ClientResponseBody::Status(status) => {
+            let offset = build_status(scratch, status).as_union_value();
+            (fb::ClientResponseBody::ShardStatus, offset)
+        }
+        ClientResponseBody::Placement(file) => {
+            let args = fb::PlacementReplyArgs {
+                file: Some(b.create_vector(file)),
+            };
+            let offset = fb::PlacementReply::create(b, &args).as_union_value();
+            (fb::ClientResponseBody::PlacementReply, offset)
+        }
+    }
+}
+
+fn build_status(
+    scratch: &mut Scratch,
+    status: &ShardStatus,
+) -> WIPOffset<fb::ShardStatus<'static>> {
+    let Scratch { builder, offsets } = scratch;
+    for partition in &status.partitions {
+        let trouble = Some(builder.create_string(&partition.trouble));
+        let partition = fb::PartitionStatus::create(
+            builder,
+            &fb::PartitionStatusArgs {
+                partition: Some(&id128(partition.partition.0)),
+                role: Some(fb::Role(partition.role as u8)),
+                term: partition.term.0,
+                leader: partition.leader.map(NodeId::get),
+                last_index: partition.last_index.0,
+                durable: partition.durable.0,
+                wal_committed: partition.wal_committed.0,
+                applied: partition.applied.0,
+                missing: partition.missing,
+                trouble,
+            },
+        );
+        offsets.push(partition.value());
+    }
+    let offsets = offsets.iter().map(|at| WIPOffset::new(*at));
+    let partitions =
+        builder.create_vector_from_iter::<WIPOffset<fb::PartitionStatus<'static>>>(offsets);
+    let trouble = builder.create_string(&status.trouble);
+    fb::ShardStatus::create(
+        builder,
+        &fb::ShardStatusArgs {
+            node: status.node.0,
+            shard: status.shard.0,
+            boot: status.boot.0,
+            io_writer_mode: status.io_writer_mode,
+            trouble: Some(trouble),
+            partitions: Some(partitions),
+        },
+    )
+}
+
+fn response_body(response: fb::ClientResponse<'_>) -> Result<ClientResponseBody, MessageError> {
+    let mismatch = || malformed("ClientResponse", "body is not what its type says");
+    Ok(match response.body_type() {
+        fb::ClientResponseBody::Applied => {
+            let m = response.body_as_applied().ok_or_else(mismatch)?;
+            ClientResponseBody::Applied {
+                partition: partition_of(m.partition()),
+                term: Term(m.term()),
+                index: LogIndex(m.index()),
+                reply: m.reply().bytes().to_vec(),
+                duplicate: m.duplicate(),
+            }
+        }
+        fb::ClientResponseBody::Refusal => {
+            let m = response.body_as_refusal().ok_or_else(mismatch)?;
+            ClientResponseBody::NotExecuted(refusal(m)?)
+        }
+        fb::ClientResponseBody::Unknown => {
+            let m = response.body_as_unknown().ok_or_else(mismatch)?;
+            ClientResponseBody::Unknown {
+                why: m.why().to_owned(),
+                wal_committed: LogIndex(m.wal_committed()),
+            }
+        }
+        fb::ClientResponseBody::ReadReply => {
+            let m = response.body_as_read_reply().ok_or_else(mismatch)?;
+            ClientResponseBody::Read {
+                partition: partition_of(m.partition()),
+                term: Term(m.term()),
+                index: LogIndex(m.index()),
+                reply: m.reply().bytes().to_vec(),
+            }
+        }
+        fb::ClientResponseBody::ShardStatus => {
+            let m = response.body_as_shard_status().ok_or_else(mismatch)?;
+            ClientResponseBody::Status(shard_status(m)?)
+        }
+        fb::ClientResponseBody::PlacementReply => {
+            let m = response.body_as_placement_reply().ok_or_else(mismatch)?;
+            ClientResponseBody::Placement(m.file().bytes().to_vec())
+        }
+        fb::ClientResponseBody(value) => {
+            return Err(MessageError::ValueUnknown {
+                field: "ClientResponse.body",
+                value: value.into(),
+            });
+        }
+    })
+}
+
+fn refusal(m: fb::Refusal<'_>) -> Result<Refusal, MessageError> {
+    Ok(Refusal {
+        clause: refusal_clause(m.clause())?,
+        message: m.message().to_owned(),
+        retry_after_ms: m.retry_after_ms(),
+        leader: m.leader().map(NodeId),
+        wal_committed: m.wal_committed().map(LogIndex),
+    })
+}
+
+fn shard_status(m: fb::ShardStatus<'_>) -> Result<ShardStatus, MessageError> {
+    check_partitions(m.partitions().len())?;
+    Ok(ShardStatus {
+        node: NodeId(m.node()),
+        shard: ShardId(m.shard()),
+        boot: BootNumber(m.boot()),
+        io_writer_mode: check_io_writer_mode("ShardStatus.io_writer_mode", m.io_writer_mode())?,
+        trouble: m.trouble().to_owned(),
+        partitions: m
+            .partitions()
+            .iter()
+            .map(partition_status)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+fn partition_status(m: fb::PartitionStatus<'_>) -> Result<PartitionStatus, MessageError> {
+    Ok(PartitionStatus {
+        partition: PartitionId(u128_of(m.partition())),
+        role: role(m.role())?,
+        term: Term(m.term()),
+        leader: m.leader().map(NodeId),
+        last_index: LogIndex(m.last_index()),
+        durable: LogIndex(m.durable()),
+        wal_committed: LogIndex(m.wal_committed()),
+        applied: LogIndex(m.applied()),
+        missing: m.missing(),
+        trouble: m.trouble().to_owned(),
+    })
+}
+
+/// An absent clause reads as 0, which no clause has.
+fn refusal_clause(clause: Option<fb::RefusalClause>) -> Result<RefusalClause, MessageError> {
+    Ok(match clause.unwrap_or(fb::RefusalClause(0)) {
+        fb::RefusalClause::NotLeader => RefusalClause::NotLeader,
+        fb::RefusalClause::NotHere => RefusalClause::NotHere,
+        fb::RefusalClause::TooLarge => RefusalClause::TooLarge,
+        fb::RefusalClause::Busy => RefusalClause::Busy,
+        fb::RefusalClause::KeyExpired => RefusalClause::KeyExpired,
+        fb::RefusalClause::IndexNeeded => RefusalClause::IndexNeeded,
+        fb::RefusalClause::Stopping => RefusalClause::Stopping,
+        fb::RefusalClause::Unavailable => RefusalClause::Unavailable,
+        fb::RefusalClause::DiskFull => RefusalClause::DiskFull,
+        fb::RefusalClause::Unsupported => RefusalClause::Unsupported,
+        fb::RefusalClause::MachineFailed => RefusalClause::MachineFailed,
+        fb::RefusalClause::MissingContent => RefusalClause::MissingContent,
+        fb::RefusalClause(value) => {
+            return Err(MessageError::ValueUnknown {
+                field: "Refusal.clause",
+                value: value.into(),
+            });
+        }
+    })
+}
+
+/// An absent role reads as 0, which no role has.
+fn role(role: Option<fb::Role>) -> Result<Role, MessageError> {
+    Ok(match role.unwrap_or(fb::Role(0)) {
+        fb::Role::Follower => Role::Follower,
+        fb::Role::PreCandidate => Role::PreCandidate,
+        fb::Role::Candidate => Role::Candidate,
+        fb::Role::Leader => Role::Leader,
+        fb::Role::Quarantined => Role::Quarantined,
+        fb::Role(value) => {
+            return Err(MessageError::ValueUnknown {
+                field: "PartitionStatus.role",
+                value: value.into(),
+            });
+        }
+    })
+}

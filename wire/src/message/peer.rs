@@ -1,0 +1,152 @@
+//! What shards of different nodes say to each other.
+
+use crate::ids::{
+    BootNumber, ChainNumber, LogIndex, NodeId, PairNumber, PartitionId, ShardId, Term,
+};
+
+/// The first message of a peer session, from both ends. A session on which the two disagree about the
+/// cluster, the placement or a version is closed with the reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerHello {
+    /// The sender; must be what its certificate says.
+    pub node: NodeId,
+    /// The sender's shard.
+    pub shard: ShardId,
+    /// The shard the sender believes it speaks to.
+    pub to_shard: ShardId,
+    /// The sender's boot.
+    pub boot: BootNumber,
+    /// The last chain that the sender's shard recovered or retired.
+    pub last_chain: ChainNumber,
+    /// The highest retired chain of the receiver that the sender has ever heard of; 0 for none.
+    pub remembered_chain: ChainNumber,
+    /// SHA-256 of the signed placement the sender runs under.
+    pub placement_digest: [u8; 32],
+    /// Version of the record frame in the sender's log.
+    pub record_version: u8,
+    /// Codec of record bodies in the sender's log: 1 binary, 2 json.
+    pub record_codec: u8,
+}
+
+/// Everything one shard has to say to one shard of another node in one turn.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PeerBatch {
+    /// The sender's boot: a new one tells that its leaders are leaders no longer.
+    pub boot: BootNumber,
+    /// The highest chain of the sender that has retired.
+    pub retired_chain: ChainNumber,
+    /// Heartbeats of partitions the sender leads, coalesced.
+    pub heartbeats: Vec<Heartbeat>,
+    /// Answers to heartbeats.
+    pub heartbeat_acks: Vec<HeartbeatAck>,
+    /// Everything else, in order.
+    pub messages: Vec<RaftMessage>,
+}
+
+/// A leader's sign of life for one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The leader's term.
+    pub term: Term,
+    /// Durable on a quorum up to here, as far as this follower is known to match.
+    pub wal_committed: LogIndex,
+    /// The leader's heartbeat round; the answer echoes it (reads count only answers to rounds begun after them).
+    pub round: u64,
+}
+
+/// A follower's answer to a [`Heartbeat`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeartbeatAck {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The follower's term: greater than the leader's if the leader is deposed.
+    pub term: Term,
+    /// The round answered.
+    pub round: u64,
+}
+
+/// A consensus message of one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RaftMessage {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The sender's term (for a pre-vote request, the term it would campaign in).
+    pub term: Term,
+    /// What it says.
+    pub body: RaftBody,
+}
+
+/// What a consensus message says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RaftBody {
+    /// Would you vote for me?
+    PreVote {
+        /// Index of the candidate's last entry.
+        last_index: LogIndex,
+        /// Term of the candidate's last entry.
+        last_term: Term,
+    },
+    /// Answer to a pre-vote.
+    PreVoteResponse {
+        /// Whether it would.
+        granted: bool,
+        /// Whether the voter's round trips to its leader exceed the profile's threshold.
+        high_rtt: bool,
+    },
+    /// Vote for me.
+    Vote {
+        /// Index of the candidate's last entry.
+        last_index: LogIndex,
+        /// Term of the candidate's last entry.
+        last_term: Term,
+        /// The leader asked for this election: passes leader stickiness.
+        transfer: bool,
+    },
+    /// Answer to a vote request; sent only when the vote is durable.
+    VoteResponse {
+        /// Whether the vote was given.
+        granted: bool,
+    },
+    /// Entries to append behind (`prev_term`, `prev_index`).
+    Append {
+        /// Index before the first entry.
+        prev_index: LogIndex,
+        /// Term of the entry there.
+        prev_term: Term,
+        /// Durable on a quorum up to here.
+        wal_committed: LogIndex,
+        /// Received by a majority up to here; a hint, may go back.
+        raft_commit: LogIndex,
+        /// Entries in `frames`.
+        count: u32,
+        /// Their record frames, one behind the other.
+        frames: Vec<u8>,
+    },
+    /// The follower holds the leader's log up to `matched` (received, not necessarily durable).
+    AppendAccepted {
+        /// Highest index known to match.
+        matched: LogIndex,
+    },
+    /// The follower's log does not continue from there.
+    AppendRejected {
+        /// The `prev_index` that did not fit.
+        prev_index: LogIndex,
+        /// Where to try next: skips a whole term at a time.
+        hint_index: LogIndex,
+        /// The follower's term at that index.
+        hint_term: Term,
+    },
+    /// The follower's ledger covers the leader's log up to here.
+    DurabilityAck {
+        /// min(highest index known to match in this leader's term, durable).
+        last_fsynced_index: LogIndex,
+        /// The pair in which that lies.
+        segment_seq: PairNumber,
+        /// 0 FixedUring, 1 RegisteredUring, 2 Blocking.
+        io_writer_mode: u8,
+    },
+    /// Campaign now: the leader hands over.
+    TimeoutNow,
+}

@@ -1,0 +1,267 @@
+//! Any message there can be, for property tests.
+
+use clustor_wire::ids::{
+    BootNumber, ChainNumber, LogIndex, NodeId, PairNumber, PartitionId, ShardId, Term,
+};
+use clustor_wire::message::{
+    ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, Heartbeat, HeartbeatAck,
+    IdempotencyKey, PartitionStatus, PeerBatch, PeerHello, RaftBody, RaftMessage, Refusal,
+    RefusalClause, Role, ShardStatus,
+};
+use proptest::option;
+use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop, prop_oneof};
+
+/// Small, large and anything between: 0 is what FlatBuffers leaves out.
+fn numbers() -> impl Strategy<Value = u64> {
+    prop_oneof![Just(0), 1u64..100, any::<u64>()]
+}
+
+fn indexes() -> impl Strategy<Value = LogIndex> {
+    numbers().prop_map(LogIndex)
+}
+
+fn terms() -> impl Strategy<Value = Term> {
+    numbers().prop_map(Term)
+}
+
+fn partitions() -> impl Strategy<Value = PartitionId> {
+    any::<u128>().prop_map(PartitionId)
+}
+
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(any::<u8>(), 0..60)
+}
+
+fn texts() -> impl Strategy<Value = String> {
+    prop_oneof![Just(String::new()), any::<String>()]
+}
+
+pub fn hellos() -> impl Strategy<Value = PeerHello> {
+    (
+        (numbers(), any::<u16>(), any::<u16>()),
+        (numbers(), numbers(), numbers()),
+        (any::<[u8; 32]>(), any::<u8>(), any::<u8>()),
+    )
+        .prop_map(
+            |((node, shard, to_shard), (boot, last, remembered), (digest, version, codec))| {
+                PeerHello {
+                    node: NodeId(node),
+                    shard: ShardId(shard),
+                    to_shard: ShardId(to_shard),
+                    boot: BootNumber(boot),
+                    last_chain: ChainNumber(last),
+                    remembered_chain: ChainNumber(remembered),
+                    placement_digest: digest,
+                    record_version: version,
+                    record_codec: codec,
+                }
+            },
+        )
+}
+
+fn raft_bodies() -> BoxedStrategy<RaftBody> {
+    let append = (
+        (indexes(), terms(), indexes(), indexes()),
+        any::<u32>(),
+        bytes(),
+    )
+        .prop_map(
+            |((prev_index, prev_term, wal_committed, raft_commit), count, frames)| {
+                RaftBody::Append {
+                    prev_index,
+                    prev_term,
+                    wal_committed,
+                    raft_commit,
+                    count,
+                    frames,
+                }
+            },
+        );
+    prop_oneof![
+        (indexes(), terms()).prop_map(|(last_index, last_term)| RaftBody::PreVote {
+            last_index,
+            last_term
+        }),
+        (any::<bool>(), any::<bool>())
+            .prop_map(|(granted, high_rtt)| RaftBody::PreVoteResponse { granted, high_rtt }),
+        (indexes(), terms(), any::<bool>()).prop_map(|(last_index, last_term, transfer)| {
+            RaftBody::Vote {
+                last_index,
+                last_term,
+                transfer,
+            }
+        }),
+        any::<bool>().prop_map(|granted| RaftBody::VoteResponse { granted }),
+        append,
+        indexes().prop_map(|matched| RaftBody::AppendAccepted { matched }),
+        (indexes(), indexes(), terms()).prop_map(|(prev_index, hint_index, hint_term)| {
+            RaftBody::AppendRejected {
+                prev_index,
+                hint_index,
+                hint_term,
+            }
+        }),
+        (indexes(), numbers(), 0u8..=2).prop_map(|(last_fsynced_index, segment, mode)| {
+            RaftBody::DurabilityAck {
+                last_fsynced_index,
+                segment_seq: PairNumber(segment),
+                io_writer_mode: mode,
+            }
+        }),
+        Just(RaftBody::TimeoutNow),
+    ]
+    .boxed()
+}
+
+pub fn batches() -> impl Strategy<Value = PeerBatch> {
+    let heartbeat = (partitions(), terms(), indexes(), numbers()).prop_map(
+        |(partition, term, wal_committed, round)| Heartbeat {
+            partition,
+            term,
+            wal_committed,
+            round,
+        },
+    );
+    let ack =
+        (partitions(), terms(), numbers()).prop_map(|(partition, term, round)| HeartbeatAck {
+            partition,
+            term,
+            round,
+        });
+    let message =
+        (partitions(), terms(), raft_bodies()).prop_map(|(partition, term, body)| RaftMessage {
+            partition,
+            term,
+            body,
+        });
+    (
+        (numbers(), numbers()),
+        prop::collection::vec(heartbeat, 0..5),
+        prop::collection::vec(ack, 0..5),
+        prop::collection::vec(message, 0..8),
+    )
+        .prop_map(
+            |((boot, retired), heartbeats, heartbeat_acks, messages)| PeerBatch {
+                boot: BootNumber(boot),
+                retired_chain: ChainNumber(retired),
+                heartbeats,
+                heartbeat_acks,
+                messages,
+            },
+        )
+}
+
+pub fn requests() -> impl Strategy<Value = ClientRequest> {
+    let key = (
+        any::<u128>().prop_map(IdempotencyKey),
+        option::of(indexes()),
+    );
+    let body = prop_oneof![
+        (partitions(), option::of(key), bytes()).prop_map(|(partition, key, payload)| {
+            ClientRequestBody::Append {
+                partition,
+                key,
+                payload,
+            }
+        }),
+        (partitions(), bytes())
+            .prop_map(|(partition, query)| ClientRequestBody::Read { partition, query }),
+        option::of(partitions()).prop_map(|partition| ClientRequestBody::Status { partition }),
+        Just(ClientRequestBody::Placement),
+    ];
+    (numbers(), body).prop_map(|(id, body)| ClientRequest { id, body })
+}
+
+fn refusals() -> impl Strategy<Value = Refusal> {
+    let clause = prop::sample::select(vec![
+        RefusalClause::NotLeader,
+        RefusalClause::NotHere,
+        RefusalClause::TooLarge,
+        RefusalClause::Busy,
+        RefusalClause::IndexNeeded,
+        RefusalClause::MissingContent,
+    ]);
+    let leader = option::of(numbers().prop_map(NodeId));
+    (clause, texts(), any::<u32>(), leader, option::of(indexes())).prop_map(
+        |(clause, message, retry_after_ms, leader, wal_committed)| Refusal {
+            clause,
+            message,
+            retry_after_ms,
+            leader,
+            wal_committed,
+        },
+    )
+}
+
+fn statuses() -> impl Strategy<Value = ShardStatus> {
+    let role = prop::sample::select(vec![Role::Follower, Role::Candidate, Role::Quarantined]);
+    let partition = (
+        (partitions(), role, terms()),
+        option::of(numbers().prop_map(NodeId)),
+        (indexes(), indexes(), indexes(), indexes()),
+        (numbers(), texts()),
+    )
+        .prop_map(
+            |(
+                (partition, role, term),
+                leader,
+                (last_index, durable, wal_committed, applied),
+                (missing, trouble),
+            )| PartitionStatus {
+                partition,
+                role,
+                term,
+                leader,
+                last_index,
+                durable,
+                wal_committed,
+                applied,
+                missing,
+                trouble,
+            },
+        );
+    (
+        (numbers(), any::<u16>(), numbers()),
+        0u8..=2,
+        texts(),
+        prop::collection::vec(partition, 0..4),
+    )
+        .prop_map(
+            |((node, shard, boot), io_writer_mode, trouble, partitions)| ShardStatus {
+                node: NodeId(node),
+                shard: ShardId(shard),
+                boot: BootNumber(boot),
+                io_writer_mode,
+                trouble,
+                partitions,
+            },
+        )
+}
+
+pub fn responses() -> impl Strategy<Value = ClientResponse> {
+    let body = prop_oneof![
+        (partitions(), terms(), indexes(), bytes(), any::<bool>()).prop_map(
+            |(partition, term, index, reply, duplicate)| ClientResponseBody::Applied {
+                partition,
+                term,
+                index,
+                reply,
+                duplicate,
+            }
+        ),
+        refusals().prop_map(ClientResponseBody::NotExecuted),
+        (texts(), indexes())
+            .prop_map(|(why, wal_committed)| ClientResponseBody::Unknown { why, wal_committed }),
+        (partitions(), terms(), indexes(), bytes()).prop_map(|(partition, term, index, reply)| {
+            ClientResponseBody::Read {
+                partition,
+                term,
+                index,
+                reply,
+            }
+        }),
+        statuses().prop_map(ClientResponseBody::Status),
+        bytes().prop_map(ClientResponseBody::Placement),
+    ];
+    (numbers(), body).prop_map(|(id, body)| ClientResponse { id, body })
+}
