@@ -4,6 +4,7 @@
 //! Rooms, from the ground up; each imports only those above it in this list:
 //!
 //! - [`profile`]: every number by which a node is tuned, with its limits
+//! - [`raft`]: the consensus core, one replica of one partition
 //! - [`machine`]: the state machine, as an embedder writes it
 //! - [`outcome`]: the three outcomes of an append, refusals, leadership
 //! - [`request`]: what crosses from handles to a shard's turn and back
@@ -13,4 +14,5 @@
 pub mod machine;
 pub mod outcome;
 pub mod profile;
+pub mod raft;
 pub mod request;

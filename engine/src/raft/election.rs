@@ -1,0 +1,291 @@
+//! Pre-votes, votes, and who may be disturbed by them.
+//!
+//! A candidate first asks whether it would win (pre-vote), which changes nobody's term. Then its own term and vote
+//! become durable, and only then do its requests leave: [`Replica::send`] holds them. A replica that hears a live
+//! leader answers neither (stickiness), nor does one that restarted less than a minimum election timeout ago: it may
+//! have forgotten that it heard one. A request with the transfer flag passes stickiness, not the silence.
+
+use clustor_shards::turn::{PeerId, Time};
+use clustor_wire::ids::{LogIndex, Term};
+use clustor_wire::message::{RaftBody, RaftMessage};
+
+use super::output::Leadership;
+use super::quorum::{self, Ballot};
+use super::replica::{Replica, RoleState, Turn, Votes};
+
+/// Late heartbeats in a row that tell of a slow path to the leader.
+const LATE_HEARTBEATS: u8 = 3;
+
+impl Replica {
+    /// Whether a message is looked at, after its term was: a greater one is taken over (or, by stickiness, not), the
+    /// sender of a lesser one is told.
+    pub(super) fn admits(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: PeerId,
+        message: &RaftMessage,
+    ) -> bool {
+        if matches!(self.role, RoleState::Quarantined) || !self.configuration.contains(from) {
+            return false;
+        }
+        match message.body {
+            // Judged by themselves: a pre-vote changes nobody's term.
+            RaftBody::PreVote { .. } => return true,
+            RaftBody::PreVoteResponse { granted, .. } if granted || message.term <= self.term => {
+                return true;
+            }
+            RaftBody::Vote { transfer, .. }
+                if message.term > self.term && self.is_sheltered(turn.now, transfer) =>
+            {
+                return false;
+            }
+            _ => {}
+        }
+        if message.term > self.term {
+            let leader = matches!(message.body, RaftBody::Append { .. }).then_some(from);
+            self.become_follower(turn, message.term, leader);
+        }
+        if message.term < self.term {
+            self.refuse_stale(turn, from, &message.body);
+            return false;
+        }
+        true
+    }
+
+    /// Tells the sender of an older term's request that there is a newer term.
+    fn refuse_stale(&mut self, turn: &mut Turn<'_>, from: PeerId, body: &RaftBody) {
+        let answer = match body {
+            RaftBody::Vote { .. } => RaftBody::VoteResponse { granted: false },
+            RaftBody::Append { prev_index, .. } => RaftBody::AppendRejected {
+                prev_index: *prev_index,
+                hint_index: self.log.last(),
+                hint_term: self.log.last_term(),
+            },
+            _ => return,
+        };
+        self.send(turn.out, from, self.term, answer);
+    }
+
+    /// Whether requests for votes are ignored: a live leader is heard, or the replica restarted just now.
+    fn is_sheltered(&self, now: Time, transfer: bool) -> bool {
+        if now < self.silent_until {
+            return true;
+        }
+        let heard = self.leader_heard.is_some_and(|at| {
+            now < at.plus_ms(u64::from(self.timers.election_ms_min)) && self.leader.is_some()
+        });
+        !transfer && (self.is_leader() || heard)
+    }
+
+    /// Whether a candidate's log is at least as recent as this one.
+    fn is_up_to_date(&self, last_index: LogIndex, last_term: Term) -> bool {
+        (last_term, last_index) >= (self.log.last_term(), self.log.last())
+    }
+
+    pub(super) fn on_pre_vote(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: PeerId,
+        term: Term,
+        last_index: LogIndex,
+        last_term: Term,
+    ) {
+        if self.is_sheltered(turn.now, false) {
+            return;
+        }
+        let granted = term > self.term && self.is_up_to_date(last_index, last_term);
+        // A yes names the term that was asked about, a no tells the own one.
+        let answer_term = if granted { term } else { self.term };
+        let high_rtt = self.late_heartbeats >= LATE_HEARTBEATS;
+        self.send(
+            turn.out,
+            from,
+            answer_term,
+            RaftBody::PreVoteResponse { granted, high_rtt },
+        );
+    }
+
+    pub(super) fn on_pre_vote_response(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: PeerId,
+        term: Term,
+        granted: bool,
+        high_rtt: bool,
+    ) {
+        let asked = self.term.next();
+        let RoleState::PreCandidate(votes) = &mut self.role else {
+            return;
+        };
+        if granted && term != asked {
+            return;
+        }
+        votes.take(from, granted);
+        if high_rtt {
+            self.widen_window();
+        }
+        match self.count_votes() {
+            Ballot::Won => self.campaign(turn, false),
+            Ballot::Lost => self.role = RoleState::Follower,
+            Ballot::Open => {}
+        }
+    }
+
+    pub(super) fn on_vote(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: PeerId,
+        last_index: LogIndex,
+        last_term: Term,
+    ) {
+        if turn.now < self.silent_until {
+            return;
+        }
+        let free = self.vote.is_none() || self.vote == Some(from.node);
+        let granted = free && self.leader.is_none() && self.is_up_to_date(last_index, last_term);
+        if granted {
+            self.set_hard_state(turn.out, self.term, Some(from.node));
+            self.reset_election_timer(turn.now);
+        }
+        self.send(
+            turn.out,
+            from,
+            self.term,
+            RaftBody::VoteResponse { granted },
+        );
+    }
+
+    pub(super) fn on_vote_response(&mut self, turn: &mut Turn<'_>, from: PeerId, granted: bool) {
+        let RoleState::Candidate(votes) = &mut self.role else {
+            return;
+        };
+        votes.take(from, granted);
+        self.decide_candidacy(turn);
+    }
+
+    /// The own vote counts once it is durable.
+    pub(super) fn count_own_vote(&mut self, turn: &mut Turn<'_>) {
+        let me = self.me;
+        let RoleState::Candidate(votes) = &mut self.role else {
+            return;
+        };
+        votes.take(me, true);
+        self.decide_candidacy(turn);
+    }
+
+    fn decide_candidacy(&mut self, turn: &mut Turn<'_>) {
+        match self.count_votes() {
+            Ballot::Won => self.become_leader(turn),
+            Ballot::Lost => self.role = RoleState::Follower,
+            Ballot::Open => {}
+        }
+    }
+
+    fn count_votes(&self) -> Ballot {
+        match &self.role {
+            RoleState::PreCandidate(votes) | RoleState::Candidate(votes) => {
+                quorum::count(&self.configuration, |voter| votes.of(voter))
+            }
+            _ => Ballot::Open,
+        }
+    }
+
+    /// Nobody was heard in time.
+    pub(super) fn on_election_timeout(&mut self, turn: &mut Turn<'_>) {
+        if !self.configuration.contains(self.me) {
+            return;
+        }
+        if self.leader.take().is_some() {
+            self.announce(turn.out, Leadership::Follower { leader: None });
+        }
+        if matches!(
+            self.role,
+            RoleState::PreCandidate(_) | RoleState::Candidate(_)
+        ) {
+            self.widen_window();
+        }
+        self.reset_election_timer(turn.now);
+        if self.configuration.is_sole_voter(self.me) {
+            self.campaign(turn, false);
+            return;
+        }
+        let mut votes = Votes::default();
+        votes.take(self.me, true);
+        self.role = RoleState::PreCandidate(votes);
+        let (last_index, last_term) = (self.log.last(), self.log.last_term());
+        self.ask_all(
+            turn,
+            self.term.next(),
+            &RaftBody::PreVote {
+                last_index,
+                last_term,
+            },
+        );
+    }
+
+    /// The leader hands over: no pre-vote, and the flag that passes stickiness.
+    pub(super) fn on_timeout_now(&mut self, turn: &mut Turn<'_>, from: PeerId) {
+        let follows = matches!(self.role, RoleState::Follower) && self.leader == Some(from);
+        if follows && self.configuration.contains(self.me) {
+            self.campaign(turn, true);
+        }
+    }
+
+    /// A new term, the own vote in it, and, once both are durable, the question to everybody.
+    fn campaign(&mut self, turn: &mut Turn<'_>, transfer: bool) {
+        self.leader = None;
+        self.role = RoleState::Candidate(Votes::default());
+        let vote = Some(self.me.node);
+        self.set_hard_state(turn.out, self.term.next(), vote);
+        self.reset_election_timer(turn.now);
+        let (last_index, last_term) = (self.log.last(), self.log.last_term());
+        self.ask_all(
+            turn,
+            self.term,
+            &RaftBody::Vote {
+                last_index,
+                last_term,
+                transfer,
+            },
+        );
+    }
+
+    fn ask_all(&mut self, turn: &mut Turn<'_>, term: Term, question: &RaftBody) {
+        let others: Vec<PeerId> = self.configuration.others(self.me).collect();
+        for peer in others {
+            self.send(turn.out, peer, term, question.clone());
+        }
+    }
+
+    /// A failed election: the next one waits 1.5 times as long.
+    fn widen_window(&mut self) {
+        let wider = self.window_ms + self.window_ms / 2;
+        self.window_ms = wider.min(self.timers.election_backoff_ms_max);
+    }
+
+    /// A leader of this term was heard: no election for a while.
+    pub(super) fn hear_leader(&mut self, now: Time) {
+        self.leader_heard = Some(now);
+        self.window_ms = self.timers.election_ms_max;
+        self.reset_election_timer(now);
+        if let Some(wait) = self.log.missing_from(self.committed.next()).map(|_| {
+            // A replica with damage lets those without go first.
+            u64::from(self.timers.election_ms_max)
+        }) {
+            self.election_due = self.election_due.plus_ms(wait);
+        }
+    }
+
+    /// Judges by a heartbeat's lateness how slow the path to the leader is.
+    pub(super) fn judge_lateness(&mut self, now: Time) {
+        let due = self.timers.heartbeat_ms + self.timers.high_rtt_ms;
+        let late = self
+            .leader_heard
+            .is_some_and(|at| now > at.plus_ms(u64::from(due)));
+        self.late_heartbeats = if late {
+            self.late_heartbeats.saturating_add(1)
+        } else {
+            0
+        };
+    }
+}

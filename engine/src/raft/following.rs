@@ -1,0 +1,241 @@
+//! Following: what a leader sends is checked, fitted to the own log, and acknowledged.
+//!
+//! Acknowledgements are owed, not sent, while a turn lasts: at its end each kind leaves once, and only while term
+//! and vote are durable. What was received is told at once, what is durable when the log has proved it.
+
+use clustor_shards::turn::PeerId;
+use clustor_wire::ids::LogIndex;
+use clustor_wire::message::{Heartbeat, HeartbeatAck, RaftBody, RaftMessage};
+
+use super::durable::AuthenticatedPeer;
+use super::frames::{self, Expected, Framed};
+use super::output::{Leadership, RecordToPersist};
+use super::replica::{Replica, RoleState, Turn};
+
+impl Replica {
+    /// A leader's sign of life.
+    pub fn on_heartbeat(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: AuthenticatedPeer,
+        heartbeat: &Heartbeat,
+    ) {
+        let peer = from.id();
+        if heartbeat.partition != self.partition
+            || matches!(self.role, RoleState::Quarantined)
+            || !self.configuration.contains(peer)
+        {
+            return;
+        }
+        if heartbeat.term < self.term {
+            if self.hard_state_durable {
+                self.answer_round(turn, peer, heartbeat.round);
+            }
+            return;
+        }
+        if heartbeat.term > self.term {
+            self.become_follower(turn, heartbeat.term, Some(peer));
+        }
+        let known = self.leader == Some(peer) && self.leader_heard.is_some();
+        self.judge_lateness(turn.now);
+        self.recognise(turn, peer);
+        self.owed.round = self.owed.round.max(Some(heartbeat.round));
+        self.learn_commit(heartbeat.wal_committed);
+        if heartbeat.wal_committed < self.matched.min(self.durable.index()) {
+            self.owed.durability = true;
+        }
+        if known && self.matched == LogIndex::ZERO {
+            // The leader takes it for known where the logs agree, and this replica, restarted, does not.
+            self.reject(turn, peer, self.log.last().next());
+        }
+    }
+
+    fn answer_round(&self, turn: &mut Turn<'_>, to: PeerId, round: u64) {
+        turn.out.heartbeat_acks.push((
+            to,
+            HeartbeatAck {
+                partition: self.partition,
+                term: self.term,
+                round,
+            },
+        ));
+    }
+
+    /// The sender leads this term.
+    ///
+    /// # Panics
+    /// If somebody else does: two leaders of one term mean that a vote was given twice.
+    fn recognise(&mut self, turn: &mut Turn<'_>, leader: PeerId) {
+        assert!(
+            self.leader.is_none_or(|known| known == leader),
+            "partition {}: two leaders in term {}: {:?} and {leader:?}",
+            self.partition,
+            self.term,
+            self.leader
+        );
+        match self.role {
+            RoleState::Follower => {
+                if self.leader.is_none() {
+                    self.leader = Some(leader);
+                    let leader = Some(leader);
+                    self.announce(turn.out, Leadership::Follower { leader });
+                }
+            }
+            _ => self.become_follower(turn, self.term, Some(leader)),
+        }
+        self.hear_leader(turn.now);
+    }
+
+    pub(super) fn on_append(&mut self, turn: &mut Turn<'_>, from: PeerId, message: &RaftMessage) {
+        let RaftBody::Append {
+            prev_index,
+            prev_term,
+            wal_committed,
+            raft_commit,
+            count,
+            frames,
+        } = &message.body
+        else {
+            return;
+        };
+        self.recognise(turn, from);
+        let expected = Expected {
+            partition: self.partition,
+            prev_index: *prev_index,
+            prev_term: *prev_term,
+            term_max: self.term,
+        };
+        let mut entries = core::mem::take(&mut turn.out.checked);
+        let good =
+            frames::check(expected, frames, &mut entries) && entries.len() == *count as usize;
+        if !good {
+            self.frames_refused += 1;
+        } else if *prev_index >= self.log.base()
+            && self.log.term_at(*prev_index) != Some(*prev_term)
+        {
+            self.reject(turn, from, *prev_index);
+        } else {
+            self.fit(turn, *prev_index, &entries, frames);
+            self.raft_commit = (*raft_commit).min(self.matched);
+            self.learn_commit(*wal_committed);
+        }
+        turn.out.checked = entries;
+    }
+
+    /// Takes what is new of checked entries whose predecessor matches; what contradicts them goes first.
+    fn fit(
+        &mut self,
+        turn: &mut Turn<'_>,
+        prev_index: LogIndex,
+        entries: &[Framed],
+        frames: &[u8],
+    ) {
+        // Up to the base everything is committed, hence the leader's too.
+        let known = entries.partition_point(|entry| {
+            entry.index <= self.log.base() || self.log.term_at(entry.index) == Some(entry.term)
+        });
+        let new = &entries[known..];
+        if let Some(first) = new.first()
+            && first.index <= self.log.last()
+        {
+            self.truncate(turn, first.index);
+        }
+        for entry in new {
+            let frame = &frames[entry.start..entry.end];
+            let start = turn.out.frames.len();
+            turn.out.frames.extend_from_slice(frame);
+            turn.cache.push(self.slot, entry.index, frame);
+            let index = self.log.push(entry.term);
+            assert_eq!(index, entry.index, "entries continue the log");
+            turn.out.records.push(RecordToPersist::Entry {
+                partition: self.partition,
+                term: entry.term,
+                index,
+                frame: start..turn.out.frames.len(),
+            });
+            self.stamp_ms = self.stamp_ms.max(entry.stamp_ms);
+        }
+        let end = entries.last().map_or(prev_index, |entry| entry.index);
+        self.matched = self.matched.max(end).max(self.log.base());
+        self.owed.accepted = true;
+        // Nothing new: perhaps what was said of it got lost.
+        self.owed.durability |= new.is_empty();
+    }
+
+    /// Takes everything from `from` on away: the leader of this term has other entries there.
+    fn truncate(&mut self, turn: &mut Turn<'_>, from: LogIndex) {
+        assert!(
+            from > self.committed,
+            "partition {}: a truncation from {from} reaches below {}, which is committed",
+            self.partition,
+            self.committed
+        );
+        assert!(from > self.applicable);
+        assert!(from > self.matched, "what matches the leader's log stays");
+        self.log.truncate(from);
+        self.durable.truncate(from);
+        turn.cache.truncate(self.slot, from);
+        turn.out.records.push(RecordToPersist::Truncate {
+            partition: self.partition,
+            term: self.term,
+            from,
+        });
+    }
+
+    fn reject(&mut self, turn: &mut Turn<'_>, leader: PeerId, prev_index: LogIndex) {
+        // Only what this replica has at or below the leader's term can be common: a whole term is skipped at once.
+        let hint_index = self.log.last().min(prev_index);
+        let hint_term = self.log.term_at(hint_index).unwrap_or_default();
+        self.send(
+            turn.out,
+            leader,
+            self.term,
+            RaftBody::AppendRejected {
+                prev_index,
+                hint_index,
+                hint_term,
+            },
+        );
+    }
+
+    fn learn_commit(&mut self, wal_committed: LogIndex) {
+        self.committed = self.committed.max(wal_committed.min(self.matched));
+    }
+
+    /// Pays what is owed to the leader of this term.
+    pub(super) fn finish_following(&mut self, turn: &mut Turn<'_>) {
+        let Some(leader) = self.leader else {
+            return;
+        };
+        if !self.hard_state_durable {
+            return;
+        }
+        if self.owed.accepted {
+            let matched = self.matched;
+            self.send(
+                turn.out,
+                leader,
+                self.term,
+                RaftBody::AppendAccepted { matched },
+            );
+        }
+        let durable = self.matched.min(self.durable.index());
+        if durable > self.owed.acknowledged || (self.owed.durability && durable > LogIndex::ZERO) {
+            let message = self.durable.acknowledge(
+                self.partition,
+                self.term,
+                self.matched,
+                turn.segment_seq,
+                turn.io_writer_mode,
+            );
+            turn.out.messages.push((leader, message));
+            self.owed.acknowledged = durable;
+        }
+        if let Some(round) = self.owed.round {
+            self.answer_round(turn, leader, round);
+        }
+        self.owed.accepted = false;
+        self.owed.durability = false;
+        self.owed.round = None;
+    }
+}

@@ -1,0 +1,63 @@
+//! Checks on frames that came from elsewhere, before any of them is used.
+
+use clustor_shards::log::record::{RecordKind, records};
+use clustor_wire::ids::{LogIndex, PartitionId, Term};
+
+use super::entry::EntryBody;
+
+/// One entry's place in a run of frames.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Framed {
+    pub(super) index: LogIndex,
+    pub(super) term: Term,
+    pub(super) stamp_ms: u64,
+    pub(super) start: usize,
+    pub(super) end: usize,
+}
+
+/// What a run of frames must continue.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Expected {
+    pub(super) partition: PartitionId,
+    pub(super) prev_index: LogIndex,
+    pub(super) prev_term: Term,
+    pub(super) term_max: Term,
+}
+
+/// Checks every frame: whole, checksum right, an entry of this partition with a body this build reads, index one
+/// above the one before, term not below the one before nor above `term_max`. Lays their places into `out`.
+/// `false`, and nothing of use in `out`, if any fails.
+pub(super) fn check(expected: Expected, bytes: &[u8], out: &mut Vec<Framed>) -> bool {
+    out.clear();
+    let (mut index, mut term) = (expected.prev_index, expected.prev_term);
+    let mut start = 0;
+    for record in records(bytes) {
+        let Ok(record) = record else {
+            return false;
+        };
+        let Ok(body) = EntryBody::decode(record.body) else {
+            return false;
+        };
+        let header = record.header;
+        index = index.next();
+        let fits = header.kind == RecordKind::Entry
+            && header.partition == expected.partition
+            && header.index == index
+            && header.term >= term
+            && header.term <= expected.term_max;
+        if !fits {
+            return false;
+        }
+        term = header.term;
+        let end = start + record.frame.len();
+        out.push(Framed {
+            index,
+            term,
+            stamp_ms: body.stamp_ms,
+            start,
+            end,
+        });
+        start = end;
+    }
+    true
+}

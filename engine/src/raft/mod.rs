@@ -1,0 +1,99 @@
+//! The consensus core: one replica of one partition. Sans-I/O: values in, values out, the same for the same.
+//!
+//! Raft with pre-vote, check-quorum, leader stickiness and durable votes. What is this house's own: an entry is
+//! framed once, and the same bytes go to the log, the wire and every other log; the commit index counts only what
+//! ledgers have acknowledged, by type ([`durable`]); entries themselves live in the shard's bounded cache
+//! ([`cache`]) or its log, never here.
+//!
+//! How a shard drives a replica within one turn, in this order:
+//!
+//! 1. what the log proved ([`Replica::on_local_durable`], [`Replica::on_hard_state_durable`]) and read
+//!    ([`Replica::entries_read`]);
+//! 2. what peers sent ([`Replica::step`], [`Replica::on_heartbeat`], [`Replica::on_heartbeat_ack`]);
+//! 3. what clients want ([`Replica::propose`], [`Replica::read_index`]);
+//! 4. time, if [`Replica::next_deadline`] has passed ([`Replica::tick`]);
+//! 5. once for every replica that was touched, [`Replica::finish_turn`], which sends, commits and acknowledges
+//!    for everything together;
+//! 6. the records of the [`Output`] enter the log's queue in their order, before any proof of a later turn is
+//!    handed in.
+//!
+//! Rooms, from the ground up:
+//!
+//! - [`entry`]: an entry's body
+//! - [`configuration`], [`quorum`]: who votes; majorities of one half and of two
+//! - [`durable`]: evidence of durability, as types
+//! - [`log_view`]: the shape of a log; [`cache`]: recent entries of all partitions of a shard
+//! - [`output`]: what was decided; [`settings`]: bounds; [`status`]: how it stands
+//! - `frames`: checks on entries that came from elsewhere; `progress`: a leader's view of one follower
+//! - `replica`: the state, and changes of role
+//! - `election`, `replication` (leading), `following`, `read_index`, `transfer`: the protocol, one part each.
+//!   Membership changes and leases will be two more such parts.
+
+pub mod cache;
+pub mod configuration;
+pub mod durable;
+mod election;
+pub mod entry;
+mod following;
+mod frames;
+pub mod log_view;
+pub mod output;
+mod progress;
+pub mod quorum;
+mod read_index;
+mod replica;
+mod replication;
+pub mod settings;
+pub mod status;
+mod transfer;
+
+use clustor_wire::message::{RaftBody, RaftMessage};
+
+pub use cache::{CacheSlot, EntryCache};
+pub use configuration::Configuration;
+pub use durable::{AuthenticatedPeer, PeerDurable, QuorumDurable};
+pub use output::{
+    Applicable, Leadership, LeadershipChange, Output, ReadFailed, ReadReady, RecordToPersist,
+    WantedEntries,
+};
+pub use read_index::ReadError;
+pub use replica::{Replica, Turn};
+pub use replication::{NewEntry, Position, ProposeError};
+pub use settings::{Limits, ReplicaConfig, Restored, Timers};
+pub use status::{FollowerStatus, Status};
+pub use transfer::TransferError;
+
+impl Replica {
+    /// Takes a message of a peer. Messages may be lost, repeated, reordered and late; those of peers that don't
+    /// vote in this partition, and of other partitions, are dropped.
+    pub fn step(&mut self, turn: &mut Turn<'_>, from: AuthenticatedPeer, message: &RaftMessage) {
+        if message.partition != self.partition || !self.admits(turn, from.id(), message) {
+            return;
+        }
+        let peer = from.id();
+        match &message.body {
+            RaftBody::PreVote {
+                last_index,
+                last_term,
+            } => self.on_pre_vote(turn, peer, message.term, *last_index, *last_term),
+            RaftBody::PreVoteResponse { granted, high_rtt } => {
+                self.on_pre_vote_response(turn, peer, message.term, *granted, *high_rtt);
+            }
+            RaftBody::Vote {
+                last_index,
+                last_term,
+                ..
+            } => self.on_vote(turn, peer, *last_index, *last_term),
+            RaftBody::VoteResponse { granted } => self.on_vote_response(turn, peer, *granted),
+            RaftBody::Append { .. } => self.on_append(turn, peer, message),
+            RaftBody::AppendAccepted { matched } => self.on_accepted(turn, peer, *matched),
+            RaftBody::AppendRejected {
+                hint_index,
+                hint_term,
+                ..
+            } => self.on_rejected(turn, peer, *hint_index, *hint_term),
+            RaftBody::DurabilityAck { .. } => self.on_durability_ack(turn, from, message),
+            RaftBody::TimeoutNow => self.on_timeout_now(turn, peer),
+        }
+    }
+}

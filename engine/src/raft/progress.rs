@@ -1,0 +1,235 @@
+//! A leader's view of one follower: what it has, what is under way to it, when to repeat.
+//!
+//! Two states. *Probing*: the leader does not know where the logs agree; one batch at a time. *Streaming*: it
+//! does; up to four batches are in flight. An answer that does not come within
+//! clamp(2 x smoothed round trip, 100, 1000) ms (doubled once it was missed) sends the leader back to probing,
+//! as does a refusal. What a follower acknowledged as durable never goes back; what it merely received may, when
+//! it restarts.
+
+use std::collections::VecDeque;
+
+use clustor_shards::turn::{PeerId, Time};
+use clustor_wire::ids::LogIndex;
+
+use super::durable::PeerDurable;
+use super::settings::{Limits, Timers};
+
+/// Assumed before the first answer: half of what makes the least timeout for a local network.
+const ROUND_TRIP_US_INITIAL: u64 = 50_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    Probing,
+    Streaming,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Batch {
+    last: LogIndex,
+    bytes: usize,
+    sent: Time,
+}
+
+/// A leader's view of one follower.
+#[derive(Debug)]
+pub(super) struct Progress {
+    peer: PeerId,
+    matched: LogIndex,
+    next: LogIndex,
+    durable: Option<PeerDurable>,
+    flow: Flow,
+    batches: VecDeque<Batch>,
+    bytes: usize,
+    round_trip_us: u64,
+    missed: bool,
+    reading: bool,
+    read_due: Time,
+    needs_snapshot: bool,
+    /// When anything of the present term was last heard from it.
+    pub(super) heard: Time,
+    /// The latest heartbeat round it answered.
+    pub(super) round: u64,
+}
+
+impl Progress {
+    pub(super) fn new(peer: PeerId, next: LogIndex, now: Time) -> Self {
+        Self {
+            peer,
+            matched: LogIndex::ZERO,
+            next,
+            durable: None,
+            flow: Flow::Probing,
+            batches: VecDeque::new(),
+            bytes: 0,
+            round_trip_us: ROUND_TRIP_US_INITIAL,
+            missed: false,
+            reading: false,
+            read_due: Time::default(),
+            needs_snapshot: false,
+            heard: now,
+            round: 0,
+        }
+    }
+
+    pub(super) const fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    pub(super) const fn matched(&self) -> LogIndex {
+        self.matched
+    }
+
+    pub(super) const fn next(&self) -> LogIndex {
+        self.next
+    }
+
+    pub(super) const fn durable(&self) -> Option<&PeerDurable> {
+        self.durable.as_ref()
+    }
+
+    pub(super) fn durable_index(&self) -> LogIndex {
+        self.durable.map_or(LogIndex::ZERO, |d| d.index())
+    }
+
+    pub(super) fn inflight(&self) -> usize {
+        self.batches.len()
+    }
+
+    pub(super) const fn needs_snapshot(&self) -> bool {
+        self.needs_snapshot
+    }
+
+    /// Whether entries may be asked of the log for it.
+    pub(super) fn may_read(&self, now: Time) -> bool {
+        !self.reading && now >= self.read_due
+    }
+
+    /// Entries from the next on were asked of the log.
+    pub(super) const fn reading(&mut self) {
+        self.reading = true;
+    }
+
+    /// The log answered; whether its answer still fits what is to be sent next.
+    pub(super) fn stop_reading(&mut self, from: LogIndex) -> bool {
+        let fits = self.reading && self.flow == Flow::Streaming && self.next == from;
+        self.reading = false;
+        fits
+    }
+
+    /// The log could not read: not again before the greatest RPC timeout.
+    pub(super) fn read_failed(&mut self, now: Time, timers: &Timers) {
+        self.read_due = now.plus_ms(u64::from(timers.rpc_ms_max));
+    }
+
+    pub(super) const fn set_needs_snapshot(&mut self) {
+        self.needs_snapshot = true;
+    }
+
+    /// Whether it waits for a first answer: then a batch goes even if there is no entry to send.
+    pub(super) fn is_probing(&self) -> bool {
+        self.flow == Flow::Probing
+    }
+
+    /// Whether another batch may go now.
+    pub(super) fn may_send(&self, limits: &Limits) -> bool {
+        match self.flow {
+            _ if self.needs_snapshot => false,
+            Flow::Probing => self.batches.is_empty(),
+            Flow::Streaming => {
+                self.batches.len() < limits.inflight_batches_max
+                    && (self.batches.is_empty() || self.bytes < limits.inflight_bytes_max)
+            }
+        }
+    }
+
+    /// A batch that ends with `last` was sent.
+    pub(super) fn sent(&mut self, last: LogIndex, bytes: usize, now: Time) {
+        self.batches.push_back(Batch {
+            last,
+            bytes,
+            sent: now,
+        });
+        self.bytes += bytes;
+        if self.flow == Flow::Streaming {
+            self.next = last.next();
+        }
+    }
+
+    /// It matches up to `matched`.
+    pub(super) fn accepted(&mut self, matched: LogIndex, now: Time) {
+        while let Some(batch) = self.batches.front()
+            && batch.last <= matched
+        {
+            let round_trip = now.since_us(batch.sent);
+            self.round_trip_us = (self.round_trip_us * 7 + round_trip) / 8;
+            self.bytes -= batch.bytes;
+            self.missed = false;
+            self.batches.pop_front();
+        }
+        self.matched = self.matched.max(matched);
+        self.needs_snapshot = false;
+        if self.flow == Flow::Probing {
+            self.flow = Flow::Streaming;
+            self.next = self.matched.next();
+            self.forget_batches();
+        }
+        self.next = self.next.max(self.matched.next());
+    }
+
+    /// Its ledger covers the log up to there.
+    pub(super) fn acknowledged(&mut self, durable: PeerDurable) {
+        if durable.index() > self.durable_index() {
+            self.durable = Some(durable);
+        }
+        self.matched = self.matched.max(durable.index());
+        self.next = self.next.max(self.matched.next());
+    }
+
+    /// It has nothing behind `at` in common with this log: try there, unless it ends below the log's base.
+    pub(super) fn rejected(&mut self, at: LogIndex, below_base: bool) {
+        self.needs_snapshot = below_base;
+        let at = at.max(self.durable_index());
+        self.matched = self.matched.min(at);
+        self.probe(at.next());
+    }
+
+    /// Begin again from what it is known to have.
+    pub(super) fn probe_again(&mut self) {
+        self.probe(self.matched.next());
+    }
+
+    fn probe(&mut self, next: LogIndex) {
+        self.flow = Flow::Probing;
+        self.next = next;
+        self.reading = false;
+        self.forget_batches();
+    }
+
+    fn forget_batches(&mut self) {
+        self.batches.clear();
+        self.bytes = 0;
+    }
+
+    /// When the oldest batch in flight is to be given up; `None` if nothing is in flight.
+    pub(super) fn repeat_at(&self, timers: &Timers) -> Option<Time> {
+        let batch = self.batches.front()?;
+        let min = u64::from(timers.rpc_ms_min) * 1000;
+        let max = u64::from(timers.rpc_ms_max) * 1000;
+        let once = (2 * self.round_trip_us).clamp(min, max);
+        Some(
+            batch
+                .sent
+                .plus_us(if self.missed { 2 * once } else { once }),
+        )
+    }
+
+    /// Gives up waiting for what is in flight, if it is time.
+    pub(super) fn expire(&mut self, now: Time, timers: &Timers) -> bool {
+        let due = self.repeat_at(timers).is_some_and(|at| at <= now);
+        if due {
+            self.probe_again();
+            self.missed = true;
+        }
+        due
+    }
+}

@@ -1,0 +1,188 @@
+//! ReadIndex: linearizable reads without a log entry.
+//!
+//! Reads that arrive while a round of heartbeats is under way wait for the next one: a round confirms leadership
+//! only for reads that were there when it began. One confirming round is open at a time, so under load a round
+//! serves all that arrived during the one before it; a periodic heartbeat begins a round too, and an answer to a
+//! later round confirms an earlier one. Nothing is confirmed before the leader has committed in its own term: until
+//! then it can't know what its predecessors committed.
+
+use clustor_shards::turn::{PeerId, Time};
+use clustor_wire::ids::LogIndex;
+use clustor_wire::message::{Heartbeat, HeartbeatAck};
+
+use super::durable::AuthenticatedPeer;
+use super::output::{Output, ReadFailed, ReadReady};
+use super::quorum;
+use super::replica::{Replica, RoleState, Turn};
+
+/// Why a linearizable read was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// This replica does not lead.
+    #[error("this replica does not lead the partition; ask the leader, if it is known: {leader:?}")]
+    NotLeader {
+        /// Who does, if known.
+        leader: Option<PeerId>,
+    },
+    /// Too many reads wait already.
+    #[error("{waiting_max} reads wait to be confirmed; retry when some are")]
+    Full {
+        /// The limit.
+        waiting_max: usize,
+    },
+    /// An entry's content is missing: what follows it can't be applied, nor read.
+    #[error("the content of entry {index} is missing here; nothing behind it can be read")]
+    MissingContent {
+        /// The first such entry.
+        index: LogIndex,
+    },
+}
+
+/// Reads on their way.
+#[derive(Debug, Default)]
+pub(super) struct Reads {
+    /// Arrived since the open round began.
+    waiting: Vec<u64>,
+    /// Served by the open round.
+    confirming: Vec<u64>,
+    /// The open round; counts only while `confirming` is not empty.
+    round: u64,
+    /// What must be applied before they are answered.
+    index: LogIndex,
+}
+
+impl Replica {
+    /// A linearizable read, known by `token`. It comes back in `Output::reads_ready` or `Output::reads_failed`.
+    ///
+    /// # Errors
+    /// [`ReadError`]; then the token does not come back.
+    pub fn read_index(&mut self, token: u64) -> Result<(), ReadError> {
+        let missing = self.log.missing_from(self.committed.next());
+        let waiting_max = self.limits.reads_waiting_max;
+        let RoleState::Leader(leading) = &mut self.role else {
+            let leader = self.leader;
+            return Err(ReadError::NotLeader { leader });
+        };
+        if let Some(index) = missing {
+            return Err(ReadError::MissingContent { index });
+        }
+        let reads = &mut leading.reads;
+        if reads.waiting.len() + reads.confirming.len() >= waiting_max {
+            return Err(ReadError::Full { waiting_max });
+        }
+        reads.waiting.push(token);
+        Ok(())
+    }
+
+    /// A follower's answer to a round. Only answers of this term count; one of a greater term deposes.
+    pub fn on_heartbeat_ack(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: AuthenticatedPeer,
+        ack: &HeartbeatAck,
+    ) {
+        let peer = from.id();
+        if ack.partition != self.partition
+            || matches!(self.role, RoleState::Quarantined)
+            || !self.configuration.contains(peer)
+        {
+            return;
+        }
+        if ack.term > self.term {
+            self.become_follower(turn, ack.term, None);
+            return;
+        }
+        if ack.term < self.term {
+            return;
+        }
+        let begun = match &self.role {
+            RoleState::Leader(leading) => leading.round,
+            _ => return,
+        };
+        if let Some(progress) = self.follower(turn, peer)
+            && ack.round <= begun
+        {
+            progress.round = progress.round.max(ack.round);
+        }
+    }
+
+    /// Answers what is confirmed, begins a round where one is due.
+    pub(super) fn finish_reads(&mut self, turn: &mut Turn<'_>) {
+        self.answer_confirmed(turn.out);
+        let RoleState::Leader(leading) = &mut self.role else {
+            return;
+        };
+        let in_term = self.committed >= leading.term_start;
+        let reads = &mut leading.reads;
+        let open = in_term && reads.confirming.is_empty() && !reads.waiting.is_empty();
+        if !open && turn.now < leading.heartbeat_due {
+            return;
+        }
+        leading.round += 1;
+        if open {
+            core::mem::swap(&mut reads.waiting, &mut reads.confirming);
+            reads.round = leading.round;
+            reads.index = self.committed.max(self.raft_commit);
+        }
+        leading.heartbeat_due = next_beat(turn.now, self.timers.heartbeat_ms);
+        for progress in &leading.progress {
+            let heartbeat = Heartbeat {
+                partition: self.partition,
+                term: self.term,
+                wal_committed: self.committed.min(progress.matched()),
+                round: leading.round,
+            };
+            turn.out.heartbeats.push((progress.peer(), heartbeat));
+        }
+        // A sole voter is its own majority.
+        self.answer_confirmed(turn.out);
+    }
+
+    fn answer_confirmed(&mut self, out: &mut Output) {
+        let RoleState::Leader(leading) = &mut self.role else {
+            return;
+        };
+        if leading.reads.confirming.is_empty() {
+            return;
+        }
+        let confirmed = quorum::reached(&self.configuration, |voter| {
+            if voter == self.me {
+                return leading.round;
+            }
+            leading.of(voter).map_or(0, |progress| progress.round)
+        });
+        let reads = &mut leading.reads;
+        if confirmed < reads.round {
+            return;
+        }
+        for token in reads.confirming.drain(..) {
+            out.reads_ready.push(ReadReady {
+                partition: self.partition,
+                token,
+                term: self.term,
+                index: reads.index,
+            });
+        }
+    }
+
+    /// Leadership is lost: no round will confirm what waits.
+    pub(super) fn fail_reads(&mut self, out: &mut Output) {
+        let RoleState::Leader(leading) = &mut self.role else {
+            return;
+        };
+        let reads = &mut leading.reads;
+        for token in reads.confirming.drain(..).chain(reads.waiting.drain(..)) {
+            out.reads_failed.push(ReadFailed {
+                partition: self.partition,
+                token,
+                leader: None,
+            });
+        }
+    }
+}
+
+/// The next multiple of the interval: all leaders of a shard beat together, so their heartbeats share frames.
+fn next_beat(now: Time, heartbeat_ms: u32) -> Time {
+    let interval = u64::from(heartbeat_ms) * 1000;
+    Time((now.0 / interval + 1) * interval)
+}

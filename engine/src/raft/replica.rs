@@ -1,0 +1,416 @@
+//! The state of one replica, and how it changes role. Which state belongs to which role is visible here: what only
+//! a leader or a candidate has dies with the role.
+
+use clustor_shards::log::proof::{HardStateDurable, LocalDurable};
+use clustor_shards::log::record::{RecordKind, encode_record};
+use clustor_shards::turn::{PeerId, Time};
+use clustor_wire::ids::{LogIndex, NodeId, PairNumber, PartitionId, Term};
+use clustor_wire::message::{RaftBody, RaftMessage};
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+
+use super::cache::{CacheSlot, EntryCache};
+use super::configuration::Configuration;
+use super::durable::OwnDurable;
+use super::log_view::LogView;
+use super::output::{Applicable, Leadership, LeadershipChange, Output, RecordToPersist};
+use super::replication::Leading;
+use super::settings::{Limits, ReplicaConfig, Restored, Timers};
+
+/// Messages held back until the hard state is durable, at most; a later one takes the place of the oldest, as if
+/// the network had lost it.
+const HELD_MAX: usize = 32;
+
+/// What a replica is lent for one turn.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    /// The time, sampled after the last item of the inbox.
+    pub now: Time,
+    /// The pair the log writes to at present: travels in acknowledgements.
+    pub segment_seq: PairNumber,
+    /// How the log writes (0 FixedUring, 1 RegisteredUring, 2 Blocking): travels in acknowledgements.
+    pub io_writer_mode: u8,
+    /// The shard's cache of entries.
+    pub cache: &'a mut EntryCache,
+    /// Where decisions go.
+    pub out: &'a mut Output,
+}
+
+/// Votes heard so far.
+#[derive(Debug, Default)]
+pub(super) struct Votes(pub(super) Vec<(PeerId, bool)>);
+
+impl Votes {
+    /// Takes a voter's first answer.
+    pub(super) fn take(&mut self, voter: PeerId, yes: bool) {
+        if self.of(voter).is_none() {
+            self.0.push((voter, yes));
+        }
+    }
+
+    pub(super) fn of(&self, voter: PeerId) -> Option<bool> {
+        self.0
+            .iter()
+            .find(|(p, _)| *p == voter)
+            .map(|(_, yes)| *yes)
+    }
+}
+
+/// The role, with what only that role has.
+#[derive(Debug)]
+pub(super) enum RoleState {
+    Follower,
+    PreCandidate(Votes),
+    Candidate(Votes),
+    Leader(Box<Leading>),
+    Quarantined,
+}
+
+/// What a follower owes its leader at the end of the turn.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Owed {
+    /// An append came and fitted.
+    pub(super) accepted: bool,
+    /// The durable index was asked for again, or may have been lost.
+    pub(super) durability: bool,
+    /// The latest heartbeat round to answer.
+    pub(super) round: Option<u64>,
+    /// What was last acknowledged as durable in this term.
+    pub(super) acknowledged: LogIndex,
+}
+
+/// One replica of one partition.
+#[derive(Debug)]
+pub struct Replica {
+    pub(super) partition: PartitionId,
+    pub(super) me: PeerId,
+    pub(super) configuration: Configuration,
+    pub(super) timers: Timers,
+    pub(super) limits: Limits,
+    pub(super) slot: CacheSlot,
+
+    pub(super) term: Term,
+    pub(super) vote: Option<NodeId>,
+    pub(super) hard_state_durable: bool,
+    pub(super) held: Vec<(PeerId, RaftMessage)>,
+
+    pub(super) log: LogView,
+    pub(super) durable: OwnDurable,
+    /// Highest index known to match the log of this term's leader; its own last if it leads.
+    pub(super) matched: LogIndex,
+    /// Durable on a quorum; monotone.
+    pub(super) committed: LogIndex,
+    pub(super) raft_commit: LogIndex,
+    pub(super) applicable: LogIndex,
+    /// The greatest stamp this replica has seen since it was made.
+    pub(super) stamp_ms: u64,
+
+    pub(super) role: RoleState,
+    pub(super) leader: Option<PeerId>,
+    /// When the present or a former leader was last heard.
+    pub(super) leader_heard: Option<Time>,
+    pub(super) late_heartbeats: u8,
+    pub(super) owed: Owed,
+    pub(super) election_due: Time,
+    pub(super) window_ms: u32,
+    pub(super) silent_until: Time,
+    pub(super) frames_refused: u64,
+    random: SplitMix64,
+    newborn: bool,
+}
+
+impl Replica {
+    /// A replica as its log left it. It speaks, votes and campaigns only once the log has proved what it says.
+    ///
+    /// # Panics
+    /// If the restored log contradicts itself, or limits and timers make no sense (a zero, a least above its most).
+    #[must_use]
+    pub fn new(
+        config: ReplicaConfig,
+        restored: Restored,
+        now: Time,
+        cache: &mut EntryCache,
+    ) -> Self {
+        let timers = config.timers;
+        assert!(timers.heartbeat_ms > 0);
+        assert!(timers.election_ms_min > timers.heartbeat_ms);
+        assert!(timers.election_ms_max >= timers.election_ms_min);
+        assert!(timers.election_backoff_ms_max >= timers.election_ms_max);
+        assert!(timers.rpc_ms_min > 0 && timers.rpc_ms_max >= timers.rpc_ms_min);
+        assert!(config.limits.inflight_batches_max > 0);
+        let newborn = restored.configuration.is_none();
+        // Term 0 was never voted nor heard a leader in: there is nothing it could have forgotten.
+        let silence_ms = if restored.term == Term::ZERO {
+            0
+        } else {
+            timers.election_ms_min
+        };
+        let log = LogView::new(
+            restored.base,
+            restored.base_term,
+            restored.runs,
+            restored.last,
+            restored.missing,
+        );
+        let mut replica = Self {
+            partition: config.partition,
+            me: config.me,
+            configuration: restored.configuration.unwrap_or(config.voters),
+            timers,
+            limits: config.limits,
+            slot: cache.register(),
+            term: restored.term,
+            vote: restored.vote,
+            hard_state_durable: restored.term == Term::ZERO,
+            held: Vec::new(),
+            durable: OwnDurable::default(),
+            matched: LogIndex::ZERO,
+            committed: log.base(),
+            raft_commit: log.base(),
+            applicable: log.base(),
+            stamp_ms: 0,
+            log,
+            role: if restored.quarantined {
+                RoleState::Quarantined
+            } else {
+                RoleState::Follower
+            },
+            leader: None,
+            leader_heard: None,
+            late_heartbeats: 0,
+            owed: Owed::default(),
+            election_due: now,
+            window_ms: timers.election_ms_max,
+            silent_until: now.plus_ms(u64::from(silence_ms)),
+            frames_refused: 0,
+            random: SplitMix64::seed_from_u64(config.seed),
+            newborn,
+        };
+        if !replica.configuration.is_sole_voter(replica.me) {
+            replica.reset_election_timer(now);
+        }
+        replica
+    }
+
+    /// Gives back what the replica holds of the shard's cache.
+    pub fn retire(self, cache: &mut EntryCache) {
+        cache.release(self.slot);
+    }
+
+    /// The log has proved that everything up to the proof's index, as the log stands now, is durable here.
+    ///
+    /// # Panics
+    /// If the proof is another partition's, or of an entry that this log does not hold: it was kept across a
+    /// truncation, and an acknowledgement built on it would be false.
+    pub fn on_local_durable(&mut self, proof: LocalDurable) {
+        assert_eq!(proof.partition(), self.partition);
+        assert!(
+            proof.index() < self.log.base()
+                || self.log.term_at(proof.index()) == Some(proof.term()),
+            "partition {}: a proof of durability of an entry that the log does not hold",
+            self.partition
+        );
+        self.durable.raise(proof);
+        // Content that is missing is vouched for by nobody, here or in a proof.
+        if let Some(missing) = self.log.missing_from(self.log.base().next()) {
+            self.durable.truncate(missing);
+        }
+    }
+
+    /// The log has proved a term and a vote durable. Proofs of former ones are of no use.
+    ///
+    /// # Panics
+    /// If the proof is another partition's.
+    pub fn on_hard_state_durable(&mut self, turn: &mut Turn<'_>, proof: HardStateDurable) {
+        assert_eq!(proof.partition(), self.partition);
+        if proof.term() != self.term || proof.vote() != self.vote || self.hard_state_durable {
+            return;
+        }
+        self.hard_state_durable = true;
+        turn.out.messages.append(&mut self.held);
+        self.count_own_vote(turn);
+    }
+
+    /// Stops this replica for good: its content or its votes can't be trusted. It answers nothing any more.
+    pub fn quarantine(&mut self, turn: &mut Turn<'_>) {
+        self.leave_role(turn);
+        self.role = RoleState::Quarantined;
+        self.leader = None;
+        self.held.clear();
+        self.owed = Owed::default();
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, turn: &mut Turn<'_>) {
+        match self.role {
+            RoleState::Quarantined => {}
+            RoleState::Leader(_) => self.tick_leader(turn),
+            _ if turn.now >= self.election_due => self.on_election_timeout(turn),
+            _ => {}
+        }
+    }
+
+    /// When [`Self::tick`] is due; `None` for never.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        match &self.role {
+            RoleState::Quarantined => None,
+            RoleState::Leader(leading) => Some(leading.next_deadline(&self.timers)),
+            _ if self.configuration.contains(self.me) => Some(self.election_due),
+            _ => None,
+        }
+    }
+
+    /// Ends the turn for this replica: commits, sends, acknowledges for everything that came together.
+    pub fn finish_turn(&mut self, turn: &mut Turn<'_>) {
+        if matches!(self.role, RoleState::Quarantined) {
+            return;
+        }
+        self.record_birth(turn.out);
+        if self.is_leader() {
+            self.finish_leading(turn);
+        } else {
+            if self.configuration.is_sole_voter(self.me) {
+                self.commit_alone();
+            }
+            self.finish_following(turn);
+        }
+        self.advance_applicable(turn.out);
+    }
+
+    /// A partition that never was here begins with its configuration, at index 0.
+    fn record_birth(&mut self, out: &mut Output) {
+        if !self.newborn {
+            return;
+        }
+        self.newborn = false;
+        let start = out.frames.len();
+        let body = self.configuration.encode();
+        encode_record(
+            &mut out.frames,
+            RecordKind::Configuration,
+            self.partition,
+            Term::ZERO,
+            LogIndex::ZERO,
+            &body,
+        );
+        out.records.push(RecordToPersist::Configuration {
+            partition: self.partition,
+            frame: start..out.frames.len(),
+        });
+    }
+
+    fn advance_applicable(&mut self, out: &mut Output) {
+        let known = self.committed.min(self.matched_for_apply());
+        let index = known.min(self.durable.index());
+        if index > self.applicable {
+            self.applicable = index;
+            out.applicable.push(Applicable {
+                partition: self.partition,
+                index,
+            });
+        }
+    }
+
+    /// A sole voter's prefix is committed as it stands, with or without a leader's term to match in.
+    fn matched_for_apply(&self) -> LogIndex {
+        if self.configuration.is_sole_voter(self.me) {
+            self.log.last()
+        } else {
+            self.matched
+        }
+    }
+
+    /// Sends now if term and vote are durable, and when they are otherwise. A message never outlives the term it
+    /// was made in.
+    pub(super) fn send(&mut self, out: &mut Output, to: PeerId, term: Term, body: RaftBody) {
+        let message = RaftMessage {
+            partition: self.partition,
+            term,
+            body,
+        };
+        if self.hard_state_durable {
+            out.messages.push((to, message));
+            return;
+        }
+        if self.held.len() == HELD_MAX {
+            self.held.remove(0);
+        }
+        self.held.push((to, message));
+    }
+
+    /// Changes term and vote. What was held back depended on the former ones and is dropped.
+    pub(super) fn set_hard_state(&mut self, out: &mut Output, term: Term, vote: Option<NodeId>) {
+        assert!(term >= self.term, "terms never go back");
+        assert!(
+            term > self.term || self.vote.is_none() || self.vote == vote,
+            "a vote is never changed"
+        );
+        if term == self.term && vote == self.vote {
+            return;
+        }
+        if term > self.term {
+            self.held.clear();
+            self.owed = Owed::default();
+            self.matched = LogIndex::ZERO;
+        }
+        self.term = term;
+        self.vote = vote;
+        self.hard_state_durable = false;
+        self.record_birth(out);
+        out.records.push(RecordToPersist::HardState {
+            partition: self.partition,
+            term,
+            vote,
+        });
+    }
+
+    /// Follows `leader`, or waits for one, in `term`.
+    pub(super) fn become_follower(
+        &mut self,
+        turn: &mut Turn<'_>,
+        term: Term,
+        leader: Option<PeerId>,
+    ) {
+        self.leave_role(turn);
+        if term > self.term {
+            self.set_hard_state(turn.out, term, None);
+        }
+        let changed = self.leader != leader;
+        self.leader = leader;
+        self.role = RoleState::Follower;
+        if changed {
+            self.announce(turn.out, Leadership::Follower { leader });
+        }
+    }
+
+    /// Ends what only the present role has.
+    pub(super) fn leave_role(&mut self, turn: &mut Turn<'_>) {
+        if self.is_leader() {
+            self.fail_reads(turn.out);
+            self.matched = LogIndex::ZERO;
+            self.leader = None;
+            self.announce(turn.out, Leadership::Lost);
+            self.reset_election_timer(turn.now);
+        }
+        self.role = RoleState::Follower;
+    }
+
+    pub(super) fn announce(&self, out: &mut Output, change: Leadership) {
+        out.leadership.push(LeadershipChange {
+            partition: self.partition,
+            term: self.term,
+            change,
+        });
+    }
+
+    /// The next election is due after a time drawn from the present window: [min/max x window, window].
+    pub(super) fn reset_election_timer(&mut self, now: Time) {
+        let window = u64::from(self.window_ms) * 1000;
+        let least = window * u64::from(self.timers.election_ms_min)
+            / u64::from(self.timers.election_ms_max);
+        let span = window - least + 1;
+        let drawn = ((u128::from(self.random.next_u64()) * u128::from(span)) >> 64) as u64;
+        self.election_due = now.plus_us(least + drawn);
+    }
+}

@@ -1,0 +1,121 @@
+//! What a replica is told when it is made: who it is, its bounds, and what its log held.
+
+use clustor_shards::turn::PeerId;
+use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
+
+use super::configuration::Configuration;
+use super::log_view::{MissingRange, TermRun};
+
+/// Bounds of time, in milliseconds. The same on every replica of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timers {
+    /// An election timeout is at least this. 150 in a local network, 300 across a wide one.
+    pub election_ms_min: u32,
+    /// An election timeout is at most this before any election failed. 300, or 600.
+    pub election_ms_max: u32,
+    /// Each failed election multiplies the window by 1.5, up to this.
+    pub election_backoff_ms_max: u32,
+    /// A leader is heard at least this often.
+    pub heartbeat_ms: u32,
+    /// An append is repeated after twice the smoothed round trip, but not before this.
+    pub rpc_ms_min: u32,
+    /// And not later than this (twice this, once it was repeated).
+    pub rpc_ms_max: u32,
+    /// Heartbeats that come this much late, three in a row, tell of a slow path to the leader.
+    pub high_rtt_ms: u32,
+}
+
+impl Timers {
+    /// For nodes in one place.
+    pub const LOCAL: Self = Self {
+        election_ms_min: 150,
+        election_ms_max: 300,
+        election_backoff_ms_max: 2000,
+        heartbeat_ms: 50,
+        rpc_ms_min: 100,
+        rpc_ms_max: 1000,
+        high_rtt_ms: 150,
+    };
+
+    /// For nodes far apart.
+    pub const WIDE: Self = Self {
+        election_ms_min: 300,
+        election_ms_max: 600,
+        high_rtt_ms: 350,
+        ..Self::LOCAL
+    };
+}
+
+/// Bounds of size. Each replica has its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Payload of one entry, in bytes, at most.
+    pub payload_bytes_max: usize,
+    /// Append batches in flight to one follower, at most.
+    pub inflight_batches_max: usize,
+    /// Frames in one append batch, in bytes; one larger entry goes alone.
+    pub batch_bytes_max: usize,
+    /// Frames in flight to one follower, in bytes; one batch always goes.
+    pub inflight_bytes_max: usize,
+    /// Frames proposed and not yet committed, in bytes; one always goes.
+    pub uncommitted_bytes_max: u64,
+    /// Reads that wait for leadership to be confirmed, at most.
+    pub reads_waiting_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            payload_bytes_max: 1 << 20,
+            inflight_batches_max: 4,
+            batch_bytes_max: 256 << 10,
+            inflight_bytes_max: 1 << 20,
+            uncommitted_bytes_max: 4 << 20,
+            reads_waiting_max: 4096,
+        }
+    }
+}
+
+/// Who a replica is and what binds it.
+#[derive(Debug, Clone)]
+pub struct ReplicaConfig {
+    /// The partition.
+    pub partition: PartitionId,
+    /// This replica's node and shard.
+    pub me: PeerId,
+    /// Who votes, where the log holds no configuration yet.
+    pub voters: Configuration,
+    /// Seed of this replica's election timeouts; different on each replica.
+    pub seed: u64,
+    /// Bounds of time.
+    pub timers: Timers,
+    /// Bounds of size.
+    pub limits: Limits,
+}
+
+/// What the log held when the shard opened. The default is that of a partition that never was here.
+///
+/// Nothing in it counts as durable until the log says so: with `LocalDurable` and `HardStateDurable` values once
+/// the opening has retired.
+#[derive(Debug, Clone, Default)]
+pub struct Restored {
+    /// The term, 0 for none.
+    pub term: Term,
+    /// The vote in that term.
+    pub vote: Option<NodeId>,
+    /// The index before the first entry.
+    pub base: LogIndex,
+    /// The term at the base.
+    pub base_term: Term,
+    /// The terms of the entries, as runs, ascending; the first begins behind the base.
+    pub runs: Vec<TermRun>,
+    /// The last index.
+    pub last: LogIndex,
+    /// Entries without content, ascending.
+    pub missing: Vec<MissingRange>,
+    /// The latest configuration in the log; `None` where the partition is new here: then the replica's first
+    /// record is the configuration it was made with.
+    pub configuration: Option<Configuration>,
+    /// Whether the replica must neither vote nor campaign nor acknowledge.
+    pub quarantined: bool,
+}

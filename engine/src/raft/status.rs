@@ -1,0 +1,173 @@
+//! How a replica stands, for people, tests and the simulator's checkers.
+
+use clustor_shards::turn::PeerId;
+use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
+use clustor_wire::message::Role;
+
+use super::replica::{Replica, RoleState};
+
+/// A snapshot of a replica's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its role.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// Its vote in that term.
+    pub vote: Option<NodeId>,
+    /// Whether term and vote are durable.
+    pub hard_state_durable: bool,
+    /// The leader of that term, if known.
+    pub leader: Option<PeerId>,
+    /// Index before the first entry of the log.
+    pub base: LogIndex,
+    /// Last index of the log.
+    pub last_index: LogIndex,
+    /// Term there.
+    pub last_term: Term,
+    /// Durable here up to this index.
+    pub durable: LogIndex,
+    /// Known to match the log of this term's leader up to this index; 0 if nothing is known.
+    pub matched: LogIndex,
+    /// Durable on a quorum up to this index, as far as this replica knows.
+    pub wal_committed: LogIndex,
+    /// Received by a majority up to this index; a hint that may go back.
+    pub raft_commit: LogIndex,
+    /// May be applied up to this index.
+    pub applicable: LogIndex,
+    /// Entries whose content is missing here.
+    pub missing: u64,
+    /// The first of them above what is committed; commit and reads stop before it.
+    pub missing_first: Option<LogIndex>,
+    /// A leader's empty entry; `None` for others.
+    pub term_start: Option<LogIndex>,
+    /// Whether leadership is being handed over.
+    pub transferring: bool,
+    /// Messages whose frames failed a check and were dropped whole.
+    pub frames_refused: u64,
+    /// A leader's view of the other voters; empty for others.
+    pub followers: Vec<FollowerStatus>,
+}
+
+/// A leader's view of one follower.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FollowerStatus {
+    /// The follower.
+    pub peer: PeerId,
+    /// Highest index known to match.
+    pub matched: LogIndex,
+    /// Highest index it acknowledged as durable.
+    pub durable: LogIndex,
+    /// The next entry to send.
+    pub next: LogIndex,
+    /// Batches in flight.
+    pub inflight: usize,
+    /// Needs entries that only a snapshot still holds.
+    pub needs_snapshot: bool,
+}
+
+impl Replica {
+    /// How this replica stands.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let leading = match &self.role {
+            RoleState::Leader(leading) => Some(leading),
+            _ => None,
+        };
+        Status {
+            partition: self.partition,
+            role: self.role(),
+            term: self.term,
+            vote: self.vote,
+            hard_state_durable: self.hard_state_durable,
+            leader: self.leader,
+            base: self.log.base(),
+            last_index: self.log.last(),
+            last_term: self.log.last_term(),
+            durable: self.durable.index(),
+            matched: self.matched,
+            wal_committed: self.committed,
+            raft_commit: self.raft_commit,
+            applicable: self.applicable,
+            missing: self.log.missing_count(),
+            missing_first: self.log.missing_from(self.committed.next()),
+            term_start: leading.map(|leading| leading.term_start),
+            transferring: leading.is_some_and(|leading| leading.transfer.is_some()),
+            frames_refused: self.frames_refused,
+            followers: leading.map_or_else(Vec::new, |leading| {
+                leading
+                    .progress
+                    .iter()
+                    .map(|p| FollowerStatus {
+                        peer: p.peer(),
+                        matched: p.matched(),
+                        durable: p.durable_index(),
+                        next: p.next(),
+                        inflight: p.inflight(),
+                        needs_snapshot: p.needs_snapshot(),
+                    })
+                    .collect()
+            }),
+        }
+    }
+
+    /// Its role.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        match self.role {
+            RoleState::Follower => Role::Follower,
+            RoleState::PreCandidate(_) => Role::PreCandidate,
+            RoleState::Candidate(_) => Role::Candidate,
+            RoleState::Leader(_) => Role::Leader,
+            RoleState::Quarantined => Role::Quarantined,
+        }
+    }
+
+    /// Whether it leads.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        matches!(self.role, RoleState::Leader(_))
+    }
+
+    /// The leader of its term, if it knows one.
+    #[must_use]
+    pub const fn leader(&self) -> Option<PeerId> {
+        self.leader
+    }
+
+    /// Its term.
+    #[must_use]
+    pub const fn term(&self) -> Term {
+        self.term
+    }
+
+    /// The partition.
+    #[must_use]
+    pub const fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    /// Durable on a quorum up to this index, as far as it knows. Monotone.
+    #[must_use]
+    pub const fn wal_committed(&self) -> LogIndex {
+        self.committed
+    }
+
+    /// It may apply its log up to this index. Monotone.
+    #[must_use]
+    pub const fn applicable(&self) -> LogIndex {
+        self.applicable
+    }
+
+    /// The frame of entry `index`, if the cache holds it; otherwise it must be read from the log.
+    #[must_use]
+    pub fn cached<'a>(
+        &self,
+        cache: &'a super::cache::EntryCache,
+        index: LogIndex,
+    ) -> Option<&'a [u8]> {
+        cache.frame(self.slot, index)
+    }
+}

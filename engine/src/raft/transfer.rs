@@ -1,0 +1,84 @@
+//! Handing leadership over, at a shutdown or where the disk failed.
+
+use clustor_shards::turn::{PeerId, Time};
+use clustor_wire::message::{RaftBody, RaftMessage};
+
+use super::progress::Progress;
+use super::replica::{Replica, RoleState, Turn};
+
+/// A hand-over under way: nothing more is proposed meanwhile.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    pub(super) to: PeerId,
+    pub(super) until: Time,
+    sent: bool,
+}
+
+/// Why leadership can't be handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TransferError {
+    /// This replica does not lead.
+    #[error("this replica does not lead the partition")]
+    NotLeader,
+    /// No other voter was heard of within an election timeout.
+    #[error("no other voter answers; leadership stays here")]
+    NobodyAnswers,
+}
+
+impl Replica {
+    /// Hands leadership to the voter that has most of the log, as soon as it has all of it. Until then, or until an
+    /// election timeout has passed without success, nothing more is proposed. A second call changes nothing.
+    ///
+    /// # Errors
+    /// [`TransferError`]; then nothing happened.
+    pub fn transfer_leadership(&mut self, turn: &Turn<'_>) -> Result<PeerId, TransferError> {
+        let patience = u64::from(self.timers.election_ms_max);
+        let RoleState::Leader(leading) = &mut self.role else {
+            return Err(TransferError::NotLeader);
+        };
+        if let Some(transfer) = &leading.transfer {
+            return Ok(transfer.to);
+        }
+        let to = leading
+            .progress
+            .iter()
+            .filter(|p| turn.now < p.heard.plus_ms(patience))
+            .max_by_key(|p| (p.matched(), p.durable_index()))
+            .map(Progress::peer)
+            .ok_or(TransferError::NobodyAnswers)?;
+        leading.transfer = Some(Transfer {
+            to,
+            until: turn.now.plus_ms(patience),
+            sent: false,
+        });
+        Ok(to)
+    }
+
+    /// Tells the chosen voter to campaign once it has everything.
+    pub(super) fn finish_transfer(&mut self, turn: &mut Turn<'_>) {
+        let RoleState::Leader(leading) = &mut self.role else {
+            return;
+        };
+        let Some(transfer) = &leading.transfer else {
+            return;
+        };
+        let to = transfer.to;
+        let caught_up = leading
+            .of(to)
+            .is_some_and(|p| p.matched() == self.log.last());
+        if transfer.sent || !caught_up {
+            return;
+        }
+        if let Some(transfer) = &mut leading.transfer {
+            transfer.sent = true;
+        }
+        turn.out.messages.push((
+            to,
+            RaftMessage {
+                partition: self.partition,
+                term: self.term,
+                body: RaftBody::TimeoutNow,
+            },
+        ));
+    }
+}
