@@ -1,4 +1,44 @@
-//! The log: how bytes become durable. Sans-I/O planners over the `Disk` seam.
+//! The log: how bytes become durable. Sans-I/O planners over the `Disk` seam; deterministic.
+//!
+//! A shard has one segment log, shared by all its partitions so that one flush serves them all, and one
+//! durability ledger that says, after the fact, what is known to be durable. Both come in files that are
+//! made, filled and removed together, a *pair*. For every batch: write the log blocks, flush, write the chain's ledger
+//! slot, flush; then, in sequence, the chain retires and proofs are minted.
+//!
+//! From the ground up:
+//!
+//! - [`record`]: the frame of one record
+//! - [`keys`], `seal`: keys; one sealed or authenticated block
+//! - [`header`], [`extent`], [`slot`], [`item`], [`checkpoint`]: the formats
+//! - [`fold`]: what records say about partitions
+//! - `batch`, `location`, `pair`: what the writer keeps
+//! - [`proof`]: what only the log can make
+//! - [`writer`], [`read`]: the log while it runs
+//! - [`recovery`]: the log at a start
 
+mod batch;
+pub mod checkpoint;
+mod codec;
+pub mod extent;
+pub mod fold;
+pub mod header;
+pub mod item;
+pub mod keys;
+mod location;
+pub mod options;
+mod pair;
 pub mod proof;
+pub mod read;
 pub mod record;
+pub mod recovery;
+mod seal;
+pub mod slot;
+pub mod writer;
+
+pub use fold::{HardState, IndexRange, PartitionLog, TermRun};
+pub use keys::{Kek, KeyError, KeyProvider, LogIdentity};
+pub use options::{LogOptions, OptionsError};
+pub use proof::{HardStateDurable, LocalDurable};
+pub use read::{ReadOutcome, ReadRefusal};
+pub use recovery::{Quarantine, RecoverError, Recovery, RecoveryReport};
+pub use writer::{LogRefusal, Mode, Retirement, ShardLog};

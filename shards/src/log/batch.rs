@@ -1,0 +1,112 @@
+//! Records gathered for one chain.
+
+use clustor_wire::ids::{LogIndex, PartitionId};
+
+use super::fold::HardState;
+use super::item::{Item, ItemBuilder, items};
+use super::record::{Record, RecordKind};
+
+/// The records of one chain, before they are sealed.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// Their frames, one behind the other.
+    pub records: Vec<u8>,
+    /// How many.
+    pub count: u32,
+    /// What they amount to.
+    pub items: ItemBuilder,
+    /// No further record may join: it stands alone, or is full.
+    pub closed: bool,
+    /// What the chain will vouch for when it retires.
+    pub vouch: Vouch,
+}
+
+impl Batch {
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Takes a record's frame.
+    pub fn push(&mut self, record: &Record<'_>) {
+        self.items.push(record);
+        self.records.extend_from_slice(record.frame);
+        self.count += 1;
+        self.vouch.note(record);
+    }
+
+    pub fn clear(&mut self) {
+        self.records.clear();
+        self.items.clear();
+        self.vouch.clear();
+        self.count = 0;
+        self.closed = false;
+    }
+}
+
+/// What a chain makes durable when it retires, as the log stands now: truncations decided later clip it.
+#[derive(Debug, Default)]
+pub(super) struct Vouch {
+    /// The highest index of each partition touched.
+    pub indexes: Vec<(PartitionId, LogIndex)>,
+    /// The newest term and vote of each partition that has one here.
+    pub hard_states: Vec<(PartitionId, HardState)>,
+}
+
+impl Vouch {
+    fn note(&mut self, record: &Record<'_>) {
+        let header = &record.header;
+        match header.kind {
+            RecordKind::Entry | RecordKind::Configuration => {
+                match self
+                    .indexes
+                    .iter_mut()
+                    .rev()
+                    .find(|(p, _)| *p == header.partition)
+                {
+                    Some((_, index)) => *index = header.index,
+                    None => self.indexes.push((header.partition, header.index)),
+                }
+            }
+            RecordKind::Truncate => self.clip(header.partition, header.index),
+            RecordKind::PartitionTombstone => {
+                self.indexes.retain(|(p, _)| *p != header.partition);
+                self.hard_states.retain(|(p, _)| *p != header.partition);
+            }
+            RecordKind::HardState => {
+                let Some(state) = HardState::from_record(record) else {
+                    return;
+                };
+                match self
+                    .hard_states
+                    .iter_mut()
+                    .find(|(p, _)| *p == header.partition)
+                {
+                    Some((_, newest)) => *newest = state,
+                    None => self.hard_states.push((header.partition, state)),
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Everything of `partition` from `from` on is gone. What lies under it stays vouched for.
+    pub fn clip(&mut self, partition: PartitionId, from: LogIndex) {
+        for (p, index) in &mut self.indexes {
+            if *p == partition {
+                *index = (*index).min(from.prev());
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.indexes.clear();
+        self.hard_states.clear();
+    }
+}
+
+/// Calls `each` with the items of a batch, which are sound by construction.
+pub(super) fn for_each_item<'a>(bytes: &'a [u8], mut each: impl FnMut(Item<'a>)) {
+    for item in items(bytes) {
+        each(item.expect("a batch's own items decode"));
+    }
+}

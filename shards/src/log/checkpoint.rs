@@ -1,0 +1,168 @@
+//! The checkpoint at the start of a pair: everything that must outlive the pairs before it.
+//!
+//! A byte string cut into blocks of payload, the same in both files. Its length stands in the header, its
+//! integrity is the blocks' own. Layout in docs/specification.md.
+
+use clustor_wire::ids::{ChainNumber, Incarnation, NodeId, PairNumber, ShardId, Term};
+
+use super::codec::{Reader, Truncated, Writer};
+use super::fold::{ConfigurationAt, HardState, IndexRange, PartitionLog, ShardFold, TermRun};
+
+const MAGIC: u32 = u32::from_le_bytes(*b"CKP1");
+
+/// An older pair that still lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OlderPair {
+    /// Its number.
+    pub pair: PairNumber,
+    /// The last chain in it that is certain; what lies beyond is dead.
+    pub last_certain: ChainNumber,
+}
+
+/// What a checkpoint says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Checkpoint {
+    /// Every partition, as of the last certain chain before this pair.
+    pub fold: ShardFold,
+    /// The older pairs that still live, ascending.
+    pub older: Vec<OlderPair>,
+    /// Items of the records that the boot wrote again behind this checkpoint.
+    pub tail: Vec<u8>,
+}
+
+/// Appends the encoding of a checkpoint, given by its parts.
+pub(super) fn encode(fold: &ShardFold, older: &[OlderPair], tail: &[u8], out: &mut Vec<u8>) {
+    let mut w = Writer(out);
+    w.u32(MAGIC);
+    w.u32(fold.partitions.len() as u32);
+    w.u32(fold.peers.len() as u32);
+    w.u32(older.len() as u32);
+    w.u32(tail.len() as u32);
+    for older in older {
+        w.u64(older.pair.get());
+        w.u64(older.last_certain.get());
+    }
+    for ((node, shard), chain) in &fold.peers {
+        w.u64(node.get());
+        w.u16(shard.get());
+        w.u64(chain.get());
+    }
+    for (id, log) in &fold.partitions {
+        w.u128(id.get());
+        encode_partition(&mut w, log);
+    }
+    w.bytes(tail);
+}
+
+impl Checkpoint {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        Self::parse(bytes).ok().flatten()
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Option<Self>, Truncated> {
+        let mut r = Reader(bytes);
+        if r.u32()? != MAGIC {
+            return Ok(None);
+        }
+        let (partitions, peers, older, tail) = (r.u32()?, r.u32()?, r.u32()?, r.u32()?);
+        let mut checkpoint = Self::default();
+        for _ in 0..older {
+            checkpoint.older.push(OlderPair {
+                pair: r.pair()?,
+                last_certain: r.chain()?,
+            });
+        }
+        for _ in 0..peers {
+            let node = NodeId(r.u64()?);
+            let shard = ShardId(r.u16()?);
+            checkpoint.fold.peers.insert((node, shard), r.chain()?);
+        }
+        for _ in 0..partitions {
+            let id = r.partition()?;
+            let log = decode_partition(&mut r)?;
+            checkpoint.fold.partitions.insert(id, log);
+        }
+        checkpoint.tail = r.bytes(tail as usize)?.to_vec();
+        Ok(r.0.is_empty().then_some(checkpoint))
+    }
+}
+
+fn encode_partition(w: &mut Writer<'_>, log: &PartitionLog) {
+    w.u64(log.incarnation.get());
+    w.u64(log.hard_state.term.get());
+    w.bytes(&log.hard_state.body());
+    w.u64(log.base.get());
+    w.u64(log.base_term.get());
+    w.u64(log.last.get());
+    for place in [log.exit_committed, log.snapshot_mark] {
+        let (term, index) = place.unwrap_or_default();
+        w.u8(u8::from(place.is_some()));
+        w.u64(term.get());
+        w.u64(index.get());
+    }
+    w.u32(log.terms.len() as u32);
+    w.u32(log.missing.len() as u32);
+    w.u32(log.configurations.len() as u32);
+    for run in &log.terms {
+        w.u64(run.term.get());
+        w.u64(run.first.get());
+    }
+    for range in &log.missing {
+        w.u64(range.first.get());
+        w.u64(range.last.get());
+    }
+    for at in &log.configurations {
+        w.u64(at.term.get());
+        w.u64(at.index.get());
+        w.u32(at.body.len() as u32);
+        w.bytes(&at.body);
+    }
+}
+
+fn decode_partition(r: &mut Reader<'_>) -> Result<PartitionLog, Truncated> {
+    let incarnation = Incarnation(r.u64()?);
+    let term = r.term()?;
+    let voted = r.u8()? != 0;
+    let node = NodeId(r.u64()?);
+    let mut log = PartitionLog {
+        incarnation,
+        hard_state: HardState {
+            term,
+            vote: voted.then_some(node),
+        },
+        base: r.index()?,
+        base_term: r.term()?,
+        last: r.index()?,
+        ..PartitionLog::default()
+    };
+    let place = |r: &mut Reader<'_>| -> Result<_, Truncated> {
+        let there = r.u8()? != 0;
+        let place: (Term, _) = (r.term()?, r.index()?);
+        Ok(there.then_some(place))
+    };
+    log.exit_committed = place(r)?;
+    log.snapshot_mark = place(r)?;
+    let (terms, missing, configurations) = (r.u32()?, r.u32()?, r.u32()?);
+    for _ in 0..terms {
+        log.terms.push(TermRun {
+            term: r.term()?,
+            first: r.index()?,
+        });
+    }
+    for _ in 0..missing {
+        log.missing.push(IndexRange {
+            first: r.index()?,
+            last: r.index()?,
+        });
+    }
+    for _ in 0..configurations {
+        let (term, index) = (r.term()?, r.index()?);
+        let len = r.u32()? as usize;
+        log.configurations.push(ConfigurationAt {
+            term,
+            index,
+            body: r.bytes(len)?.to_vec(),
+        });
+    }
+    Ok(log)
+}

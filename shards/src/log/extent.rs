@@ -1,0 +1,216 @@
+//! An extent: the run of sealed blocks that one chain writes.
+//!
+//! Its payload, cut into blocks, is a header, the records one behind the other, and zero padding:
+//!
+//! | offset | bytes | field |
+//! | --- | --- | --- |
+//! | 0 | 4 | magic `EXT1` |
+//! | 4 | 4 | blocks |
+//! | 8 | 8 | chain |
+//! | 16 | 4 | number of records |
+//! | 20 | 4 | CRC32C of the record bytes |
+//! | 24 | 8 | length of the record bytes |
+//! | 32 | 32 | digest of the previous extent of the pair; zeros in the first |
+//!
+//! An extent's digest is SHA-256 over the tags of its blocks.
+
+use clustor_wire::ids::ChainNumber;
+use sha2::{Digest as _, Sha256};
+
+use super::codec::{Reader, Truncated, Writer};
+use super::seal::{
+    BlockPrefix, BlockUse, NotAuthentic, PAYLOAD_BYTES, SegmentCipher, sealed_payload, tag_of,
+};
+use super::slot::ExtentDigest;
+use crate::buffer::Block;
+
+/// Bytes of an extent's header.
+pub const EXTENT_HEADER_BYTES: usize = 64;
+const MAGIC: u32 = u32::from_le_bytes(*b"EXT1");
+
+/// Blocks that an extent with `record_bytes` of records takes.
+pub(super) fn extent_blocks(record_bytes: usize) -> u32 {
+    (EXTENT_HEADER_BYTES + record_bytes).div_ceil(PAYLOAD_BYTES) as u32
+}
+
+/// An extent's header, decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtentHeader {
+    /// Its chain.
+    pub chain: ChainNumber,
+    /// Its blocks.
+    pub blocks: u32,
+    /// Its records.
+    pub records: u32,
+    /// CRC32C of the record bytes.
+    pub crc: u32,
+    /// Length of the record bytes.
+    pub bytes: u64,
+    /// Digest of the extent before it in the pair.
+    pub previous: ExtentDigest,
+}
+
+impl ExtentHeader {
+    fn encode(&self) -> [u8; EXTENT_HEADER_BYTES] {
+        let mut fields = Vec::with_capacity(EXTENT_HEADER_BYTES);
+        let mut w = Writer(&mut fields);
+        w.u32(MAGIC);
+        w.u32(self.blocks);
+        w.u64(self.chain.get());
+        w.u32(self.records);
+        w.u32(self.crc);
+        w.u64(self.bytes);
+        w.bytes(&self.previous);
+        let mut header = [0; EXTENT_HEADER_BYTES];
+        header.copy_from_slice(&fields);
+        header
+    }
+
+    /// Decodes the header at the start of an extent's first payload.
+    pub(super) fn decode(payload: &[u8]) -> Option<Self> {
+        Self::parse(payload).ok().flatten()
+    }
+
+    fn parse(payload: &[u8]) -> Result<Option<Self>, Truncated> {
+        let mut r = Reader(payload);
+        if r.u32()? != MAGIC {
+            return Ok(None);
+        }
+        let blocks = r.u32()?;
+        Ok(Some(Self {
+            blocks,
+            chain: r.chain()?,
+            records: r.u32()?,
+            crc: r.u32()?,
+            bytes: r.u64()?,
+            previous: r.array()?,
+        }))
+    }
+}
+
+/// The digest of sealed blocks.
+pub(super) fn digest_of(blocks: &[Block]) -> ExtentDigest {
+    let mut digest = Sha256::new();
+    for block in blocks {
+        digest.update(tag_of(block));
+    }
+    digest.finalize().into()
+}
+
+/// Seals `records` (their bytes, and how many) into `blocks`, which must be exactly as many as they take.
+pub(super) fn seal_extent(
+    cipher: &SegmentCipher,
+    first_block: u32,
+    chain: ChainNumber,
+    previous: ExtentDigest,
+    records: (&[u8], u32),
+    blocks: &mut [Block],
+) -> ExtentDigest {
+    let (bytes, count) = records;
+    assert!(blocks.len() == extent_blocks(bytes.len()) as usize);
+    let header = ExtentHeader {
+        chain,
+        blocks: blocks.len() as u32,
+        records: count,
+        crc: crc32c::crc32c(bytes),
+        bytes: bytes.len() as u64,
+        previous,
+    }
+    .encode();
+    let mut first = [0; PAYLOAD_BYTES];
+    let head = bytes.len().min(PAYLOAD_BYTES - EXTENT_HEADER_BYTES);
+    first[..EXTENT_HEADER_BYTES].copy_from_slice(&header);
+    first[EXTENT_HEADER_BYTES..EXTENT_HEADER_BYTES + head].copy_from_slice(&bytes[..head]);
+    let payloads = core::iter::once(&first[..EXTENT_HEADER_BYTES + head])
+        .chain(bytes[head..].chunks(PAYLOAD_BYTES));
+    seal_payloads(
+        cipher,
+        first_block,
+        chain,
+        BlockUse::Extent,
+        payloads,
+        blocks,
+    );
+    digest_of(blocks)
+}
+
+/// Seals one payload into each block.
+pub(super) fn seal_payloads<'a>(
+    cipher: &SegmentCipher,
+    first_block: u32,
+    chain: ChainNumber,
+    usage: BlockUse,
+    payloads: impl Iterator<Item = &'a [u8]>,
+    blocks: &mut [Block],
+) {
+    let mut filled = 0;
+    for (ordinal, (payload, block)) in (0u32..).zip(payloads.zip(blocks.iter_mut())) {
+        let prefix = BlockPrefix {
+            chain,
+            ordinal,
+            usage,
+        };
+        cipher.seal(first_block + ordinal, prefix, payload, block);
+        filled += 1;
+    }
+    assert!(filled == blocks.len());
+}
+
+/// Opens `blocks` in place and joins their payloads; all must be authentic and belong to `chain` in order.
+pub(super) fn open_payloads(
+    cipher: &SegmentCipher,
+    first_block: u32,
+    chain: ChainNumber,
+    usage: BlockUse,
+    blocks: &mut [Block],
+) -> Result<Vec<u8>, NotAuthentic> {
+    let mut payload = Vec::with_capacity(blocks.len() * PAYLOAD_BYTES);
+    for (ordinal, block) in (0u32..).zip(blocks.iter_mut()) {
+        let expected = BlockPrefix {
+            chain,
+            ordinal,
+            usage,
+        };
+        if cipher.open(first_block + ordinal, block)? != expected {
+            return Err(NotAuthentic);
+        }
+        payload.extend_from_slice(sealed_payload(block));
+    }
+    Ok(payload)
+}
+
+/// An extent that was opened and found whole.
+#[derive(Debug)]
+pub(super) struct OpenExtent {
+    pub header: ExtentHeader,
+    payload: Vec<u8>,
+}
+
+impl OpenExtent {
+    /// The record bytes.
+    pub fn records(&self) -> &[u8] {
+        &self.payload[EXTENT_HEADER_BYTES..EXTENT_HEADER_BYTES + self.header.bytes as usize]
+    }
+}
+
+/// Opens the extent of `chain` in place. Everything must fit: tags, order of blocks, header, CRC.
+pub(super) fn open_extent(
+    cipher: &SegmentCipher,
+    first_block: u32,
+    chain: ChainNumber,
+    blocks: &mut [Block],
+) -> Result<OpenExtent, NotAuthentic> {
+    let payload = open_payloads(cipher, first_block, chain, BlockUse::Extent, blocks)?;
+    let header = ExtentHeader::decode(&payload).ok_or(NotAuthentic)?;
+    let fits = header.chain == chain
+        && header.blocks as usize == blocks.len()
+        && header.bytes <= (payload.len() - EXTENT_HEADER_BYTES) as u64;
+    if !fits {
+        return Err(NotAuthentic);
+    }
+    let extent = OpenExtent { header, payload };
+    if crc32c::crc32c(extent.records()) != extent.header.crc {
+        return Err(NotAuthentic);
+    }
+    Ok(extent)
+}

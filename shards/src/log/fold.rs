@@ -1,0 +1,378 @@
+//! What the log says about each partition: its records folded in order.
+//!
+//! The writer keeps two folds, of what was decided and of what was submitted; recovery rebuilds one. A fold
+//! holds positions, terms, votes and configurations, never entries' content.
+
+use std::collections::BTreeMap;
+
+use clustor_wire::ids::{ChainNumber, Incarnation, LogIndex, NodeId, PartitionId, ShardId, Term};
+
+use super::codec::Reader;
+use super::item::{Item, Run};
+use super::record::{Record, RecordKind, encode_record_parts};
+
+/// Entries from `first` on have `term`, up to the next run's first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TermRun {
+    /// Their term.
+    pub term: Term,
+    /// Index of the first.
+    pub first: LogIndex,
+}
+
+/// Indexes `first` to `last`, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexRange {
+    /// The first.
+    pub first: LogIndex,
+    /// The last.
+    pub last: LogIndex,
+}
+
+/// A configuration and its place in the log; index 0 is the one the partition was created with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigurationAt {
+    /// Its term.
+    pub term: Term,
+    /// Its index.
+    pub index: LogIndex,
+    /// The configuration, in the consensus room's encoding.
+    pub body: Vec<u8>,
+}
+
+/// A replica's term and vote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HardState {
+    /// The greatest term the replica has acted in.
+    pub term: Term,
+    /// Whom it voted for in that term.
+    pub vote: Option<NodeId>,
+}
+
+impl HardState {
+    /// The body of its record: 1 and the node, or 0 and zeros.
+    pub(super) fn body(self) -> [u8; 9] {
+        let mut body = [0; 9];
+        if let Some(vote) = self.vote {
+            body[0] = 1;
+            body[1..].copy_from_slice(&vote.get().to_le_bytes());
+        }
+        body
+    }
+
+    pub(super) fn from_record(record: &Record<'_>) -> Option<Self> {
+        let body: &[u8; 9] = record.body.try_into().ok()?;
+        let node = NodeId(u64::from_le_bytes(body[1..].try_into().ok()?));
+        let vote = match body[0] {
+            0 => None,
+            1 => Some(node),
+            _ => return None,
+        };
+        Some(Self {
+            term: record.header.term,
+            vote,
+        })
+    }
+}
+
+/// One partition, as the log tells.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PartitionLog {
+    /// Drawn when the partition was created on this disk.
+    pub incarnation: Incarnation,
+    /// Newest term and vote.
+    pub hard_state: HardState,
+    /// The log begins behind this index.
+    pub base: LogIndex,
+    /// Term at `base`.
+    pub base_term: Term,
+    /// The last index.
+    pub last: LogIndex,
+    /// The terms of `base`+1 to `last`.
+    pub terms: Vec<TermRun>,
+    /// Indexes whose content is lost here, ascending and disjoint.
+    pub missing: Vec<IndexRange>,
+    /// The committed configuration and every later one.
+    pub configurations: Vec<ConfigurationAt>,
+    /// The newest committed exit from a joint configuration.
+    pub exit_committed: Option<(Term, LogIndex)>,
+    /// The newest snapshot's place.
+    pub snapshot_mark: Option<(Term, LogIndex)>,
+}
+
+impl PartitionLog {
+    /// Term of the entry at `index`; `None` outside `base..=last`.
+    #[must_use]
+    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
+        if index == self.base {
+            return Some(self.base_term);
+        }
+        if index < self.base || index > self.last {
+            return None;
+        }
+        let after = self.terms.partition_point(|run| run.first <= index);
+        Some(self.terms[after - 1].term)
+    }
+
+    /// Whether the content at `index` is lost here.
+    #[must_use]
+    pub fn is_missing(&self, index: LogIndex) -> bool {
+        let after = self.missing.partition_point(|range| range.first <= index);
+        after > 0 && self.missing[after - 1].last >= index
+    }
+
+    /// The highest index before the first missing one.
+    #[must_use]
+    pub fn whole_until(&self) -> LogIndex {
+        self.missing
+            .first()
+            .map_or(self.last, |range| range.first.prev())
+    }
+
+    /// Number of missing entries.
+    #[must_use]
+    pub fn missing_count(&self) -> u64 {
+        self.missing
+            .iter()
+            .map(|range| range.last.get() - range.first.get() + 1)
+            .sum()
+    }
+
+    pub(super) fn extend(
+        &mut self,
+        term: Term,
+        first: LogIndex,
+        last: LogIndex,
+    ) -> Result<(), FoldError> {
+        let newest = self.term_at(self.last).unwrap_or_default();
+        if first != self.last.next() || last < first || term < newest {
+            return Err(FoldError::NotContiguous);
+        }
+        if term != newest || self.terms.is_empty() {
+            self.terms.push(TermRun { term, first });
+        }
+        self.last = last;
+        Ok(())
+    }
+
+    pub(super) fn truncate(&mut self, from: LogIndex) -> Result<(), FoldError> {
+        if from <= self.base {
+            return Err(FoldError::NotContiguous);
+        }
+        if from > self.last {
+            return Ok(());
+        }
+        self.last = from.prev();
+        self.terms.retain(|run| run.first < from);
+        self.configurations.retain(|at| at.index < from);
+        self.missing.retain(|range| range.first < from);
+        if let Some(range) = self.missing.last_mut() {
+            range.last = range.last.min(from.prev());
+        }
+        Ok(())
+    }
+
+    pub(super) fn mark_missing(&mut self, first: LogIndex, last: LogIndex) {
+        let (first, last) = (first.max(self.base.next()), last.min(self.last));
+        if first > last {
+            return;
+        }
+        let mut merged = IndexRange { first, last };
+        self.missing.retain(|range| {
+            let touches = range.first <= merged.last.next() && merged.first <= range.last.next();
+            if touches {
+                merged.first = merged.first.min(range.first);
+                merged.last = merged.last.max(range.last);
+            }
+            !touches
+        });
+        let at = self
+            .missing
+            .partition_point(|range| range.first < merged.first);
+        self.missing.insert(at, merged);
+    }
+
+    fn mark_found(&mut self, first: LogIndex, last: LogIndex) {
+        let mut kept = Vec::with_capacity(self.missing.len() + 1);
+        for range in &self.missing {
+            if range.last < first || range.first > last {
+                kept.push(*range);
+                continue;
+            }
+            if range.first < first {
+                kept.push(IndexRange {
+                    first: range.first,
+                    last: first.prev(),
+                });
+            }
+            if range.last > last {
+                kept.push(IndexRange {
+                    first: last.next(),
+                    last: range.last,
+                });
+            }
+        }
+        self.missing = kept;
+    }
+}
+
+/// A shard of another node, as its log knows it.
+pub type PeerShard = (NodeId, ShardId);
+
+/// Records that do not follow from what stands before them: a defect, or damage that went unseen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FoldError {
+    /// Entries that do not continue the log, or a truncation under its base.
+    #[error("records do not continue the partition's log")]
+    NotContiguous,
+    /// A record of a partition that was never created here.
+    #[error("record of a partition that was never created")]
+    UnknownPartition,
+    /// The body is not what the kind asks for.
+    #[error("record body does not fit its kind")]
+    BadBody,
+}
+
+/// All partitions of a shard, and what was heard of its peers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ShardFold {
+    /// The partitions.
+    pub partitions: BTreeMap<PartitionId, PartitionLog>,
+    /// The highest retired chain heard of from each peer.
+    pub peers: BTreeMap<PeerShard, ChainNumber>,
+}
+
+/// Whether the content behind an item is at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    Here,
+    Lost,
+}
+
+impl ShardFold {
+    fn get(&mut self, partition: PartitionId) -> Result<&mut PartitionLog, FoldError> {
+        self.partitions
+            .get_mut(&partition)
+            .ok_or(FoldError::UnknownPartition)
+    }
+
+    pub(super) fn apply_item(
+        &mut self,
+        item: &Item<'_>,
+        content: Content,
+    ) -> Result<(), FoldError> {
+        match item {
+            Item::Run(run) => self.apply_run(run, content),
+            Item::Small(record) => self.apply_small(record),
+        }
+    }
+
+    fn apply_run(&mut self, run: &Run, content: Content) -> Result<(), FoldError> {
+        let log = self.get(run.partition)?;
+        if run.kind == RecordKind::Relocated {
+            if content == Content::Here
+                && log.term_at(run.first) == Some(run.term)
+                && log.term_at(run.last()) == Some(run.term)
+            {
+                log.mark_found(run.first, run.last());
+            }
+            return Ok(());
+        }
+        log.extend(run.term, run.first, run.last())?;
+        if content == Content::Lost {
+            log.mark_missing(run.first, run.last());
+        }
+        Ok(())
+    }
+
+    fn apply_small(&mut self, record: &Record<'_>) -> Result<(), FoldError> {
+        let header = &record.header;
+        if header.kind == RecordKind::PeerChains {
+            return self.apply_peer_chains(record.body);
+        }
+        if header.kind == RecordKind::Configuration && header.index == LogIndex::ZERO {
+            let mut body = Reader(record.body);
+            let incarnation = body.u64().map_err(|_| FoldError::BadBody)?;
+            let log = PartitionLog {
+                incarnation: Incarnation(incarnation),
+                configurations: vec![ConfigurationAt {
+                    term: header.term,
+                    index: header.index,
+                    body: body.0.to_vec(),
+                }],
+                ..PartitionLog::default()
+            };
+            self.partitions.insert(header.partition, log);
+            return Ok(());
+        }
+        let log = self.get(header.partition)?;
+        match header.kind {
+            RecordKind::HardState => {
+                log.hard_state = HardState::from_record(record).ok_or(FoldError::BadBody)?;
+            }
+            RecordKind::Truncate => log.truncate(header.index)?,
+            RecordKind::Configuration => {
+                log.extend(header.term, header.index, header.index)?;
+                log.configurations.push(ConfigurationAt {
+                    term: header.term,
+                    index: header.index,
+                    body: record.body.to_vec(),
+                });
+            }
+            RecordKind::ExitCommitted => log.exit_committed = Some((header.term, header.index)),
+            RecordKind::SnapshotMark => log.snapshot_mark = Some((header.term, header.index)),
+            RecordKind::Missing => {
+                let count = Reader(record.body).u64().map_err(|_| FoldError::BadBody)?;
+                let last = header
+                    .index
+                    .get()
+                    .checked_add(count)
+                    .filter(|_| count > 0)
+                    .ok_or(FoldError::BadBody)?;
+                let last = LogIndex(last).prev();
+                if header.index > log.last {
+                    log.extend(header.term, header.index, last)?;
+                }
+                log.mark_missing(header.index, last);
+            }
+            RecordKind::PartitionTombstone => {
+                self.partitions.remove(&header.partition);
+            }
+            RecordKind::Entry | RecordKind::Relocated | RecordKind::PeerChains => {
+                return Err(FoldError::BadBody);
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_peer_chains(&mut self, body: &[u8]) -> Result<(), FoldError> {
+        let mut r = Reader(body);
+        while !r.0.is_empty() {
+            let bad = |_| FoldError::BadBody;
+            let node = NodeId(r.u64().map_err(bad)?);
+            let shard = ShardId(r.u16().map_err(bad)?);
+            let chain = r.chain().map_err(bad)?;
+            let heard = self.peers.entry((node, shard)).or_default();
+            *heard = chain.max(*heard);
+        }
+        Ok(())
+    }
+}
+
+/// Frames a Missing record: `count` entries of `term` from `first` on have no content here.
+pub(super) fn encode_missing(
+    out: &mut Vec<u8>,
+    partition: PartitionId,
+    term: Term,
+    first: LogIndex,
+    count: u64,
+) {
+    encode_record_parts(
+        out,
+        RecordKind::Missing,
+        partition,
+        term,
+        first,
+        &[&count.to_le_bytes()],
+    );
+}

@@ -1,0 +1,125 @@
+//! What a shard's log may take, as numbers with limits.
+
+use super::item::SMALL_RECORD_BYTES_MAX;
+use super::record::{RECORD_BODY_BYTES_MAX, RECORD_HEADER_BYTES};
+use crate::buffer::BLOCK_BYTES;
+
+/// The smallest segment, in blocks: 128 KiB, for simulations. Profiles ask for 1 MiB at least.
+pub const SEGMENT_BLOCKS_MIN: u32 = 32;
+/// The greatest segment, in blocks: 4 GiB.
+pub const SEGMENT_BLOCKS_MAX: u32 = 1 << 20;
+/// The smallest number of slots in a ledger.
+pub const LEDGER_SLOTS_MIN: u32 = 8;
+/// Chains in flight at most, and by default.
+pub const CHAINS_IN_FLIGHT_MAX: usize = 8;
+
+/// How the log of a shard is laid out and how much it takes at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Size of a segment in blocks of 4 KiB; a pair may be greater where its checkpoint asks for it.
+    pub segment_blocks: u32,
+    /// Slots in a ledger.
+    pub ledger_slots: u32,
+    /// Chains in flight at most.
+    pub chains_in_flight_max: usize,
+    /// A group batch closes at this many bytes of records.
+    pub batch_bytes_max: usize,
+    /// Bytes that may wait behind the chains in flight; more is refused as Busy.
+    pub queue_bytes_max: usize,
+    /// The greatest body of an entry.
+    pub entry_body_bytes_max: usize,
+    /// How the bytes are written: 0 FixedUring, 1 RegisteredUring, 2 Blocking. Recorded in every slot.
+    pub io_writer_mode: u8,
+}
+
+impl LogOptions {
+    /// The options for segments of `segment_bytes`, rounded up to whole blocks and into the limits: as many
+    /// slots as an eighth of the blocks, batches of 64 KiB, 8 chains in flight, a queue of a quarter segment.
+    #[must_use]
+    pub fn for_segment_bytes(segment_bytes: u64) -> Self {
+        let blocks = segment_bytes.div_ceil(BLOCK_BYTES as u64);
+        let segment_blocks =
+            blocks.clamp(u64::from(SEGMENT_BLOCKS_MIN), u64::from(SEGMENT_BLOCKS_MAX)) as u32;
+        let segment = segment_blocks as usize * BLOCK_BYTES;
+        Self {
+            segment_blocks,
+            ledger_slots: (segment_blocks / 8).max(LEDGER_SLOTS_MIN),
+            chains_in_flight_max: CHAINS_IN_FLIGHT_MAX,
+            batch_bytes_max: (64 << 10).min(segment / 16),
+            queue_bytes_max: segment / 4,
+            entry_body_bytes_max: (segment / 8 - 2 * BLOCK_BYTES).min(1 << 20),
+            io_writer_mode: 0,
+        }
+    }
+
+    /// Checks every number against its limit.
+    ///
+    /// # Errors
+    /// The first that is outside, with its limit.
+    pub fn check(&self) -> Result<(), OptionsError> {
+        let within = |name, value: u64, min: u64, max: u64| {
+            if (min..=max).contains(&value) {
+                Ok(())
+            } else {
+                Err(OptionsError {
+                    name,
+                    value,
+                    min,
+                    max,
+                })
+            }
+        };
+        let segment = u64::from(self.segment_blocks) * BLOCK_BYTES as u64;
+        let entry_max = (segment / 8 - 2 * BLOCK_BYTES as u64).min(RECORD_BODY_BYTES_MAX as u64);
+        within(
+            "segment_blocks",
+            self.segment_blocks.into(),
+            SEGMENT_BLOCKS_MIN.into(),
+            SEGMENT_BLOCKS_MAX.into(),
+        )?;
+        within(
+            "ledger_slots",
+            self.ledger_slots.into(),
+            LEDGER_SLOTS_MIN.into(),
+            self.segment_blocks.into(),
+        )?;
+        within(
+            "chains_in_flight_max",
+            self.chains_in_flight_max as u64,
+            1,
+            CHAINS_IN_FLIGHT_MAX as u64,
+        )?;
+        within(
+            "batch_bytes_max",
+            self.batch_bytes_max as u64,
+            (RECORD_HEADER_BYTES + SMALL_RECORD_BYTES_MAX) as u64,
+            segment / 16,
+        )?;
+        within(
+            "queue_bytes_max",
+            self.queue_bytes_max as u64,
+            self.batch_bytes_max as u64,
+            segment,
+        )?;
+        within(
+            "entry_body_bytes_max",
+            self.entry_body_bytes_max as u64,
+            1,
+            entry_max,
+        )
+    }
+}
+
+/// A number outside its limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{name} = {value} is outside {min}..={max}")]
+pub struct OptionsError {
+    /// Which.
+    pub name: &'static str,
+    /// Its value.
+    pub value: u64,
+    /// The least allowed.
+    pub min: u64,
+    /// The greatest allowed.
+    pub max: u64,
+}

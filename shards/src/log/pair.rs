@@ -1,0 +1,389 @@
+//! A pair while it is written: the spare that waits, and the one that is being filled.
+
+use clustor_wire::ids::{BootNumber, ChainNumber, DekEpoch, MacEpoch, PairNumber};
+use hmac::Hmac;
+use sha2::Sha256;
+
+use super::batch::Batch;
+use super::extent::{EXTENT_HEADER_BYTES, extent_blocks, seal_extent, seal_payloads};
+use super::header::PairHeader;
+use super::keys::{SALT_BYTES, ShardKeys};
+use super::location::ExtentPlace;
+use super::options::{LEDGER_SLOTS_MIN, LogOptions, SEGMENT_BLOCKS_MAX};
+use super::seal::{BlockUse, PAYLOAD_BYTES, SegmentCipher, authenticate};
+use super::slot::{ExtentDigest, Slot};
+use crate::buffer::BlockPool;
+use crate::disk::{DiskError, DiskOp, DurableChain, FileKind, PreparePair};
+use crate::turn::Time;
+
+/// How long after a failure to make a pair the next try comes.
+const PREPARE_RETRY_MS: u64 = 1_000;
+/// The checkpoint may fill this part of a segment: a pair is at least eight times as large.
+const CHECKPOINT_SHARE: u32 = 8;
+
+/// A pair that is in place and not opened.
+#[derive(Debug, Clone)]
+pub(super) struct Prepared {
+    asked: PreparePair,
+    salt: [u8; SALT_BYTES],
+    blocks_ready: u32,
+    /// Its zeroing stopped: it ends where it is ready.
+    cut: bool,
+}
+
+/// The next pair.
+#[derive(Debug)]
+pub(super) enum Spare {
+    /// None was asked for.
+    None,
+    /// Asked for.
+    Asked(PreparePair),
+    /// Ready to be opened.
+    Ready(Prepared),
+    /// It could not be made; the next try is due then.
+    Failed(DiskError, Time),
+}
+
+impl Spare {
+    /// What to ask for: the profile's size, or eight times the checkpoint, or what a boot writes again
+    /// twice over, whichever is most.
+    pub fn size(
+        pair: PairNumber,
+        options: &LogOptions,
+        checkpoint_bytes: usize,
+        rewrite_bytes: usize,
+    ) -> PreparePair {
+        let checkpoint = blocks_of(checkpoint_bytes) + 1;
+        let need = (checkpoint.saturating_mul(CHECKPOINT_SHARE))
+            .max((checkpoint + extent_blocks(rewrite_bytes)).saturating_mul(2));
+        let segment_blocks = options.segment_blocks.max(need).min(SEGMENT_BLOCKS_MAX);
+        PreparePair {
+            pair,
+            segment_blocks,
+            ledger_blocks: 2 * checkpoint + options.ledger_slots,
+        }
+    }
+
+    pub fn is_wanted(&self, now: Time) -> bool {
+        match self {
+            Spare::None => true,
+            Spare::Failed(_, retry_at) => *retry_at <= now,
+            Spare::Asked(_) | Spare::Ready(_) => false,
+        }
+    }
+
+    pub fn is_ready(&self) -> bool {
+        matches!(self, Spare::Ready(_))
+    }
+
+    pub fn is_full(&self) -> bool {
+        matches!(self, Spare::Failed(DiskError::Full, _))
+    }
+
+    pub fn retry_at(&self) -> Option<Time> {
+        match self {
+            Spare::Failed(_, retry_at) => Some(*retry_at),
+            _ => None,
+        }
+    }
+
+    pub fn prepared(&mut self, pair: PairNumber, salt: [u8; SALT_BYTES], blocks_ready: u32) {
+        if let Spare::Asked(asked) = self
+            && asked.pair == pair
+        {
+            *self = Spare::Ready(Prepared {
+                asked: *asked,
+                salt,
+                blocks_ready,
+                cut: false,
+            });
+        }
+    }
+
+    pub fn progress(&mut self, pair: PairNumber, blocks_ready: u32) {
+        if let Spare::Ready(ready) = self
+            && ready.asked.pair == pair
+        {
+            ready.blocks_ready = ready.blocks_ready.max(blocks_ready);
+        }
+    }
+
+    pub fn failed(&mut self, pair: PairNumber, error: DiskError, now: Time) {
+        match self {
+            Spare::Asked(asked) if asked.pair == pair => {
+                *self = Spare::Failed(error, now.plus_ms(PREPARE_RETRY_MS));
+            }
+            Spare::Ready(ready) if ready.asked.pair == pair => ready.cut = true,
+            _ => {}
+        }
+    }
+
+    /// Takes the spare to open it with this checkpoint and this much to write again. A spare that has become
+    /// too small is given up for a larger one; one that is not zeroed far enough is waited for.
+    pub fn take_for(
+        &mut self,
+        checkpoint: &[u8],
+        rewrite_bytes: usize,
+        out: &mut Vec<DiskOp>,
+    ) -> Option<Prepared> {
+        let Spare::Ready(ready) = self else {
+            return None;
+        };
+        let body = 1 + blocks_of(checkpoint.len());
+        let opening = body + extent_blocks(rewrite_bytes);
+        let end = if ready.cut {
+            ready.blocks_ready
+        } else {
+            ready.asked.segment_blocks
+        };
+        let too_small =
+            opening.saturating_mul(2) > end || body + LEDGER_SLOTS_MIN > ready.asked.ledger_blocks;
+        if too_small {
+            out.push(DiskOp::Remove(ready.asked.pair));
+            *self = Spare::None;
+            return None;
+        }
+        if ready.blocks_ready < opening {
+            return None;
+        }
+        let ready = ready.clone();
+        *self = Spare::None;
+        Some(ready)
+    }
+}
+
+/// Blocks of payload that `bytes` take.
+pub(super) fn blocks_of(bytes: usize) -> u32 {
+    bytes.div_ceil(PAYLOAD_BYTES) as u32
+}
+
+/// The pair that is being filled.
+pub(super) struct OpenPair {
+    pub header: PairHeader,
+    pub blocks_ready: u32,
+    end: u32,
+    next_block: u32,
+    next_slot: u32,
+    previous: ExtentDigest,
+    integrity: Hmac<Sha256>,
+    payload: Vec<u8>,
+}
+
+impl OpenPair {
+    pub fn new(
+        keys: &ShardKeys,
+        boot: BootNumber,
+        first_chain: ChainNumber,
+        prepared: &Prepared,
+        checkpoint: &[u8],
+    ) -> (Self, SegmentCipher) {
+        let header = PairHeader {
+            identity: *keys.identity(),
+            boot,
+            pair: prepared.asked.pair,
+            first_chain,
+            dek_epoch: DekEpoch(1),
+            mac_epoch: MacEpoch(1),
+            segment_blocks: prepared.asked.segment_blocks,
+            ledger_blocks: prepared.asked.ledger_blocks,
+            checkpoint_bytes: checkpoint.len() as u32,
+            checkpoint_blocks: blocks_of(checkpoint.len()),
+            salt: prepared.salt,
+        };
+        let cipher = cipher_of(keys, &header);
+        let pair = Self {
+            blocks_ready: prepared.blocks_ready,
+            end: if prepared.cut {
+                prepared.blocks_ready
+            } else {
+                header.segment_blocks
+            },
+            next_block: header.body_block(),
+            next_slot: 0,
+            previous: [0; 32],
+            integrity: keys.integrity(header.mac_epoch),
+            payload: Vec::with_capacity(PAYLOAD_BYTES),
+            header,
+        };
+        (pair, cipher)
+    }
+
+    /// Whether an extent of `blocks` and its slot fit.
+    pub fn has_room(&self, blocks: u32) -> bool {
+        self.next_block + blocks <= self.end && self.next_slot < self.header.slots()
+    }
+
+    /// Whether the segment is zeroed far enough for an extent of `blocks`.
+    pub fn is_ready_for(&self, blocks: u32) -> bool {
+        self.next_block + blocks <= self.blocks_ready
+    }
+
+    /// Whether seven eighths of either file are used.
+    pub fn is_nearly_full(&self) -> bool {
+        self.next_block > self.end / 8 * 7 || self.next_slot > self.header.slots() / 8 * 7
+    }
+
+    /// Zeroing stopped: the pair ends where it is ready.
+    pub fn end_at_frontier(&mut self) {
+        self.end = self.blocks_ready;
+    }
+
+    /// Seals `batch` into the next extent and slot.
+    pub fn chain(
+        &mut self,
+        cipher: &SegmentCipher,
+        pool: &mut BlockPool,
+        chain: ChainNumber,
+        retired: ChainNumber,
+        batch: &Batch,
+        io_writer_mode: u8,
+    ) -> (DurableChain, ExtentPlace) {
+        let slot_number = self.next_slot;
+        assert!(chain.get() == self.header.first_chain.get() + u64::from(slot_number));
+        let place = self.take_place(chain, batch);
+        let mut log = pool.take(place.blocks as usize);
+        let records = (batch.records.as_slice(), batch.count);
+        self.previous = seal_extent(
+            cipher,
+            place.first_block,
+            chain,
+            self.previous,
+            records,
+            log.as_mut_slice(),
+        );
+        let ledger_block = self.header.body_block() + slot_number;
+        let mut ledger = pool.take(1);
+        self.write_slot(
+            place,
+            retired,
+            batch.items.bytes(),
+            io_writer_mode,
+            &mut ledger.as_mut_slice()[0],
+        );
+        let operation = DurableChain {
+            chain,
+            pair: self.header.pair,
+            log_block: place.first_block,
+            log,
+            ledger_block,
+            ledger,
+        };
+        (operation, place)
+    }
+
+    fn take_place(&mut self, chain: ChainNumber, batch: &Batch) -> ExtentPlace {
+        let place = ExtentPlace {
+            pair: self.header.pair,
+            chain,
+            first_block: self.next_block,
+            blocks: extent_blocks(batch.records.len()),
+        };
+        self.next_block += place.blocks;
+        self.next_slot += 1;
+        assert!(self.next_block <= self.blocks_ready);
+        assert!(self.next_slot <= self.header.slots());
+        place
+    }
+
+    fn write_slot(
+        &mut self,
+        place: ExtentPlace,
+        retired: ChainNumber,
+        items: &[u8],
+        io_writer_mode: u8,
+        block: &mut crate::buffer::Block,
+    ) {
+        self.payload.clear();
+        let slot = Slot {
+            chain: place.chain,
+            retired,
+            first_block: place.first_block,
+            blocks: place.blocks,
+            digest: self.previous,
+            io_writer_mode,
+        };
+        slot.encode(items, &mut self.payload);
+        let slot_number = (place.chain.get() - self.header.first_chain.get()) as u32;
+        authenticate(
+            &self.integrity,
+            FileKind::Ledger,
+            self.header.pair,
+            self.header.body_block() + slot_number,
+            &self.payload,
+            block,
+        );
+    }
+
+    /// Header, checkpoint and what is written again, into both files.
+    pub fn opening(
+        &mut self,
+        cipher: &SegmentCipher,
+        pool: &mut BlockPool,
+        checkpoint: &[u8],
+        rewrite: &Batch,
+        retired: ChainNumber,
+        io_writer_mode: u8,
+    ) -> (DurableChain, ExtentPlace) {
+        let chain = self.header.first_chain;
+        let body = self.header.body_block() as usize;
+        let place = self.take_place(chain, rewrite);
+        let mut log = pool.take(body + place.blocks as usize);
+        let (front, extent) = log.as_mut_slice().split_at_mut(body);
+        self.header
+            .encode(FileKind::Segment, &self.integrity, &mut front[0]);
+        seal_payloads(
+            cipher,
+            1,
+            chain,
+            BlockUse::Checkpoint,
+            checkpoint.chunks(PAYLOAD_BYTES),
+            &mut front[1..],
+        );
+        self.previous = seal_extent(
+            cipher,
+            place.first_block,
+            chain,
+            [0; 32],
+            (&rewrite.records, rewrite.count),
+            extent,
+        );
+        let mut ledger = pool.take(body + 1);
+        let (front, slot) = ledger.as_mut_slice().split_at_mut(body);
+        self.header
+            .encode(FileKind::Ledger, &self.integrity, &mut front[0]);
+        for (number, (payload, block)) in
+            (1u32..).zip(checkpoint.chunks(PAYLOAD_BYTES).zip(&mut front[1..]))
+        {
+            authenticate(
+                &self.integrity,
+                FileKind::Ledger,
+                self.header.pair,
+                number,
+                payload,
+                block,
+            );
+        }
+        self.write_slot(place, retired, &[], io_writer_mode, &mut slot[0]);
+        let operation = DurableChain {
+            chain,
+            pair: self.header.pair,
+            log_block: 0,
+            log,
+            ledger_block: 0,
+            ledger,
+        };
+        (operation, place)
+    }
+}
+
+/// The cipher of a pair's segment.
+pub(super) fn cipher_of(keys: &ShardKeys, header: &PairHeader) -> SegmentCipher {
+    SegmentCipher::new(
+        keys.segment_cipher(header.dek_epoch, &header.salt),
+        header.pair,
+        header.identity.shard,
+        header.dek_epoch,
+    )
+}
+
+const _: () = assert!(EXTENT_HEADER_BYTES < PAYLOAD_BYTES);

@@ -1,0 +1,208 @@
+//! Entries back from disk, for followers that lag and for machines that replay.
+//!
+//! A read fetches the whole extent that holds the wanted run, verifies it, and hands out the frames of the
+//! run from the wanted index on. What can't be read or verified in [`READ_TRIES`] tries is recorded as missing.
+
+use std::collections::BTreeMap;
+
+use clustor_wire::ids::{LogIndex, PartitionId, Term};
+
+use super::extent::open_extent;
+use super::location::{ExtentPlace, Location};
+use super::record::{RecordKind, records};
+use super::writer::{Retirement, ShardLog};
+use crate::buffer::Blocks;
+use crate::disk::{DiskError, DiskOp, FileId, ReadBlocks};
+
+/// Tries before a sector counts as unreadable, or an extent as damaged.
+pub const READ_TRIES: u32 = 3;
+/// Reads in flight at most; more are refused as Busy.
+pub const READS_IN_FLIGHT_MAX: usize = 64;
+
+/// Why a read can't be started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReadRefusal {
+    /// The index is outside the partition's log.
+    #[error("the index is outside the log")]
+    Outside,
+    /// The entry's chain has not retired: it is still with whoever appended it.
+    #[error("the entry is not on disk yet")]
+    NotYet,
+    /// The entry's content is missing here.
+    #[error("the entry's content is missing here")]
+    Missing,
+    /// Too many reads are in flight.
+    #[error("{READS_IN_FLIGHT_MAX} reads are in flight")]
+    Busy,
+}
+
+/// How a read ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadOutcome {
+    /// The token that the read was given.
+    pub token: u64,
+    /// Whose entries.
+    pub partition: PartitionId,
+    /// Index of the first.
+    pub first: LogIndex,
+    /// Index of the last.
+    pub last: LogIndex,
+    /// Their frames, one behind the other, verified; `None` if they turned out to be missing here, or were
+    /// truncated meanwhile.
+    pub frames: Option<Vec<u8>>,
+}
+
+struct Pending {
+    partition: PartitionId,
+    term: Term,
+    first: LogIndex,
+    last: LogIndex,
+    place: ExtentPlace,
+    tries: u32,
+}
+
+/// The reads in flight.
+#[derive(Default)]
+pub(super) struct Reads {
+    pending: BTreeMap<u64, Pending>,
+    next_token: u64,
+    again: Vec<DiskOp>,
+}
+
+impl ShardLog {
+    /// Starts to read entries of `partition` from `index` on; how many come depends on how they lie. The
+    /// outcome comes with [`Retirement::reads`] of a later turn.
+    ///
+    /// # Errors
+    /// [`ReadRefusal`].
+    pub fn read(
+        &mut self,
+        partition: PartitionId,
+        index: LogIndex,
+        out: &mut Vec<DiskOp>,
+    ) -> Result<u64, ReadRefusal> {
+        let log = self
+            .decided
+            .partitions
+            .get(&partition)
+            .ok_or(ReadRefusal::Outside)?;
+        if index <= log.base || index > log.last {
+            return Err(ReadRefusal::Outside);
+        }
+        if log.is_missing(index) {
+            return Err(ReadRefusal::Missing);
+        }
+        let Location {
+            term, last, place, ..
+        } = self
+            .locations
+            .find(partition, index)
+            .filter(|location| log.term_at(index) == Some(location.term))
+            .filter(|location| location.place.chain <= self.retired_chain())
+            .ok_or(ReadRefusal::NotYet)?;
+        if self.reads.pending.len() >= READS_IN_FLIGHT_MAX {
+            return Err(ReadRefusal::Busy);
+        }
+        let last = log
+            .missing
+            .iter()
+            .find(|range| range.first > index)
+            .map_or(last, |range| last.min(range.first.prev()));
+        let token = self.reads.next_token;
+        self.reads.next_token += 1;
+        let pending = Pending {
+            partition,
+            term,
+            first: index,
+            last,
+            place,
+            tries: 1,
+        };
+        self.reads.pending.insert(token, pending);
+        let into = self.pool.take(place.blocks as usize);
+        out.push(read_extent(token, place, into));
+        Ok(token)
+    }
+
+    /// Reads that have to be tried again.
+    pub fn retries(&mut self, out: &mut Vec<DiskOp>) {
+        out.append(&mut self.reads.again);
+    }
+
+    pub(super) fn read_done(
+        &mut self,
+        token: u64,
+        mut blocks: Blocks,
+        outcome: Result<(), DiskError>,
+        retirement: &mut Retirement,
+    ) {
+        let Some(mut pending) = self.reads.pending.remove(&token) else {
+            self.pool.put(blocks);
+            return;
+        };
+        let place = pending.place;
+        let frames = outcome.ok().and_then(|()| {
+            let cipher = self.ciphers.get(&place.pair)?;
+            let extent = open_extent(
+                cipher,
+                place.first_block,
+                place.chain,
+                blocks.as_mut_slice(),
+            )
+            .ok()?;
+            pending.collect(extent.records())
+        });
+        if frames.is_none() && pending.tries < READ_TRIES {
+            pending.tries += 1;
+            self.reads.pending.insert(token, pending);
+            self.reads.again.push(read_extent(token, place, blocks));
+            return;
+        }
+        self.pool.put(blocks);
+        let stands = self
+            .decided
+            .partitions
+            .get(&pending.partition)
+            .is_some_and(|log| log.term_at(pending.last) == Some(pending.term));
+        if frames.is_none() && stands {
+            self.record_missing(pending.partition, pending.term, pending.first, pending.last);
+        }
+        retirement.reads.push(ReadOutcome {
+            token,
+            partition: pending.partition,
+            first: pending.first,
+            last: pending.last,
+            frames: frames.filter(|_| stands),
+        });
+    }
+}
+
+fn read_extent(token: u64, place: ExtentPlace, into: Blocks) -> DiskOp {
+    DiskOp::Read(ReadBlocks {
+        token,
+        file: FileId::segment(place.pair),
+        block: place.first_block,
+        into,
+    })
+}
+
+impl Pending {
+    /// The frames of this run, if all are there.
+    fn collect(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut frames = Vec::new();
+        let mut next = self.first;
+        for record in records(bytes) {
+            let record = record.ok()?;
+            let header = &record.header;
+            let wanted = header.partition == self.partition
+                && header.term == self.term
+                && header.index == next
+                && matches!(header.kind, RecordKind::Entry | RecordKind::Configuration);
+            if wanted && next <= self.last {
+                frames.extend_from_slice(record.frame);
+                next = next.next();
+            }
+        }
+        (next == self.last.next()).then_some(frames)
+    }
+}

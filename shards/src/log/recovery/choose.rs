@@ -1,0 +1,80 @@
+//! Which pair to believe: the newest that has something behind its opening.
+//!
+//! An opening is followed by its mark before anything is said, so a pair with nothing behind its opening was
+//! never spoken for and is passed over, whatever it holds. What lies behind is a touched slot, or an authentic
+//! block. An unreadable slot counts as touched only if the opening itself is whole: if it isn't, nothing was submitted
+//! behind it.
+
+use super::super::header::PairHeader;
+use super::super::pair::cipher_of;
+use super::Quarantine;
+use super::files::{Files, PairFiles, SlotState};
+use clustor_wire::ids::ChainNumber;
+
+/// What was chosen.
+pub(super) enum Choice {
+    /// Nothing was ever said here.
+    Empty,
+    /// This pair.
+    Pair(PairHeader, Vec<SlotState>),
+    /// Something was said, and its state is lost.
+    Lost(Quarantine),
+}
+
+/// Ledger blocks looked at where no header tells their number: far more than any opening takes.
+const HEADERLESS_LEDGER_BLOCKS: u32 = 4096;
+
+pub(super) fn choose(files: &mut Files<'_>, pairs: &[PairFiles]) -> Choice {
+    for found in pairs.iter().rev() {
+        match &found.header {
+            Some(header) => {
+                let slots = files.slots(header);
+                if is_behind(files, header, &slots) {
+                    return Choice::Pair(header.clone(), slots);
+                }
+            }
+            // An opening reaches the ledger only after its segment, header included, was flushed.
+            None if files.ledger_is_touched(found.pair, HEADERLESS_LEDGER_BLOCKS) => {
+                return Choice::Lost(Quarantine {
+                    pair: found.pair,
+                    chain: ChainNumber::ZERO,
+                    what: "both headers are bad",
+                });
+            }
+            None => {}
+        }
+    }
+    Choice::Empty
+}
+
+fn is_behind(files: &mut Files<'_>, header: &PairHeader, slots: &[SlotState]) -> bool {
+    let behind = slots.get(1..).unwrap_or_default();
+    let written = |slot: &SlotState| matches!(slot, SlotState::Good(..) | SlotState::Bad);
+    if behind.iter().any(written) {
+        return true;
+    }
+    if behind.contains(&SlotState::Unreadable) && opening_is_whole(files, header, &slots[0]) {
+        return true;
+    }
+    let cipher = cipher_of(files.keys, header);
+    files.has_block_behind_opening(header, &cipher)
+}
+
+fn opening_is_whole(files: &mut Files<'_>, header: &PairHeader, slot: &SlotState) -> bool {
+    let (checkpoint, _) = files.checkpoint(header);
+    let cipher = cipher_of(files.keys, header);
+    let slot = match slot {
+        SlotState::Good(slot, _) => Some(slot),
+        _ => None,
+    };
+    checkpoint.is_some()
+        && files
+            .extent(
+                header,
+                &cipher,
+                header.first_chain,
+                header.body_block(),
+                slot,
+            )
+            .is_some()
+}

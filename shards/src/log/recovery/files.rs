@@ -1,0 +1,314 @@
+//! A pair's files, read and verified piece by piece.
+
+use clustor_wire::ids::{ChainNumber, PairNumber};
+use hmac::Hmac;
+use sha2::Sha256;
+
+use super::super::checkpoint::Checkpoint;
+use super::super::extent::{ExtentHeader, OpenExtent, digest_of, open_extent, open_payloads};
+use super::super::header::{HeaderError, HeaderMismatch, PairHeader};
+use super::super::keys::ShardKeys;
+use super::super::pair::cipher_of;
+use super::super::read::READ_TRIES;
+use super::super::seal::{
+    BlockUse, SegmentCipher, is_untouched, plain_payload, sealed_payload, verify,
+};
+use super::super::slot::{ExtentDigest, Slot};
+use super::RecoverError;
+use crate::buffer::{Block, Blocks};
+use crate::disk::{BootDisk, FileId, FileKind, FoundPair};
+
+/// Blocks read at once.
+const READ_BLOCKS: u32 = 256;
+
+/// One pair of files and what block 0 says.
+pub(super) struct PairFiles {
+    pub pair: PairNumber,
+    /// From whichever copy is whole.
+    pub header: Option<PairHeader>,
+    /// Whether both copies are.
+    pub both_headers: bool,
+}
+
+/// A ledger slot as found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum SlotState {
+    /// Never written.
+    Untouched,
+    /// Authentic.
+    Good(Slot, Vec<u8>),
+    /// Written, and not authentic.
+    Bad,
+    /// It can't be read, so nobody knows whether it was written.
+    Unreadable,
+}
+
+/// Reads and verifies.
+pub(super) struct Files<'a> {
+    disk: &'a mut dyn BootDisk,
+    pub keys: &'a ShardKeys,
+}
+
+impl<'a> Files<'a> {
+    pub fn new(disk: &'a mut dyn BootDisk, keys: &'a ShardKeys) -> Self {
+        Self { disk, keys }
+    }
+
+    /// The blocks of a range, read [`READ_TRIES`] times before they count as unreadable.
+    fn read(&mut self, file: FileId, block: u32, count: u32) -> Option<Blocks> {
+        let mut into = Blocks::from_heap(count as usize);
+        (0..READ_TRIES)
+            .any(|_| self.disk.read(file, block, &mut into).is_ok())
+            .then_some(into)
+    }
+
+    /// Every block of a range by itself, `None` where it can't be read.
+    fn read_each(
+        &mut self,
+        file: FileId,
+        block: u32,
+        count: u32,
+        mut each: impl FnMut(u32, Option<&mut Block>),
+    ) {
+        let end = block + count;
+        let mut at = block;
+        while at < end {
+            let len = READ_BLOCKS.min(end - at);
+            match self.read(file, at, len) {
+                Some(mut blocks) => {
+                    for (number, block) in (at..).zip(blocks.as_mut_slice()) {
+                        each(number, Some(block));
+                    }
+                }
+                None => {
+                    for number in at..at + len {
+                        let mut one = self.read(file, number, 1);
+                        each(number, one.as_mut().map(|one| &mut one.as_mut_slice()[0]));
+                    }
+                }
+            }
+            at += len;
+        }
+    }
+
+    fn header(&mut self, kind: FileKind, pair: PairNumber) -> Result<PairHeader, HeaderError> {
+        let blocks = self
+            .read(FileId { pair, kind }, 0, 1)
+            .ok_or(HeaderError::Bad)?;
+        let keys = self.keys;
+        PairHeader::decode(
+            kind,
+            pair,
+            keys.identity(),
+            |epoch| keys.integrity(epoch),
+            &blocks.as_slice()[0],
+        )
+    }
+
+    /// Reads every header.
+    ///
+    /// A header that is authentic and not for this build or shard is refused at once. One that is not
+    /// authentic is damage, unless nothing in the directory is authentic: then the directory is another's, or
+    /// the key is.
+    pub fn survey(&mut self, found: &[FoundPair]) -> Result<Vec<PairFiles>, RecoverError> {
+        let ours = *self.keys.identity();
+        let mut pairs = Vec::with_capacity(found.len());
+        let mut suspicion = None;
+        for found in found {
+            let pair = found.pair;
+            let copies = [
+                self.header(FileKind::Segment, pair),
+                self.header(FileKind::Ledger, pair),
+            ];
+            let mut whole = Vec::with_capacity(2);
+            let mut mac_failures = 0;
+            for copy in copies {
+                match copy {
+                    Ok(header) => whole.push(header),
+                    Err(HeaderError::Refused(mismatch)) => {
+                        return Err(RecoverError::from_mismatch(pair, &ours, mismatch));
+                    }
+                    Err(HeaderError::Suspect(HeaderMismatch::Mac)) => mac_failures += 1,
+                    Err(HeaderError::Suspect(mismatch)) => {
+                        suspicion.get_or_insert((pair, mismatch));
+                    }
+                    Err(HeaderError::Bad) => {}
+                }
+            }
+            // A single copy that fails is what a torn opening leaves; both failing is not.
+            if mac_failures == 2 {
+                suspicion.get_or_insert((pair, HeaderMismatch::Mac));
+            }
+            pairs.push(PairFiles {
+                pair,
+                both_headers: whole.len() == 2,
+                header: whole.pop(),
+            });
+        }
+        let nothing_authentic = pairs.iter().all(|pair| pair.header.is_none());
+        if let Some((pair, mismatch)) = suspicion.filter(|_| nothing_authentic) {
+            return Err(RecoverError::from_mismatch(pair, &ours, mismatch));
+        }
+        Ok(pairs)
+    }
+
+    /// Whether anything was ever written to a pair's ledger, as far as it can be read.
+    pub fn ledger_is_touched(&mut self, pair: PairNumber, blocks: u32) -> bool {
+        let mut touched = false;
+        self.read_each(FileId::ledger(pair), 0, blocks, |_, block| {
+            touched |= block.is_some_and(|block| !is_untouched(block));
+        });
+        touched
+    }
+
+    /// Every slot of a ledger.
+    pub fn slots(&mut self, header: &PairHeader) -> Vec<SlotState> {
+        let integrity = self.keys.integrity(header.mac_epoch);
+        let body = header.body_block();
+        let mut slots = Vec::with_capacity(header.slots() as usize);
+        self.read_each(
+            FileId::ledger(header.pair),
+            body,
+            header.slots(),
+            |number, block| {
+                slots.push(match block {
+                    None => SlotState::Unreadable,
+                    Some(block) if is_untouched(block) => SlotState::Untouched,
+                    Some(block) => slot_state(header, &integrity, number, block),
+                });
+            },
+        );
+        slots
+    }
+
+    /// The checkpoint, from whichever copy is whole; and whether each copy is (segment, ledger).
+    pub fn checkpoint(&mut self, header: &PairHeader) -> (Option<Checkpoint>, [bool; 2]) {
+        let ledger = self.ledger_checkpoint(header);
+        let segment = self.segment_checkpoint(header);
+        let whole = [segment.is_some(), ledger.is_some()];
+        (ledger.or(segment), whole)
+    }
+
+    fn ledger_checkpoint(&mut self, header: &PairHeader) -> Option<Checkpoint> {
+        let integrity = self.keys.integrity(header.mac_epoch);
+        let blocks = self.read(FileId::ledger(header.pair), 1, header.checkpoint_blocks)?;
+        let mut bytes = Vec::with_capacity(blocks.byte_len());
+        for (number, block) in (1u32..).zip(blocks.as_slice()) {
+            verify(&integrity, FileKind::Ledger, header.pair, number, block).ok()?;
+            bytes.extend_from_slice(plain_payload(block));
+        }
+        Checkpoint::decode(bytes.get(..header.checkpoint_bytes as usize)?)
+    }
+
+    fn segment_checkpoint(&mut self, header: &PairHeader) -> Option<Checkpoint> {
+        let cipher = cipher_of(self.keys, header);
+        let mut blocks = self.read(FileId::segment(header.pair), 1, header.checkpoint_blocks)?;
+        let bytes = open_payloads(
+            &cipher,
+            1,
+            header.first_chain,
+            BlockUse::Checkpoint,
+            blocks.as_mut_slice(),
+        )
+        .ok()?;
+        Checkpoint::decode(bytes.get(..header.checkpoint_bytes as usize)?)
+    }
+
+    /// The extent of `chain` at `first_block`, if it is whole; its digest with it. The number of blocks comes
+    /// from the slot where there is one, else from the extent's own first block.
+    pub fn extent(
+        &mut self,
+        header: &PairHeader,
+        cipher: &SegmentCipher,
+        chain: ChainNumber,
+        first_block: u32,
+        slot: Option<&Slot>,
+    ) -> Option<(OpenExtent, ExtentDigest)> {
+        let file = FileId::segment(header.pair);
+        let blocks = match slot {
+            Some(slot) => slot.blocks,
+            None => self.extent_blocks(header, cipher, chain, first_block)?,
+        };
+        let end = first_block.checked_add(blocks)?;
+        if blocks == 0 || end > header.segment_blocks {
+            return None;
+        }
+        let mut blocks = self.read(file, first_block, blocks)?;
+        let digest = digest_of(blocks.as_slice());
+        if slot.is_some_and(|slot| slot.digest != digest) {
+            return None;
+        }
+        let extent = open_extent(cipher, first_block, chain, blocks.as_mut_slice()).ok()?;
+        Some((extent, digest))
+    }
+
+    fn extent_blocks(
+        &mut self,
+        header: &PairHeader,
+        cipher: &SegmentCipher,
+        chain: ChainNumber,
+        first_block: u32,
+    ) -> Option<u32> {
+        if first_block >= header.segment_blocks {
+            return None;
+        }
+        let mut first = self.read(FileId::segment(header.pair), first_block, 1)?;
+        let block = &mut first.as_mut_slice()[0];
+        let prefix = cipher.open(first_block, block).ok()?;
+        if prefix.chain != chain || prefix.ordinal != 0 || prefix.usage != BlockUse::Extent {
+            return None;
+        }
+        ExtentHeader::decode(sealed_payload(block)).map(|extent| extent.blocks)
+    }
+
+    /// Whether a block of the segment holds anything, or can't be read.
+    pub fn is_written(&mut self, header: &PairHeader, block: u32) -> bool {
+        block < header.segment_blocks
+            && self
+                .read(FileId::segment(header.pair), block, 1)
+                .is_none_or(|blocks| !is_untouched(&blocks.as_slice()[0]))
+    }
+
+    /// Whether any authentic block of a later chain than the opening lies in the segment.
+    pub fn has_block_behind_opening(
+        &mut self,
+        header: &PairHeader,
+        cipher: &SegmentCipher,
+    ) -> bool {
+        let body = header.body_block();
+        let count = header.segment_blocks.saturating_sub(body);
+        let mut behind = false;
+        self.read_each(
+            FileId::segment(header.pair),
+            body,
+            count,
+            |number, block| {
+                if let Some(block) = block
+                    && !behind
+                    && !is_untouched(block)
+                {
+                    behind = cipher
+                        .open(number, block)
+                        .is_ok_and(|prefix| prefix.chain > header.first_chain);
+                }
+            },
+        );
+        behind
+    }
+}
+
+fn slot_state(
+    header: &PairHeader,
+    integrity: &Hmac<Sha256>,
+    number: u32,
+    block: &Block,
+) -> SlotState {
+    let chain = header.first_chain.get() + u64::from(number - header.body_block());
+    if verify(integrity, FileKind::Ledger, header.pair, number, block).is_err() {
+        return SlotState::Bad;
+    }
+    match Slot::decode(plain_payload(block)) {
+        Some((slot, items)) if slot.chain.get() == chain => SlotState::Good(slot, items.to_vec()),
+        _ => SlotState::Bad,
+    }
+}

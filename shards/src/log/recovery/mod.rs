@@ -1,0 +1,267 @@
+//! The log at a start: which pair to believe, what in it counts, and what the boot writes again.
+//!
+//! Everything is read through [`BootDisk`], three times before a sector counts as unreadable, and nothing
+//! unverified influences the state. The outcome is a [`ShardLog`] that has not opened its boot's pair yet: the
+//! opening and the mark are its first two chains, and only when the mark has retired may the shard speak.
+//!
+//! - `files`: headers, ledger slots, checkpoints and extents, read and verified
+//! - `choose`: the newest pair that has something behind its opening
+//! - `walk`: its chains in order, torn told from rotten; older pairs up to their last certain chain
+//!
+//! Torn or rotten (after Alagappan et al., "Protocol-Aware Recovery for Consensus-Based Storage", FAST '18): a chain
+//! writes to the ledger only after its extent was flushed. So a bad extent is rot if a later chain says that it had
+//! retired, or if its slot is anything but untouched; otherwise it is the torn tail, and the walk ends. Rot is never
+//! cut: its slot says which entries it held, and they are kept as missing.
+
+mod choose;
+mod files;
+mod walk;
+
+use clustor_wire::ids::{BootNumber, ChainNumber, PairNumber};
+
+use super::header::HeaderMismatch;
+use super::keys::{KeyError, KeyProvider, LogIdentity, ShardKeys};
+use super::options::{LogOptions, OptionsError};
+use super::writer::{Restored, ShardLog};
+use crate::buffer::BlockPool;
+use crate::disk::{BootDisk, DiskError};
+
+/// Damage whose identity is unknown, or a state that is lost in both files: the shard's replicas neither
+/// vote nor campaign nor acknowledge.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "pair {pair}, chain {chain}: {what}; the replicas of this shard stay silent, see docs/operations.md#quarantine"
+)]
+pub struct Quarantine {
+    /// In which pair.
+    pub pair: PairNumber,
+    /// At which chain; `ZERO` where the damage is in the pair's opening.
+    pub chain: ChainNumber,
+    /// What is lost.
+    pub what: &'static str,
+}
+
+/// Damage that recovery found and dealt with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Damage {
+    /// One copy of a header is bad; the other is whole.
+    Header,
+    /// One copy of a checkpoint is bad; the other is whole.
+    Checkpoint,
+    /// A slot is bad; its extent is whole.
+    Slot,
+    /// An extent is rotten; its slot says what it held, which is missing now.
+    Extent,
+    /// A listed older pair is gone, or its headers are bad.
+    Pair,
+}
+
+/// One damaged place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Incident {
+    /// In which pair.
+    pub pair: PairNumber,
+    /// At which chain; the pair's first for headers and checkpoints.
+    pub chain: ChainNumber,
+    /// What.
+    pub damage: Damage,
+}
+
+impl core::fmt::Display for Incident {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let what = match self.damage {
+            Damage::Header => "a header was bad and taken from the other file",
+            Damage::Checkpoint => "a checkpoint was bad and taken from the other file",
+            Damage::Slot => "a ledger slot was bad, its extent is whole",
+            Damage::Extent => "an extent was rotten, what it held is missing",
+            Damage::Pair => "an older pair is gone or unreadable, what it held is missing",
+        };
+        write!(f, "pair {}, chain {}: {what}", self.pair, self.chain)
+    }
+}
+
+/// What a recovery found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// This boot.
+    pub boot: BootNumber,
+    /// The pair whose state was taken; `None` for an empty start.
+    pub chosen: Option<PairNumber>,
+    /// Chains walked in it.
+    pub chains: u64,
+    /// The last chain known to have retired.
+    pub certain: ChainNumber,
+    /// The chain at which a torn tail was cut, if one was.
+    pub torn: Option<ChainNumber>,
+    /// Records written again.
+    pub rewritten: u32,
+    /// Entries whose content is missing, over all partitions.
+    pub missing: u64,
+    /// Damage that was found, in order of place.
+    pub incidents: Vec<Incident>,
+}
+
+/// A recovered log and what was found on the way.
+pub struct Recovery {
+    /// The log; its opening is still to come.
+    pub log: ShardLog,
+    /// What was found.
+    pub report: RecoveryReport,
+}
+
+/// Why a log can't be started. Nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecoverError {
+    /// The directory can't be listed.
+    #[error("the shard's directory can't be read: {0}")]
+    Disk(DiskError),
+    /// No key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A number is outside its limits.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// The files are another's.
+    #[error(
+        "pair {pair} belongs to {found}, this is {ours}: start the node with its own data directory"
+    )]
+    Foreign {
+        /// Which pair.
+        pair: PairNumber,
+        /// Whose it is.
+        found: LogIdentity,
+        /// Who we are.
+        ours: LogIdentity,
+    },
+    /// The files were written by a newer build.
+    #[error(
+        "pair {pair} has format version {found}, this build reads up to {reads}: start a build that reads it"
+    )]
+    Newer {
+        /// Which pair.
+        pair: PairNumber,
+        /// Its version.
+        found: u16,
+        /// What this build reads.
+        reads: u16,
+    },
+    /// The files were written with other settings.
+    #[error(
+        "pair {pair} was written with {found}; this build expects encoding 1 (binary), suite 1 (chacha20-poly1305), hash 1 (sha-256), blocks of 4096 bytes"
+    )]
+    Settings {
+        /// Which pair.
+        pair: PairNumber,
+        /// Its settings.
+        found: String,
+    },
+    /// Both headers of a pair fail their MAC, and no other pair is authentic.
+    #[error(
+        "pair {pair} is not authentic under this key: the key file is not the one this directory was written with, or both headers are damaged"
+    )]
+    WrongKey {
+        /// Which pair.
+        pair: PairNumber,
+    },
+}
+
+impl RecoverError {
+    fn from_mismatch(pair: PairNumber, ours: &LogIdentity, mismatch: HeaderMismatch) -> Self {
+        match mismatch {
+            HeaderMismatch::Foreign(found) => Self::Foreign {
+                pair,
+                found,
+                ours: *ours,
+            },
+            HeaderMismatch::Newer(found) => Self::Newer {
+                pair,
+                found,
+                reads: super::header::FORMAT_VERSION,
+            },
+            HeaderMismatch::Settings(found) => Self::Settings { pair, found },
+            HeaderMismatch::Mac => Self::WrongKey { pair },
+        }
+    }
+}
+
+impl ShardLog {
+    /// Reads the shard's directory and restores its log. `pool` serves the log's buffers.
+    ///
+    /// # Errors
+    /// [`RecoverError`]: the directory is not this shard's, or can't be used by this build. Damage is no error: it
+    /// is in the report, and where its identity is unknown, in [`ShardLog::quarantine`].
+    pub fn recover(
+        disk: &mut dyn BootDisk,
+        identity: LogIdentity,
+        options: LogOptions,
+        keys: &dyn KeyProvider,
+        pool: BlockPool,
+    ) -> Result<Recovery, RecoverError> {
+        options.check()?;
+        let keys = ShardKeys::new(keys.kek()?, identity);
+        let found = disk.pairs().map_err(RecoverError::Disk)?;
+        let mut files = files::Files::new(disk, &keys);
+        let pairs = files.survey(&found)?;
+        let choice = choose::choose(&mut files, &pairs);
+        let numbers = Numbers::after(&found, &pairs);
+        let walked = walk::walk(&mut files, &pairs, choice);
+        let chosen = walked.chosen;
+        let keep = |pair: PairNumber| walked.older.iter().any(|older| older.pair == pair);
+        let passed_over = found
+            .iter()
+            .map(|found| found.pair)
+            .filter(|pair| !keep(*pair))
+            .collect();
+        let report = RecoveryReport {
+            boot: numbers.boot,
+            chosen,
+            chains: walked.chains,
+            certain: walked.certain,
+            torn: walked.torn,
+            rewritten: walked.rewrite.count,
+            missing: walked.missing(),
+            incidents: walked.incidents,
+        };
+        let log = ShardLog::restore(Restored {
+            options,
+            keys,
+            pool,
+            boot: numbers.boot,
+            next_pair: numbers.pair,
+            next_chain: numbers.chain,
+            older: walked.older,
+            ciphers: walked.ciphers,
+            passed_over,
+            certain: walked.fold,
+            rewrite: walked.rewrite,
+            locations: walked.locations,
+            quarantine: walked.quarantine,
+        });
+        Ok(Recovery { log, report })
+    }
+}
+
+/// The next numbers: one above the greatest in any file, those of aborted boots included.
+struct Numbers {
+    boot: BootNumber,
+    pair: PairNumber,
+    chain: ChainNumber,
+}
+
+impl Numbers {
+    /// A pair's chains are at most as many as its slots, so its last possible chain needs no search.
+    fn after(found: &[crate::disk::FoundPair], pairs: &[files::PairFiles]) -> Self {
+        let headers = || pairs.iter().filter_map(|pair| pair.header.as_ref());
+        let boot = headers().map(|h| h.boot).max().unwrap_or_default();
+        let chain = headers()
+            .map(|h| ChainNumber(h.first_chain.get() + u64::from(h.slots())))
+            .max()
+            .unwrap_or_default();
+        let pair = found.iter().map(|f| f.pair).max().unwrap_or_default();
+        Self {
+            boot: boot.next(),
+            pair: pair.next(),
+            chain: chain.next(),
+        }
+    }
+}

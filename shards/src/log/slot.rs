@@ -1,0 +1,90 @@
+//! A ledger slot: what one chain's extent holds, and what was known to have retired when it was submitted.
+//!
+//! Payload of the block, little-endian:
+//!
+//! | offset | bytes | field |
+//! | --- | --- | --- |
+//! | 0 | 4 | magic `SLT1` |
+//! | 4 | 1 | io_writer_mode |
+//! | 5 | 1 | reserved, 0 |
+//! | 6 | 2 | length of the items |
+//! | 8 | 8 | chain |
+//! | 16 | 8 | retired: the last chain that had retired when this one was submitted |
+//! | 24 | 4 | first block of the extent |
+//! | 28 | 4 | blocks of the extent |
+//! | 32 | 32 | digest of the extent |
+//! | 64 | .. | items; none in an opening slot, whose items stand in the checkpoint |
+
+use clustor_wire::ids::ChainNumber;
+
+use super::codec::{Reader, Truncated, Writer};
+use super::seal::PAYLOAD_BYTES;
+
+/// Bytes of a slot's fields.
+pub(super) const SLOT_FIELD_BYTES: usize = 64;
+/// Bytes a slot has for items.
+pub const SLOT_ITEM_BYTES: usize = PAYLOAD_BYTES - SLOT_FIELD_BYTES;
+const MAGIC: u32 = u32::from_le_bytes(*b"SLT1");
+
+/// SHA-256 over the tags of an extent's blocks.
+pub type ExtentDigest = [u8; 32];
+
+/// A slot's fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// Its chain.
+    pub chain: ChainNumber,
+    /// The last chain that had retired when this one was submitted.
+    pub retired: ChainNumber,
+    /// First block of the extent.
+    pub first_block: u32,
+    /// Blocks of the extent.
+    pub blocks: u32,
+    /// Digest of the extent.
+    pub digest: ExtentDigest,
+    /// How the bytes were written: 0 FixedUring, 1 RegisteredUring, 2 Blocking.
+    pub io_writer_mode: u8,
+}
+
+impl Slot {
+    pub(super) fn encode(&self, items: &[u8], payload: &mut Vec<u8>) {
+        assert!(items.len() <= SLOT_ITEM_BYTES);
+        let start = payload.len();
+        let mut w = Writer(payload);
+        w.u32(MAGIC);
+        w.u8(self.io_writer_mode);
+        w.u8(0);
+        w.u16(items.len() as u16);
+        w.u64(self.chain.get());
+        w.u64(self.retired.get());
+        w.u32(self.first_block);
+        w.u32(self.blocks);
+        w.bytes(&self.digest);
+        assert!(payload.len() - start == SLOT_FIELD_BYTES);
+        payload.extend_from_slice(items);
+    }
+
+    /// Decodes an authenticated payload into the fields and the items' bytes.
+    pub(super) fn decode(payload: &[u8]) -> Option<(Self, &[u8])> {
+        Self::parse(payload).ok().flatten()
+    }
+
+    fn parse(payload: &[u8]) -> Result<Option<(Self, &[u8])>, Truncated> {
+        let mut r = Reader(payload);
+        if r.u32()? != MAGIC {
+            return Ok(None);
+        }
+        let io_writer_mode = r.u8()?;
+        let _reserved = r.u8()?;
+        let item_bytes = usize::from(r.u16()?);
+        let slot = Self {
+            chain: r.chain()?,
+            retired: r.chain()?,
+            first_block: r.u32()?,
+            blocks: r.u32()?,
+            digest: r.array()?,
+            io_writer_mode,
+        };
+        Ok(Some((slot, r.bytes(item_bytes)?)))
+    }
+}
