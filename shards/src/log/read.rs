@@ -69,6 +69,13 @@ pub(super) struct Reads {
     again: Vec<DiskOp>,
 }
 
+impl Reads {
+    /// Reads that have to be tried again.
+    pub fn retries(&mut self, out: &mut Vec<DiskOp>) {
+        out.append(&mut self.again);
+    }
+}
+
 impl ShardLog {
     /// Starts to read entries of `partition` from `index` on; how many come depends on how they lie. The
     /// outcome comes with [`Retirement::reads`] of a later turn.
@@ -122,11 +129,6 @@ impl ShardLog {
         let into = self.pool.take(place.blocks as usize);
         out.push(read_extent(token, place, into));
         Ok(token)
-    }
-
-    /// Reads that have to be tried again.
-    pub fn retries(&mut self, out: &mut Vec<DiskOp>) {
-        out.append(&mut self.reads.again);
     }
 
     pub(super) fn read_done(

@@ -446,6 +446,7 @@ impl ShardLog {
 
     /// Submits what may be submitted now. Called once at the end of a turn.
     pub fn poll(&mut self, now: Time, out: &mut Vec<DiskOp>) {
+        self.reads.retries(out);
         if self.failure.is_some() || self.quarantine.is_some() {
             return;
         }
@@ -466,6 +467,9 @@ impl ShardLog {
             }
         }
         self.ask_for_spare(now, out);
+        if self.open_since_boot {
+            out.extend(self.passed_over.drain(..).map(DiskOp::Remove));
+        }
     }
 
     /// When [`Self::poll`] should be called even if nothing happens.
@@ -680,13 +684,6 @@ impl ShardLog {
                 }
             }
             DiskEvent::Removed { .. } => {}
-        }
-    }
-
-    /// Pairs to be removed, once each. Empty until the boot's mark has retired.
-    pub fn removals(&mut self, out: &mut Vec<DiskOp>) {
-        if self.open_since_boot {
-            out.extend(self.passed_over.drain(..).map(DiskOp::Remove));
         }
     }
 
