@@ -3,6 +3,7 @@
 //! Rooms, from the ground up; each imports only those above it in this list:
 //!
 //! - [`buffer`]: the bounded pool of aligned blocks
+//! - [`mesh`]: rings, queues, doorbells and replies between threads, all lock-free
 //! - [`disk`]: the seam between the log and whatever carries its bytes
 //! - [`turn`]: inbox, outbox, and the trait an application implements
 //! - [`log`]: segment and ledger files, sealing, recovery; deterministic, no I/O of its own
@@ -10,4 +11,5 @@
 pub mod buffer;
 pub mod disk;
 pub mod log;
+pub mod mesh;
 pub mod turn;
