@@ -21,6 +21,9 @@ pub const FRAME_BODY_BYTES_MAX: usize = 4 * 1024 * 1024 + 64 * 1024;
 /// The version of the protocol that this crate speaks; frames of any other are refused.
 pub const PROTOCOL_VERSION: u16 = 1;
 
+/// Longest text of a [`FrameKind::Goodbye`] in bytes; a longer one is cut.
+pub const GOODBYE_BYTES_MAX: usize = 512;
+
 /// First allocation for a body that arrives in pieces, in bytes; doubled as more arrives.
 const BODY_BYTES_FIRST: usize = 4096;
 
@@ -42,6 +45,9 @@ pub enum FrameKind {
     ClientRequest = 3,
     /// A client is answered: [`crate::message::ClientResponse`].
     ClientResponse = 4,
+    /// The last frame of a session that its sender refuses: why, in words. UTF-8, at most
+    /// [`GOODBYE_BYTES_MAX`]; read with [`goodbye_text`].
+    Goodbye = 5,
 }
 
 impl FrameKind {
@@ -51,6 +57,7 @@ impl FrameKind {
             2 => Some(Self::PeerBatch),
             3 => Some(Self::ClientRequest),
             4 => Some(Self::ClientResponse),
+            5 => Some(Self::Goodbye),
             _ => None,
         }
     }
@@ -63,6 +70,32 @@ pub struct Frame {
     pub kind: FrameKind,
     /// The message, in FlatBuffers.
     pub body: Vec<u8>,
+}
+
+impl Frame {
+    /// The frame that ends a session with a reason, cut to [`GOODBYE_BYTES_MAX`].
+    #[must_use]
+    pub fn goodbye(reason: &str) -> Self {
+        let end = (0..=reason.len().min(GOODBYE_BYTES_MAX))
+            .rev()
+            .find(|end| reason.is_char_boundary(*end))
+            .unwrap_or(0);
+        Self {
+            kind: FrameKind::Goodbye,
+            body: reason.as_bytes()[..end].to_vec(),
+        }
+    }
+}
+
+/// The text of a [`FrameKind::Goodbye`] body, fit for a log: cut, invalid UTF-8 replaced, control characters
+/// replaced by spaces.
+#[must_use]
+pub fn goodbye_text(body: &[u8]) -> String {
+    let cut = &body[..body.len().min(GOODBYE_BYTES_MAX)];
+    String::from_utf8_lossy(cut)
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 /// Why a frame could not be made or read. Each has a code of the registry.

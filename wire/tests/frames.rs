@@ -3,16 +3,17 @@
 use clustor_wire::error_code::ErrorCode;
 use clustor_wire::frame::{
     FRAME_BODY_BYTES_MAX, FRAME_HEADER_BYTES, Frame, FrameDecoder, FrameError, FrameKind,
-    encode_frame, encode_frame_with,
+    GOODBYE_BYTES_MAX, encode_frame, encode_frame_with, goodbye_text,
 };
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
 use proptest::{prop_assert, prop_assert_eq};
 
-const KINDS: [FrameKind; 4] = [
+const KINDS: [FrameKind; 5] = [
     FrameKind::PeerHello,
     FrameKind::PeerBatch,
     FrameKind::ClientRequest,
     FrameKind::ClientResponse,
+    FrameKind::Goodbye,
 ];
 
 fn frames() -> impl Strategy<Value = Vec<Frame>> {
@@ -26,7 +27,8 @@ fn frames() -> impl Strategy<Value = Vec<Frame>> {
         Just(KINDS[0]),
         Just(KINDS[1]),
         Just(KINDS[2]),
-        Just(KINDS[3])
+        Just(KINDS[3]),
+        Just(KINDS[4])
     ];
     prop::collection::vec(
         (kind, body).prop_map(|(kind, body)| Frame { kind, body }),
@@ -159,7 +161,7 @@ fn what_a_header_may_not_say_is_rejected_before_any_of_the_body_is_awaited() {
         (header(over, 1, 0, 1), ErrorCode::BodyTooLarge),
         (header(u32::MAX, 1, 0, 1), ErrorCode::BodyTooLarge),
         (header(8, 0, 0, 1), ErrorCode::UnknownKind),
-        (header(8, 5, 0, 1), ErrorCode::UnknownKind),
+        (header(8, 6, 0, 1), ErrorCode::UnknownKind),
         (header(8, 1, 0x80, 1), ErrorCode::UnknownField),
         (header(8, 1, 0, 0), ErrorCode::VersionUnsupported),
         (header(over, 9, 9, 2), ErrorCode::VersionUnsupported),
@@ -255,4 +257,14 @@ fn bitwise_crc32c(bytes: &[u8]) -> u32 {
         }
     }
     !crc
+}
+
+#[test]
+fn a_goodbye_is_cut_at_a_character_and_read_without_control_characters() {
+    let long = format!("a{}", "\u{e9}".repeat(GOODBYE_BYTES_MAX));
+    let frame = Frame::goodbye(&long);
+    assert_eq!(frame.kind, FrameKind::Goodbye);
+    assert_eq!(frame.body.len(), GOODBYE_BYTES_MAX - 1);
+    assert!(long.starts_with(&goodbye_text(&frame.body)));
+    assert_eq!(goodbye_text(b"no\n\x1b[31mred\xff"), "no  [31mred\u{fffd}");
 }

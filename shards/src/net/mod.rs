@@ -1,0 +1,24 @@
+//! Connections as machines: bytes in, frames out, and back. No socket, no clock, no thread.
+//!
+//! From the ground up:
+//!
+//! - [`NetError`]: everything that is refused or lost
+//! - [`Preface`]: what a dialler says in clear, to be routed
+//! - [`SpiffeId`], [`TlsIdentity`]: who speaks
+//! - [`Connection`]: TLS 1.3 with certificates on both sides, frames over it
+//!
+//! The only room that names rustls. A carrier (the shard's ring, or a client's thread) moves the bytes and brings
+//! the time.
+
+mod connection;
+mod error;
+mod identity;
+mod preface;
+mod tls;
+
+pub use connection::{Connection, ConnectionLimits, Expected, RECEIVE_BYTES_MAX};
+pub use error::NetError;
+pub use identity::{
+    IDENTITY_FILE_BYTES_MAX, Role, SpiffeId, TlsFiles, TlsIdentity, application_protocol,
+};
+pub use preface::{PREFACE_BYTES, PREFACE_VERSION, Preface, SessionKind};
