@@ -6,6 +6,7 @@
 #[rustfmt::skip]
 #[allow(
     clippy::all,
+    clippy::undocumented_unsafe_blocks,
     dead_code,
     deprecated,
     mismatched_lifetime_syntaxes,
