@@ -1,11 +1,13 @@
 //! Profiles: what is shipped holds its own limits, and a wrong file is told where and why.
 
-use clustor_engine::profile::{Mode, Profile, ProfileError};
+use clustor_engine::profile::{Profile, ProfileError};
+use clustor_shards::log::Mode;
 
 #[test]
 fn shipped_profiles_are_within_their_own_limits() {
     for profile in [Profile::latency(), Profile::throughput()] {
         profile.check().expect(&profile.name);
+        profile.log_options(0).check().expect(&profile.name);
     }
     assert_eq!(Profile::latency().mode, Mode::Strict);
     assert_eq!(Profile::throughput().mode, Mode::Group);
@@ -50,10 +52,30 @@ fn an_entry_over_an_eighth_of_the_segment_is_refused() {
             error,
             ProfileError::Relation {
                 key: "entry_bytes_max",
-                limit: 524_288,
+                limit: 516_032,
                 ..
             }
         ),
         "{error}"
+    );
+}
+
+#[test]
+fn what_the_limits_allow_the_log_takes() {
+    let text = "segment_bytes = 1_048_576\nentry_bytes_max = 122_816\nbatch_bytes_max = 65_536\n";
+    let smallest = Profile::parse(text, "mine.toml").expect("valid");
+    smallest.log_options(2).check().expect("valid for the log");
+    let text =
+        "base = \"throughput\"\nsegment_bytes = 4_294_967_296\nsegment_blocks_per_slot = 1\n";
+    let greatest = Profile::parse(text, "mine.toml").expect("valid");
+    greatest.log_options(0).check().expect("valid for the log");
+}
+
+#[test]
+fn a_mode_that_does_not_exist_is_refused_with_those_that_do() {
+    let error = Profile::parse("\nmode = \"fast\"\n", "mine.toml").expect_err("no such mode");
+    assert_eq!(
+        error.to_string(),
+        "mine.toml:2: \"fast\": expected mode = \"strict\" or \"group\""
     );
 }

@@ -7,10 +7,12 @@
 //! - [`disk`]: the seam between the log and whatever carries its bytes
 //! - [`turn`]: inbox, outbox, and the trait an application implements
 //! - [`log`]: segment and ledger files, sealing, recovery; deterministic, no I/O of its own
+//! - [`host`]: the node's data directory and its key
 //! - `net` (feature `net`): connections as machines: TLS, frames, peers, clients; no socket of its own
 
 pub mod buffer;
 pub mod disk;
+pub mod host;
 pub mod log;
 pub mod mesh;
 #[cfg(feature = "net")]

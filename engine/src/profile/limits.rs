@@ -3,7 +3,9 @@
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Mode, ProfileError, start};
+use clustor_shards::log::Mode;
+
+use super::{ProfileError, start};
 
 macro_rules! tunables {
     ($($(#[doc = $doc:literal])* $key:ident: $min:literal..=$max:literal,)*) => {
@@ -26,25 +28,25 @@ macro_rules! tunables {
         #[serde(deny_unknown_fields)]
         pub(super) struct RawProfile {
             pub(super) base: Option<Spanned<String>>,
-            mode: Option<Mode>,
+            pub(super) mode: Option<Spanned<String>>,
             $($key: Option<Spanned<u64>>,)*
         }
 
         impl RawProfile {
             /// The profile, if nothing is left out.
-            pub(super) fn complete(&self, name: &str) -> Option<Profile> {
+            pub(super) fn complete(&self, name: &str, mode: Mode) -> Option<Profile> {
                 Some(Profile {
                     name: name.to_owned(),
-                    mode: self.mode?,
+                    mode,
                     $($key: *self.$key.as_ref()?.get_ref(),)*
                 })
             }
 
             /// The profile, with what is left out taken from `base`.
-            pub(super) fn over(&self, base: Profile, name: &str) -> Profile {
+            pub(super) fn over(&self, base: Profile, mode: Option<Mode>, name: &str) -> Profile {
                 Profile {
                     name: name.to_owned(),
-                    mode: self.mode.unwrap_or(base.mode),
+                    mode: mode.unwrap_or(base.mode),
                     $($key: self.$key.as_ref().map_or(base.$key, |value| *value.get_ref()),)*
                 }
             }
@@ -91,11 +93,11 @@ tunables! {
     segment_bytes: 1_048_576..=4_294_967_296,
     /// Segment blocks for each ledger slot: 1 suits lone small appends, 8 large batches. The pair rolls when
     /// either file is full.
-    ledger_blocks_per_slot: 1..=64,
+    segment_blocks_per_slot: 1..=32,
     /// Chains in flight on a shard.
-    chains_in_flight_max: 1..=64,
-    /// The greatest payload of an append, in bytes.
-    entry_bytes_max: 1_024..=4_194_304,
+    chains_in_flight_max: 1..=8,
+    /// The greatest payload of an append, in bytes; with its headers at most 4 MiB.
+    entry_bytes_max: 1_024..=4_194_240,
     /// Election timeouts are drawn from here on, in milliseconds.
     election_ms_min: 50..=10_000,
     /// Election timeouts are drawn up to here, in milliseconds.

@@ -7,24 +7,20 @@
 
 mod limits;
 
-use serde::Deserialize;
+use clustor_shards::buffer::BLOCK_BYTES;
+use clustor_shards::log::{LogOptions, Mode};
 use toml::Spanned;
 
 pub use limits::Profile;
 use limits::RawProfile;
 
+/// What the engine puts before a payload in an entry's body, at most.
+pub const ENTRY_HEADER_BYTES_MAX: u64 = 64;
+/// What an extent needs beside the longest entry: its header, its last block's padding.
+const EXTENT_SLACK_BYTES: u64 = 2 * BLOCK_BYTES as u64;
+
 const LATENCY: &str = include_str!("../../profiles/latency.toml");
 const THROUGHPUT: &str = include_str!("../../profiles/throughput.toml");
-
-/// How appends are made durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Mode {
-    /// Each append gets a chain of its own.
-    Strict,
-    /// Appends share chains.
-    Group,
-}
 
 /// Why a profile was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,18 +71,18 @@ impl Profile {
     /// The shipped latency profile: strict.
     #[must_use]
     pub fn latency() -> Self {
-        Self::shipped(LATENCY, "latency")
+        Self::shipped(LATENCY, "latency", Mode::Strict)
     }
 
     /// The shipped throughput profile: group-fsync.
     #[must_use]
     pub fn throughput() -> Self {
-        Self::shipped(THROUGHPUT, "throughput")
+        Self::shipped(THROUGHPUT, "throughput", Mode::Group)
     }
 
-    fn shipped(text: &str, name: &str) -> Self {
+    fn shipped(text: &str, name: &str, mode: Mode) -> Self {
         let raw: RawProfile = toml::from_str(text).expect("the shipped profiles are well-formed");
-        raw.complete(name)
+        raw.complete(name, mode)
             .expect("the shipped profiles leave nothing out")
     }
 
@@ -100,22 +96,25 @@ impl Profile {
             line: error.span().map_or(1, |span| line_of(text, span.start)),
             reason: error.message().to_owned(),
         })?;
-        let base = match raw
-            .base
-            .as_ref()
-            .map(|base| (base, base.get_ref().as_str()))
-        {
+        let malformed = |at: &Spanned<String>, expected: &str| ProfileError::Malformed {
+            file: file.to_owned(),
+            line: line_of(text, at.span().start),
+            reason: format!("\"{}\": expected {expected}", at.get_ref()),
+        };
+        let mode = match named(raw.mode.as_ref()) {
+            None => None,
+            Some((_, "strict")) => Some(Mode::Strict),
+            Some((_, "group")) => Some(Mode::Group),
+            Some((at, _)) => return Err(malformed(at, "mode = \"strict\" or \"group\"")),
+        };
+        let base = match named(raw.base.as_ref()) {
             None | Some((_, "latency")) => Self::latency(),
             Some((_, "throughput")) => Self::throughput(),
-            Some((base, other)) => {
-                return Err(ProfileError::Malformed {
-                    file: file.to_owned(),
-                    line: line_of(text, base.span().start),
-                    reason: format!("base = \"{other}\": expected \"latency\" or \"throughput\""),
-                });
+            Some((at, _)) => {
+                return Err(malformed(at, "base = \"latency\" or \"throughput\""));
             }
         };
-        let profile = raw.over(base, file);
+        let profile = raw.over(base, mode, file);
         profile.check_limits(file, |key| {
             raw.span_of(key).map_or(0, |start| line_of(text, start))
         })?;
@@ -132,16 +131,20 @@ impl Profile {
         self.check_relations(&self.name)
     }
 
-    /// Blocks in a segment.
+    /// What the log of each shard takes, written in the given mode (0 FixedUring, 1 RegisteredUring, 2
+    /// Blocking).
     #[must_use]
-    pub const fn segment_blocks(&self) -> u32 {
-        (self.segment_bytes / 4096) as u32
-    }
-
-    /// Slots in a ledger.
-    #[must_use]
-    pub const fn ledger_slots(&self) -> u32 {
-        self.segment_blocks() / self.ledger_blocks_per_slot as u32
+    pub fn log_options(&self, io_writer_mode: u8) -> LogOptions {
+        let segment_blocks = (self.segment_bytes / BLOCK_BYTES as u64) as u32;
+        LogOptions {
+            segment_blocks,
+            ledger_slots: segment_blocks / self.segment_blocks_per_slot as u32,
+            chains_in_flight_max: self.chains_in_flight_max as usize,
+            batch_bytes_max: self.batch_bytes_max as usize,
+            queue_bytes_max: (self.segment_bytes / 4) as usize,
+            entry_body_bytes_max: (self.entry_bytes_max + ENTRY_HEADER_BYTES_MAX) as usize,
+            io_writer_mode,
+        }
     }
 
     fn check_relations(&self, file: &str) -> Result<(), ProfileError> {
@@ -149,14 +152,14 @@ impl Profile {
             (
                 "entry_bytes_max",
                 self.entry_bytes_max,
-                self.segment_bytes / 8,
-                "an eighth of segment_bytes: at most half a segment may lie in chains in flight",
+                self.segment_bytes / 8 - EXTENT_SLACK_BYTES - ENTRY_HEADER_BYTES_MAX,
+                "an eighth of segment_bytes, less headers: half a segment may lie in chains in flight",
             ),
             (
                 "batch_bytes_max",
                 self.batch_bytes_max,
-                self.segment_bytes / 8,
-                "an eighth of segment_bytes: at most half a segment may lie in chains in flight",
+                self.segment_bytes / 16,
+                "a sixteenth of segment_bytes: half a segment may lie in chains in flight",
             ),
             (
                 "election_ms_min",
@@ -202,6 +205,10 @@ impl Default for Profile {
     fn default() -> Self {
         Self::latency()
     }
+}
+
+fn named(value: Option<&Spanned<String>>) -> Option<(&Spanned<String>, &str)> {
+    value.map(|value| (value, value.get_ref().as_str()))
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

@@ -1,0 +1,376 @@
+//! A node's data directory: whose it is, who uses it, where its parts lie.
+//!
+//! ```text
+//! DATA/            mode 0700
+//!   identity       whose directory this is: four lines, see `Identity`
+//!   kek            the key-encryption key, mode 0600 (see `key_file`)
+//!   lock           locked by the process that uses the directory
+//!   shard-N/       mode 0700: the pairs of shard N, with the shard's own lock
+//! ```
+//!
+//! Whose a directory is, is judged before anything is written to it. The identity is written last: a start
+//! that is interrupted before it is repeated from the beginning.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clustor_wire::ids::{ClusterId, NodeId, ShardId};
+
+use super::files;
+use super::key_file::FileKeyProvider;
+use crate::log::keys::KeyError;
+
+const IDENTITY_FILE: &str = "identity";
+const KEY_FILE: &str = "kek";
+const LOCK_FILE: &str = "lock";
+/// First line of the identity file: what it is, and its version.
+const IDENTITY_MAGIC: &str = "clustor-data 1";
+/// An identity file is at most this long.
+const IDENTITY_BYTES_MAX: u64 = 256;
+/// Entries of a directory that are looked at to judge whether it is a data directory.
+const ENTRIES_MAX: usize = 4096;
+/// How long a start waits for the lock of a process that is going down.
+pub const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+
+/// Whose data directory it is. Its file has the lines `clustor-data 1`, `alone` or `member`, `cluster HEX`,
+/// `node N`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Whether it is a lone node's, which never had peers.
+    pub alone: bool,
+    /// The cluster, 32 hexadecimal digits in the file; a lone node draws one of its own.
+    pub cluster: ClusterId,
+    /// The node, decimal in the file.
+    pub node: NodeId,
+}
+
+impl core::fmt::Display for Identity {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let kind = if self.alone { "the lone" } else { "cluster" };
+        write!(
+            f,
+            "node {} of {kind} {:032x}",
+            self.node,
+            self.cluster.get()
+        )
+    }
+}
+
+/// Who wants to use a data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// A lone node: takes whatever lone identity the directory has, or draws one.
+    Alone,
+    /// A node of a cluster: exactly this one.
+    Member(ClusterId, NodeId),
+}
+
+/// The node id of a lone node.
+pub const LONE_NODE: NodeId = NodeId(1);
+
+/// Why a data directory was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// The file system refused.
+    #[error("{path}: {error}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// It belongs to someone else. Nothing was written.
+    #[error(
+        "{path}: this is the data directory of {found}, not of {expected}; use another directory"
+    )]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: Identity,
+        /// Who asked, in words.
+        expected: String,
+    },
+    /// It holds something and has no identity. Nothing was written.
+    #[error(
+        "{path}: the directory has no identity file but holds {found:?}; use an empty or new directory, or restore its identity file"
+    )]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// One of the things in it.
+        found: String,
+    },
+    /// Its identity file is damaged, or of a newer build. Nothing was written.
+    #[error(
+        "{path}: expected the lines \"{IDENTITY_MAGIC}\", \"alone\" or \"member\", \"cluster HEX\" and \"node N\"; restore the file"
+    )]
+    Identity {
+        /// The identity file.
+        path: PathBuf,
+    },
+    /// Another process uses it, or another engine of this process.
+    #[error("{path}: in use by another process, also after {} s; one directory serves one node", LOCK_WAIT.as_secs())]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Its key can't be had.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+/// A data directory in use: locked as long as this lives.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    identity: Identity,
+    keys: FileKeyProvider,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Opens the directory, or makes it on first start: the directory (0700, parents as the umask has them),
+    /// its lock, its key, and last its identity. Waits up to [`LOCK_WAIT`] for the lock.
+    ///
+    /// # Errors
+    /// [`DataDirError`]; one that says "nothing was written" has left the directory as it was.
+    pub fn open(path: &Path, claim: Claim) -> Result<Self, DataDirError> {
+        let known = read_identity(path)?;
+        match known {
+            Some(identity) => judge(path, identity, claim)?,
+            None => judge_empty(path)?,
+        }
+        if known.is_none() {
+            make_private(path)?;
+        }
+        let lock = lock(path)?;
+        // Another start may have made the directory meanwhile.
+        let identity = match read_identity(path)? {
+            Some(identity) => {
+                judge(path, identity, claim)?;
+                identity
+            }
+            None => {
+                judge_empty(path)?;
+                FileKeyProvider::create(path, KEY_FILE)?;
+                let identity = new_identity(claim)?;
+                write_identity(path, identity)?;
+                identity
+            }
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            identity,
+            keys: FileKeyProvider::new(path.join(KEY_FILE)),
+            _lock: lock,
+        })
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub const fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The provider of its key.
+    #[must_use]
+    pub const fn keys(&self) -> &FileKeyProvider {
+        &self.keys
+    }
+
+    /// The directory of a shard, made if there is none.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn shard(&self, shard: ShardId) -> Result<PathBuf, DataDirError> {
+        let path = self.path.join(format!("shard-{shard}"));
+        make_private(&path)?;
+        Ok(path)
+    }
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> DataDirError + '_ {
+    move |error| DataDirError::Io {
+        path: path.to_owned(),
+        error,
+    }
+}
+
+fn make_private(path: &Path) -> Result<(), DataDirError> {
+    if let Some(parent) = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
+        std::fs::create_dir_all(parent).map_err(io_error(parent))?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => {
+            let parent = match path.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent,
+                _ => Path::new("."),
+            };
+            File::open(parent)
+                .and_then(|directory| directory.sync_all())
+                .map_err(io_error(parent))
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let metadata = std::fs::metadata(path).map_err(io_error(path))?;
+            if !metadata.is_dir() {
+                return Err(io_error(path)(io::ErrorKind::NotADirectory.into()));
+            }
+            let mut permissions = metadata.permissions();
+            if permissions.mode() & 0o077 != 0 {
+                permissions.set_mode(0o700);
+                std::fs::set_permissions(path, permissions).map_err(io_error(path))?;
+            }
+            Ok(())
+        }
+        Err(error) => Err(io_error(path)(error)),
+    }
+}
+
+fn judge(path: &Path, found: Identity, claim: Claim) -> Result<(), DataDirError> {
+    let expected = match claim {
+        Claim::Alone if found.alone => return Ok(()),
+        Claim::Alone => "a lone node".to_owned(),
+        Claim::Member(cluster, node) => {
+            let identity = Identity {
+                alone: false,
+                cluster,
+                node,
+            };
+            if identity == found {
+                return Ok(());
+            }
+            identity.to_string()
+        }
+    };
+    Err(DataDirError::Foreign {
+        path: path.to_owned(),
+        found,
+        expected,
+    })
+}
+
+/// A directory without identity must hold nothing but what an interrupted first start leaves.
+fn judge_empty(path: &Path) -> Result<(), DataDirError> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io_error(path)(error)),
+    };
+    for entry in entries.take(ENTRIES_MAX) {
+        let name = entry.map_err(io_error(path))?.file_name();
+        let name = name.to_string_lossy();
+        let stem = name
+            .strip_suffix(files::TEMPORARY)
+            .and_then(|stem| stem.strip_suffix('.'))
+            .unwrap_or(&name);
+        if ![IDENTITY_FILE, KEY_FILE, LOCK_FILE].contains(&stem) {
+            return Err(DataDirError::NotOurs {
+                path: path.to_owned(),
+                found: name.into_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn lock(directory: &Path) -> Result<File, DataDirError> {
+    let path = directory.join(LOCK_FILE);
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io_error(&path))?;
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if begun.elapsed() < LOCK_WAIT => {
+                std::thread::sleep(LOCK_RETRY);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(DataDirError::Locked {
+                    path: directory.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(error)) => return Err(io_error(&path)(error)),
+        }
+    }
+}
+
+fn new_identity(claim: Claim) -> Result<Identity, DataDirError> {
+    match claim {
+        Claim::Member(cluster, node) => Ok(Identity {
+            alone: false,
+            cluster,
+            node,
+        }),
+        Claim::Alone => {
+            let mut cluster = [0; 16];
+            getrandom::fill(&mut cluster)
+                .map_err(|error| KeyError(format!("no randomness: {error}")))?;
+            Ok(Identity {
+                alone: true,
+                cluster: ClusterId(u128::from_le_bytes(cluster)),
+                node: LONE_NODE,
+            })
+        }
+    }
+}
+
+fn read_identity(directory: &Path) -> Result<Option<Identity>, DataDirError> {
+    let path = directory.join(IDENTITY_FILE);
+    let Some((bytes, _)) = files::get(&path, IDENTITY_BYTES_MAX).map_err(io_error(&path))? else {
+        return Ok(None);
+    };
+    let parsed = core::str::from_utf8(&bytes).ok().and_then(parse_identity);
+    parsed.map(Some).ok_or(DataDirError::Identity { path })
+}
+
+fn parse_identity(text: &str) -> Option<Identity> {
+    let mut lines = text.lines();
+    if lines.next()? != IDENTITY_MAGIC {
+        return None;
+    }
+    let alone = match lines.next()? {
+        "alone" => true,
+        "member" => false,
+        _ => return None,
+    };
+    let cluster = lines.next()?.strip_prefix("cluster ")?;
+    let node = lines.next()?.strip_prefix("node ")?;
+    if lines.next().is_some() || cluster.len() != 32 {
+        return None;
+    }
+    Some(Identity {
+        alone,
+        cluster: ClusterId(u128::from_str_radix(cluster, 16).ok()?),
+        node: NodeId(node.parse().ok()?),
+    })
+}
+
+fn write_identity(directory: &Path, identity: Identity) -> Result<(), DataDirError> {
+    let text = format!(
+        "{IDENTITY_MAGIC}\n{}\ncluster {:032x}\nnode {}\n",
+        if identity.alone { "alone" } else { "member" },
+        identity.cluster.get(),
+        identity.node
+    );
+    files::put(directory, IDENTITY_FILE, 0o600, text.as_bytes())
+        .map_err(io_error(&directory.join(IDENTITY_FILE)))
+}

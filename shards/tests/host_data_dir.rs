@@ -1,0 +1,147 @@
+//! A data directory says whose it is, before anything is written to it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use clustor_shards::host::{Claim, DataDir, DataDirError, FileKeyProvider, LONE_NODE};
+use clustor_shards::log::keys::KeyProvider as _;
+use clustor_wire::ids::{ClusterId, NodeId, ShardId};
+
+const CLUSTER: ClusterId = ClusterId(0xabcd);
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).expect("is there").permissions().mode() & 0o777
+}
+
+fn listing(path: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(path)
+        .expect("is a directory")
+        .map(|entry| {
+            entry
+                .expect("readable")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn first_start_makes_a_private_directory_with_a_private_key() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let path = temp.path().join("deep/data");
+    let data = DataDir::open(&path, Claim::Alone).expect("first start");
+    assert_eq!(mode(&path), 0o700);
+    assert_eq!(mode(&path.join("kek")), 0o600);
+    assert_eq!(data.identity().node, LONE_NODE);
+    assert!(data.identity().alone);
+    data.keys().kek().expect("the key is there");
+    let shard = data.shard(ShardId(0)).expect("made");
+    assert_eq!(mode(&shard), 0o700);
+}
+
+#[test]
+fn a_lone_node_finds_its_identity_and_key_again() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let path = temp.path().join("data");
+    let first = DataDir::open(&path, Claim::Alone)
+        .expect("first start")
+        .identity();
+    let key = fs::read(path.join("kek")).expect("readable");
+    let again = DataDir::open(&path, Claim::Alone)
+        .expect("second start")
+        .identity();
+    assert_eq!(first, again);
+    assert_eq!(key, fs::read(path.join("kek")).expect("readable"));
+}
+
+#[test]
+fn the_directory_of_another_node_is_refused_and_left_as_it_was() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let path = temp.path().join("data");
+    drop(DataDir::open(&path, Claim::Member(CLUSTER, NodeId(1))).expect("first start"));
+    fs::remove_file(path.join("lock")).expect("to see whether it comes back");
+    let before = listing(&path);
+    for claim in [
+        Claim::Alone,
+        Claim::Member(CLUSTER, NodeId(2)),
+        Claim::Member(ClusterId(9), NodeId(1)),
+    ] {
+        let error = DataDir::open(&path, claim).expect_err("someone else's");
+        assert!(matches!(error, DataDirError::Foreign { .. }), "{error}");
+        assert!(error.to_string().contains("node 1 of cluster"), "{error}");
+    }
+    assert_eq!(before, listing(&path));
+}
+
+#[test]
+fn a_directory_that_holds_other_things_is_refused_and_left_as_it_was() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    fs::write(temp.path().join("letter.txt"), "dear").expect("written");
+    let error = DataDir::open(temp.path(), Claim::Alone).expect_err("not a data directory");
+    assert!(error.to_string().contains("letter.txt"), "{error}");
+    assert_eq!(listing(temp.path()), ["letter.txt"]);
+}
+
+#[test]
+fn a_first_start_that_was_cut_short_is_repeated() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let path = temp.path().join("data");
+    drop(DataDir::open(&path, Claim::Alone).expect("first start"));
+    fs::rename(path.join("identity"), path.join("identity.tmp")).expect("as before its rename");
+    let key = fs::read(path.join("kek")).expect("readable");
+    DataDir::open(&path, Claim::Alone).expect("repeated");
+    assert_eq!(key, fs::read(path.join("kek")).expect("readable"));
+}
+
+#[test]
+fn a_locked_directory_is_refused_after_a_wait() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let path = temp.path().join("data");
+    let first = DataDir::open(&path, Claim::Alone).expect("first start");
+    let error = DataDir::open(&path, Claim::Alone).expect_err("in use");
+    assert!(matches!(error, DataDirError::Locked { .. }), "{error}");
+    drop(first);
+    DataDir::open(&path, Claim::Alone).expect("free again");
+}
+
+#[test]
+fn a_damaged_identity_is_refused() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let path = temp.path().join("data");
+    drop(DataDir::open(&path, Claim::Alone).expect("first start"));
+    fs::write(path.join("identity"), "clustor-data 2\n").expect("written");
+    let error = DataDir::open(&path, Claim::Alone).expect_err("another version");
+    assert!(matches!(error, DataDirError::Identity { .. }), "{error}");
+}
+
+#[test]
+fn a_key_that_others_can_read_is_refused_with_its_mode() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let keys = FileKeyProvider::create(temp.path(), "kek").expect("made");
+    keys.kek().expect("private");
+    fs::set_permissions(temp.path().join("kek"), fs::Permissions::from_mode(0o640)).expect("set");
+    let error = keys.kek().expect_err("others may read it");
+    assert!(error.to_string().contains("mode 0640"), "{error}");
+}
+
+#[test]
+fn a_missing_or_malformed_key_is_refused_with_what_was_expected() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let keys = FileKeyProvider::new(temp.path().join("kek"));
+    let error = keys.kek().expect_err("there is none");
+    assert!(
+        error.to_string().contains("restore it from its backup"),
+        "{error}"
+    );
+    fs::write(temp.path().join("kek"), "ABC\n").expect("written");
+    fs::set_permissions(temp.path().join("kek"), fs::Permissions::from_mode(0o600)).expect("set");
+    let error = keys.kek().expect_err("too short");
+    assert!(
+        error.to_string().contains("64 hexadecimal digits"),
+        "{error}"
+    );
+}
