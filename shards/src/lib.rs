@@ -2,6 +2,7 @@
 //!
 //! Rooms, from the ground up; each imports only those above it in this list:
 //!
+//! - [`sys`]: safe wrappers over single system calls
 //! - [`buffer`]: the bounded pool of aligned blocks
 //! - [`mesh`]: rings, queues, doorbells and replies between threads, all lock-free
 //! - [`disk`]: the seam between the log and whatever carries its bytes
@@ -9,6 +10,7 @@
 //! - [`log`]: segment and ledger files, sealing, recovery; deterministic, no I/O of its own
 //! - [`host`]: the node's data directory and its key
 //! - `net` (feature `net`): connections as machines: TLS, frames, peers, clients; no socket of its own
+//! - [`uring`]: a shard's ring: durable chains, reads, files, sockets
 
 pub mod buffer;
 pub mod disk;
@@ -17,4 +19,6 @@ pub mod log;
 pub mod mesh;
 #[cfg(feature = "net")]
 pub mod net;
+pub mod sys;
 pub mod turn;
+pub mod uring;

@@ -1,0 +1,39 @@
+//! Descriptors and mappings.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+
+use memmap2::Mmap;
+
+/// Makes `T` the owner of a descriptor: a listener or file of another library.
+pub fn adopt<T: FromRawFd>(fd: OwnedFd) -> T {
+    // SAFETY: `FromRawFd` asks for an open descriptor that nobody else owns; `into_raw_fd` gives exactly that.
+    unsafe { T::from_raw_fd(fd.into_raw_fd()) }
+}
+
+/// Maps a whole file for reading. For offline tools: a bad sector under a map is a SIGBUS, so a running
+/// shard never maps.
+///
+/// # Errors
+/// When the file can't be mapped.
+pub fn map_read_only(file: &File) -> io::Result<Mmap> {
+    // SAFETY: the map is private to this process and read-only. Its content changes if another process
+    // writes the file meanwhile; the readers treat every byte as untrusted and check it after copying.
+    unsafe { Mmap::map(file) }
+}
+
+/// Takes the exclusive lock of a file without waiting. The lock belongs to the open file: it is free when the
+/// last descriptor of it, a ring's registration included, is closed.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] when another open file holds it, else what the system says.
+pub fn lock_exclusive(file: &File) -> io::Result<()> {
+    // SAFETY: takes a descriptor that `file` keeps open, and flags.
+    let code = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

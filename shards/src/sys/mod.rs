@@ -1,0 +1,16 @@
+//! Thin safe wrappers over single calls that have no safe form.
+//!
+//! Owns nothing and decides nothing: each function is one system call or one conversion, so that nobody
+//! above needs the word `unsafe` or a raw error number. What a call returns is an [`std::io::Error`]; the
+//! room that makes the call knows what it means.
+#![allow(unsafe_code)]
+
+mod clock;
+mod event_fd;
+mod file;
+mod thread;
+
+pub use clock::boottime_us;
+pub use event_fd::EventFd;
+pub use file::{adopt, lock_exclusive, map_read_only};
+pub use thread::{allowed_cpus, memlock_limit, pin_current_thread};

@@ -1,0 +1,266 @@
+//! A durable chain as linked submissions, and the gathering of its completions into one event.
+//!
+//! The kernel starts a linked submission when the one before it succeeded in full: an error or a short write
+//! cancels the rest of the chain (io_uring_enter(2), IOSQE_IO_LINK). The gathering does not rely on that alone:
+//! it checks every count, and a step that succeeded behind one that failed stops the process, because
+//! then nothing is known about the order of anything.
+
+use clustor_wire::ids::ChainNumber;
+use io_uring::squeue::{Entry, Flags};
+use io_uring::{opcode, types};
+
+use super::disk::disk_error;
+use super::ring::{Mark, Owner, Ring};
+use crate::buffer::{BLOCK_BYTES, Blocks};
+use crate::disk::{DiskError, DiskEvent, DurableChain, FileId};
+
+/// Bytes in one write submission; more is split. The kernel cuts a single write at 2 GiB less a page.
+const WRITE_BYTES_MAX: usize = 1 << 30;
+
+/// How much of a chain to carry out. A shard always asks for [`ChainSteps::Full`]; the harness measures what
+/// each further step costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChainSteps {
+    /// The log write alone: nothing is durable.
+    Write,
+    /// The log write and its flush.
+    WriteFlush,
+    /// Log write, flush, ledger write, flush.
+    Full,
+}
+
+/// A chain in flight. Owns the buffers until every completion was drained.
+pub(super) struct InFlight {
+    chain: DurableChain,
+    steps: ChainSteps,
+    /// Completions that have not been drained.
+    outstanding: u8,
+    /// The earliest step that failed, and how.
+    failed: Option<(u8, DiskError)>,
+    /// The highest step that succeeded.
+    succeeded: Option<u8>,
+    /// Whether each of its two files counts this chain as a user.
+    pub(super) holds: [bool; 2],
+    /// Files it waits for before it can be submitted.
+    pub(super) waits: u8,
+}
+
+/// What one step is.
+enum Step {
+    Write { file: FileId, bytes: usize },
+    Flush { file: FileId },
+}
+
+const fn pieces(bytes: usize) -> usize {
+    bytes.div_ceil(WRITE_BYTES_MAX)
+}
+
+impl InFlight {
+    pub(super) const fn new(chain: DurableChain, steps: ChainSteps) -> Self {
+        Self {
+            chain,
+            steps,
+            outstanding: 0,
+            failed: None,
+            succeeded: None,
+            holds: [false; 2],
+            waits: 0,
+        }
+    }
+
+    pub(super) const fn number(&self) -> ChainNumber {
+        self.chain.chain
+    }
+
+    /// Its two files: the segment, then the ledger.
+    pub(super) const fn files(&self) -> [FileId; 2] {
+        [
+            FileId::segment(self.chain.pair),
+            FileId::ledger(self.chain.pair),
+        ]
+    }
+
+    pub(super) const fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// Marks a chain failed that was never submitted.
+    pub(super) fn fail(&mut self, error: DiskError) {
+        self.failed.get_or_insert((0, error));
+    }
+
+    fn steps_total(&self) -> usize {
+        let log = pieces(self.chain.log.byte_len());
+        let ledger = pieces(self.chain.ledger.byte_len());
+        match self.steps {
+            ChainSteps::Write => log,
+            ChainSteps::WriteFlush => log + 1,
+            ChainSteps::Full => log + 1 + ledger + 1,
+        }
+    }
+
+    fn step(&self, step: usize) -> Step {
+        let [segment, ledger] = self.files();
+        let log_pieces = pieces(self.chain.log.byte_len());
+        let piece =
+            |bytes: usize, piece: usize| (bytes - piece * WRITE_BYTES_MAX).min(WRITE_BYTES_MAX);
+        if step < log_pieces {
+            Step::Write {
+                file: segment,
+                bytes: piece(self.chain.log.byte_len(), step),
+            }
+        } else if step == log_pieces {
+            Step::Flush { file: segment }
+        } else if step + 1 < self.steps_total() {
+            Step::Write {
+                file: ledger,
+                bytes: piece(self.chain.ledger.byte_len(), step - log_pieces - 1),
+            }
+        } else {
+            Step::Flush { file: ledger }
+        }
+    }
+
+    /// The linked submissions, for files at these places of the ring's table, appended to `group`.
+    pub(super) fn entries(
+        &mut self,
+        ring: &Ring,
+        places: [u32; 2],
+        at: u32,
+        group: &mut Vec<Entry>,
+    ) {
+        let total = self.steps_total();
+        assert!(!self.chain.log.is_empty(), "every chain has an extent");
+        assert!(total <= usize::from(u8::MAX), "a step has eight bits");
+        for step in 0..total {
+            let mark = Mark::new(Owner::Chain, u8::try_from(step).expect("checked"), at);
+            let entry = match self.step(step) {
+                Step::Write { file, bytes } => {
+                    let is_log = file == self.files()[0];
+                    let (run, block, place, piece) = if is_log {
+                        (&self.chain.log, self.chain.log_block, places[0], step)
+                    } else {
+                        let first = pieces(self.chain.log.byte_len()) + 1;
+                        (
+                            &self.chain.ledger,
+                            self.chain.ledger_block,
+                            places[1],
+                            step - first,
+                        )
+                    };
+                    let offset = piece * WRITE_BYTES_MAX;
+                    write_entry(
+                        ring,
+                        run,
+                        offset,
+                        bytes,
+                        place,
+                        u64::from(block) * BLOCK_BYTES as u64,
+                    )
+                }
+                Step::Flush { file } => {
+                    let place = if file == self.files()[0] {
+                        places[0]
+                    } else {
+                        places[1]
+                    };
+                    flush_entry(place)
+                }
+            };
+            let entry = entry.user_data(mark.pack());
+            group.push(if step + 1 < total {
+                entry.flags(Flags::IO_LINK)
+            } else {
+                entry
+            });
+        }
+        self.outstanding = u8::try_from(total).expect("checked");
+    }
+
+    /// Takes one completion. True when it was the last.
+    ///
+    /// # Panics
+    /// If a step succeeded although an earlier one had failed.
+    pub(super) fn completed(&mut self, step: u8, result: i32) -> bool {
+        self.outstanding = self
+            .outstanding
+            .checked_sub(1)
+            .expect("each step completes once");
+        let outcome = match self.step(usize::from(step)) {
+            Step::Write { file, .. } if result < 0 => Err(disk_error("writing", file, result)),
+            Step::Flush { file } if result < 0 => Err(disk_error("flushing", file, result)),
+            Step::Write { bytes, .. } if result.unsigned_abs() as usize != bytes => {
+                Err(DiskError::Short {
+                    done: u64::from(result.unsigned_abs()),
+                    asked: bytes as u64,
+                })
+            }
+            Step::Write { .. } | Step::Flush { .. } => Ok(()),
+        };
+        match outcome {
+            Ok(()) => self.succeeded = self.succeeded.max(Some(step)),
+            Err(error) => {
+                if self
+                    .failed
+                    .as_ref()
+                    .is_none_or(|(earlier, _)| step < *earlier)
+                {
+                    self.failed = Some((step, error));
+                }
+            }
+        }
+        if let (Some(done), Some((failed, error))) = (self.succeeded, &self.failed) {
+            assert!(
+                done < *failed,
+                "{}: step {done} of chain {} was done although step {failed} failed ({error})",
+                self.files()[0],
+                self.number(),
+            );
+        }
+        self.outstanding == 0
+    }
+
+    /// The event of a chain that ended.
+    pub(super) fn into_event(self) -> DiskEvent {
+        assert_eq!(self.outstanding, 0, "a chain ends with its last completion");
+        DiskEvent::Chain {
+            chain: self.chain.chain,
+            log: self.chain.log,
+            ledger: self.chain.ledger,
+            outcome: self.failed.map_or(Ok(()), |(_, error)| Err(error)),
+        }
+    }
+}
+
+/// A write of `bytes` of `run`, from byte `offset` on, to byte `to` of the file at `place`.
+pub(super) fn write_entry(
+    ring: &Ring,
+    run: &Blocks,
+    offset: usize,
+    bytes: usize,
+    place: u32,
+    to: u64,
+) -> Entry {
+    assert!(
+        offset + bytes <= run.byte_len(),
+        "a write stays within its run"
+    );
+    let address = run.as_slice().as_ptr().cast::<u8>().wrapping_add(offset);
+    let count = u32::try_from(bytes).expect("a write is at most 1 GiB");
+    let to = to + offset as u64;
+    match ring.fixed_slot(run) {
+        Some(slot) => opcode::WriteFixed::new(types::Fixed(place), address, count, slot)
+            .offset(to)
+            .build(),
+        None => opcode::Write::new(types::Fixed(place), address, count)
+            .offset(to)
+            .build(),
+    }
+}
+
+/// A flush of the data of the file at `place`.
+pub(super) fn flush_entry(place: u32) -> Entry {
+    opcode::Fsync::new(types::Fixed(place))
+        .flags(types::FsyncFlags::DATASYNC)
+        .build()
+}

@@ -1,0 +1,387 @@
+//! The disk carrier: operations of the `Disk` seam to submissions, completions to events.
+//!
+//! Owns every buffer in flight. Promises the log that errors are not overtaken: while a chain has failed
+//! and not ended, the successes of others are held back, and within one drain errors stand first.
+
+use std::collections::VecDeque;
+use std::io;
+
+use clustor_wire::ids::PairNumber;
+
+use super::chain::{ChainSteps, InFlight};
+use super::error::RingError;
+use super::files::{Files, Need};
+use super::prepare::Preparing;
+use super::read::Reading;
+use super::remove::Removing;
+use super::ring::{Done, Mark, Owner, Ring};
+use super::slab::Slab;
+use crate::disk::{DiskError, DiskEvent, DiskOp, DurableChain, FileId, PreparePair, ReadBlocks};
+
+/// Pairs that may wait to be made.
+const PREPARES_MAX: usize = 16;
+/// Pairs that may wait to be removed.
+const REMOVALS_MAX: usize = 1_024;
+
+pub(super) struct Disk {
+    pub(super) files: Files,
+    chains: Slab<InFlight>,
+    reads: Slab<(u64, Reading)>,
+    preparing: Option<Preparing>,
+    prepares: VecDeque<PreparePair>,
+    removing: Option<Removing>,
+    removals: VecDeque<PairNumber>,
+    /// What happened since the last drain.
+    events: Vec<DiskEvent>,
+    /// Chains of which a step failed and not every completion has come.
+    failing: usize,
+    /// Successes that wait until those have ended.
+    held: Vec<DiskEvent>,
+    group: Vec<io_uring::squeue::Entry>,
+}
+
+impl Disk {
+    pub(super) fn new(files: Files) -> Self {
+        Self {
+            files,
+            chains: Slab::new(),
+            reads: Slab::new(),
+            preparing: None,
+            prepares: VecDeque::new(),
+            removing: None,
+            removals: VecDeque::new(),
+            events: Vec::new(),
+            failing: 0,
+            held: Vec::new(),
+            group: Vec::with_capacity(16),
+        }
+    }
+
+    /// Operations that a stopping shard waits for: chains, reads and removals, but not the zeroing of a spare.
+    pub(super) fn unsettled(&self) -> usize {
+        self.chains.len()
+            + self.reads.len()
+            + self.removals.len()
+            + usize::from(self.removing.is_some())
+            + self.events.len()
+            + self.held.len()
+    }
+
+    pub(super) fn start(&mut self, ring: &mut Ring, op: DiskOp) -> Result<(), RingError> {
+        match op {
+            DiskOp::Chain(chain) => self.start_chain(ring, chain, ChainSteps::Full),
+            DiskOp::Read(read) => self.start_read(ring, read),
+            DiskOp::Prepare(order) => self.start_prepare(ring, order),
+            DiskOp::Remove(pair) => self.start_remove(ring, pair),
+        }
+    }
+
+    pub(super) fn start_chain(
+        &mut self,
+        ring: &mut Ring,
+        chain: DurableChain,
+        steps: ChainSteps,
+    ) -> Result<(), RingError> {
+        let files = [FileId::segment(chain.pair), FileId::ledger(chain.pair)];
+        let at = self.chains.insert(InFlight::new(chain, steps));
+        for (which, file) in files.into_iter().enumerate() {
+            let need = self.files.need(ring, file, (Owner::Chain, at))?;
+            let chain = self.chains.get_mut(at).expect("inserted above");
+            match need {
+                Need::Open(_) => chain.holds[which] = true,
+                Need::Wait => chain.waits += 1,
+                Need::NoRoom => chain.fail(no_room(file)),
+            }
+        }
+        self.submit_chain(ring, at)
+    }
+
+    /// Submits a chain once both of its files are open, or ends it if one could not be opened.
+    fn submit_chain(&mut self, ring: &mut Ring, at: u32) -> Result<(), RingError> {
+        let chain = self
+            .chains
+            .get_mut(at)
+            .expect("a chain that waits is in the table");
+        if chain.waits > 0 {
+            return Ok(());
+        }
+        if chain.has_failed() {
+            self.end_chain(at);
+            return Ok(());
+        }
+        let places = chain
+            .files()
+            .map(|file| self.files.place(file).expect("both files are open"));
+        self.group.clear();
+        chain.entries(ring, places, at, &mut self.group);
+        ring.push(&self.group)
+    }
+
+    fn end_chain(&mut self, at: u32) {
+        let chain = self.chains.remove(at).expect("a chain ends once");
+        for (file, held) in chain.files().into_iter().zip(chain.holds) {
+            if held {
+                self.files.release(file);
+            }
+        }
+        self.events.push(chain.into_event());
+    }
+
+    fn start_read(&mut self, ring: &mut Ring, read: ReadBlocks) -> Result<(), RingError> {
+        let file = read.file;
+        let reading = Reading::new(file, read.block, read.into);
+        let at = self.reads.insert((read.token, reading));
+        match self.files.need(ring, file, (Owner::Read, at))? {
+            Need::Open(place) => self.submit_read(ring, at, place),
+            Need::Wait => Ok(()),
+            Need::NoRoom => {
+                self.end_read(at, Err(no_room(file)));
+                Ok(())
+            }
+        }
+    }
+
+    fn submit_read(&mut self, ring: &mut Ring, at: u32, place: u32) -> Result<(), RingError> {
+        let (_, reading) = self
+            .reads
+            .get_mut(at)
+            .expect("a read in flight is in the table");
+        let entry = reading.entry(ring, place, Mark::new(Owner::Read, 0, at));
+        ring.push(&[entry])
+    }
+
+    fn end_read(&mut self, at: u32, outcome: Result<(), DiskError>) {
+        let (token, reading) = self.reads.remove(at).expect("a read ends once");
+        self.events.push(DiskEvent::Read {
+            token,
+            file: reading.file,
+            block: reading.block,
+            blocks: reading.into,
+            outcome,
+        });
+    }
+
+    fn start_prepare(&mut self, ring: &mut Ring, order: PreparePair) -> Result<(), RingError> {
+        assert!(
+            order.segment_blocks > 0 && order.ledger_blocks > 0,
+            "a pair has at least one block in each file"
+        );
+        if self.prepares.len() == PREPARES_MAX {
+            self.events.push(DiskEvent::PrepareFailed {
+                pair: order.pair,
+                error: DiskError::Io(format!("{PREPARES_MAX} pairs wait to be made already")),
+            });
+            return Ok(());
+        }
+        self.prepares.push_back(order);
+        self.next_prepare(ring)
+    }
+
+    fn next_prepare(&mut self, ring: &mut Ring) -> Result<(), RingError> {
+        if self.preparing.is_some() {
+            return Ok(());
+        }
+        let Some(order) = self.prepares.pop_front() else {
+            return Ok(());
+        };
+        let first = self.files.take_place(ring)?;
+        let second = self.files.take_place(ring)?;
+        let (Some(first), Some(second)) = (first, second) else {
+            if let Some(place) = first {
+                ring.put_file(place);
+            }
+            self.events.push(DiskEvent::PrepareFailed {
+                pair: order.pair,
+                error: no_room(FileId::segment(order.pair)),
+            });
+            return Ok(());
+        };
+        self.preparing = Some(Preparing::begin(
+            order,
+            [first, second],
+            ring,
+            &mut self.files,
+        )?);
+        Ok(())
+    }
+
+    fn start_remove(&mut self, ring: &mut Ring, pair: PairNumber) -> Result<(), RingError> {
+        if self.removals.len() == REMOVALS_MAX {
+            self.events.push(DiskEvent::Removed {
+                pair,
+                outcome: Err(DiskError::Io(format!(
+                    "{REMOVALS_MAX} pairs wait to be removed already"
+                ))),
+            });
+            return Ok(());
+        }
+        if let Some(at) = self.prepares.iter().position(|order| order.pair == pair) {
+            self.prepares.remove(at);
+            self.events.push(DiskEvent::PrepareFailed {
+                pair,
+                error: DiskError::Cancelled,
+            });
+        }
+        if let Some(preparing) = &mut self.preparing
+            && preparing.pair() == pair
+        {
+            preparing.stop();
+        }
+        self.removals.push_back(pair);
+        self.next_remove(ring)
+    }
+
+    fn next_remove(&mut self, ring: &mut Ring) -> Result<(), RingError> {
+        if self.removing.is_some() {
+            return Ok(());
+        }
+        let being_made = self.preparing.as_ref().map(Preparing::pair);
+        let ready = self.removals.iter().position(|&pair| {
+            being_made != Some(pair)
+                && !self.files.is_busy(FileId::segment(pair))
+                && !self.files.is_busy(FileId::ledger(pair))
+        });
+        if let Some(at) = ready {
+            let pair = self.removals.remove(at).expect("found above");
+            self.removing = Some(Removing::begin(pair, ring, &mut self.files)?);
+        }
+        Ok(())
+    }
+
+    /// Takes one completion that belongs to the disk.
+    pub(super) fn completed(&mut self, ring: &mut Ring, done: Done) -> Result<(), RingError> {
+        let Mark { owner, step, place } = done.mark;
+        match owner {
+            Owner::Chain => {
+                let chain = self
+                    .chains
+                    .get_mut(place)
+                    .expect("a chain in flight is in the table");
+                let failed_before = chain.has_failed();
+                let last = chain.completed(step, done.result);
+                let failed = chain.has_failed();
+                self.failing += usize::from(failed && !failed_before);
+                if last {
+                    self.failing -= usize::from(failed);
+                    self.end_chain(place);
+                }
+            }
+            Owner::Read => {
+                let (_, reading) = self
+                    .reads
+                    .get_mut(place)
+                    .expect("a read in flight is in the table");
+                let file = reading.file;
+                match reading.completed(done.result) {
+                    Some(outcome) => {
+                        self.files.release(file);
+                        self.end_read(place, outcome);
+                    }
+                    None => {
+                        let at = self.files.place(file).expect("a file in use is open");
+                        self.submit_read(ring, place, at)?;
+                    }
+                }
+            }
+            Owner::Open => self.opened(ring, place, done.result)?,
+            Owner::Prepare => {
+                let preparing = self
+                    .preparing
+                    .as_mut()
+                    .expect("a step of the pair being made");
+                let event = preparing.completed(step, done.result, ring, &mut self.files)?;
+                self.events.extend(event);
+                if preparing.ended() {
+                    for free in preparing.places_free().into_iter().flatten() {
+                        ring.put_file(free);
+                    }
+                    self.preparing = None;
+                    self.next_prepare(ring)?;
+                }
+            }
+            Owner::Remove => {
+                let removing = self
+                    .removing
+                    .as_mut()
+                    .expect("a step of the pair being removed");
+                if let Some(event) = removing.completed(step, done.result, ring, &self.files)? {
+                    self.events.push(event);
+                    self.removing = None;
+                }
+            }
+            other => panic!("{other:?} is not the disk's"),
+        }
+        if !self.removals.is_empty() {
+            self.next_remove(ring)?;
+        }
+        Ok(())
+    }
+
+    fn opened(&mut self, ring: &mut Ring, place: u32, result: i32) -> Result<(), RingError> {
+        let (file, waiters, outcome) = self.files.opened(ring, place, result);
+        for (owner, at) in waiters {
+            match (owner, &outcome) {
+                (Owner::Chain, outcome) => {
+                    let chain = self
+                        .chains
+                        .get_mut(at)
+                        .expect("a waiting chain is in the table");
+                    chain.waits -= 1;
+                    match outcome {
+                        Ok(_) => {
+                            let which = usize::from(chain.files()[1] == file);
+                            chain.holds[which] = true;
+                        }
+                        Err(error) => chain.fail(error.clone()),
+                    }
+                    self.submit_chain(ring, at)?;
+                }
+                (_, Ok(place)) => self.submit_read(ring, at, *place)?,
+                (_, Err(error)) => self.end_read(at, Err(error.clone())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves what happened into `into`, errors first.
+    pub(super) fn take_events(&mut self, into: &mut Vec<DiskEvent>) {
+        if self.failing > 0 {
+            // An error is on its way: nothing that says "done" may be seen before it.
+            let (errors, successes): (Vec<_>, Vec<_>) =
+                self.events.drain(..).partition(DiskEvent::is_error);
+            self.held.extend(successes);
+            into.extend(errors);
+        } else {
+            self.held.append(&mut self.events);
+            into.append(&mut self.held);
+        }
+        into.sort_by_key(|event| !event.is_error());
+    }
+
+    /// Leaks every buffer that the kernel may still touch.
+    pub(super) fn leak(&mut self) {
+        std::mem::forget(std::mem::replace(&mut self.chains, Slab::new()));
+        std::mem::forget(std::mem::replace(&mut self.reads, Slab::new()));
+        std::mem::forget(self.preparing.take());
+        std::mem::forget(self.removing.take());
+    }
+}
+
+fn no_room(file: FileId) -> DiskError {
+    DiskError::Io(format!(
+        "{file}: all {} places for open files are in use",
+        super::ring::FILES_MAX
+    ))
+}
+
+/// The error of one step, from a negative error number.
+pub(super) fn disk_error(doing: &str, file: FileId, result: i32) -> DiskError {
+    match -result {
+        libc::ENOSPC | libc::EDQUOT => DiskError::Full,
+        libc::ECANCELED => DiskError::Cancelled,
+        code => DiskError::Io(format!(
+            "{doing} {file}: {}",
+            io::Error::from_raw_os_error(code)
+        )),
+    }
+}

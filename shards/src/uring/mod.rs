@@ -1,0 +1,29 @@
+//! A shard's ring: one io_uring that carries its durable chains, reads, file-system calls and sockets.
+//!
+//! Owns the shard's directory (its lock file is registered in the ring, so that the lock lives exactly as long
+//! as the ring can still write), its open files, and every buffer in flight. Relies on one thread making,
+//! using and dropping it. Promises what [`crate::disk`] asks of a carrier: four linked steps per chain, each
+//! begun only after the one before succeeded in full; one event per operation; errors before successes.
+//! Nothing that can block is called once turns have begun: opening, renaming, unlinking and flushing the
+//! directory go through the ring as well.
+//!
+//! An error of the ring itself ([`RingError`]) ends the process: a chain may then be cut, and only recovery
+//! can say what is durable.
+#![allow(unsafe_code)]
+
+mod chain;
+mod disk;
+mod error;
+mod files;
+mod lock;
+mod prepare;
+mod read;
+mod remove;
+mod ring;
+mod shard_ring;
+mod slab;
+
+pub use chain::ChainSteps;
+pub use error::RingError;
+pub use ring::WriterMode;
+pub use shard_ring::ShardRing;

@@ -1,0 +1,376 @@
+//! Making a pair: both files opened under temporary names, allocated, zeroed with real writes, flushed,
+//! renamed into place, the directory flushed; then the rest of the segment in flushed pieces.
+//!
+//! One pair is made at a time and one piece of it is in flight, so that a busy shard's chains wait behind at
+//! most one mebibyte of zeros. Everything goes through the shard's own ring, because the lock of the directory
+//! is free only when that ring is gone: no late zero can land on a block that a later process wrote.
+
+use std::ffi::CString;
+
+use io_uring::squeue::{Entry, Flags};
+use io_uring::{opcode, types};
+
+use super::chain::{flush_entry, write_entry};
+use super::disk::disk_error;
+use super::error::RingError;
+use super::files::{Files, c_name, temporary_name};
+use super::ring::{Mark, Owner, Ring};
+use crate::buffer::{BLOCK_BYTES, Blocks};
+use crate::disk::{DiskError, DiskEvent, FileId, PreparePair};
+
+/// Blocks zeroed by one write: 1 MiB.
+const PIECE_BLOCKS: u32 = 256;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Open,
+    Allocate,
+    Zero,
+    Flush,
+    Rename,
+    Rest,
+    CleanUp,
+    Ended,
+}
+
+/// The pair that is being made.
+pub(super) struct Preparing {
+    order: PreparePair,
+    /// Segment, ledger: everywhere in this room.
+    files: [FileId; 2],
+    places: [u32; 2],
+    opened: [bool; 2],
+    temporary: [CString; 2],
+    final_names: [CString; 2],
+    /// What is written; zero for ever.
+    zeros: Blocks,
+    stage: Stage,
+    outstanding: u8,
+    error: Option<DiskError>,
+    /// Blocks zeroed so far.
+    zeroed: [u32; 2],
+    /// Blocks of the write in flight.
+    piece: [u32; 2],
+    prepared: bool,
+    stop: bool,
+}
+
+impl Preparing {
+    /// Begins. The places in the ring's table are the caller's until [`Self::ended`].
+    pub(super) fn begin(
+        order: PreparePair,
+        places: [u32; 2],
+        ring: &mut Ring,
+        files: &mut Files,
+    ) -> Result<Self, RingError> {
+        let ids = [FileId::segment(order.pair), FileId::ledger(order.pair)];
+        let mut this = Self {
+            order,
+            files: ids,
+            places,
+            opened: [false; 2],
+            temporary: ids.map(|file| c_name(temporary_name(file))),
+            final_names: ids.map(|file| c_name(file.to_string())),
+            zeros: Blocks::from_heap(PIECE_BLOCKS as usize),
+            stage: Stage::Open,
+            outstanding: 0,
+            error: None,
+            zeroed: [0; 2],
+            piece: [0; 2],
+            prepared: false,
+            stop: false,
+        };
+        this.push(ring, files)?;
+        Ok(this)
+    }
+
+    pub(super) const fn pair(&self) -> clustor_wire::ids::PairNumber {
+        self.order.pair
+    }
+
+    /// Asks it to end as soon as nothing of it is in flight.
+    pub(super) const fn stop(&mut self) {
+        self.stop = true;
+    }
+
+    /// Whether it ended. If the pair never came into place, its places in the table are free again.
+    pub(super) fn ended(&self) -> bool {
+        self.stage == Stage::Ended
+    }
+
+    /// Places of the table that hold no file and go back.
+    pub(super) fn places_free(&self) -> Option<[u32; 2]> {
+        (!self.prepared).then_some(self.places)
+    }
+
+    /// Takes a completion; an event to report, if it led to one.
+    pub(super) fn completed(
+        &mut self,
+        step: u8,
+        result: i32,
+        ring: &mut Ring,
+        files: &mut Files,
+    ) -> Result<Option<DiskEvent>, RingError> {
+        self.outstanding = self
+            .outstanding
+            .checked_sub(1)
+            .expect("each step completes once");
+        self.note(step, result);
+        if self.outstanding > 0 {
+            return Ok(None);
+        }
+        self.advance(ring, files)
+    }
+
+    fn note(&mut self, step: u8, result: i32) {
+        let which = usize::from(step & 1);
+        let file = self.files[which];
+        let ignored = match self.stage {
+            // A file system without the call still takes the writes.
+            Stage::Allocate => matches!(-result, libc::EOPNOTSUPP | libc::ENOSYS),
+            // What is not there need not be removed.
+            Stage::CleanUp => true,
+            _ => false,
+        };
+        if result < 0 {
+            if !ignored && !matches!(self.error, Some(ref first) if *first != DiskError::Cancelled)
+            {
+                self.error = Some(disk_error("preparing", file, result));
+            }
+            return;
+        }
+        match self.stage {
+            Stage::Open => self.opened[which] = true,
+            Stage::Zero => self.wrote(which, result),
+            // The write of a piece is step 0, its flush step 1.
+            Stage::Rest if step == 0 => self.wrote(0, result),
+            _ => {}
+        }
+    }
+
+    fn wrote(&mut self, which: usize, result: i32) {
+        let asked = self.piece[which] as usize * BLOCK_BYTES;
+        let done = result.unsigned_abs() as usize;
+        if done == asked {
+            self.zeroed[which] += self.piece[which];
+        } else if self.error.is_none() {
+            self.error = Some(DiskError::Short {
+                done: done as u64,
+                asked: asked as u64,
+            });
+        }
+    }
+
+    fn sizes(&self) -> [u32; 2] {
+        [self.order.segment_blocks, self.order.ledger_blocks]
+    }
+
+    fn advance(
+        &mut self,
+        ring: &mut Ring,
+        files: &mut Files,
+    ) -> Result<Option<DiskEvent>, RingError> {
+        if self.stop && self.error.is_none() {
+            self.error = Some(DiskError::Cancelled);
+        }
+        if self.stage == Stage::CleanUp {
+            self.stage = Stage::Ended;
+            let error = self
+                .error
+                .take()
+                .expect("only a failure is cleaned up after");
+            return Ok(Some(DiskEvent::PrepareFailed {
+                pair: self.order.pair,
+                error,
+            }));
+        }
+        if self.error.is_some() {
+            if self.prepared {
+                return Ok(self.end_after_failure(files));
+            }
+            self.stage = Stage::CleanUp;
+            self.push(ring, files)?;
+            return Ok(None);
+        }
+        let mut event = None;
+        self.stage = match self.stage {
+            Stage::Open => Stage::Allocate,
+            Stage::Allocate => Stage::Zero,
+            Stage::Zero if self.first_is_zeroed() => Stage::Flush,
+            Stage::Zero => Stage::Zero,
+            Stage::Flush => Stage::Rename,
+            Stage::Rename => {
+                event = Some(self.in_place(ring, files)?);
+                Stage::Rest
+            }
+            Stage::Rest => {
+                event = Some(DiskEvent::Progress {
+                    pair: self.order.pair,
+                    segment_blocks_ready: self.zeroed[0],
+                });
+                Stage::Rest
+            }
+            Stage::CleanUp | Stage::Ended => unreachable!("handled above"),
+        };
+        if self.stage == Stage::Rest && self.zeroed[0] == self.order.segment_blocks {
+            self.release(files);
+            return Ok(event);
+        }
+        self.push(ring, files)?;
+        Ok(event)
+    }
+
+    fn end_after_failure(&mut self, files: &mut Files) -> Option<DiskEvent> {
+        self.release(files);
+        let error = self.error.take()?;
+        // A spare that is removed while it is zeroed has been answered already.
+        (!self.stop).then_some(DiskEvent::PrepareFailed {
+            pair: self.order.pair,
+            error,
+        })
+    }
+
+    fn release(&mut self, files: &mut Files) {
+        self.stage = Stage::Ended;
+        for file in self.files {
+            files.release(file);
+        }
+    }
+
+    fn first_is_zeroed(&self) -> bool {
+        self.zeroed[1] == self.order.ledger_blocks
+            && self.zeroed[0] >= self.order.segment_blocks.min(PIECE_BLOCKS)
+    }
+
+    fn in_place(&mut self, ring: &mut Ring, files: &mut Files) -> Result<DiskEvent, RingError> {
+        let mut salt = [0; 32];
+        getrandom::fill(&mut salt).map_err(|error| RingError::Register {
+            what: "a salt from the system's generator",
+            source: std::io::Error::other(error.to_string()),
+        })?;
+        self.prepared = true;
+        for which in 0..2 {
+            // Recovery may have read a file that this one has just replaced.
+            if let Some(place) = files.forget(self.files[which]) {
+                ring.set_file(place, -1)?;
+                ring.put_file(place);
+            }
+            files.insert(self.files[which], self.places[which]);
+            files.hold(self.files[which]);
+        }
+        Ok(DiskEvent::Prepared {
+            pair: self.order.pair,
+            salt,
+            segment_blocks_ready: self.zeroed[0],
+        })
+    }
+
+    fn push(&mut self, ring: &mut Ring, files: &Files) -> Result<(), RingError> {
+        let directory = types::Fd(files.directory());
+        let mut group: Vec<Entry> = Vec::with_capacity(4);
+        let mark = |step: u8| Mark::new(Owner::Prepare, step, 0).pack();
+        match self.stage {
+            Stage::Open => {
+                for which in 0..2 {
+                    let target = types::DestinationSlot::try_from_slot_target(self.places[which])
+                        .expect("the table is smaller than the greatest slot");
+                    group.push(
+                        opcode::OpenAt::new(directory, self.temporary[which].as_ptr())
+                            .flags(libc::O_RDWR | libc::O_DIRECT | libc::O_CREAT | libc::O_TRUNC)
+                            .mode(0o600)
+                            .file_index(Some(target))
+                            .build(),
+                    );
+                }
+            }
+            Stage::Allocate => {
+                for (place, blocks) in self.places.into_iter().zip(self.sizes()) {
+                    let bytes = u64::from(blocks) * BLOCK_BYTES as u64;
+                    group.push(opcode::Fallocate::new(types::Fixed(place), bytes).build());
+                }
+            }
+            Stage::Zero => return self.push_zeros(ring),
+            Stage::Rest => {
+                let write = self.zero_entry(ring, 0).flags(Flags::IO_LINK);
+                group.push(write);
+                group.push(flush_entry(self.places[0]));
+            }
+            Stage::Flush => group.extend(self.places.map(|place| {
+                // The whole of it, size and allocation included.
+                opcode::Fsync::new(types::Fixed(place)).build()
+            })),
+            Stage::Rename => {
+                for which in 0..2 {
+                    group.push(
+                        opcode::RenameAt::new(
+                            directory,
+                            self.temporary[which].as_ptr(),
+                            directory,
+                            self.final_names[which].as_ptr(),
+                        )
+                        .build()
+                        .flags(Flags::IO_LINK),
+                    );
+                }
+                group.push(opcode::Fsync::new(directory).build());
+            }
+            Stage::CleanUp => {
+                for names in [&self.temporary, &self.final_names] {
+                    for name in names {
+                        group.push(opcode::UnlinkAt::new(directory, name.as_ptr()).build());
+                    }
+                }
+                for which in 0..2 {
+                    if self.opened[which] {
+                        group.push(close_entry(self.places[which]));
+                    }
+                }
+            }
+            Stage::Ended => return Ok(()),
+        }
+        let marked: Vec<Entry> = (0u8..)
+            .zip(group)
+            .map(|(step, entry)| entry.user_data(mark(step)))
+            .collect();
+        self.outstanding = u8::try_from(marked.len()).expect("a stage is a few submissions");
+        ring.push(&marked)
+    }
+
+    /// The next piece of each file that still needs one.
+    fn push_zeros(&mut self, ring: &mut Ring) -> Result<(), RingError> {
+        let wanted = [
+            self.order.segment_blocks.min(PIECE_BLOCKS),
+            self.order.ledger_blocks,
+        ];
+        let mut group = Vec::with_capacity(2);
+        for (which, step) in [(0, 0u8), (1, 1)] {
+            if self.zeroed[which] < wanted[which] {
+                let mark = Mark::new(Owner::Prepare, step, 0);
+                group.push(self.zero_entry(ring, which).user_data(mark.pack()));
+            }
+        }
+        assert!(
+            !group.is_empty(),
+            "a pair has at least one block in each file"
+        );
+        self.outstanding = u8::try_from(group.len()).expect("two at most");
+        ring.push(&group)
+    }
+
+    fn zero_entry(&mut self, ring: &Ring, which: usize) -> Entry {
+        let left = self.sizes()[which] - self.zeroed[which];
+        let blocks = left.min(PIECE_BLOCKS);
+        self.piece[which] = blocks;
+        let to = u64::from(self.zeroed[which]) * BLOCK_BYTES as u64;
+        let bytes = blocks as usize * BLOCK_BYTES;
+        write_entry(ring, &self.zeros, 0, bytes, self.places[which], to)
+    }
+}
+
+/// Takes a file out of the table. On a worker of the kernel's: the last close of an unlinked file frees its
+/// space, which takes time.
+pub(super) fn close_entry(place: u32) -> Entry {
+    opcode::Close::new(types::Fixed(place))
+        .build()
+        .flags(Flags::ASYNC)
+}

@@ -1,0 +1,352 @@
+//! One shard's ring with everything it carries.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::chain::ChainSteps;
+use super::disk::Disk;
+use super::error::RingError;
+use super::files::{Files, parse_name, temporary_name};
+use super::lock;
+use super::read::Reading;
+use super::ring::{Done, Mark, Owner, Ring, WriterMode, memlock_text};
+use crate::buffer::{BlockPool, Blocks};
+use crate::disk::{
+    BootDisk, DiskError, DiskEvent, DiskOp, DurableChain, FileId, FileKind, FoundPair,
+};
+use crate::sys::EventFd;
+use clustor_wire::ids::PairNumber;
+
+/// Place 0 of the ring's table of files holds the lock file.
+const LOCK_PLACE: u32 = 0;
+
+/// The ring of one shard, and the directory that it holds the lock of.
+///
+/// Stays on the thread that made it. Operations are started, handed over together by one [`ShardRing::enter`],
+/// and their events drained. The directory is free for another process when the ring is gone, which the
+/// kernel completes shortly after the drop.
+pub struct ShardRing {
+    ring: Ring,
+    disk: Disk,
+    path: PathBuf,
+    /// Closed after the ring, which holds it too.
+    _lock: File,
+    done: Vec<Done>,
+}
+
+impl std::fmt::Debug for ShardRing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShardRing")
+            .field("path", &self.path)
+            .field("mode", &self.ring.mode())
+            .field("in_flight", &self.ring.in_flight())
+            .finish_non_exhaustive()
+    }
+}
+
+impl ShardRing {
+    /// Makes the ring, takes the lock of `directory` (`<data>/shard-<n>`, made if absent), and removes what an
+    /// earlier boot left under temporary names.
+    ///
+    /// # Errors
+    /// See [`RingError`]; a lock that is held is waited for at most five seconds.
+    pub fn open(directory: &Path) -> Result<Self, RingError> {
+        let ring = Ring::new()?;
+        let wal = directory.join("wal");
+        make_directories(directory, &wal)?;
+        let lock = lock::take(&directory.join("lock"))?;
+        ring.set_file(LOCK_PLACE, lock.as_raw_fd())?;
+        let handle: OwnedFd = File::open(&wal)
+            .map_err(wrong("opening the directory", &wal))?
+            .into();
+        remove_leftovers(&wal)?;
+        check_direct_io(&wal)?;
+        Ok(Self {
+            ring,
+            disk: Disk::new(Files::new(handle)),
+            path: wal,
+            _lock: lock,
+            done: Vec::with_capacity(256),
+        })
+    }
+
+    /// Registers the memory of a pool from which nothing was taken yet, so that its runs are written without
+    /// being pinned anew each time. Where too little memory may be locked the ring works without, and a warning
+    /// says so.
+    pub fn register_pool(&mut self, pool: &mut BlockPool) -> WriterMode {
+        if let Err(error) = self.ring.register_pool(pool) {
+            tracing::warn!(
+                directory = %self.path.display(),
+                %error,
+                locked_memory_limit = %memlock_text(),
+                "buffers could not be registered with the ring: writing with RegisteredUring instead of FixedUring; \
+                 raise `ulimit -l` (RLIMIT_MEMLOCK, LimitMEMLOCK= in a systemd unit) to have it back",
+            );
+        }
+        self.ring.mode()
+    }
+
+    /// How writes reach the files.
+    #[must_use]
+    pub fn writer_mode(&self) -> WriterMode {
+        self.ring.mode()
+    }
+
+    /// Has the kernel signal `event` whenever a completion is there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn signal(&mut self, event: &EventFd) -> Result<(), RingError> {
+        self.ring.register_event_fd(event.as_raw_fd())
+    }
+
+    /// Starts one operation of the disk seam. Nothing happens before [`ShardRing::enter`].
+    ///
+    /// # Errors
+    /// Only when the ring itself fails; what becomes of the operation is an event.
+    pub fn start(&mut self, op: DiskOp) -> Result<(), RingError> {
+        self.disk.start(&mut self.ring, op)
+    }
+
+    /// Starts the first steps of a chain: what the harness measures. The event is that of a whole chain.
+    ///
+    /// # Errors
+    /// Only when the ring itself fails.
+    pub fn start_chain(&mut self, chain: DurableChain, steps: ChainSteps) -> Result<(), RingError> {
+        self.disk.start_chain(&mut self.ring, chain, steps)
+    }
+
+    /// Hands everything started to the kernel: one system call, or none if there is nothing to hand over.
+    ///
+    /// # Errors
+    /// When the ring fails; it is not used again.
+    pub fn enter(&mut self) -> Result<(), RingError> {
+        if self.ring.wants_enter() {
+            self.ring.enter(0)?;
+        }
+        Ok(())
+    }
+
+    /// Hands everything over and waits for at least one completion, if anything is in flight.
+    ///
+    /// # Errors
+    /// When the ring fails; it is not used again.
+    pub fn wait(&mut self) -> Result<(), RingError> {
+        let want = usize::from(self.ring.in_flight() > 0);
+        self.ring.enter(want)
+    }
+
+    /// Moves the events of everything that completed into `events`, errors first.
+    ///
+    /// # Errors
+    /// When a follow-up could not be started because the ring failed.
+    pub fn drain(&mut self, events: &mut Vec<DiskEvent>) -> Result<(), RingError> {
+        self.ring.drain(&mut self.done);
+        for at in 0..self.done.len() {
+            let done = self.done[at];
+            match done.mark.owner {
+                Owner::Chain | Owner::Read | Owner::Open | Owner::Prepare | Owner::Remove => {
+                    self.disk.completed(&mut self.ring, done)?;
+                }
+                Owner::Nobody => {}
+                other => panic!("nothing of {other:?} was submitted"),
+            }
+        }
+        self.done.clear();
+        self.disk.take_events(events);
+        Ok(())
+    }
+
+    /// Submissions that have not completed.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.ring.in_flight()
+    }
+
+    /// Operations of the disk that a shard waits for before it closes the ring. The zeroing of a spare pair is
+    /// not among them: an unfinished spare is made anew.
+    #[must_use]
+    pub fn unsettled(&self) -> usize {
+        self.disk.unsettled()
+    }
+
+    /// System calls that handed submissions over, so far.
+    #[must_use]
+    pub fn enters(&self) -> u64 {
+        self.ring.enters()
+    }
+
+    /// One synchronous submission, before the first turn.
+    fn boot_step(&mut self, entry: io_uring::squeue::Entry) -> Result<i32, RingError> {
+        self.ring.push(&[entry])?;
+        loop {
+            self.ring.enter(1)?;
+            self.ring.drain(&mut self.done);
+            if let Some(done) = self.done.pop() {
+                assert_eq!(
+                    done.mark.owner,
+                    Owner::Boot,
+                    "nothing else is in flight at boot"
+                );
+                return Ok(done.result);
+            }
+        }
+    }
+
+    fn boot_place(&mut self, file: FileId) -> Result<Option<u32>, DiskError> {
+        if let Some(place) = self.disk.files.place(file) {
+            return Ok(Some(place));
+        }
+        let path = self.path.join(file.to_string());
+        let opened = match OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(&path)
+        {
+            Ok(opened) => opened,
+            Err(error) => return Err(DiskError::Io(format!("opening {file}: {error}"))),
+        };
+        let text = |error: RingError| DiskError::Io(error.to_string());
+        let Some(place) = self.disk.files.take_place(&mut self.ring).map_err(text)? else {
+            return Ok(None);
+        };
+        self.ring
+            .set_file(place, opened.as_raw_fd())
+            .map_err(text)?;
+        self.disk.files.insert(file, place);
+        Ok(Some(place))
+    }
+}
+
+impl BootDisk for ShardRing {
+    fn pairs(&mut self) -> Result<Vec<FoundPair>, DiskError> {
+        let mut found: BTreeMap<PairNumber, FoundPair> = BTreeMap::new();
+        let text = |error: io::Error| DiskError::Io(format!("listing the directory: {error}"));
+        for entry in fs::read_dir(&self.path).map_err(text)? {
+            let entry = entry.map_err(text)?;
+            let name = entry.file_name();
+            let Some((file, false)) = name.to_str().and_then(parse_name) else {
+                continue;
+            };
+            let bytes = entry.metadata().map_err(text)?.len();
+            let pair = found.entry(file.pair).or_insert(FoundPair {
+                pair: file.pair,
+                segment_bytes: None,
+                ledger_bytes: None,
+            });
+            match file.kind {
+                FileKind::Segment => pair.segment_bytes = Some(bytes),
+                FileKind::Ledger => pair.ledger_bytes = Some(bytes),
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    fn read(&mut self, file: FileId, block: u32, into: &mut Blocks) -> Result<(), DiskError> {
+        let place = self
+            .boot_place(file)?
+            .ok_or_else(|| DiskError::Io("all places for open files are in use".to_owned()))?;
+        let run = std::mem::replace(into, Blocks::from_heap(0));
+        let mut reading = Reading::new(file, block, run);
+        let outcome = loop {
+            let entry = reading.entry(&self.ring, place, Mark::new(Owner::Boot, 0, 0));
+            match self.boot_step(entry) {
+                Ok(result) => {
+                    if let Some(outcome) = reading.completed(result) {
+                        break outcome;
+                    }
+                }
+                Err(error) => {
+                    // The kernel may still write into the run.
+                    let message = error.to_string();
+                    std::mem::forget(reading);
+                    return Err(DiskError::Io(message));
+                }
+            }
+        };
+        *into = reading.into;
+        outcome
+    }
+}
+
+impl Drop for ShardRing {
+    fn drop(&mut self) {
+        if !self.ring.settle() {
+            tracing::error!(
+                directory = %self.path.display(),
+                in_flight = self.ring.in_flight(),
+                "operations did not end in time; their buffers are given up",
+            );
+            self.disk.leak();
+        }
+    }
+}
+
+fn wrong<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> RingError + 'a {
+    move |source| RingError::Directory {
+        what,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Makes the directories and flushes their names, so that a power loss takes none of them back.
+fn make_directories(directory: &Path, wal: &Path) -> Result<(), RingError> {
+    if wal.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(wal).map_err(wrong("making the directory", wal))?;
+    for made in [Some(directory), directory.parent()].into_iter().flatten() {
+        let made = if made.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            made
+        };
+        File::open(made)
+            .and_then(|handle| handle.sync_all())
+            .map_err(wrong("flushing the directory", made))?;
+    }
+    Ok(())
+}
+
+fn remove_leftovers(wal: &Path) -> Result<(), RingError> {
+    for entry in fs::read_dir(wal).map_err(wrong("listing the directory", wal))? {
+        let entry = entry.map_err(wrong("listing the directory", wal))?;
+        if let Some((file, true)) = entry.file_name().to_str().and_then(parse_name) {
+            let path = wal.join(temporary_name(file));
+            fs::remove_file(&path).map_err(wrong("removing what an earlier boot left", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether files in `wal` can be opened for direct I/O.
+fn check_direct_io(wal: &Path) -> Result<(), RingError> {
+    let probe = wal.join("direct-io-probe.new");
+    let outcome = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(&probe);
+    match outcome {
+        Ok(_) => fs::remove_file(&probe).map_err(wrong("removing a probe", &probe)),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            // The name may have been made before the flag was refused.
+            match fs::remove_file(&probe) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(wrong("removing a probe", &probe)(error))
+                }
+                _ => Err(RingError::NoDirectIo {
+                    path: wal.to_owned(),
+                }),
+            }
+        }
+        Err(error) => Err(wrong("making a file", &probe)(error)),
+    }
+}
