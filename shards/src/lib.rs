@@ -11,6 +11,8 @@
 //! - [`host`]: the node's data directory and its key
 //! - `net` (feature `net`): connections as machines: TLS, frames, peers, clients; no socket of its own
 //! - [`uring`]: a shard's ring: durable chains, reads, files, sockets
+//! - [`host`]: processors and file systems of this machine
+//! - [`runtime`]: executors, pinning, the turn loop, starting and stopping
 
 pub mod buffer;
 pub mod disk;
@@ -19,6 +21,7 @@ pub mod log;
 pub mod mesh;
 #[cfg(feature = "net")]
 pub mod net;
+pub mod runtime;
 pub mod sys;
 pub mod turn;
 pub mod uring;

@@ -1,6 +1,6 @@
 //! The ring as a carrier of the disk seam, on real files.
 
-mod support;
+mod ring_support;
 
 use clustor_shards::buffer::{BLOCK_BYTES, Block, Blocks};
 use clustor_shards::disk::{
@@ -8,8 +8,8 @@ use clustor_shards::disk::{
 };
 use clustor_shards::uring::{RingError, ShardRing, WriterMode};
 use clustor_wire::ids::{ChainNumber, PairNumber};
+use ring_support::{block_of, chain, directory, filled, pool, prepare, until};
 use std::fs;
-use support::{block_of, chain, directory, filled, pool, prepare, until};
 
 fn read_back(
     ring: &mut ShardRing,

@@ -1,8 +1,11 @@
 //! Descriptors and mappings.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use memmap2::Mmap;
 
@@ -33,6 +36,24 @@ pub fn lock_exclusive(file: &File) -> io::Result<()> {
     let code = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
     if code == 0 {
         Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// The magic number of the file system that `path` lies on (statfs(2), `f_type`).
+///
+/// # Errors
+/// When the path is not there, or holds a zero byte.
+pub fn file_system_magic(path: &Path) -> io::Result<i64> {
+    let name = CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: all-zero is a valid statfs.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `name` ends in a zero byte, the call fills `stat`; neither is kept.
+    let code = unsafe { libc::statfs(name.as_ptr(), &raw mut stat) };
+    if code == 0 {
+        Ok(stat.f_type)
     } else {
         Err(io::Error::last_os_error())
     }

@@ -67,6 +67,11 @@ impl Disk {
             + self.held.len()
     }
 
+    /// Whether anything is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.preparing.is_some() || self.unsettled() > 0
+    }
+
     pub(super) fn start(&mut self, ring: &mut Ring, op: DiskOp) -> Result<(), RingError> {
         match op {
             DiskOp::Chain(chain) => self.start_chain(ring, chain, ChainSteps::Full),

@@ -261,6 +261,26 @@ impl Ring {
         !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
     }
 
+    pub(super) fn has_completions(&mut self) -> bool {
+        !self.io.completion().is_empty() || {
+            let queue = self.io.submission();
+            queue.taskrun() || queue.cq_overflow()
+        }
+    }
+
+    pub(super) fn want_signal(&mut self, wanted: bool) {
+        let queue = self.io.completion();
+        if wanted {
+            queue.enable_eventfd();
+            // The flag is out before the caller's next look at the queue. The kernel publishes a completion and
+            // then reads the flag without promising a barrier of its own between the two where a worker thread
+            // completes; a shard never sleeps past a few milliseconds while such work is in flight.
+            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        } else {
+            queue.disable_eventfd();
+        }
+    }
+
     /// Hands everything pushed to the kernel, and waits until `want` completions are there.
     pub(super) fn enter(&mut self, want: usize) -> Result<(), RingError> {
         let pushed = self.io.submission().len();

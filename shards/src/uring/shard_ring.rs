@@ -161,6 +161,17 @@ impl ShardRing {
         Ok(())
     }
 
+    /// Whether a drain would find something, or the kernel holds back completions that an enter would bring.
+    pub fn has_completions(&mut self) -> bool {
+        self.ring.has_completions()
+    }
+
+    /// Says whether completions are to be signalled on the event descriptor: while a shard is awake it looks by
+    /// itself. After switching the signal on, look at [`ShardRing::has_completions`] once more before sleeping.
+    pub fn want_signal(&mut self, wanted: bool) {
+        self.ring.want_signal(wanted);
+    }
+
     /// Submissions that have not completed.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -172,6 +183,12 @@ impl ShardRing {
     #[must_use]
     pub fn unsettled(&self) -> usize {
         self.disk.unsettled()
+    }
+
+    /// Whether the disk has work in flight, the zeroing of a spare included.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.disk.is_busy()
     }
 
     /// System calls that handed submissions over, so far.

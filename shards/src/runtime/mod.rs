@@ -1,0 +1,23 @@
+//! The runtime of a node: one pinned executor per shard, and the loop that takes turns on it.
+//!
+//! Owns the threads, each shard's ring and its sleep. Relies on [`crate::turn::Application`] to decide
+//! everything in its turn, and on turns being short. Promises: a turn sees everything that has arrived, its
+//! submissions leave in one system call, a shard with nothing to do sleeps until its ring, its doorbell or its
+//! deadline wakes it, and a stop lets every shard settle what is in flight.
+//!
+//! A panic in a turn, and a ring that fails, end the process with a report ([`EXIT_PANIC`], [`EXIT_RING`]):
+//! memory is then not to be trusted, disk is, and recovery begins from there.
+//!
+//! The ring is a raw one (`uring`), hosted in a glommio executor: the kernel signals an event descriptor which
+//! the executor reads, and the same descriptor is the shard's doorbell.
+
+mod error;
+mod fatal;
+mod node;
+mod shard;
+mod sleep;
+
+pub use error::{StartError, StopError};
+pub use fatal::{EXIT_PANIC, EXIT_RING};
+pub use node::{Node, NodeOptions, Stopper, start};
+pub use shard::{Boot, Build, Deliver, ShardPlan};

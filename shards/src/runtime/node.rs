@@ -1,0 +1,392 @@
+//! Starting the shards of a node, and stopping them.
+
+use std::fmt::Display;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use clustor_wire::ids::ShardId;
+use futures_lite::FutureExt;
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+
+use super::error::{StartError, StopError};
+use super::fatal;
+use super::shard::{BootError, Ends, Shard, ShardPlan};
+use crate::mesh::{Bell, Doorbell, SubmissionQueue, Submitter, Wake, full_mesh};
+use crate::sys::EventFd;
+use crate::turn::Application;
+
+/// Memory for glommio's own buffered reads, three times this is locked. A shard reads eight bytes with it.
+const EXECUTOR_MEMORY_BYTES: usize = 64 * 1024;
+/// Submissions of glommio's own rings.
+const EXECUTOR_RING_DEPTH: usize = 32;
+/// How long a shard may take to leave after it was told to abandon its work.
+const ABANDON_SECONDS_MAX: u64 = 5;
+
+/// Numbers that all shards of a node share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeOptions {
+    /// Requests that may wait for each shard; more are given back to their sender.
+    pub requests_max: usize,
+    /// Messages that may be under way from any shard to any other.
+    pub mesh_messages_max: usize,
+    /// The processor each shard is pinned to; with fewer than there are shards, or none, the rest is not pinned.
+    pub cpus: Vec<usize>,
+}
+
+impl Default for NodeOptions {
+    fn default() -> Self {
+        Self {
+            requests_max: 4_096,
+            mesh_messages_max: 1_024,
+            cpus: Vec::new(),
+        }
+    }
+}
+
+/// What the threads of a node tell each other about stopping.
+pub(super) struct Shared {
+    stopping: AtomicBool,
+    abandoned: AtomicBool,
+    /// Shards that have not settled.
+    unsettled: AtomicUsize,
+    bells: Vec<Bell>,
+}
+
+impl Shared {
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    pub(super) fn all_settled(&self) -> bool {
+        self.unsettled.load(Ordering::Acquire) == 0
+    }
+
+    /// One more shard has settled; each says it once.
+    pub(super) fn settled(&self) {
+        let before = self.unsettled.fetch_sub(1, Ordering::AcqRel);
+        assert!(before > 0, "each shard settles once");
+        if before == 1 {
+            self.ring_all();
+        }
+    }
+
+    fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.ring_all();
+    }
+
+    fn abandon(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.abandoned.store(true, Ordering::Release);
+        self.ring_all();
+    }
+
+    fn ring_all(&self) {
+        for bell in &self.bells {
+            bell.ring();
+        }
+    }
+}
+
+struct Waker(Arc<EventFd>);
+
+impl Wake for Waker {
+    fn wake(&self) {
+        self.0.signal();
+    }
+}
+
+/// Asks a node to stop, from any thread: that of a signal handler's loop for instance.
+#[derive(Clone)]
+pub struct Stopper(Arc<Shared>);
+
+impl std::fmt::Debug for Stopper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stopper(..)")
+    }
+}
+
+impl Stopper {
+    /// From its next turn on every shard refuses new work and settles what is in flight. Returns at once;
+    /// [`Node::shutdown`] waits for it.
+    pub fn stop(&self) {
+        self.0.stop();
+    }
+}
+
+/// A running node. Dropping it asks it to stop and does not wait.
+pub struct Node<R> {
+    submitters: Vec<Submitter<R>>,
+    shared: Arc<Shared>,
+    threads: Vec<Option<ExecutorJoinHandle<()>>>,
+    ended: Receiver<ShardId>,
+}
+
+impl<R> std::fmt::Debug for Node<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("shards", &self.submitters.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Starts a node: one thread for each plan, shard 0 first. Returns when every shard has built its application.
+///
+/// # Errors
+/// The first failure of any shard; the others are stopped before it is returned.
+pub fn start<A, E>(
+    options: &NodeOptions,
+    plans: Vec<ShardPlan<A, E>>,
+) -> Result<Node<A::Request>, StartError<E>>
+where
+    A: Application + 'static,
+    A::Request: Send + 'static,
+    A::Reply: 'static,
+    A::Mesh: Send + 'static,
+    E: Send + 'static,
+{
+    fatal::note_places();
+    let count = plans.len();
+    if count == 0 || count > usize::from(u16::MAX) {
+        return Err(StartError::Plan(format!(
+            "a node has 1 to 65,535 shards, not {count}"
+        )));
+    }
+    let plan_error =
+        |error: &dyn Display| StartError::Plan(format!("an event descriptor: {error}"));
+    let events = (0..count)
+        .map(|_| EventFd::new().map(Arc::new))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| plan_error(&error))?;
+    let doorbells: Vec<Doorbell> = events
+        .iter()
+        .map(|event| Doorbell::new(Waker(Arc::clone(event))))
+        .collect();
+    let bells: Vec<Bell> = doorbells.iter().map(Doorbell::bell).collect();
+    let ports = full_mesh(&bells, options.mesh_messages_max);
+    let shared = Arc::new(Shared {
+        stopping: AtomicBool::new(false),
+        abandoned: AtomicBool::new(false),
+        unsettled: AtomicUsize::new(count),
+        bells,
+    });
+    let (ended_sender, ended) = channel();
+    let (ready_sender, ready) = channel();
+    let mut node = Node {
+        submitters: Vec::with_capacity(count),
+        shared: Arc::clone(&shared),
+        threads: Vec::with_capacity(count),
+        ended,
+    };
+    let shards = plans.into_iter().zip(events).zip(doorbells).zip(ports);
+    for (index, (((plan, event), doorbell), port)) in shards.enumerate() {
+        let shard = ShardId(u16::try_from(index).expect("checked above"));
+        let requests = SubmissionQueue::new(options.requests_max, &doorbell);
+        node.submitters.push(requests.submitter());
+        let ends = Ends {
+            shard,
+            event,
+            doorbell,
+            requests,
+            port,
+            shared: Arc::clone(&shared),
+        };
+        let said = Said {
+            ready: ready_sender.clone(),
+            ended: ended_sender.clone(),
+        };
+        match spawn(plan, ends, options.cpus.get(index).copied(), said) {
+            Ok(thread) => node.threads.push(Some(thread)),
+            Err(error) => {
+                node.abandon::<E>();
+                return Err(error);
+            }
+        }
+    }
+    drop(ready_sender);
+    for _ in 0..count {
+        // A thread whose executor could not be made says nothing and drops its end.
+        let said = ready.recv();
+        if !matches!(said, Ok(Ok(()))) {
+            let silent = node.abandon();
+            return Err(match said {
+                Ok(Err(error)) => error,
+                _ => silent.unwrap_or_else(|| StartError::Plan("a shard ended early".to_owned())),
+            });
+        }
+    }
+    Ok(node)
+}
+
+/// What a shard's thread says to the node's.
+struct Said<E> {
+    ready: Sender<Result<(), StartError<E>>>,
+    ended: Sender<ShardId>,
+}
+
+fn spawn<A, E>(
+    plan: ShardPlan<A, E>,
+    ends: Ends<A>,
+    cpu: Option<usize>,
+    said: Said<E>,
+) -> Result<ExecutorJoinHandle<()>, StartError<E>>
+where
+    A: Application + 'static,
+    A::Request: Send + 'static,
+    A::Reply: 'static,
+    A::Mesh: Send + 'static,
+    E: Send + 'static,
+{
+    let shard = ends.shard;
+    LocalExecutorBuilder::new(cpu.map_or(Placement::Unbound, Placement::Fixed))
+        .name(&format!("shard-{shard}"))
+        .io_memory(EXECUTOR_MEMORY_BYTES)
+        .ring_depth(EXECUTOR_RING_DEPTH)
+        .spawn(move || async move {
+            let life = AssertUnwindSafe(live(plan, ends, said.ready)).catch_unwind();
+            if let Err(payload) = life.await {
+                fatal::panicked(shard, payload.as_ref());
+            }
+            // Nobody listens if the node was dropped.
+            let _ = said.ended.send(shard);
+        })
+        .map_err(|error| StartError::Executor {
+            shard,
+            why: error.to_string(),
+        })
+}
+
+/// A shard's life, from boot to stop.
+async fn live<A, E>(plan: ShardPlan<A, E>, ends: Ends<A>, ready: Sender<Result<(), StartError<E>>>)
+where
+    A: Application + 'static,
+    E: Send + 'static,
+{
+    let id = ends.shard;
+    match Shard::boot(plan, ends) {
+        Ok((shard, doorbell)) => {
+            // If nobody listens the node was given up, and says so through the flag as well.
+            drop(ready.send(Ok(())));
+            drop(ready);
+            if let Err(error) = shard.run(doorbell).await {
+                fatal::ring_failed(id, &error);
+            }
+        }
+        Err(BootError::Ring(source)) => {
+            drop(ready.send(Err(StartError::Ring { shard: id, source })));
+        }
+        Err(BootError::Build(source)) => {
+            drop(ready.send(Err(StartError::Build { shard: id, source })));
+        }
+    }
+}
+
+impl<R> Node<R> {
+    /// How many data shards it has.
+    #[must_use]
+    pub fn shards(&self) -> usize {
+        self.submitters.len()
+    }
+
+    /// A way to ask a shard, for any thread to hold and clone.
+    ///
+    /// # Panics
+    /// If the node has no such shard.
+    #[must_use]
+    pub fn submitter(&self, shard: ShardId) -> Submitter<R> {
+        self.submitters
+            .get(usize::from(shard.get()))
+            .unwrap_or_else(|| panic!("no shard {shard} in a node of {}", self.submitters.len()))
+            .clone()
+    }
+
+    /// Something that asks it to stop.
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        Stopper(Arc::clone(&self.shared))
+    }
+
+    /// Asks it to stop and waits until every shard has settled and its thread is gone. When `time` is over, what is
+    /// still in flight is abandoned, as a crash would.
+    ///
+    /// # Errors
+    /// When the time was not enough.
+    pub fn shutdown(mut self, time: Duration) -> Result<(), StopError> {
+        self.shared.stop();
+        let mut left: Vec<u16> = self.running();
+        self.wait(Instant::now() + time, &mut left);
+        if left.is_empty() {
+            self.join();
+            return Ok(());
+        }
+        let late = left.clone();
+        self.shared.abandon();
+        self.wait(
+            Instant::now() + Duration::from_secs(ABANDON_SECONDS_MAX),
+            &mut left,
+        );
+        if left.is_empty() {
+            self.join();
+            return Err(StopError::Deadline(late));
+        }
+        Err(StopError::Stuck(left))
+    }
+
+    fn running(&self) -> Vec<u16> {
+        (0u16..)
+            .zip(&self.threads)
+            .filter_map(|(shard, thread)| thread.as_ref().map(|_| shard))
+            .collect()
+    }
+
+    /// Takes the shards that end until `until` out of `left`.
+    fn wait(&self, until: Instant, left: &mut Vec<u16>) {
+        while !left.is_empty() {
+            let now = Instant::now();
+            match self
+                .ended
+                .recv_timeout(until.saturating_duration_since(now))
+            {
+                Ok(shard) => left.retain(|other| *other != shard.get()),
+                Err(RecvTimeoutError::Timeout) => return,
+                // Every thread is gone, those that never lived included.
+                Err(RecvTimeoutError::Disconnected) => left.clear(),
+            }
+        }
+    }
+
+    fn join(&mut self) {
+        for thread in self.threads.iter_mut().filter_map(Option::take) {
+            // A shard that panicked has ended the process.
+            drop(thread.join());
+        }
+    }
+
+    /// Gives up a node that did not start; what an executor that could not be made has to say.
+    fn abandon<E>(&mut self) -> Option<StartError<E>> {
+        self.shared.abandon();
+        let mut silent = None;
+        for (shard, thread) in (0u16..).zip(self.threads.iter_mut().filter_map(Option::take)) {
+            if let Err(error) = thread.join() {
+                silent.get_or_insert(StartError::Executor {
+                    shard: ShardId(shard),
+                    why: error.to_string(),
+                });
+            }
+        }
+        silent
+    }
+}
+
+impl<R> Drop for Node<R> {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}

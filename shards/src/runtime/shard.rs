@@ -1,0 +1,283 @@
+//! One shard's thread: building what runs on it, and the turn loop.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clustor_wire::ids::ShardId;
+
+use super::node::Shared;
+use super::sleep::Sleeper;
+use crate::buffer::{BlockPool, SizeClass};
+use crate::disk::BootDisk;
+use crate::mesh::{Doorbell, MeshPort, SubmissionQueue};
+use crate::sys::{self, EventFd};
+use crate::turn::{Application, Inbox, Outbox, Time};
+use crate::uring::{RingError, ShardRing, WriterMode};
+
+/// Requests that one turn takes; the rest stays in the queue for the next.
+const TURN_REQUESTS_MAX: usize = 1_024;
+/// How soon messages are offered again to a shard whose mesh ring was full.
+const MESH_RETRY_US: u64 = 1_000;
+
+/// What an application is built from, on its shard's thread, before the first turn.
+pub struct Boot<'a> {
+    /// Which shard this is.
+    pub shard: ShardId,
+    /// Its directory, to recover from: synchronous and read-only.
+    pub disk: &'a mut dyn BootDisk,
+    /// Its buffers. Where the mode is `FixedUring` they are registered with the ring.
+    pub pool: BlockPool,
+    /// How its writes will reach the files.
+    pub mode: WriterMode,
+    /// The time.
+    pub now: Time,
+}
+
+impl std::fmt::Debug for Boot<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Boot")
+            .field("shard", &self.shard)
+            .field("mode", &self.mode)
+            .field("now", &self.now)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds an application on its shard's thread. It recovers the log there.
+pub type Build<A, E> = Box<dyn FnOnce(Boot<'_>) -> Result<A, E> + Send>;
+/// Takes replies on the shard's thread, and must not block.
+pub type Deliver<P> = Box<dyn FnMut(P) + Send>;
+
+/// What one shard of a node is to be.
+pub struct ShardPlan<A: Application, E> {
+    /// Its directory, `<data>/shard-<n>`: made if absent.
+    pub directory: PathBuf,
+    /// The sizes of its buffer pool.
+    pub pool: Vec<SizeClass>,
+    /// Builds what runs on it.
+    pub build: Build<A, E>,
+    /// Takes its replies.
+    pub deliver: Deliver<A::Reply>,
+}
+
+impl<A: Application, E> std::fmt::Debug for ShardPlan<A, E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShardPlan")
+            .field("directory", &self.directory)
+            .field("pool", &self.pool)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a shard's thread is given besides its plan.
+pub(super) struct Ends<A: Application> {
+    pub(super) shard: ShardId,
+    pub(super) event: Arc<EventFd>,
+    pub(super) doorbell: Doorbell,
+    pub(super) requests: SubmissionQueue<A::Request>,
+    pub(super) port: MeshPort<A::Mesh>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Why a shard did not begin.
+pub(super) enum BootError<E> {
+    Ring(RingError),
+    Build(E),
+}
+
+/// A shard between its boot and its end.
+pub(super) struct Shard<A: Application> {
+    id: ShardId,
+    app: A,
+    ring: ShardRing,
+    event: Arc<EventFd>,
+    requests: SubmissionQueue<A::Request>,
+    port: MeshPort<A::Mesh>,
+    deliver: Deliver<A::Reply>,
+    shared: Arc<Shared>,
+    inbox: Inbox<A::Request, A::Mesh>,
+    outbox: Outbox<A::Reply, A::Mesh>,
+    /// Whether no turn was taken yet.
+    fresh: bool,
+    /// Whether the last turn was told to stop.
+    stopping: bool,
+    /// Whether the application has said that nothing of it is in flight.
+    settled: bool,
+}
+
+impl<A: Application> Shard<A> {
+    /// Opens the ring and builds the application.
+    pub(super) fn boot<E>(
+        plan: ShardPlan<A, E>,
+        ends: Ends<A>,
+    ) -> Result<(Self, Doorbell), BootError<E>> {
+        let mut ring = ShardRing::open(&plan.directory).map_err(BootError::Ring)?;
+        ring.signal(&ends.event).map_err(BootError::Ring)?;
+        ring.want_signal(false);
+        let mut pool = BlockPool::new(&plan.pool);
+        let mode = ring.register_pool(&mut pool);
+        let app = (plan.build)(Boot {
+            shard: ends.shard,
+            disk: &mut ring,
+            pool,
+            mode,
+            now: Time(sys::boottime_us()),
+        })
+        .map_err(BootError::Build)?;
+        let shard = Self {
+            id: ends.shard,
+            app,
+            ring,
+            event: ends.event,
+            requests: ends.requests,
+            port: ends.port,
+            deliver: plan.deliver,
+            shared: ends.shared,
+            inbox: Inbox::default(),
+            outbox: Outbox::default(),
+            fresh: true,
+            stopping: false,
+            settled: false,
+        };
+        Ok((shard, ends.doorbell))
+    }
+
+    /// Takes turns until the node stops.
+    pub(super) async fn run(mut self, mut doorbell: Doorbell) -> Result<(), RingError> {
+        let mut sleeper = Sleeper::new(&self.event).map_err(|source| RingError::Register {
+            what: "its event descriptor with the executor",
+            source,
+        })?;
+        loop {
+            self.collect()?;
+            if self.is_due() {
+                self.take_turn()?;
+            }
+            self.ring.enter()?;
+            if self.is_finished() {
+                break;
+            }
+            if self.has_more() {
+                glommio::yield_if_needed().await;
+                continue;
+            }
+            let parking = doorbell.announce();
+            self.ring.want_signal(true);
+            if !self.has_more() {
+                let busy = self.ring.is_busy();
+                sleeper.sleep(busy, self.wake_at_us()).await;
+            }
+            self.ring.want_signal(false);
+            drop(parking);
+        }
+        tracing::debug!(shard = %self.id, "stopped");
+        sleeper.end(&self.event).await;
+        Ok(())
+    }
+
+    /// Puts everything that has arrived into the inbox, the time last.
+    fn collect(&mut self) -> Result<(), RingError> {
+        self.ring.drain(&mut self.inbox.disk)?;
+        self.requests
+            .drain_into(&mut self.inbox.requests, TURN_REQUESTS_MAX);
+        self.port.drain(&mut self.inbox.mesh);
+        self.inbox.stopping = self.shared.is_stopping();
+        self.inbox.now = Time(sys::boottime_us());
+        Ok(())
+    }
+
+    fn is_due(&self) -> bool {
+        self.fresh
+            || !self.inbox.is_empty()
+            || self.inbox.stopping != self.stopping
+            || self.outbox.deadline.is_some_and(|at| at <= self.inbox.now)
+            || !self.outbox.mesh.is_empty()
+    }
+
+    /// One turn, and everything it decided: submissions first, so that the devices work while waiters are woken.
+    fn take_turn(&mut self) -> Result<(), RingError> {
+        self.send_mesh();
+        self.outbox.deadline = None;
+        self.app.turn(&mut self.inbox, &mut self.outbox);
+        assert!(
+            self.inbox.is_empty(),
+            "shard {}: a turn takes its whole inbox",
+            self.id
+        );
+        self.fresh = false;
+        self.stopping = self.inbox.stopping;
+        for op in self.outbox.disk.drain(..) {
+            self.ring.start(op)?;
+        }
+        // Without sockets there is nobody to send to.
+        self.outbox.peers.clear();
+        self.outbox.clients.clear();
+        self.ring.enter()?;
+        for reply in self.outbox.replies.drain(..) {
+            (self.deliver)(reply);
+        }
+        self.send_mesh();
+        self.port.flush();
+        if self.outbox.stopped && !self.settled {
+            self.settled = true;
+            // What was accepted before is still answered; the senders of what comes later get it back.
+            self.requests.close();
+            self.shared.settled();
+        }
+        Ok(())
+    }
+
+    /// Offers every message for another shard to its ring, in order for each; what does not fit stays.
+    fn send_mesh(&mut self) {
+        if self.outbox.mesh.is_empty() {
+            return;
+        }
+        let mut full: Vec<ShardId> = Vec::new();
+        let mut left = Vec::new();
+        for (to, message) in self.outbox.mesh.drain(..) {
+            if full.contains(&to) {
+                left.push((to, message));
+            } else if let Err(message) = self.port.send(to, message)
+                && !self.port.is_gone(to)
+            {
+                full.push(to);
+                left.push((to, message));
+            }
+        }
+        self.outbox.mesh = left;
+    }
+
+    /// Whether the shard may end: every shard of the node has settled, and everything accepted is answered. Or
+    /// the time for that is over.
+    fn is_finished(&self) -> bool {
+        self.shared.is_abandoned()
+            || (self.settled
+                && self.shared.all_settled()
+                && self.requests.is_settled()
+                && self.ring.unsettled() == 0)
+    }
+
+    /// Whether a turn is due at once.
+    fn has_more(&mut self) -> bool {
+        self.ring.has_completions()
+            || !self.requests.is_empty()
+            || !self.port.is_empty()
+            || self.shared.is_stopping() != self.stopping
+            || self.shared.is_abandoned()
+            || (self.settled && self.is_finished())
+            || self
+                .outbox
+                .deadline
+                .is_some_and(|at| at.0 <= sys::boottime_us())
+    }
+
+    /// When the loop has to wake even if nothing arrives.
+    fn wake_at_us(&self) -> Option<u64> {
+        let deadline = self.outbox.deadline.map(|at| at.0);
+        if self.outbox.mesh.is_empty() {
+            return deadline;
+        }
+        let retry = sys::boottime_us() + MESH_RETRY_US;
+        Some(deadline.map_or(retry, |at| at.min(retry)))
+    }
+}
