@@ -8,10 +8,9 @@
 //! - [`disk`]: the seam between the log and whatever carries its bytes
 //! - [`turn`]: inbox, outbox, and the trait an application implements
 //! - [`log`]: segment and ledger files, sealing, recovery; deterministic, no I/O of its own
-//! - [`host`]: the node's data directory and its key
+//! - [`host`]: the node's data directory and its key, the machine's processors and file systems
 //! - `net` (feature `net`): connections as machines: TLS, frames, peers, clients; no socket of its own
 //! - [`uring`]: a shard's ring: durable chains, reads, files, sockets
-//! - [`host`]: processors and file systems of this machine
 //! - [`runtime`]: executors, pinning, the turn loop, starting and stopping
 
 pub mod buffer;

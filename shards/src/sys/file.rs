@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -24,21 +24,6 @@ pub fn map_read_only(file: &File) -> io::Result<Mmap> {
     // SAFETY: the map is private to this process and read-only. Its content changes if another process
     // writes the file meanwhile; the readers treat every byte as untrusted and check it after copying.
     unsafe { Mmap::map(file) }
-}
-
-/// Takes the exclusive lock of a file without waiting. The lock belongs to the open file: it is free when the
-/// last descriptor of it, a ring's registration included, is closed.
-///
-/// # Errors
-/// [`io::ErrorKind::WouldBlock`] when another open file holds it, else what the system says.
-pub fn lock_exclusive(file: &File) -> io::Result<()> {
-    // SAFETY: takes a descriptor that `file` keeps open, and flags.
-    let code = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
-    if code == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
 }
 
 /// The magic number of the file system that `path` lies on (statfs(2), `f_type`).

@@ -12,5 +12,5 @@ mod thread;
 
 pub use clock::boottime_us;
 pub use event_fd::EventFd;
-pub use file::{adopt, file_system_magic, lock_exclusive, map_read_only};
+pub use file::{adopt, file_system_magic, map_read_only};
 pub use thread::{allowed_cpus, end_process, memlock_limit, pin_current_thread};

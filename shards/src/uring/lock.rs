@@ -4,7 +4,7 @@
 //! descriptors close at once, but the kernel takes its ring down later, after the last write in flight; only
 //! then is the lock free. So whoever gets it knows that nobody else's write is still under way.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -35,9 +35,9 @@ pub(super) fn take(path: &Path) -> Result<File, RingError> {
         .map_err(wrong("opening the lock file"))?;
     let until = sys::boottime_us() + WAIT_MS_MAX * 1_000;
     loop {
-        match sys::lock_exclusive(&file) {
+        match file.try_lock() {
             Ok(()) => break,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(TryLockError::WouldBlock) => {
                 if sys::boottime_us() >= until {
                     return Err(RingError::Locked {
                         path: path.to_owned(),
@@ -46,8 +46,8 @@ pub(super) fn take(path: &Path) -> Result<File, RingError> {
                 }
                 std::thread::sleep(Duration::from_millis(RETRY_MS));
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(wrong("taking the lock")(error)),
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(TryLockError::Error(error)) => return Err(wrong("taking the lock")(error)),
         }
     }
     file.set_len(0)
