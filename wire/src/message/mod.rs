@@ -5,8 +5,8 @@
 //! (`clustor-shards`, log records), the very bytes that lie in the log; their own checksums are verified by
 //! whoever takes them.
 //!
-//! Encoding refuses what decoding would: a list over its limit, a message that no frame could hold. Both keep
-//! their working memory per thread, so that a steady stream of messages allocates nothing but what it returns.
+//! Encoding refuses what decoding would: a list over its limit, a message that no frame could hold. It keeps its
+//! working memory per thread, so that a steady stream of messages allocates nothing but the caller's buffer.
 
 mod client;
 mod client_codec;
