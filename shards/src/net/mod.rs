@@ -6,6 +6,7 @@
 //! - [`Preface`]: what a dialler says in clear, to be routed
 //! - [`SpiffeId`], [`TlsIdentity`]: who speaks
 //! - [`Connection`]: TLS 1.3 with certificates on both sides, frames over it
+//! - [`ShardNet`]: a shard's sockets: sessions with peer shards, connections of clients
 //!
 //! The only room that names rustls. A carrier (the shard's ring, or a client's thread) moves the bytes and brings
 //! the time.
@@ -13,7 +14,10 @@
 mod connection;
 mod error;
 mod identity;
+mod peer;
 mod preface;
+mod sessions;
+mod shard_net;
 mod tls;
 
 pub use connection::{Connection, ConnectionLimits, Expected, RECEIVE_BYTES_MAX};
@@ -21,4 +25,6 @@ pub use error::NetError;
 pub use identity::{
     IDENTITY_FILE_BYTES_MAX, Role, SpiffeId, TlsFiles, TlsIdentity, application_protocol,
 };
+pub use peer::{Dial, LocalShard};
 pub use preface::{PREFACE_BYTES, PREFACE_VERSION, Preface, SessionKind};
+pub use shard_net::{NetLimits, Notice, ShardNet, SocketId};

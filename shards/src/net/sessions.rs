@@ -1,0 +1,276 @@
+//! Peer sessions: dialled, greeted, up, tended, down.
+
+use clustor_wire::frame::{Frame, FrameKind};
+use clustor_wire::ids::ShardId;
+use clustor_wire::message::PeerHello;
+
+use super::connection::{Connection, Expected};
+use super::error::NetError;
+use super::identity::{Role as IdentityRole, SpiffeId};
+use super::peer::Session;
+use super::preface::{Preface, SessionKind};
+use super::shard_net::{Notice, Role, ShardNet, SocketId, unexpected};
+use crate::turn::{PeerEvent, PeerId, Time};
+
+impl ShardNet {
+    /// A dial of [`Self::poll_dial`] is connected: the preface and the handshake are ready to be transmitted.
+    pub fn on_dialled(&mut self, id: SocketId, now: Time) {
+        let Some(socket) = self.sockets.get_mut(&id) else {
+            return;
+        };
+        let Role::Dialling(peer) = socket.role else {
+            return;
+        };
+        match self.greet(peer) {
+            Ok(connection) => {
+                let preface = Preface::peer(self.local.cluster, peer.shard);
+                let socket = self.sockets.get_mut(&id).expect("looked up above");
+                socket.connection = Some(connection);
+                socket.preface = preface.encode().to_vec();
+                socket.role = Role::Greeting(peer);
+                self.writable.insert(id);
+            }
+            Err(error) => self.refuse(id, error, now),
+        }
+    }
+
+    fn greet(&self, peer: PeerId) -> Result<Connection, NetError> {
+        let expected = SpiffeId::new(
+            self.identity.id().trust_domain(),
+            IdentityRole::Node(peer.node),
+        )?;
+        let mut connection = Connection::dial(
+            &self.identity,
+            SessionKind::Peer,
+            Expected::Exactly(expected),
+            self.limits.connection,
+        )?;
+        let hello = self.hello_frame(peer);
+        connection
+            .send(hello)
+            .map_err(|(_, error)| error)
+            .map(|()| connection)
+    }
+
+    fn hello_frame(&self, to: PeerId) -> Frame {
+        let remembered = self.peers[&to].remembered_chain;
+        let mut body = Vec::new();
+        self.local
+            .hello(to.shard, remembered)
+            .encode(&mut body)
+            .expect("a hello is of fixed size");
+        Frame {
+            kind: FrameKind::PeerHello,
+            body,
+        }
+    }
+
+    /// Queues a frame for a peer.
+    ///
+    /// # Errors
+    /// The frame comes back with [`NetError::NoSession`], [`NetError::SendQueueFull`] or
+    /// [`NetError::FrameTooLarge`].
+    pub fn send(&mut self, to: PeerId, frame: Frame) -> Result<(), (Frame, NetError)> {
+        let session = self.peers.get(&to).and_then(|peer| peer.session.as_ref());
+        let Some(id) = session.map(|session| session.socket) else {
+            let error = NetError::NoSession {
+                node: to.node,
+                shard: to.shard,
+            };
+            return Err((frame, error));
+        };
+        let socket = self.sockets.get_mut(&id).expect("a session has a socket");
+        let connection = socket.connection.as_mut().expect("and a connection");
+        connection.send(frame)?;
+        self.writable.insert(id);
+        Ok(())
+    }
+
+    /// Peers with a session, ascending.
+    pub fn peers_up(&self) -> impl Iterator<Item = PeerId> + '_ {
+        let up = |(id, peer): (&PeerId, &super::peer::Peer)| peer.session.as_ref().map(|_| *id);
+        self.peers.iter().filter_map(up)
+    }
+
+    /// The first frame of a connection for a peer: its hello, or nothing.
+    pub(super) fn on_greeting_frame(
+        &mut self,
+        id: SocketId,
+        frame: Frame,
+        now: Time,
+    ) -> Result<(), NetError> {
+        if frame.kind != FrameKind::PeerHello {
+            return Err(unexpected(frame.kind, "before the hello"));
+        }
+        let (peer, hello) = self.judge_hello(id, &frame)?;
+        let dialled = matches!(self.sockets[&id].role, Role::Greeting(_));
+        if !dialled {
+            let answer = self.hello_frame(peer);
+            let socket = self.sockets.get_mut(&id).expect("a frame came from it");
+            let connection = socket.connection.as_mut().expect("a frame came from it");
+            connection.send(answer).map_err(|(_, error)| error)?;
+        }
+        let earlier = self.peers[&peer].session.as_ref().map(|s| s.socket);
+        if let Some(earlier) = earlier {
+            // The dialler has at most one connection that it believes in: the one that it opened last.
+            if earlier > id {
+                return Err(NetError::Superseded);
+            }
+            self.refuse(earlier, NetError::Superseded, now);
+        }
+        self.session_begins(id, peer, hello, frame, now);
+        Ok(())
+    }
+
+    fn judge_hello(&self, id: SocketId, frame: &Frame) -> Result<(PeerId, PeerHello), NetError> {
+        let hello = PeerHello::decode(&frame.body).map_err(|error| NetError::Message {
+            why: error.to_string(),
+        })?;
+        let socket = &self.sockets[&id];
+        let certified = socket
+            .connection
+            .as_ref()
+            .and_then(Connection::peer)
+            .and_then(SpiffeId::node)
+            .expect("frames are handed out for judged nodes only");
+        self.local.judge(&hello, certified)?;
+        let peer = PeerId {
+            node: hello.node,
+            shard: hello.shard,
+        };
+        match socket.role {
+            Role::Greeting(expected) | Role::Session(expected) if expected != peer => {
+                return Err(NetError::WrongShard {
+                    what: "hello's sender",
+                    found: peer.shard,
+                    expected: expected.shard,
+                });
+            }
+            Role::Accepted if peer.node > self.local.node => {
+                return Err(NetError::WrongDialler { node: peer.node });
+            }
+            _ => {}
+        }
+        if !self.peers.contains_key(&peer) {
+            return Err(NetError::NotAPeer {
+                node: peer.node,
+                shard: peer.shard,
+            });
+        }
+        Ok((peer, hello))
+    }
+
+    fn session_begins(
+        &mut self,
+        id: SocketId,
+        peer: PeerId,
+        hello: PeerHello,
+        frame: Frame,
+        now: Time,
+    ) {
+        let socket = self.sockets.get_mut(&id).expect("a frame came from it");
+        if socket.role == Role::Accepted {
+            self.handshakes -= 1;
+        }
+        socket.role = Role::Session(peer);
+        socket.heard = now;
+        let state = self.peers.get_mut(&peer).expect("judged to be a peer");
+        state.dial = None;
+        state.next_dial = None;
+        state.last_trouble = None;
+        state.session = Some(Session {
+            socket: id,
+            since: now,
+            hello,
+        });
+        self.event_bytes += frame.body.len();
+        self.peer_events.push_back(PeerEvent::Up(peer));
+        self.peer_events.push_back(PeerEvent::Frame(peer, frame));
+        self.notice(Notice::PeerUp(peer));
+        self.set_deadline(id, Some(now.plus_ms(self.limits.keepalive_ms)));
+    }
+
+    /// A frame within a session: a batch, or a hello. A hello is a sign of life; one that says something new
+    /// (chains) is handed on.
+    pub(super) fn on_session_frame(&mut self, peer: PeerId, frame: Frame) -> Result<(), NetError> {
+        match frame.kind {
+            FrameKind::PeerBatch => {}
+            FrameKind::PeerHello => {
+                let session = self.peers[&peer].session.as_ref();
+                let id = session.expect("a session's frame").socket;
+                let (_, hello) = self.judge_hello(id, &frame)?;
+                let state = self.peers.get_mut(&peer).expect("a session's peer");
+                let session = state.session.as_mut().expect("a session's frame");
+                if hello.boot != session.hello.boot {
+                    return Err(unexpected(frame.kind, "of another boot in a session"));
+                }
+                if hello == session.hello {
+                    return Ok(());
+                }
+                session.hello = hello;
+            }
+            kind => return Err(unexpected(kind, "from a peer")),
+        }
+        self.event_bytes += frame.body.len();
+        self.peer_events.push_back(PeerEvent::Frame(peer, frame));
+        Ok(())
+    }
+
+    /// Closes a silent session, gives a quiet one a sign of life.
+    pub(super) fn tend_session(&mut self, peer: PeerId, id: SocketId, now: Time) {
+        let keepalive_us = self.limits.keepalive_ms * 1000;
+        let socket = &self.sockets[&id];
+        if now.since_us(socket.heard) >= self.limits.silence_ms_max * 1000 {
+            let limit_ms = self.limits.silence_ms_max;
+            self.refuse(id, NetError::Silent { limit_ms }, now);
+            return;
+        }
+        if now.since_us(socket.said) >= keepalive_us {
+            let hello = self.hello_frame(peer);
+            let socket = self.sockets.get_mut(&id).expect("looked at above");
+            let connection = socket.connection.as_mut().expect("a session is connected");
+            // A queue that is full has signs of life enough.
+            if connection.send(hello).is_ok() {
+                self.writable.insert(id);
+            }
+        }
+        self.set_deadline(id, Some(now.plus_us(keepalive_us)));
+    }
+
+    pub(super) fn session_ended(&mut self, peer: PeerId, id: SocketId, error: NetError, now: Time) {
+        let state = self.peers.get_mut(&peer).expect("a session's peer");
+        let session = state.session.take().expect("a session that was up");
+        assert!(session.socket == id, "one session per peer");
+        if now.since_us(session.since) >= self.limits.settled_ms_min * 1000 {
+            state.failures = 0;
+        }
+        self.peer_events.push_back(PeerEvent::Down(peer));
+        self.notice(Notice::PeerDown(peer, error));
+        self.redial(peer, now);
+    }
+
+    pub(super) fn dial_ended(&mut self, peer: PeerId, error: NetError, now: Time) {
+        let state = self.peers.get_mut(&peer).expect("dialled peers are known");
+        state.dial = None;
+        if state.last_trouble.as_ref() != Some(&error) {
+            state.last_trouble = Some(error.clone());
+            self.notice(Notice::DialFailed(peer, error));
+        }
+        self.redial(peer, now);
+    }
+
+    fn redial(&mut self, peer: PeerId, now: Time) {
+        let state = self.peers.get_mut(&peer).expect("peers are never removed");
+        if !state.dials || self.stopping || state.session.is_some() {
+            return;
+        }
+        state.failures = state.failures.saturating_add(1);
+        state.next_dial = Some(now.plus_us(self.backoff.wait_us(state.failures)));
+    }
+
+    /// The shard a peer's preface must name to reach this one.
+    #[must_use]
+    pub const fn shard(&self) -> ShardId {
+        self.local.shard
+    }
+}
