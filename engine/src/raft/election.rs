@@ -126,7 +126,7 @@ impl Replica {
         }
         match self.count_votes() {
             Ballot::Won => self.campaign(turn, false),
-            Ballot::Lost => self.role = RoleState::Follower,
+            Ballot::Lost => self.lose_election(),
             Ballot::Open => {}
         }
     }
@@ -144,6 +144,7 @@ impl Replica {
         let free = self.vote.is_none() || self.vote == Some(from.node);
         let granted = free && self.leader.is_none() && self.is_up_to_date(last_index, last_term);
         if granted {
+            self.role = RoleState::Follower;
             self.set_hard_state(turn.out, self.term, Some(from.node));
             self.reset_election_timer(turn.now);
         }
@@ -176,9 +177,15 @@ impl Replica {
     fn decide_candidacy(&mut self, turn: &mut Turn<'_>) {
         match self.count_votes() {
             Ballot::Won => self.become_leader(turn),
-            Ballot::Lost => self.role = RoleState::Follower,
+            Ballot::Lost => self.lose_election(),
             Ballot::Open => {}
         }
+    }
+
+    /// Waits for the next timeout, a longer one.
+    fn lose_election(&mut self) {
+        self.role = RoleState::Follower;
+        self.widen_window();
     }
 
     fn count_votes(&self) -> Ballot {
@@ -193,6 +200,11 @@ impl Replica {
     /// Nobody was heard in time.
     pub(super) fn on_election_timeout(&mut self, turn: &mut Turn<'_>) {
         if !self.configuration.contains(self.me) {
+            return;
+        }
+        if !self.hard_state_durable {
+            // Whatever would be said now would be held back: the disk is what is waited for, not the peers.
+            self.reset_election_timer(turn.now);
             return;
         }
         if self.leader.take().is_some() {
@@ -268,10 +280,9 @@ impl Replica {
         self.leader_heard = Some(now);
         self.window_ms = self.timers.election_ms_max;
         self.reset_election_timer(now);
-        if let Some(wait) = self.log.missing_from(self.committed.next()).map(|_| {
+        if self.log.missing_from(self.committed.next()).is_some() {
             // A replica with damage lets those without go first.
-            u64::from(self.timers.election_ms_max)
-        }) {
+            let wait = u64::from(self.timers.election_ms_max);
             self.election_due = self.election_due.plus_ms(wait);
         }
     }

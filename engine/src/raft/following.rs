@@ -4,7 +4,7 @@
 //! and vote are durable. What was received is told at once, what is durable when the log has proved it.
 
 use clustor_shards::turn::PeerId;
-use clustor_wire::ids::LogIndex;
+use clustor_wire::ids::{LogIndex, Term};
 use clustor_wire::message::{Heartbeat, HeartbeatAck, RaftBody, RaftMessage};
 
 use super::durable::AuthenticatedPeer;
@@ -46,7 +46,8 @@ impl Replica {
         }
         if known && self.matched == LogIndex::ZERO {
             // The leader takes it for known where the logs agree, and this replica, restarted, does not.
-            self.reject(turn, peer, self.log.last().next());
+            let (last, term) = (self.log.last(), self.log.last_term());
+            self.reject(turn, peer, last.next(), term);
         }
     }
 
@@ -113,7 +114,7 @@ impl Replica {
         } else if *prev_index >= self.log.base()
             && self.log.term_at(*prev_index) != Some(*prev_term)
         {
-            self.reject(turn, from, *prev_index);
+            self.reject(turn, from, *prev_index, *prev_term);
         } else {
             self.fit(turn, *prev_index, &entries, frames);
             self.raft_commit = (*raft_commit).min(self.matched);
@@ -182,9 +183,16 @@ impl Replica {
         });
     }
 
-    fn reject(&mut self, turn: &mut Turn<'_>, leader: PeerId, prev_index: LogIndex) {
-        // Only what this replica has at or below the leader's term can be common: a whole term is skipped at once.
-        let hint_index = self.log.last().min(prev_index);
+    /// The entry at (`prev_term`, `prev_index`) is not here. What the two logs have in common ends, at the latest,
+    /// with the last entry here that is not of a greater term: whole terms are skipped at once.
+    fn reject(
+        &mut self,
+        turn: &mut Turn<'_>,
+        leader: PeerId,
+        prev_index: LogIndex,
+        prev_term: Term,
+    ) {
+        let hint_index = self.log.common_with(prev_index, prev_term);
         let hint_term = self.log.term_at(hint_index).unwrap_or_default();
         self.send(
             turn.out,

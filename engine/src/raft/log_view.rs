@@ -107,8 +107,8 @@ impl LogView {
     #[must_use]
     pub fn common_with(&self, index: LogIndex, term: Term) -> LogIndex {
         let index = index.min(self.last);
-        let above = self.runs.iter().find(|run| run.term > term);
-        match above {
+        let above = self.runs.partition_point(|run| run.term <= term);
+        match self.runs.get(above) {
             Some(run) => index.min(run.first.prev()).max(self.base),
             None => index.max(self.base),
         }
@@ -142,6 +142,24 @@ impl LogView {
         if let Some(range) = self.missing.last_mut() {
             range.last = range.last.min(from.prev());
         }
+    }
+
+    /// The content of entries `first` to `last` is lost, as far as they are in the log.
+    pub fn mark_missing(&mut self, first: LogIndex, last: LogIndex) {
+        let (mut first, mut last) = (first.max(self.base.next()), last.min(self.last));
+        if first > last {
+            return;
+        }
+        self.missing.retain(|range| {
+            let apart = range.last.next() < first || last.next() < range.first;
+            if !apart {
+                first = first.min(range.first);
+                last = last.max(range.last);
+            }
+            apart
+        });
+        let at = self.missing.partition_point(|range| range.first < first);
+        self.missing.insert(at, MissingRange { first, last });
     }
 
     /// The first index from `from` on whose content is missing.

@@ -43,14 +43,6 @@ pub enum RecordToPersist {
         /// The first index that is gone.
         from: LogIndex,
     },
-    /// The configuration a new partition was created with (term 0, index 0); its frame, of kind `Configuration`,
-    /// lies in [`Output::frames`].
-    Configuration {
-        /// Whose.
-        partition: PartitionId,
-        /// Where its frame lies in [`Output::frames`].
-        frame: Range<usize>,
-    },
 }
 
 /// A replica may apply its log up to here. Rises monotonically.

@@ -2,7 +2,6 @@
 //! a leader or a candidate has dies with the role.
 
 use clustor_shards::log::proof::{HardStateDurable, LocalDurable};
-use clustor_shards::log::record::{RecordKind, encode_record};
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{LogIndex, NodeId, PairNumber, PartitionId, Term};
 use clustor_wire::message::{RaftBody, RaftMessage};
@@ -116,7 +115,6 @@ pub struct Replica {
     pub(super) silent_until: Time,
     pub(super) frames_refused: u64,
     random: SplitMix64,
-    newborn: bool,
 }
 
 impl Replica {
@@ -138,7 +136,6 @@ impl Replica {
         assert!(timers.election_backoff_ms_max >= timers.election_ms_max);
         assert!(timers.rpc_ms_min > 0 && timers.rpc_ms_max >= timers.rpc_ms_min);
         assert!(config.limits.inflight_batches_max > 0);
-        let newborn = restored.configuration.is_none();
         // Term 0 was never voted nor heard a leader in: there is nothing it could have forgotten.
         let silence_ms = if restored.term == Term::ZERO {
             0
@@ -184,7 +181,6 @@ impl Replica {
             silent_until: now.plus_ms(u64::from(silence_ms)),
             frames_refused: 0,
             random: SplitMix64::seed_from_u64(config.seed),
-            newborn,
         };
         if !replica.configuration.is_sole_voter(replica.me) {
             replica.reset_election_timer(now);
@@ -211,8 +207,19 @@ impl Replica {
             self.partition
         );
         self.durable.raise(proof);
-        // Content that is missing is vouched for by nobody, here or in a proof.
-        if let Some(missing) = self.log.missing_from(self.log.base().next()) {
+        self.clip_missing();
+    }
+
+    /// The content of these entries was found to be damaged here. What is above the applicable index counts as
+    /// durable no longer; nothing that was counted before is withdrawn.
+    pub fn on_missing(&mut self, first: LogIndex, last: LogIndex) {
+        self.log.mark_missing(first, last);
+        self.clip_missing();
+    }
+
+    /// Content that is missing is vouched for by nobody.
+    fn clip_missing(&mut self) {
+        if let Some(missing) = self.log.missing_from(self.applicable.next()) {
             self.durable.truncate(missing);
         }
     }
@@ -228,6 +235,10 @@ impl Replica {
         }
         self.hard_state_durable = true;
         turn.out.messages.append(&mut self.held);
+        if self.configuration.is_sole_voter(self.me) {
+            // Nobody else to be heard: it need not wait for a timeout.
+            self.election_due = turn.now;
+        }
         self.count_own_vote(turn);
     }
 
@@ -266,7 +277,6 @@ impl Replica {
         if matches!(self.role, RoleState::Quarantined) {
             return;
         }
-        self.record_birth(turn.out);
         if self.is_leader() {
             self.finish_leading(turn);
         } else {
@@ -276,28 +286,6 @@ impl Replica {
             self.finish_following(turn);
         }
         self.advance_applicable(turn.out);
-    }
-
-    /// A partition that never was here begins with its configuration, at index 0.
-    fn record_birth(&mut self, out: &mut Output) {
-        if !self.newborn {
-            return;
-        }
-        self.newborn = false;
-        let start = out.frames.len();
-        let body = self.configuration.encode();
-        encode_record(
-            &mut out.frames,
-            RecordKind::Configuration,
-            self.partition,
-            Term::ZERO,
-            LogIndex::ZERO,
-            &body,
-        );
-        out.records.push(RecordToPersist::Configuration {
-            partition: self.partition,
-            frame: start..out.frames.len(),
-        });
     }
 
     fn advance_applicable(&mut self, out: &mut Output) {
@@ -357,7 +345,6 @@ impl Replica {
         self.term = term;
         self.vote = vote;
         self.hard_state_durable = false;
-        self.record_birth(out);
         out.records.push(RecordToPersist::HardState {
             partition: self.partition,
             term,

@@ -501,7 +501,7 @@ impl Replica {
             && !entries.is_empty()
             && entries
                 .iter()
-                .all(|e| e.index <= wanted.to && self.log.term_at(e.index) == Some(e.term));
+                .all(|e| self.log.term_at(e.index) == Some(e.term));
         let count = entries.len() as u32;
         turn.out.checked = entries;
         if !good {

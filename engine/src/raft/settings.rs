@@ -113,8 +113,7 @@ pub struct Restored {
     pub last: LogIndex,
     /// Entries without content, ascending.
     pub missing: Vec<MissingRange>,
-    /// The latest configuration in the log; `None` where the partition is new here: then the replica's first
-    /// record is the configuration it was made with.
+    /// The latest configuration in the log; `None` for the one the replica is made with.
     pub configuration: Option<Configuration>,
     /// Whether the replica must neither vote nor campaign nor acknowledge.
     pub quarantined: bool,
