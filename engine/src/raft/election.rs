@@ -25,7 +25,7 @@ impl Replica {
         from: PeerId,
         message: &RaftMessage,
     ) -> bool {
-        if matches!(self.role, RoleState::Quarantined) || !self.configuration.contains(from) {
+        if !self.listens_to(from) {
             return false;
         }
         match message.body {
@@ -50,6 +50,13 @@ impl Replica {
             return false;
         }
         true
+    }
+
+    /// Whether `from` is another voter, and this replica one that speaks.
+    pub(super) fn listens_to(&self, from: PeerId) -> bool {
+        !matches!(self.role, RoleState::Quarantined)
+            && from != self.me
+            && self.configuration.contains(from)
     }
 
     /// Tells the sender of an older term's request that there is a newer term.
@@ -280,11 +287,6 @@ impl Replica {
         self.leader_heard = Some(now);
         self.window_ms = self.timers.election_ms_max;
         self.reset_election_timer(now);
-        if self.log.missing_from(self.committed.next()).is_some() {
-            // A replica with damage lets those without go first.
-            let wait = u64::from(self.timers.election_ms_max);
-            self.election_due = self.election_due.plus_ms(wait);
-        }
     }
 
     /// Judges by a heartbeat's lateness how slow the path to the leader is.

@@ -21,10 +21,7 @@ impl Replica {
         heartbeat: &Heartbeat,
     ) {
         let peer = from.id();
-        if heartbeat.partition != self.partition
-            || matches!(self.role, RoleState::Quarantined)
-            || !self.configuration.contains(peer)
-        {
+        if heartbeat.partition != self.partition || !self.listens_to(peer) {
             return;
         }
         if heartbeat.term < self.term {

@@ -3,25 +3,8 @@
 //!
 //! One run per term; so a log of a million entries under three leaders takes three runs.
 
+use clustor_shards::log::{IndexRange, TermRun};
 use clustor_wire::ids::{LogIndex, Term};
-
-/// From `first` on, until the next run, entries are of `term`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TermRun {
-    /// First index of the run.
-    pub first: LogIndex,
-    /// Its term.
-    pub term: Term,
-}
-
-/// Entries from `first` to `last`, whose identity is known and whose content is lost here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MissingRange {
-    /// First of them.
-    pub first: LogIndex,
-    /// Last of them.
-    pub last: LogIndex,
-}
 
 /// The shape of a log.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +13,7 @@ pub struct LogView {
     base_term: Term,
     runs: Vec<TermRun>,
     last: LogIndex,
-    missing: Vec<MissingRange>,
+    missing: Vec<IndexRange>,
 }
 
 impl LogView {
@@ -45,7 +28,7 @@ impl LogView {
         base_term: Term,
         runs: Vec<TermRun>,
         last: LogIndex,
-        missing: Vec<MissingRange>,
+        missing: Vec<IndexRange>,
     ) -> Self {
         assert!(last >= base, "a log ends before its base");
         assert_eq!(runs.is_empty(), last == base, "runs and length disagree");
@@ -159,7 +142,7 @@ impl LogView {
             apart
         });
         let at = self.missing.partition_point(|range| range.first < first);
-        self.missing.insert(at, MissingRange { first, last });
+        self.missing.insert(at, IndexRange { first, last });
     }
 
     /// The first index from `from` on whose content is missing.

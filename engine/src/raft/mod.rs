@@ -17,6 +17,9 @@
 //! 6. the records of the [`Output`] enter the log's queue in their order, before any proof of a later turn is
 //!    handed in.
 //!
+//! An append for which the log has no room is not handed in at all: it is lost, as on a network, and comes again.
+//! Nothing is carried to peers before the log's opening has retired.
+//!
 //! Rooms, from the ground up:
 //!
 //! - [`entry`]: an entry's body
@@ -26,7 +29,7 @@
 //! - [`output`]: what was decided; [`settings`]: bounds; [`status`]: how it stands
 //! - `frames`: checks on entries that came from elsewhere; `progress`: a leader's view of one follower
 //! - `replica`: the state, and changes of role
-//! - `election`, `replication` (leading), `following`, `read_index`, `transfer`: the protocol, one part each.
+//! - `election`, `propose` and `replication` (leading), `following`, `read_index`, `transfer`: the protocol, one part each.
 //!   Membership changes and leases will be two more such parts.
 
 pub mod cache;
@@ -39,6 +42,7 @@ mod frames;
 pub mod log_view;
 pub mod output;
 mod progress;
+mod propose;
 pub mod quorum;
 mod read_index;
 mod replica;
@@ -56,9 +60,9 @@ pub use output::{
     Applicable, Leadership, LeadershipChange, Output, ReadFailed, ReadReady, RecordToPersist,
     WantedEntries,
 };
+pub use propose::{NewEntry, Position, ProposeError};
 pub use read_index::ReadError;
 pub use replica::{Replica, Turn};
-pub use replication::{NewEntry, Position, ProposeError};
 pub use settings::{Limits, ReplicaConfig, Restored, Timers};
 pub use status::{FollowerStatus, Status};
 pub use transfer::TransferError;

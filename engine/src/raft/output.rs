@@ -2,6 +2,7 @@
 
 use core::ops::Range;
 
+use clustor_shards::log::record::{RECORD_HEADER_BYTES, Record, RecordHeader, RecordKind};
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 use clustor_wire::message::{Heartbeat, HeartbeatAck, RaftBody, RaftMessage};
@@ -43,6 +44,36 @@ pub enum RecordToPersist {
         /// The first index that is gone.
         from: LogIndex,
     },
+}
+
+impl RecordToPersist {
+    /// An entry as the log takes it, out of [`Output::frames`]; `None` for other records. Its checksum was computed
+    /// or verified by the replica in this very turn.
+    #[must_use]
+    pub fn entry<'a>(&self, frames: &'a [u8]) -> Option<Record<'a>> {
+        let Self::Entry {
+            partition,
+            term,
+            index,
+            frame,
+        } = self
+        else {
+            return None;
+        };
+        let frame = &frames[frame.clone()];
+        let body = &frame[RECORD_HEADER_BYTES..];
+        Some(Record {
+            header: RecordHeader {
+                kind: RecordKind::Entry,
+                partition: *partition,
+                term: *term,
+                index: *index,
+                body_len: body.len() as u32,
+            },
+            body,
+            frame,
+        })
+    }
 }
 
 /// A replica may apply its log up to here. Rises monotonically.

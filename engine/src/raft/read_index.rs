@@ -82,10 +82,7 @@ impl Replica {
         ack: &HeartbeatAck,
     ) {
         let peer = from.id();
-        if ack.partition != self.partition
-            || matches!(self.role, RoleState::Quarantined)
-            || !self.configuration.contains(peer)
-        {
+        if ack.partition != self.partition || !self.listens_to(peer) {
             return;
         }
         if ack.term > self.term {

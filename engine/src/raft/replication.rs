@@ -1,79 +1,24 @@
-//! Leading: entries go in, out to the followers, and are committed once a quorum's ledgers cover them.
+//! Leading: entries go out to the followers and are committed once a quorum's ledgers cover them.
 
-use std::collections::VecDeque;
-
-use clustor_shards::log::record::{RecordKind, encode_record_parts};
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{LogIndex, Term};
 use clustor_wire::message::{RaftBody, RaftMessage};
 
 use super::durable::{AuthenticatedPeer, PeerDurable, QuorumDurable};
-use super::entry::{EntryBody, EntryKey, EntryKind};
+use super::entry::EntryKind;
 use super::frames::{self, Expected};
-use super::output::{Leadership, RecordToPersist, WantedEntries};
+use super::output::{Leadership, WantedEntries};
 use super::progress::Progress;
+use super::propose::Uncommitted;
 use super::quorum;
 use super::read_index::Reads;
 use super::replica::{Replica, RoleState, Turn};
 use super::settings::Timers;
 use super::transfer::Transfer;
 
-/// A command to append.
-#[derive(Debug, Clone, Copy)]
-pub struct NewEntry<'a> {
-    /// What the machine gets.
-    pub payload: &'a [u8],
-    /// The client's idempotency key, with the `wal_committed` index it knew.
-    pub key: Option<EntryKey>,
-    /// The time in milliseconds as the partition counts it. Raised to the last stamp where it lies before.
-    pub stamp_ms: u64,
-}
-
-/// Where an entry stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position {
-    /// Its term.
-    pub term: Term,
-    /// Its index.
-    pub index: LogIndex,
-}
-
-/// Why a command was not appended. It left no trace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ProposeError {
-    /// This replica does not lead.
-    #[error("this replica does not lead the partition; ask the leader, if it is known: {leader:?}")]
-    NotLeader {
-        /// Who does, if known.
-        leader: Option<PeerId>,
-    },
-    /// Leadership is being handed over.
-    #[error("leadership is being handed over to {to:?}; ask there in a moment")]
-    HandingOver {
-        /// To whom.
-        to: PeerId,
-    },
-    /// The payload is longer than the limit.
-    #[error("payload of {bytes} bytes exceeds {bytes_max}; split it")]
-    TooLarge {
-        /// Its length.
-        bytes: usize,
-        /// The limit.
-        bytes_max: usize,
-    },
-    /// Too many bytes are proposed and not yet committed.
-    #[error("{bytes_max} bytes wait to be committed; retry when some are")]
-    Full {
-        /// The limit.
-        bytes_max: u64,
-    },
-    /// An entry's content is missing, and nothing behind it can be committed.
-    #[error("the content of entry {index} is missing here; nothing behind it can be committed")]
-    MissingContent {
-        /// The first such entry.
-        index: LogIndex,
-    },
-}
+/// A leader is not moved on account of its damage before it has led this long, in milliseconds: two damaged replicas
+/// that hand over to each other do so slowly.
+const SETTLED_MS: u64 = 750;
 
 /// What only a leader has.
 #[derive(Debug)]
@@ -81,12 +26,13 @@ pub(super) struct Leading {
     /// The empty entry of its term.
     pub(super) term_start: LogIndex,
     pub(super) progress: Vec<Progress>,
+    since: Time,
     /// The latest heartbeat round begun.
     pub(super) round: u64,
     pub(super) heartbeat_due: Time,
     pub(super) reads: Reads,
     pub(super) transfer: Option<Transfer>,
-    uncommitted: Uncommitted,
+    pub(super) uncommitted: Uncommitted,
 }
 
 impl Leading {
@@ -108,119 +54,7 @@ impl Leading {
     }
 }
 
-/// Bytes proposed and not yet committed, marked once a turn.
-#[derive(Debug, Default)]
-struct Uncommitted {
-    bytes: u64,
-    unmarked: u64,
-    marks: VecDeque<(LogIndex, u64)>,
-}
-
-impl Uncommitted {
-    fn add(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
-        self.unmarked += bytes as u64;
-    }
-
-    fn mark(&mut self, last: LogIndex) {
-        if self.unmarked > 0 {
-            self.marks.push_back((last, self.unmarked));
-            self.unmarked = 0;
-        }
-    }
-
-    fn committed(&mut self, index: LogIndex) {
-        while let Some((last, bytes)) = self.marks.front()
-            && *last <= index
-        {
-            self.bytes -= bytes;
-            self.marks.pop_front();
-        }
-    }
-}
-
 impl Replica {
-    /// Appends a command: frames it once, for the own log, the cache, the wire and every other log.
-    ///
-    /// # Errors
-    /// [`ProposeError`]; then nothing happened.
-    pub fn propose(
-        &mut self,
-        turn: &mut Turn<'_>,
-        entry: &NewEntry<'_>,
-    ) -> Result<Position, ProposeError> {
-        let RoleState::Leader(leading) = &self.role else {
-            let leader = self.leader;
-            return Err(ProposeError::NotLeader { leader });
-        };
-        if let Some(transfer) = &leading.transfer {
-            return Err(ProposeError::HandingOver { to: transfer.to });
-        }
-        let (bytes, bytes_max) = (entry.payload.len(), self.limits.payload_bytes_max);
-        if bytes > bytes_max {
-            return Err(ProposeError::TooLarge { bytes, bytes_max });
-        }
-        let waiting = leading.uncommitted.bytes;
-        let bytes_max = self.limits.uncommitted_bytes_max;
-        if waiting > 0 && waiting + bytes as u64 > bytes_max {
-            return Err(ProposeError::Full { bytes_max });
-        }
-        if let Some(index) = self.log.missing_from(self.committed.next()) {
-            return Err(ProposeError::MissingContent { index });
-        }
-        Ok(self.append_own(
-            turn,
-            EntryKind::Command,
-            entry.stamp_ms,
-            entry.key,
-            entry.payload,
-        ))
-    }
-
-    fn append_own(
-        &mut self,
-        turn: &mut Turn<'_>,
-        kind: EntryKind,
-        stamp_ms: u64,
-        key: Option<EntryKey>,
-        payload: &[u8],
-    ) -> Position {
-        self.stamp_ms = self.stamp_ms.max(stamp_ms);
-        let body = EntryBody {
-            kind,
-            stamp_ms: self.stamp_ms,
-            key,
-            payload,
-        };
-        let index = self.log.push(self.term);
-        let start = turn.out.frames.len();
-        let bytes = encode_record_parts(
-            &mut turn.out.frames,
-            RecordKind::Entry,
-            self.partition,
-            self.term,
-            index,
-            &[body.head().as_slice(), payload],
-        );
-        let frame = start..start + bytes;
-        turn.cache
-            .push(self.slot, index, &turn.out.frames[frame.clone()]);
-        turn.out.records.push(RecordToPersist::Entry {
-            partition: self.partition,
-            term: self.term,
-            index,
-            frame,
-        });
-        self.matched = index;
-        if let RoleState::Leader(leading) = &mut self.role {
-            leading.uncommitted.add(bytes);
-        }
-        Position {
-            term: self.term,
-            index,
-        }
-    }
-
     /// Elected: begins its term with an empty entry, by which all earlier ones will be committed.
     pub(super) fn become_leader(&mut self, turn: &mut Turn<'_>) {
         assert!(self.hard_state_durable, "a leader's own vote is durable");
@@ -230,6 +64,7 @@ impl Replica {
         self.role = RoleState::Leader(Box::new(Leading {
             term_start: next,
             progress,
+            since: turn.now,
             round: 0,
             heartbeat_due: turn.now,
             reads: Reads::default(),
@@ -290,7 +125,8 @@ impl Replica {
         Some(progress)
     }
 
-    /// Steps down if no quorum was heard for an election timeout; gives up a hand-over that takes too long.
+    /// Steps down if no quorum was heard for an election timeout; gives up a hand-over that takes too long; hands over
+    /// if content is missing here, behind which nothing can be committed.
     pub(super) fn tick_leader(&mut self, turn: &mut Turn<'_>) {
         let RoleState::Leader(leading) = &mut self.role else {
             return;
@@ -310,6 +146,12 @@ impl Replica {
         });
         if turn.now >= heard.plus_ms(u64::from(self.timers.election_ms_max)) {
             self.become_follower(turn, self.term, None);
+            return;
+        }
+        let settled = turn.now >= leading.since.plus_ms(SETTLED_MS);
+        if settled && self.log.missing_from(self.committed.next()).is_some() {
+            // If nobody answers there is nobody to lead instead.
+            let _ = self.transfer_leadership(turn);
         }
     }
 

@@ -1,10 +1,10 @@
 //! What a replica is told when it is made: who it is, its bounds, and what its log held.
 
+use clustor_shards::log::{IndexRange, PartitionLog, TermRun};
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 
-use super::configuration::Configuration;
-use super::log_view::{MissingRange, TermRun};
+use super::configuration::{Configuration, ConfigurationError};
 
 /// Bounds of time, in milliseconds. The same on every replica of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,9 +112,33 @@ pub struct Restored {
     /// The last index.
     pub last: LogIndex,
     /// Entries without content, ascending.
-    pub missing: Vec<MissingRange>,
+    pub missing: Vec<IndexRange>,
     /// The latest configuration in the log; `None` for the one the replica is made with.
     pub configuration: Option<Configuration>,
     /// Whether the replica must neither vote nor campaign nor acknowledge.
     pub quarantined: bool,
+}
+
+impl Restored {
+    /// What the log says of a partition.
+    ///
+    /// # Errors
+    /// If the latest configuration in it is none that this build reads.
+    pub fn from_log(log: &PartitionLog) -> Result<Self, ConfigurationError> {
+        let configuration = match log.configurations.last() {
+            Some(at) => Some(Configuration::decode(&at.body)?),
+            None => None,
+        };
+        Ok(Self {
+            term: log.hard_state.term,
+            vote: log.hard_state.vote,
+            base: log.base,
+            base_term: log.base_term,
+            runs: log.terms.clone(),
+            last: log.last,
+            missing: log.missing.clone(),
+            configuration,
+            quarantined: false,
+        })
+    }
 }

@@ -1,0 +1,106 @@
+//! An honest disk in memory: what is submitted succeeds when it is carried; what is not carried never happened.
+
+use std::collections::BTreeMap;
+
+use clustor_shards::buffer::{Block, Blocks};
+use clustor_shards::disk::{BootDisk, DiskError, DiskEvent, DiskOp, FileId, FoundPair};
+
+#[derive(Default, Clone)]
+pub struct MemoryDisk {
+    files: BTreeMap<FileId, Vec<Block>>,
+    salts: u8,
+}
+
+impl MemoryDisk {
+    pub fn carry(&mut self, op: DiskOp) -> DiskEvent {
+        match op {
+            DiskOp::Chain(chain) => {
+                self.write(FileId::segment(chain.pair), chain.log_block, &chain.log);
+                self.write(
+                    FileId::ledger(chain.pair),
+                    chain.ledger_block,
+                    &chain.ledger,
+                );
+                DiskEvent::Chain {
+                    chain: chain.chain,
+                    log: chain.log,
+                    ledger: chain.ledger,
+                    outcome: Ok(()),
+                }
+            }
+            DiskOp::Read(mut read) => {
+                let outcome = BootDisk::read(self, read.file, read.block, &mut read.into);
+                DiskEvent::Read {
+                    token: read.token,
+                    file: read.file,
+                    block: read.block,
+                    blocks: read.into,
+                    outcome,
+                }
+            }
+            DiskOp::Prepare(ask) => {
+                self.salts += 1;
+                let zeros = |blocks| vec![Block::ZERO; blocks as usize];
+                self.files
+                    .insert(FileId::segment(ask.pair), zeros(ask.segment_blocks));
+                self.files
+                    .insert(FileId::ledger(ask.pair), zeros(ask.ledger_blocks));
+                DiskEvent::Prepared {
+                    pair: ask.pair,
+                    salt: [self.salts; 32],
+                    segment_blocks_ready: ask.segment_blocks,
+                }
+            }
+            DiskOp::Remove(pair) => {
+                self.files.remove(&FileId::segment(pair));
+                self.files.remove(&FileId::ledger(pair));
+                DiskEvent::Removed {
+                    pair,
+                    outcome: Ok(()),
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, file: FileId, block: u32, blocks: &Blocks) {
+        let place = block as usize..block as usize + blocks.len();
+        self.files.get_mut(&file).expect("a prepared file")[place]
+            .copy_from_slice(blocks.as_slice());
+    }
+
+    /// Every segment's blocks, to be damaged.
+    pub fn segments(&mut self) -> impl Iterator<Item = &mut Vec<Block>> {
+        self.files
+            .iter_mut()
+            .filter(|(file, _)| **file == FileId::segment(file.pair))
+            .map(|(_, blocks)| blocks)
+    }
+}
+
+impl BootDisk for MemoryDisk {
+    fn pairs(&mut self) -> Result<Vec<FoundPair>, DiskError> {
+        let mut pairs: Vec<_> = self.files.keys().map(|file| file.pair).collect();
+        pairs.dedup();
+        let bytes = |file| {
+            self.files
+                .get(&file)
+                .map(|blocks| blocks.len() as u64 * 4096)
+        };
+        Ok(pairs
+            .into_iter()
+            .map(|pair| FoundPair {
+                pair,
+                segment_bytes: bytes(FileId::segment(pair)),
+                ledger_bytes: bytes(FileId::ledger(pair)),
+            })
+            .collect())
+    }
+
+    fn read(&mut self, file: FileId, block: u32, into: &mut Blocks) -> Result<(), DiskError> {
+        let blocks = self.files.get(&file).map_or(&[][..], Vec::as_slice);
+        for (at, place) in (block as usize..).zip(into.as_mut_slice()) {
+            *place = blocks.get(at).copied().unwrap_or(Block::ZERO);
+        }
+        Ok(())
+    }
+}
