@@ -363,6 +363,8 @@ fn a_leader_with_damage_commits_nothing_behind_it_and_hands_over() {
     assert!(status.wal_committed < index);
     cluster.pass(1000);
     assert_eq!(cluster.leader(), Some(3));
+    cluster.heal();
+    cluster.pass(500);
     assert!(cluster.status(3).wal_committed > start);
 }
 
