@@ -8,11 +8,15 @@
 //! - [`machine`]: the state machine, as an embedder writes it
 //! - [`outcome`]: the three outcomes of an append, refusals, leadership
 //! - [`request`]: what crosses from handles to a shard's turn and back
+//! - [`partition`]: a replica in full, with its machine and those who wait for answers
+//! - [`shard_core`]: the turn over all partitions of a shard
 
 #![forbid(unsafe_code)]
 
 pub mod machine;
 pub mod outcome;
+pub mod partition;
 pub mod profile;
 pub mod raft;
 pub mod request;
+pub mod shard_core;

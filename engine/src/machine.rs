@@ -259,6 +259,14 @@ impl Effects {
         }
     }
 
+    /// Forgets the replies of the item at `from` and of those behind it: they come again.
+    pub(crate) fn forget_from(&mut self, from: LogIndex) {
+        let keep = self.replies.partition_point(|(index, _)| *index < from);
+        self.replies.truncate(keep);
+        self.bytes
+            .truncate(self.replies.last().map_or(0, |(_, end)| *end));
+    }
+
     /// Forgets everything, keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();

@@ -4,6 +4,7 @@ use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 use clustor_wire::message::Role;
 
+use super::cache::CacheSlot;
 use super::replica::{Replica, RoleState};
 
 /// A snapshot of a replica's state.
@@ -135,6 +136,30 @@ impl Replica {
     #[must_use]
     pub const fn leader(&self) -> Option<PeerId> {
         self.leader
+    }
+
+    /// The last index of its log.
+    #[must_use]
+    pub const fn last_index(&self) -> LogIndex {
+        self.log.last()
+    }
+
+    /// The index before the first entry of its log.
+    #[must_use]
+    pub const fn base_index(&self) -> LogIndex {
+        self.log.base()
+    }
+
+    /// The greatest stamp among the entries it has seen since it was made, in milliseconds.
+    #[must_use]
+    pub const fn stamp_ms(&self) -> u64 {
+        self.stamp_ms
+    }
+
+    /// Its place in the shard's cache.
+    #[must_use]
+    pub const fn cache_slot(&self) -> CacheSlot {
+        self.slot
     }
 
     /// Its term.

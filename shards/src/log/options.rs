@@ -52,6 +52,14 @@ impl LogOptions {
         }
     }
 
+    /// The greatest body an entry may have in segments of this size: an eighth of the segment, with its extent's
+    /// overhead, so that at most half a segment lies above the last chain known to have retired.
+    #[must_use]
+    pub fn segment_entry_bytes_max(&self) -> usize {
+        let segment = self.segment_blocks as usize * BLOCK_BYTES;
+        (segment / 8 - 2 * BLOCK_BYTES).min(RECORD_BODY_BYTES_MAX)
+    }
+
     /// Checks every number against its limit.
     ///
     /// # Errors
@@ -70,7 +78,7 @@ impl LogOptions {
             }
         };
         let segment = u64::from(self.segment_blocks) * BLOCK_BYTES as u64;
-        let entry_max = (segment / 8 - 2 * BLOCK_BYTES as u64).min(RECORD_BODY_BYTES_MAX as u64);
+        let entry_max = self.segment_entry_bytes_max() as u64;
         within(
             "segment_blocks",
             self.segment_blocks.into(),

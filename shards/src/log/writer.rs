@@ -301,8 +301,19 @@ impl ShardLog {
                 limit: self.options.entry_body_bytes_max,
             });
         }
+        self.admit_frames(RECORD_HEADER_BYTES + body_bytes)
+    }
+
+    /// Whether frames that another node accepted would be taken now; their sizes were judged there.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn admit_frames(&self, bytes: usize) -> Result<(), LogRefusal> {
+        if let Some(failure) = &self.failure {
+            return Err(LogRefusal::Failed(failure.clone()));
+        }
         let queued = self.queued_bytes + self.batch.records.len();
-        if queued + RECORD_HEADER_BYTES + body_bytes > self.options.queue_bytes_max && queued > 0 {
+        if queued + bytes > self.options.queue_bytes_max && queued > 0 {
             if self.phase == Phase::Draining && self.spare.is_full() {
                 return Err(LogRefusal::DiskFull);
             }

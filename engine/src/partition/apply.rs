@@ -1,0 +1,364 @@
+//! Committed entries through the idempotency table and the machine.
+//!
+//! The table goes through every entry from the base of the log on; the machine gets those above the index it
+//! opened at. A machine that fails is dropped, made anew and fed again from where it opens: the first time at once, after
+//! [`FAILURES_MAX`] failures within [`FAILURE_WINDOW_MS`] with a pause. A panic in its code is a failure of this
+//! partition alone.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use clustor_shards::log::record::{RecordKind, records};
+use clustor_shards::turn::Time;
+use clustor_wire::ids::{LogIndex, Term};
+use clustor_wire::message::RefusalClause;
+
+use super::idempotency::KeyVerdict;
+use super::{Answer, MachineSlot, Partition, refusal};
+use crate::machine::{Applied, Batch, Item, Stamp};
+use crate::outcome::Outcome;
+use crate::raft::EntryCache;
+use crate::raft::entry::{EntryBody, EntryKind};
+use crate::request::Wait;
+
+/// Failures of a machine within [`FAILURE_WINDOW_MS`] after which it is left alone for [`FAILURE_PAUSE_MS`].
+pub const FAILURES_MAX: usize = 3;
+/// Window in which failures are counted, in milliseconds.
+pub const FAILURE_WINDOW_MS: u64 = 60_000;
+/// Pause after too many failures, in milliseconds.
+pub const FAILURE_PAUSE_MS: u64 = 5_000;
+/// Pause after the failures before, in milliseconds.
+pub const RETRY_PAUSE_MS: u64 = 10;
+/// `Retryable` answers without progress in a row, at most; one more is a failure.
+pub const RETRIES_MAX: u32 = 3;
+/// Bytes of frames copied from the cache for one batch.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// Why a machine does not run, and when it is made again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineTrouble {
+    reason: String,
+    retry_at: Option<Time>,
+}
+
+impl MachineTrouble {
+    pub(super) fn not_opened() -> Self {
+        Self {
+            reason: "has not been opened".to_owned(),
+            retry_at: None,
+        }
+    }
+}
+
+impl core::fmt::Display for MachineTrouble {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+/// What applying needs next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApplyStep {
+    /// Nothing: everything applicable is applied, or the machine rests.
+    Done,
+    /// The entries from this index on, from the log.
+    Read(LogIndex),
+    /// Another call: a batch was applied and there is more.
+    More,
+}
+
+/// What the table says of one entry, kept until the machine has answered.
+struct Judged {
+    index: LogIndex,
+    term: Term,
+    verdict: KeyVerdict,
+}
+
+impl Partition {
+    /// When the machine is to be made again.
+    pub(crate) fn machine_deadline(&self) -> Option<Time> {
+        match &self.machine {
+            MachineSlot::Failed(trouble) => trouble.retry_at,
+            MachineSlot::Running(_) => None,
+        }
+    }
+
+    pub(super) fn open_machine(&mut self, now: Time) {
+        let factory = &self.factory;
+        let id = self.id;
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let mut machine = factory(id);
+            machine.open().map(|opened| (machine, opened))
+        }));
+        match opened {
+            Ok(Ok((machine, opened))) if opened.applied <= self.replica.last_index() => {
+                self.machine = MachineSlot::Running(machine);
+                self.machine_from = opened.applied;
+                self.start_over();
+            }
+            Ok(Ok((_, opened))) => self.fail_machine(
+                format!(
+                    "opened at index {}, the log ends at {}: they are not of one history",
+                    opened.applied,
+                    self.replica.last_index()
+                ),
+                now,
+            ),
+            Ok(Err(error)) => self.fail_machine(format!("can't open: {error}"), now),
+            Err(panic) => {
+                self.fail_machine(format!("panicked while opening: {}", said(&*panic)), now);
+            }
+        }
+    }
+
+    /// Applies again from the base of the log, entries the machine already has to the table only.
+    fn start_over(&mut self) {
+        self.applied = self.replica.base_index();
+        self.stamp_ms = 0;
+        self.table.clear();
+        self.stuck = None;
+    }
+
+    fn fail_machine(&mut self, reason: String, now: Time) {
+        self.failures
+            .retain(|then| now.since_us(*then) < FAILURE_WINDOW_MS * 1000);
+        self.failures.push(now);
+        let pause = if self.failures.len() >= FAILURES_MAX {
+            FAILURE_PAUSE_MS
+        } else {
+            RETRY_PAUSE_MS
+        };
+        tracing::error!(partition = %self.id, reason, "the machine failed and will be made again");
+        self.machine = MachineSlot::Failed(MachineTrouble {
+            reason,
+            retry_at: Some(now.plus_ms(pause)),
+        });
+    }
+
+    /// Applies one batch of what may be applied, from the cache.
+    pub(crate) fn apply(
+        &mut self,
+        now: Time,
+        cache: &EntryCache,
+        frames: &mut Vec<u8>,
+        answers: &mut Vec<Answer>,
+    ) -> ApplyStep {
+        if !self.machine_may_run(now, answers) {
+            return ApplyStep::Done;
+        }
+        let limit = self.replica.applicable();
+        self.answer_committed(limit, answers);
+        if self.applied >= limit {
+            return ApplyStep::Done;
+        }
+        if self.apply_read.is_some() {
+            return ApplyStep::Done;
+        }
+        frames.clear();
+        let from = self.applied.next();
+        let to = limit.min(LogIndex(self.applied.get() + self.apply_entries_max as u64));
+        let slot = self.replica.cache_slot();
+        if cache.copy(slot, from, to, BATCH_BYTES_MAX, frames) == 0 {
+            return ApplyStep::Read(from);
+        }
+        self.apply_frames(now, frames, limit, answers);
+        ApplyStep::More
+    }
+
+    fn machine_may_run(&mut self, now: Time, answers: &mut Vec<Answer>) -> bool {
+        if let MachineSlot::Failed(trouble) = &self.machine {
+            if trouble.retry_at.is_none_or(|at| at > now) {
+                return false;
+            }
+            self.open_machine(now);
+            if let MachineSlot::Failed(_) = &self.machine {
+                self.give_up_appends("its machine failed before the append was applied", answers);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Applies verified frames that begin right behind what is applied; those above `limit` are left alone.
+    pub(crate) fn apply_frames(
+        &mut self,
+        now: Time,
+        frames: &[u8],
+        limit: LogIndex,
+        answers: &mut Vec<Answer>,
+    ) {
+        let mut items: Vec<Item<'_>> = Vec::new();
+        let mut judged: Vec<Judged> = Vec::new();
+        let mut next = self.applied.next();
+        for record in records(frames) {
+            let Ok(record) = record else { break };
+            let header = &record.header;
+            if header.index != next || next > limit || judged.len() >= self.apply_entries_max {
+                break;
+            }
+            next = next.next();
+            if header.kind == RecordKind::Configuration {
+                continue;
+            }
+            let Ok(body) = EntryBody::decode(record.body) else {
+                self.stuck = Some("an entry was written by a newer build; start one that reads it");
+                break;
+            };
+            self.stamp_ms = self.stamp_ms.max(body.stamp_ms);
+            if body.kind != EntryKind::Command {
+                continue;
+            }
+            let verdict = body.key.map_or(KeyVerdict::Execute, |key| {
+                self.table.judge(&key, header.term, header.index)
+            });
+            if verdict == KeyVerdict::Execute && header.index > self.machine_from {
+                items.push(Item {
+                    index: header.index,
+                    term: header.term,
+                    stamp: Stamp(self.stamp_ms.saturating_mul(1000)),
+                    command: body.payload,
+                });
+            }
+            judged.push(Judged {
+                index: header.index,
+                term: header.term,
+                verdict,
+            });
+        }
+        let reached = next.prev();
+        self.run(now, &items, &judged, reached, answers);
+    }
+
+    fn run(
+        &mut self,
+        now: Time,
+        items: &[Item<'_>],
+        judged: &[Judged],
+        reached: LogIndex,
+        answers: &mut Vec<Answer>,
+    ) {
+        self.effects.clear();
+        if let Err(failure) = self.run_machine(items) {
+            self.fail_machine(failure, now);
+            self.start_over();
+            self.give_up_appends("its machine failed while it was applied", answers);
+            return;
+        }
+        self.applied = self.applied.max(reached);
+        self.answer_applied(judged, answers);
+        self.tell_ready(answers);
+    }
+
+    /// Runs the machine over all items, again from where it asks to; says why it can't go on.
+    fn run_machine(&mut self, items: &[Item<'_>]) -> Result<(), String> {
+        let mut rest = items;
+        let mut idle_retries = 0;
+        while !rest.is_empty() {
+            let MachineSlot::Running(machine) = &mut self.machine else {
+                return Err("does not run".to_owned());
+            };
+            let effects = &mut self.effects;
+            let batch = Batch::new(rest);
+            match catch_unwind(AssertUnwindSafe(|| machine.apply(batch, effects))) {
+                Ok(Applied::Ack) => break,
+                Ok(Applied::Retryable { from, reason }) => {
+                    let at = rest
+                        .iter()
+                        .position(|item| item.index == from)
+                        .ok_or_else(|| {
+                            format!("asked to retry from {from}, which is not in its batch")
+                        })?;
+                    idle_retries = if at == 0 { idle_retries + 1 } else { 0 };
+                    if idle_retries > RETRIES_MAX {
+                        return Err(format!(
+                            "asked to retry {RETRIES_MAX} times without progress: {reason}"
+                        ));
+                    }
+                    tracing::warn!(partition = %self.id, index = %from, reason, "the machine asks to retry");
+                    self.effects.forget_from(from);
+                    rest = &rest[at..];
+                }
+                Ok(Applied::Fatal(reason)) => return Err(format!("failed: {reason}")),
+                Err(panic) => return Err(format!("panicked: {}", said(&*panic))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends that wait for no more than being committed.
+    fn answer_committed(&mut self, limit: LogIndex, answers: &mut Vec<Answer>) {
+        let term = self.replica.term();
+        let mut at = 0;
+        while at < self.appends.len() && self.appends[at].index <= limit {
+            if self.appends[at].wait == Wait::Committed
+                && let Some(append) = self.appends.remove(at)
+            {
+                answers.push(Answer::Append(
+                    append.origin,
+                    Outcome::Applied {
+                        term,
+                        index: append.index,
+                        reply: Vec::new(),
+                        duplicate: false,
+                    },
+                ));
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    fn answer_applied(&mut self, judged: &[Judged], answers: &mut Vec<Answer>) {
+        for entry in judged {
+            while self
+                .appends
+                .front()
+                .is_some_and(|append| append.index <= entry.index)
+            {
+                let Some(append) = self.appends.pop_front() else {
+                    break;
+                };
+                // A leader's own entries are never replaced while it leads, and what it awaits is given up
+                // with its leadership: what is awaited at an index is what is applied there.
+                assert!(append.index == entry.index);
+                let outcome = self.outcome(entry);
+                answers.push(Answer::Append(append.origin, outcome));
+            }
+        }
+    }
+
+    fn outcome(&self, entry: &Judged) -> Outcome {
+        match entry.verdict {
+            KeyVerdict::Execute => Outcome::Applied {
+                term: entry.term,
+                index: entry.index,
+                reply: self.effects.reply_of(entry.index).to_vec(),
+                duplicate: false,
+            },
+            KeyVerdict::Duplicate { term, index } => Outcome::Applied {
+                term,
+                index,
+                reply: Vec::new(),
+                duplicate: true,
+            },
+            KeyVerdict::Expired => Outcome::NotExecuted {
+                refusal: refusal(
+                    RefusalClause::KeyExpired,
+                    format!(
+                        "partition {}: the key's index is older than the keys remembered, or not below the entry's own",
+                        self.id
+                    ),
+                    0,
+                ),
+            },
+        }
+    }
+}
+
+/// What a panic said, if it said anything.
+fn said(panic: &(dyn core::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no message)")
+}

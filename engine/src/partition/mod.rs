@@ -1,0 +1,467 @@
+//! A replica in full: consensus, the machine it feeds, and everyone who waits for an answer.
+//!
+//! Owns the [`Replica`], the machine and its place in the log, the idempotency table, pending appends and reads. Relies on
+//! the shard for records, reads from the log and delivery. Promises that every append gets exactly one outcome, and every
+//! read an answer or a refusal.
+//!
+//! - [`idempotency`]: which keys were executed
+//! - `apply`: committed entries through the machine, and what becomes of it when it fails
+
+mod apply;
+pub mod idempotency;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use clustor_shards::turn::{ConnectionId, PeerId, Time};
+use clustor_wire::ids::{LogIndex, PartitionId, Term};
+use clustor_wire::message::{IdempotencyKey, PartitionStatus, Refusal, RefusalClause};
+
+use crate::machine::{AnyMachine, Effects, MachineFactory};
+use crate::outcome::{Leadership, Outcome};
+use crate::profile::Profile;
+use crate::raft::entry::EntryKey;
+use crate::raft::{ProposeError, ReadError, ReadReady, Replica};
+use crate::request::{ReadFn, Wait};
+
+pub use apply::{ApplyStep, MachineTrouble};
+use idempotency::IdempotencyTable;
+
+/// Appends and reads that may wait for an answer in one partition; more are refused as Busy.
+pub const WAITING_MAX: usize = 65_536;
+
+/// Who asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A handle of this process, by its ticket.
+    Handle(u64),
+    /// A remote client, by its connection and request id.
+    Client(ConnectionId, u64),
+}
+
+/// What a partition answers.
+#[derive(Debug)]
+pub enum Answer {
+    /// What became of an append.
+    Append(Origin, Outcome),
+    /// A read whose time has come: run it against the machine.
+    Read(Origin, ReadWhat, ReadReady),
+    /// A read that is refused.
+    Refused(Origin, ReadWhat, Refusal),
+    /// How it stands towards leadership.
+    Leadership(Leadership),
+}
+
+/// What a read asks.
+pub enum ReadWhat {
+    /// A closure against the machine.
+    Closure(ReadFn),
+    /// A query in the machine's own terms.
+    Query(Vec<u8>),
+}
+
+impl core::fmt::Debug for ReadWhat {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Closure(_) => "Closure(..)",
+            Self::Query(_) => "Query(..)",
+        })
+    }
+}
+
+struct PendingAppend {
+    index: LogIndex,
+    origin: Origin,
+    key: Option<EntryKey>,
+    wait: Wait,
+}
+
+struct PendingRead {
+    origin: Origin,
+    what: ReadWhat,
+}
+
+/// The machine, or why there is none.
+enum MachineSlot {
+    Running(Box<dyn AnyMachine>),
+    Failed(MachineTrouble),
+}
+
+/// One partition on its shard.
+pub struct Partition {
+    pub(crate) id: PartitionId,
+    pub(crate) replica: Replica,
+    machine: MachineSlot,
+    factory: MachineFactory,
+    /// Entries up to here have gone through the table and, above `machine_from`, through the machine.
+    applied: LogIndex,
+    /// The machine said at its opening that everything up to here is in it.
+    machine_from: LogIndex,
+    table: IdempotencyTable,
+    /// The greatest stamp up to the applied index, in milliseconds.
+    stamp_ms: u64,
+    /// How this leader's clock becomes the partition's: the stamp at a moment.
+    clock: Option<(Time, u64)>,
+    appends: VecDeque<PendingAppend>,
+    reads_by_token: BTreeMap<u64, PendingRead>,
+    next_read: u64,
+    /// Confirmed, waiting for the machine to get there.
+    reads_confirmed: Vec<(ReadReady, PendingRead)>,
+    leadership: Leadership,
+    /// The empty entry of the term this replica leads, until it is applied.
+    ready_at: Option<LogIndex>,
+    /// A read of the log for applying is outstanding, with this token.
+    pub(crate) apply_read: Option<u64>,
+    effects: Effects,
+    apply_entries_max: usize,
+    failures: Vec<Time>,
+    /// The retired deadline under which the shard filed it.
+    pub(crate) filed_deadline: Option<Time>,
+    /// Why entries can't be applied, if their content can't be had.
+    pub(crate) stuck: Option<&'static str>,
+}
+
+/// The parts of a refusal that differ.
+pub(crate) fn refusal(clause: RefusalClause, message: String, retry_after_ms: u32) -> Refusal {
+    Refusal {
+        clause,
+        message,
+        retry_after_ms,
+        leader: None,
+        wal_committed: None,
+    }
+}
+
+impl Partition {
+    pub(crate) fn new(
+        id: PartitionId,
+        replica: Replica,
+        factory: MachineFactory,
+        profile: &Profile,
+        now: Time,
+    ) -> Self {
+        let mut partition = Self {
+            id,
+            replica,
+            machine: MachineSlot::Failed(MachineTrouble::not_opened()),
+            factory,
+            applied: LogIndex::ZERO,
+            machine_from: LogIndex::ZERO,
+            table: IdempotencyTable::new(
+                profile.idempotency_keys_max,
+                profile.idempotency_bytes_max,
+            ),
+            stamp_ms: 0,
+            clock: None,
+            appends: VecDeque::new(),
+            reads_by_token: BTreeMap::new(),
+            next_read: 0,
+            reads_confirmed: Vec::new(),
+            leadership: Leadership::Follower,
+            ready_at: None,
+            apply_read: None,
+            effects: Effects::default(),
+            apply_entries_max: usize::try_from(profile.apply_entries_max).unwrap_or(512),
+            failures: Vec::new(),
+            filed_deadline: None,
+            stuck: None,
+        };
+        partition.open_machine(now);
+        partition
+    }
+
+    /// Applied up to here.
+    #[must_use]
+    pub fn applied(&self) -> LogIndex {
+        self.applied
+    }
+
+    /// How it stands towards leadership.
+    #[must_use]
+    pub fn leadership(&self) -> Leadership {
+        self.leadership
+    }
+
+    /// The machine's digest, if it runs and offers one.
+    #[must_use]
+    pub fn digest(&self) -> Option<u64> {
+        match &self.machine {
+            MachineSlot::Running(machine) => machine.digest(),
+            MachineSlot::Failed(_) => None,
+        }
+    }
+
+    /// The machine, if it runs.
+    #[must_use]
+    pub fn machine(&self) -> Option<&dyn AnyMachine> {
+        match &self.machine {
+            MachineSlot::Running(machine) => Some(machine.as_ref()),
+            MachineSlot::Failed(_) => None,
+        }
+    }
+
+    /// Whether appends or reads wait for an answer.
+    #[must_use]
+    pub fn is_waited_for(&self) -> bool {
+        !self.appends.is_empty()
+            || !self.reads_by_token.is_empty()
+            || !self.reads_confirmed.is_empty()
+    }
+
+    /// The time as this partition counts it, for an entry accepted now by this leader.
+    pub(crate) fn stamp(&mut self, now: Time) -> u64 {
+        let seen = self.stamp_ms.max(self.replica.stamp_ms());
+        let (then, stamp) = *self.clock.get_or_insert((now, seen));
+        stamp + now.since_us(then) / 1000
+    }
+
+    /// Whether one more may wait, and the machine can take what it waits for.
+    pub(crate) fn admit(&self) -> Result<(), Refusal> {
+        if let MachineSlot::Failed(trouble) = &self.machine {
+            return Err(refusal(
+                RefusalClause::MachineFailed,
+                format!("partition {}: the machine {trouble}", self.id),
+                250,
+            ));
+        }
+        if self.appends.len() + self.reads_by_token.len() + self.reads_confirmed.len()
+            >= WAITING_MAX
+        {
+            return Err(refusal(
+                RefusalClause::Busy,
+                format!("partition {}: {WAITING_MAX} requests wait already", self.id),
+                250,
+            ));
+        }
+        Ok(())
+    }
+
+    /// Notes an append that was proposed at `index`.
+    pub(crate) fn await_append(
+        &mut self,
+        index: LogIndex,
+        origin: Origin,
+        key: Option<EntryKey>,
+        wait: Wait,
+    ) {
+        self.appends.push_back(PendingAppend {
+            index,
+            origin,
+            key,
+            wait,
+        });
+    }
+
+    /// Asks for a linearizable read; the answer comes later.
+    pub(crate) fn start_read(&mut self, origin: Origin, what: ReadWhat, answers: &mut Vec<Answer>) {
+        let token = self.next_read;
+        self.next_read += 1;
+        let admitted = self.admit().and_then(|()| {
+            self.replica
+                .read_index(token)
+                .map_err(|e| self.read_refusal(&e))
+        });
+        match admitted {
+            Ok(()) => {
+                self.reads_by_token
+                    .insert(token, PendingRead { origin, what });
+            }
+            Err(refused) => answers.push(Answer::Refused(origin, what, refused)),
+        }
+    }
+
+    fn read_refusal(&self, error: &ReadError) -> Refusal {
+        let message = format!("partition {}: {error}", self.id);
+        match error {
+            ReadError::NotLeader { leader } => self.not_leader(*leader),
+            ReadError::Full { .. } => refusal(RefusalClause::Busy, message, 250),
+            ReadError::MissingContent { .. } => {
+                refusal(RefusalClause::MissingContent, message, 1000)
+            }
+        }
+    }
+
+    /// The refusal of a replica that does not lead.
+    pub(crate) fn not_leader(&self, leader: Option<PeerId>) -> Refusal {
+        let message = match leader {
+            Some(leader) => format!(
+                "partition {}: this replica does not lead it, node {} does",
+                self.id, leader.node
+            ),
+            None => format!(
+                "partition {}: no leader is known here at the moment",
+                self.id
+            ),
+        };
+        Refusal {
+            leader: leader.map(|leader| leader.node),
+            ..refusal(RefusalClause::NotLeader, message, 100)
+        }
+    }
+
+    /// The refusal of a proposal.
+    pub(crate) fn propose_refusal(&self, error: &ProposeError) -> Refusal {
+        let message = format!("partition {}: {error}", self.id);
+        match error {
+            ProposeError::NotLeader { leader } => self.not_leader(*leader),
+            ProposeError::HandingOver { to } => Refusal {
+                leader: Some(to.node),
+                ..refusal(RefusalClause::NotLeader, message, 250)
+            },
+            ProposeError::TooLarge { .. } => refusal(RefusalClause::TooLarge, message, 0),
+            ProposeError::Full { .. } => refusal(RefusalClause::Busy, message, 250),
+            ProposeError::MissingContent { .. } => {
+                refusal(RefusalClause::MissingContent, message, 1000)
+            }
+        }
+    }
+
+    /// Leadership of the read was confirmed.
+    pub(crate) fn on_read_ready(&mut self, ready: ReadReady) {
+        if let Some(read) = self.reads_by_token.remove(&ready.token) {
+            self.reads_confirmed.push((ready, read));
+        }
+    }
+
+    /// The read can't be answered here.
+    pub(crate) fn on_read_failed(
+        &mut self,
+        token: u64,
+        leader: Option<PeerId>,
+        answers: &mut Vec<Answer>,
+    ) {
+        if let Some(read) = self.reads_by_token.remove(&token) {
+            let refused = self.not_leader(leader);
+            answers.push(Answer::Refused(read.origin, read.what, refused));
+        }
+    }
+
+    /// Hands out the reads the machine has got far enough for.
+    pub(crate) fn release_reads(&mut self, answers: &mut Vec<Answer>) {
+        if self.reads_confirmed.is_empty() {
+            return;
+        }
+        let applied = self.applied;
+        let failed = match &self.machine {
+            MachineSlot::Running(_) => None,
+            MachineSlot::Failed(trouble) => Some(refusal(
+                RefusalClause::MachineFailed,
+                format!("partition {}: the machine {trouble}", self.id),
+                250,
+            )),
+        };
+        for (ready, read) in core::mem::take(&mut self.reads_confirmed) {
+            match &failed {
+                Some(refused) => {
+                    answers.push(Answer::Refused(read.origin, read.what, refused.clone()));
+                }
+                None if ready.index <= applied => {
+                    answers.push(Answer::Read(read.origin, read.what, ready));
+                }
+                None => self.reads_confirmed.push((ready, read)),
+            }
+        }
+    }
+
+    /// Nobody here knows any more what becomes of the appends that wait.
+    pub(crate) fn give_up_appends(&mut self, why: &str, answers: &mut Vec<Answer>) {
+        let wal_committed = self.replica.wal_committed();
+        for append in self.appends.drain(..) {
+            answers.push(Answer::Append(
+                append.origin,
+                Outcome::Unknown {
+                    why: format!("partition {}: {why}", self.id),
+                    key: append.key.map(|key| key.key),
+                    wal_committed: append.key.map_or(wal_committed, |key| key.known),
+                },
+            ));
+        }
+    }
+
+    /// The reads that wait are refused.
+    pub(crate) fn give_up_reads(&mut self, refused: &Refusal, answers: &mut Vec<Answer>) {
+        let waiting = core::mem::take(&mut self.reads_by_token).into_values();
+        let confirmed = core::mem::take(&mut self.reads_confirmed)
+            .into_iter()
+            .map(|(_, read)| read);
+        for read in waiting.chain(confirmed) {
+            answers.push(Answer::Refused(read.origin, read.what, refused.clone()));
+        }
+    }
+
+    /// Leadership as seen from outside; told only when it changes.
+    pub(crate) fn set_leadership(&mut self, leadership: Leadership, answers: &mut Vec<Answer>) {
+        if self.leadership != leadership && self.leadership != Leadership::Lost {
+            self.leadership = leadership;
+            answers.push(Answer::Leadership(leadership));
+        }
+    }
+
+    /// This replica was elected; `first` is the empty entry of its term.
+    pub(crate) fn on_elected(&mut self, term: Term, first: LogIndex, answers: &mut Vec<Answer>) {
+        self.ready_at = Some(first);
+        self.clock = None;
+        self.set_leadership(Leadership::Elected { term }, answers);
+    }
+
+    /// This replica leads no longer.
+    pub(crate) fn on_deposed(&mut self, answers: &mut Vec<Answer>) {
+        self.ready_at = None;
+        self.clock = None;
+        self.give_up_appends(
+            "leadership was lost while the append was on its way",
+            answers,
+        );
+        self.set_leadership(Leadership::Follower, answers);
+    }
+
+    /// Tells `Ready` once everything earlier than the term is applied.
+    pub(crate) fn tell_ready(&mut self, answers: &mut Vec<Answer>) {
+        if self.ready_at.is_some_and(|first| first <= self.applied) && self.replica.is_leader() {
+            self.ready_at = None;
+            let term = self.replica.term();
+            self.set_leadership(Leadership::Ready { term }, answers);
+        }
+    }
+
+    /// The index that a client needs with its key.
+    pub(crate) fn index_needed(&self, key: IdempotencyKey) -> Refusal {
+        Refusal {
+            wal_committed: Some(self.replica.wal_committed()),
+            ..refusal(
+                RefusalClause::IndexNeeded,
+                format!(
+                    "partition {}: key {:032x} came without the wal_committed index its client knew",
+                    self.id, key.0
+                ),
+                1,
+            )
+        }
+    }
+
+    /// How it stands, with what is wrong in words.
+    #[must_use]
+    pub fn status(&self) -> PartitionStatus {
+        let status = self.replica.status();
+        let trouble = match (&self.machine, self.stuck) {
+            (MachineSlot::Failed(trouble), _) => format!("the machine {trouble}"),
+            (_, Some(stuck)) => stuck.to_owned(),
+            _ if status.missing > 0 => format!(
+                "{} entries can't be read here; nothing behind the first of them is applied",
+                status.missing
+            ),
+            _ => String::new(),
+        };
+        PartitionStatus {
+            partition: self.id,
+            role: status.role,
+            term: status.term,
+            leader: status.leader.map(|leader| leader.node),
+            last_index: status.last_index,
+            durable: status.durable,
+            wal_committed: status.wal_committed,
+            applied: self.applied,
+            missing: status.missing,
+            trouble,
+        }
+    }
+}

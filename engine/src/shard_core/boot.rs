@@ -1,0 +1,296 @@
+//! Recovery, and partitions from what the log holds.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clustor_shards::buffer::{BlockPool, SizeClass};
+use clustor_shards::disk::BootDisk;
+use clustor_shards::log::{
+    KeyProvider, LogIdentity, LogOptions, PartitionLog, RecoverError, Recovery, RecoveryReport,
+    Retirement, ShardLog,
+};
+use clustor_shards::turn::{PeerId, Time};
+use clustor_wire::ids::{ClusterId, PartitionId};
+
+use super::{Links, ShardCore, Shared};
+use crate::machine::MachineFactory;
+use crate::partition::Partition;
+use crate::profile::Profile;
+use crate::raft::configuration::ConfigurationError;
+use crate::raft::{
+    Configuration, EntryCache, Limits, Output, Replica, ReplicaConfig, Restored, Timers,
+};
+
+/// A partition that has a replica on the shard.
+pub struct PartitionSpec {
+    /// Its id.
+    pub id: PartitionId,
+    /// Who votes where the log does not say otherwise; this shard among them.
+    pub voters: Vec<PeerId>,
+    /// Makes its machine.
+    pub factory: MachineFactory,
+}
+
+/// What a shard is told when it boots.
+pub struct CoreConfig {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This node and shard.
+    pub me: PeerId,
+    /// The partitions that have a replica here.
+    pub partitions: Vec<PartitionSpec>,
+    /// The node's tunables.
+    pub profile: Profile,
+    /// How the ring writes (0 FixedUring, 1 RegisteredUring, 2 Blocking).
+    pub io_writer_mode: u8,
+    /// Seed of everything that is drawn: election timeouts, incarnations. From the operating system in
+    /// production.
+    pub seed: u64,
+    /// The bytes of the signed placement, handed to clients that ask.
+    pub placement: Option<Vec<u8>>,
+}
+
+/// Why a shard can't boot. Nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BootError {
+    /// The log can't be recovered.
+    #[error("shard {shard}: {error}")]
+    Recover {
+        /// Which shard.
+        shard: u16,
+        /// Why.
+        error: RecoverError,
+    },
+    /// A partition's voters can't be, or this shard is not among them.
+    #[error("partition {partition}: {error}")]
+    Voters {
+        /// Which partition.
+        partition: PartitionId,
+        /// Why.
+        error: ConfigurationError,
+    },
+    /// The log has a configuration of the partition that this build can't read.
+    #[error(
+        "partition {partition}: its configuration in the log is not readable by this build: {error}"
+    )]
+    Configuration {
+        /// Which partition.
+        partition: PartitionId,
+        /// Why.
+        error: ConfigurationError,
+    },
+}
+
+/// The options of a shard's log under a profile.
+#[must_use]
+pub(crate) fn log_options(profile: &Profile, io_writer_mode: u8) -> LogOptions {
+    let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let derived = LogOptions::for_segment_bytes(profile.segment_bytes);
+    LogOptions {
+        segment_blocks: profile.segment_blocks(),
+        ledger_slots: profile.ledger_slots(),
+        chains_in_flight_max: number(profile.chains_in_flight_max),
+        batch_bytes_max: number(profile.batch_bytes_max).min(derived.batch_bytes_max),
+        queue_bytes_max: number(profile.queue_bytes_max).min(derived.queue_bytes_max),
+        // Heads of entries are the engine's, not the embedder's: they come on top.
+        entry_body_bytes_max: number(profile.entry_bytes_max)
+            .saturating_add(64)
+            .min(derived.segment_entry_bytes_max()),
+        io_writer_mode,
+    }
+}
+
+/// The pool of a shard's log: enough runs for all chains in flight, and for group batches of 64 KiB.
+const POOL: [SizeClass; 3] = [
+    SizeClass {
+        blocks: 1,
+        runs: 24,
+    },
+    SizeClass {
+        blocks: 4,
+        runs: 16,
+    },
+    SizeClass {
+        blocks: 17,
+        runs: 10,
+    },
+];
+
+/// The buffers of a shard's log. The carrier registers them with its ring before the shard boots.
+#[must_use]
+pub fn log_pool() -> BlockPool {
+    BlockPool::new(&POOL)
+}
+
+impl ShardCore {
+    /// Recovers the log and makes the partitions. Nothing is said to anyone before the log has opened its pair.
+    ///
+    /// # Errors
+    /// [`BootError`].
+    pub fn boot(
+        config: CoreConfig,
+        pool: BlockPool,
+        now: Time,
+        disk: &mut dyn BootDisk,
+        keys: &dyn KeyProvider,
+    ) -> Result<(Self, RecoveryReport), BootError> {
+        let me = config.me;
+        let identity = LogIdentity {
+            cluster: config.cluster,
+            node: me.node,
+            shard: me.shard,
+        };
+        let options = log_options(&config.profile, config.io_writer_mode);
+        let Recovery { log, report } = ShardLog::recover(disk, identity, options, keys, pool)
+            .map_err(|error| BootError::Recover {
+                shard: me.shard.get(),
+                error,
+            })?;
+        let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+        let mut cache = EntryCache::new(number(config.profile.cache_bytes_max));
+        let mut partitions = BTreeMap::new();
+        for spec in config.partitions {
+            let id = spec.id;
+            let known = log.partition(id);
+            let replica = make_replica(
+                me,
+                &config.profile,
+                config.seed,
+                (id, spec.voters),
+                known,
+                log.quarantine().is_some(),
+                now,
+                &mut cache,
+            )?;
+            let partition = Partition::new(id, replica, spec.factory, &config.profile, now);
+            partitions.insert(id, partition);
+        }
+        let touched: BTreeSet<PartitionId> = partitions.keys().copied().collect();
+        let core = Self {
+            me,
+            shared: Shared {
+                log,
+                mode: Self::profile_mode(&config.profile),
+                cache,
+                output: Output::default(),
+                retirement: Retirement::default(),
+                reads: BTreeMap::new(),
+                disk: Vec::new(),
+            },
+            partitions,
+            touched,
+            deadlines: BTreeSet::new(),
+            links: Links::default(),
+            answers: Vec::new(),
+            scratch_answers: Vec::new(),
+            frames: Vec::new(),
+            placement: config.placement,
+            seed: config.seed,
+            failure_told: false,
+            stopping_since: None,
+            patience_ms: config.profile.election_ms_max,
+        };
+        Ok((core, report))
+    }
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "one caller, every value of another kind"
+)]
+fn make_replica(
+    me: PeerId,
+    profile: &Profile,
+    seed: u64,
+    (id, voters): (PartitionId, Vec<PeerId>),
+    known: Option<&PartitionLog>,
+    quarantined: bool,
+    now: Time,
+    cache: &mut EntryCache,
+) -> Result<Replica, BootError> {
+    let voters = Configuration::simple(voters).map_err(|error| BootError::Voters {
+        partition: id,
+        error,
+    })?;
+    let ms = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let timers = Timers {
+        election_ms_min: ms(profile.election_ms_min),
+        election_ms_max: ms(profile.election_ms_max),
+        election_backoff_ms_max: Timers::LOCAL
+            .election_backoff_ms_max
+            .max(ms(profile.election_ms_max)),
+        heartbeat_ms: ms(profile.heartbeat_ms),
+        high_rtt_ms: ms(profile.high_rtt_ms),
+        ..Timers::LOCAL
+    };
+    let limits = Limits {
+        payload_bytes_max: number(profile.entry_bytes_max),
+        inflight_batches_max: number(profile.append_batches_in_flight_max),
+        batch_bytes_max: number(profile.append_batch_bytes_max),
+        uncommitted_bytes_max: profile.inflight_bytes_max,
+        ..Limits::default()
+    };
+    let config = ReplicaConfig {
+        partition: id,
+        me,
+        voters,
+        seed: mix(seed, me, id),
+        timers,
+        limits,
+    };
+    let mut restored = match known {
+        Some(log) => restore(id, log)?,
+        None => Restored::default(),
+    };
+    restored.quarantined = quarantined;
+    Ok(Replica::new(config, restored, now, cache))
+}
+
+fn restore(id: PartitionId, log: &PartitionLog) -> Result<Restored, BootError> {
+    let newest = log.configurations.last();
+    let configuration = newest
+        .map(|at| Configuration::decode(&at.body))
+        .transpose()
+        .map_err(|error| BootError::Configuration {
+            partition: id,
+            error,
+        })?;
+    Ok(Restored {
+        term: log.hard_state.term,
+        vote: log.hard_state.vote,
+        base: log.base,
+        base_term: log.base_term,
+        runs: log
+            .terms
+            .iter()
+            .map(|run| crate::raft::log_view::TermRun {
+                first: run.first,
+                term: run.term,
+            })
+            .collect(),
+        last: log.last,
+        missing: log
+            .missing
+            .iter()
+            .map(|range| crate::raft::log_view::MissingRange {
+                first: range.first,
+                last: range.last,
+            })
+            .collect(),
+        configuration,
+        quarantined: false,
+    })
+}
+
+/// A seed of its own for each replica of each partition (SplitMix64's finalizer, Steele et al. 2014).
+pub(super) fn mix(seed: u64, me: PeerId, id: PartitionId) -> u64 {
+    let id = id.get();
+    let place = me.node.get().wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        ^ u64::from(me.shard.get()) << 48
+        ^ (id as u64)
+        ^ ((id >> 64) as u64).rotate_left(32);
+    let mut z = seed ^ place;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

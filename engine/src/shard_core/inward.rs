@@ -1,0 +1,434 @@
+//! Events and requests, to the partitions they are for.
+
+use clustor_shards::log::record::decode_record;
+use clustor_shards::log::{LogRefusal, ReadOutcome};
+use clustor_shards::turn::{ClientEvent, ClientOp, ConnectionId, Inbox, Outbox, PeerEvent, Time};
+use clustor_wire::frame::{Frame, FrameKind};
+use clustor_wire::ids::{LogIndex, PartitionId};
+use clustor_wire::message::{
+    ClientRequest, ClientRequestBody, ClientResponseBody, IdempotencyKey, PeerBatch, RaftBody,
+    RaftMessage, Refusal, RefusalClause,
+};
+
+use super::outward::respond;
+use super::{CoreMesh, ReadFor, ShardCore};
+use crate::outcome::Outcome;
+use crate::partition::{Answer, Origin, ReadWhat, refusal};
+use crate::raft::entry::{ENTRY_HEAD_BYTES_MAX, EntryKey};
+use crate::raft::{AuthenticatedPeer, NewEntry, WantedEntries};
+use crate::request::{Reply, Request, RequestBody, Wait};
+
+impl ShardCore {
+    pub(super) fn take_disk_events(&mut self, now: Time, inbox: &mut Inbox<Request, CoreMesh>) {
+        let was_open = self.shared.log.is_open();
+        for event in inbox.disk.drain(..) {
+            self.shared
+                .log
+                .on_event(now, event, &mut self.shared.retirement);
+        }
+        if !was_open && self.shared.log.is_open() {
+            self.touched.extend(self.partitions.keys().copied());
+        }
+        self.take_proofs(now);
+        for outcome in core::mem::take(&mut self.shared.retirement.reads) {
+            self.take_read(now, outcome);
+        }
+    }
+
+    fn take_proofs(&mut self, now: Time) {
+        for proof in core::mem::take(&mut self.shared.retirement.hard_states) {
+            if let Some(partition) = self.partitions.get_mut(&proof.partition()) {
+                partition
+                    .replica
+                    .on_hard_state_durable(&mut self.shared.lend(now), proof);
+                self.touched.insert(proof.partition());
+            }
+        }
+        for proof in core::mem::take(&mut self.shared.retirement.durable) {
+            if let Some(partition) = self.partitions.get_mut(&proof.partition()) {
+                partition.replica.on_local_durable(proof);
+                self.touched.insert(proof.partition());
+            }
+        }
+    }
+
+    fn take_read(&mut self, now: Time, outcome: ReadOutcome) {
+        let Some(asked) = self.shared.reads.remove(&outcome.token) else {
+            return;
+        };
+        let Some(partition) = self.partitions.get_mut(&outcome.partition) else {
+            return;
+        };
+        self.touched.insert(outcome.partition);
+        match (asked, outcome.frames) {
+            (ReadFor::Follower(wanted), Some(frames)) => {
+                let frames = cut_to_fit(frames, &wanted);
+                partition
+                    .replica
+                    .entries_read(&mut self.shared.lend(now), &wanted, frames);
+            }
+            (ReadFor::Follower(wanted), None) => {
+                partition
+                    .replica
+                    .entries_unreadable(&self.shared.lend(now), &wanted);
+            }
+            (ReadFor::Machine, frames) => {
+                partition.apply_read = None;
+                let limit = partition.replica.applicable();
+                match frames {
+                    Some(frames) => {
+                        let answers = &mut self.scratch_answers;
+                        partition.apply_frames(now, &frames, limit, answers);
+                        let id = partition.id;
+                        self.answers
+                            .extend(answers.drain(..).map(|answer| (id, answer)));
+                    }
+                    None => partition.stuck = Some("entries it has to apply can't be read here"),
+                }
+            }
+        }
+    }
+
+    pub(super) fn take_peer_events(&mut self, now: Time, inbox: &mut Inbox<Request, CoreMesh>) {
+        for event in inbox.peers.drain(..) {
+            let from = AuthenticatedPeer::of(&event);
+            match (event, from) {
+                (PeerEvent::Up(peer), _) => {
+                    for partition in self.partitions.values_mut() {
+                        partition.replica.peer_up(peer);
+                    }
+                }
+                (PeerEvent::Frame(_, frame), Some(from)) if self.shared.log.is_open() => {
+                    self.take_frame(now, from, &frame);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn take_frame(&mut self, now: Time, from: AuthenticatedPeer, frame: &Frame) {
+        if frame.kind != FrameKind::PeerBatch {
+            return;
+        }
+        let batch = match PeerBatch::decode(&frame.body) {
+            Ok(batch) => batch,
+            Err(error) => {
+                tracing::warn!(peer = ?from.id(), %error, "a peer's batch is dropped");
+                return;
+            }
+        };
+        for heartbeat in &batch.heartbeats {
+            if let Some(partition) = self.partitions.get_mut(&heartbeat.partition) {
+                partition
+                    .replica
+                    .on_heartbeat(&mut self.shared.lend(now), from, heartbeat);
+                self.touched.insert(heartbeat.partition);
+            }
+        }
+        for ack in &batch.heartbeat_acks {
+            if let Some(partition) = self.partitions.get_mut(&ack.partition) {
+                partition
+                    .replica
+                    .on_heartbeat_ack(&mut self.shared.lend(now), from, ack);
+                self.touched.insert(ack.partition);
+            }
+        }
+        for message in batch.messages {
+            self.take_message(now, from, message);
+        }
+    }
+
+    fn take_message(&mut self, now: Time, from: AuthenticatedPeer, message: RaftMessage) {
+        let Some(partition) = self.partitions.get_mut(&message.partition) else {
+            return;
+        };
+        if let RaftBody::Append { frames, .. } = &message.body
+            && self.shared.log.admit_frames(frames.len()).is_err()
+        {
+            // The leader repeats what is not answered: to drop it is backpressure.
+            return;
+        }
+        partition
+            .replica
+            .step(&mut self.shared.lend(now), from, &message);
+        self.touched.insert(message.partition);
+        if let RaftBody::Append { frames, .. } = message.body {
+            self.shared.output.give_back(frames);
+        }
+    }
+
+    pub(super) fn take_client_events(
+        &mut self,
+        now: Time,
+        inbox: &mut Inbox<Request, CoreMesh>,
+        outbox: &mut Outbox<Reply, CoreMesh>,
+    ) {
+        let stopping = inbox.stopping;
+        for event in inbox.clients.drain(..) {
+            let ClientEvent::Frame(connection, frame) = event else {
+                continue;
+            };
+            let request = (frame.kind == FrameKind::ClientRequest)
+                .then(|| ClientRequest::decode(&frame.body).ok())
+                .flatten();
+            match request {
+                Some(request) => {
+                    self.take_client_request(now, stopping, connection, request, outbox)
+                }
+                None => outbox.clients.push(ClientOp::Close(connection)),
+            }
+        }
+    }
+
+    fn take_client_request(
+        &mut self,
+        now: Time,
+        stopping: bool,
+        connection: ConnectionId,
+        request: ClientRequest,
+        outbox: &mut Outbox<Reply, CoreMesh>,
+    ) {
+        let origin = Origin::Client(connection, request.id);
+        match request.body {
+            ClientRequestBody::Append {
+                partition,
+                key,
+                payload,
+            } => self.append(
+                now,
+                stopping,
+                partition,
+                origin,
+                &payload,
+                key,
+                Wait::Applied,
+            ),
+            ClientRequestBody::Read { partition, query } => {
+                self.read(stopping, partition, origin, ReadWhat::Query(query));
+            }
+            ClientRequestBody::Status { partition } => {
+                let body = ClientResponseBody::Status(self.status(partition));
+                respond(connection, request.id, body, outbox);
+            }
+            ClientRequestBody::Placement => {
+                let body = match &self.placement {
+                    Some(bytes) => ClientResponseBody::Placement(bytes.clone()),
+                    None => ClientResponseBody::NotExecuted(refusal(
+                        RefusalClause::Unsupported,
+                        "this node runs without a placement".to_owned(),
+                        0,
+                    )),
+                };
+                respond(connection, request.id, body, outbox);
+            }
+        }
+    }
+
+    pub(super) fn take_requests(
+        &mut self,
+        now: Time,
+        inbox: &mut Inbox<Request, CoreMesh>,
+        outbox: &mut Outbox<Reply, CoreMesh>,
+    ) {
+        let stopping = inbox.stopping;
+        for request in inbox.requests.drain(..) {
+            let origin = Origin::Handle(request.ticket);
+            let partition = request.partition;
+            match request.body {
+                RequestBody::Append { payload, key, wait } => {
+                    self.append(now, stopping, partition, origin, &payload, key, wait);
+                }
+                RequestBody::Read(closure) => {
+                    self.read(stopping, partition, origin, ReadWhat::Closure(closure));
+                }
+                RequestBody::Status => {
+                    let status = match self.partitions.get(&partition) {
+                        Some(partition) => Ok(partition.status()),
+                        None => Err(self.not_here(partition)),
+                    };
+                    outbox.replies.push(Reply::Status {
+                        ticket: request.ticket,
+                        status,
+                    });
+                }
+            }
+        }
+    }
+
+    fn not_here(&self, partition: PartitionId) -> Refusal {
+        refusal(
+            RefusalClause::NotHere,
+            format!(
+                "node {}, shard {}: no replica of partition {partition} here",
+                self.me.node, self.me.shard
+            ),
+            0,
+        )
+    }
+
+    /// Whether anything may be asked of this shard.
+    fn admit_any(&self, stopping: bool) -> Result<(), Refusal> {
+        if stopping {
+            return Err(refusal(
+                RefusalClause::Stopping,
+                format!("node {} is stopping", self.me.node),
+                1000,
+            ));
+        }
+        if let Some(quarantine) = self.shared.log.quarantine() {
+            return Err(refusal(
+                RefusalClause::Unavailable,
+                quarantine.to_string(),
+                0,
+            ));
+        }
+        if !self.shared.log.is_open() {
+            return Err(refusal(
+                RefusalClause::Unavailable,
+                format!(
+                    "node {}, shard {} is still opening its log",
+                    self.me.node, self.me.shard
+                ),
+                100,
+            ));
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, stopping: bool, partition: PartitionId, origin: Origin, what: ReadWhat) {
+        let admitted = self.admit_any(stopping);
+        let not_here = self.not_here(partition);
+        let answer = match (admitted, self.partitions.get_mut(&partition)) {
+            (Ok(()), Some(found)) => {
+                found.start_read(origin, what, &mut self.scratch_answers);
+                self.touched.insert(partition);
+                let answers = self.scratch_answers.drain(..);
+                self.answers
+                    .extend(answers.map(|answer| (partition, answer)));
+                return;
+            }
+            (Err(refused), _) => Answer::Refused(origin, what, refused),
+            (Ok(()), None) => Answer::Refused(origin, what, not_here),
+        };
+        self.answers.push((partition, answer));
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a request in its parts")]
+    fn append(
+        &mut self,
+        now: Time,
+        stopping: bool,
+        partition: PartitionId,
+        origin: Origin,
+        payload: &[u8],
+        key: Option<(IdempotencyKey, Option<LogIndex>)>,
+        wait: Wait,
+    ) {
+        if let Err(refused) = self.try_append(now, stopping, partition, origin, payload, key, wait)
+        {
+            let outcome = Outcome::NotExecuted { refusal: refused };
+            self.answers
+                .push((partition, Answer::Append(origin, outcome)));
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a request in its parts")]
+    fn try_append(
+        &mut self,
+        now: Time,
+        stopping: bool,
+        id: PartitionId,
+        origin: Origin,
+        payload: &[u8],
+        key: Option<(IdempotencyKey, Option<LogIndex>)>,
+        wait: Wait,
+    ) -> Result<(), Refusal> {
+        self.admit_any(stopping)?;
+        let not_here = || self.not_here(id);
+        if !self.partitions.contains_key(&id) {
+            return Err(not_here());
+        }
+        let Some(partition) = self.partitions.get_mut(&id) else {
+            return Ok(());
+        };
+        if !partition.replica.is_leader() {
+            return Err(partition.not_leader(partition.replica.leader()));
+        }
+        partition.admit()?;
+        let key = match key {
+            None => None,
+            Some((key, None)) => return Err(partition.index_needed(key)),
+            Some(_) if wait == Wait::Committed => {
+                return Err(refusal(
+                    RefusalClause::Unsupported,
+                    "a keyed append can't be answered at commit: whether it executes is known at apply".to_owned(),
+                    0,
+                ));
+            }
+            Some((key, Some(known))) => Some(EntryKey { key, known }),
+        };
+        self.shared
+            .log
+            .admit(ENTRY_HEAD_BYTES_MAX + payload.len())
+            .map_err(|error| log_refusal(&error))?;
+        let entry = NewEntry {
+            payload,
+            key,
+            stamp_ms: partition.stamp(now),
+        };
+        let position = partition
+            .replica
+            .propose(&mut self.shared.lend(now), &entry)
+            .map_err(|error| partition.propose_refusal(&error))?;
+        partition.await_append(position.index, origin, key, wait);
+        self.touched.insert(id);
+        Ok(())
+    }
+
+    pub(super) fn tick_due(&mut self, now: Time) {
+        while let Some((at, id)) = self.deadlines.first().copied()
+            && at <= now
+        {
+            self.deadlines.pop_first();
+            let Some(partition) = self.partitions.get_mut(&id) else {
+                continue;
+            };
+            partition.filed_deadline = None;
+            self.touched.insert(id);
+            let due = partition
+                .replica
+                .next_deadline()
+                .is_some_and(|at| at <= now);
+            if due && self.shared.log.is_open() {
+                partition.replica.tick(&mut self.shared.lend(now));
+            }
+        }
+    }
+}
+
+fn log_refusal(error: &LogRefusal) -> Refusal {
+    let (clause, retry_after_ms) = match error {
+        LogRefusal::TooLarge { .. } => (RefusalClause::TooLarge, 0),
+        LogRefusal::Busy { .. } => (RefusalClause::Busy, 250),
+        LogRefusal::DiskFull => (RefusalClause::DiskFull, 1000),
+        LogRefusal::Failed(_) | LogRefusal::Quarantined(_) => (RefusalClause::Unavailable, 1000),
+    };
+    refusal(clause, error.to_string(), retry_after_ms)
+}
+
+/// Whole frames of the wanted entries, up to its bytes, at least one.
+fn cut_to_fit(mut frames: Vec<u8>, wanted: &WantedEntries) -> Vec<u8> {
+    let mut end = 0;
+    while let Some(record) = frames.get(end..).filter(|rest| !rest.is_empty())
+        && let Ok(record) = decode_record(record)
+    {
+        let len = record.frame.len();
+        let fits = end == 0 || end + len <= wanted.bytes_max;
+        if record.header.index > wanted.to || !fits {
+            break;
+        }
+        end += len;
+    }
+    frames.truncate(end);
+    frames
+}

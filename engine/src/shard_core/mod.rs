@@ -1,0 +1,292 @@
+//! `ShardCore`: the turn over all partitions of a shard.
+//!
+//! Owns the shard's log, its cache of entries and its partitions. One turn takes proofs and reads from the log, peers'
+//! frames, clients' and handles' requests and the time, in this order; lets every touched replica finish; carries what they
+//! decided to the log, the peers and the machines; and submits one set of chains. Work per turn is
+//! proportional to what was touched, never to what is there.
+//!
+//! - `boot`: recovery, and partitions from what the log holds
+//! - `inward`: events and requests to the partitions they are for
+//! - `outward`: what replicas decided, to the log, the machines and those who asked
+//! - `links`: batches for peers
+
+mod boot;
+mod inward;
+mod links;
+mod outward;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clustor_shards::disk::DiskOp;
+use clustor_shards::log::{Mode, Retirement, ShardLog};
+use clustor_shards::turn::{Application, Inbox, Outbox, PeerId, Time};
+use clustor_wire::ids::{BootNumber, NodeId, PartitionId, ShardId};
+use clustor_wire::message::{RefusalClause, ShardStatus};
+
+use crate::outcome::Leadership;
+use crate::partition::{Answer, Partition, refusal};
+use crate::profile::Profile;
+use crate::raft::{EntryCache, Output, Turn, WantedEntries};
+use crate::request::{Reply, Request};
+
+pub use boot::{BootError, CoreConfig, PartitionSpec};
+use links::Links;
+
+/// What shards of one node say to each other; nothing yet: partitions don't move between shards, and whoever asks
+/// the wrong one is told the right one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CoreMesh {}
+
+/// How long a stopping shard waits for others to take over what it leads, in election timeouts.
+const HAND_OVER_TIMEOUTS: u64 = 3;
+/// Batches applied for one partition within one turn; the rest comes in the next.
+const APPLY_BATCHES_MAX: usize = 8;
+
+/// For whom entries are read from the log.
+#[derive(Debug, Clone, Copy)]
+enum ReadFor {
+    Follower(WantedEntries),
+    Machine,
+}
+
+/// What all partitions share.
+struct Shared {
+    log: ShardLog,
+    mode: Mode,
+    cache: EntryCache,
+    output: Output,
+    retirement: Retirement,
+    reads: BTreeMap<u64, ReadFor>,
+    disk: Vec<DiskOp>,
+}
+
+impl Shared {
+    /// What a replica is lent for this turn.
+    fn lend(&mut self, now: Time) -> Turn<'_> {
+        Turn {
+            now,
+            segment_seq: self.log.current_pair(),
+            io_writer_mode: self.log.options().io_writer_mode,
+            cache: &mut self.cache,
+            out: &mut self.output,
+        }
+    }
+}
+
+/// The engine on one shard.
+pub struct ShardCore {
+    me: PeerId,
+    shared: Shared,
+    partitions: BTreeMap<PartitionId, Partition>,
+    /// Partitions something happened to in this turn.
+    touched: BTreeSet<PartitionId>,
+    deadlines: BTreeSet<(Time, PartitionId)>,
+    links: Links,
+    answers: Vec<(PartitionId, Answer)>,
+    scratch_answers: Vec<Answer>,
+    frames: Vec<u8>,
+    placement: Option<Vec<u8>>,
+    seed: u64,
+    /// Whether the disk's failure was told to the partitions.
+    failure_told: bool,
+    /// Since when the shard is stopping.
+    stopping_since: Option<Time>,
+    patience_ms: u64,
+}
+
+impl ShardCore {
+    /// Whether the boot's opening has retired: before that, nothing is said to anyone.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.shared.log.is_open()
+    }
+
+    /// This boot.
+    #[must_use]
+    pub fn boot_number(&self) -> BootNumber {
+        self.shared.log.boot()
+    }
+
+    /// The shard's log, to be looked at.
+    #[must_use]
+    pub fn log(&self) -> &ShardLog {
+        &self.shared.log
+    }
+
+    /// A partition, to be looked at.
+    #[must_use]
+    pub fn partition(&self, partition: PartitionId) -> Option<&Partition> {
+        self.partitions.get(&partition)
+    }
+
+    /// All partitions, ascending.
+    pub fn partitions(&self) -> impl Iterator<Item = &Partition> {
+        self.partitions.values()
+    }
+
+    /// How the shard and its partitions stand: one partition, or all.
+    #[must_use]
+    pub fn status(&self, only: Option<PartitionId>) -> ShardStatus {
+        let log = &self.shared.log;
+        let trouble = match (log.failure(), log.quarantine()) {
+            (Some(failure), _) => {
+                format!("the disk failed: {failure}; restart the node to recover what is durable")
+            }
+            (None, Some(quarantine)) => format!("quarantined: {quarantine}"),
+            (None, None) => String::new(),
+        };
+        ShardStatus {
+            node: self.me.node,
+            shard: self.me.shard,
+            boot: log.boot(),
+            io_writer_mode: log.options().io_writer_mode,
+            trouble,
+            partitions: self
+                .partitions
+                .values()
+                .filter(|partition| only.is_none_or(|only| only == partition.id))
+                .map(Partition::status)
+                .collect(),
+        }
+    }
+
+    /// Which node this is.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.me.node
+    }
+
+    /// Which shard this is.
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.me.shard
+    }
+
+    fn profile_mode(profile: &Profile) -> Mode {
+        match profile.mode {
+            crate::profile::Mode::Strict => Mode::Strict,
+            crate::profile::Mode::Group => Mode::Group,
+        }
+    }
+
+    /// A failed disk is final: replicas fall silent, and whoever waits learns that nobody knows.
+    fn tell_failure(&mut self, now: Time) {
+        if self.failure_told || self.shared.log.failure().is_none() {
+            return;
+        }
+        self.failure_told = true;
+        let refused = refusal(
+            RefusalClause::Unavailable,
+            "the shard's disk failed; restart the node to recover what is durable".to_owned(),
+            1000,
+        );
+        for partition in self.partitions.values_mut() {
+            let answers = &mut self.scratch_answers;
+            partition.replica.quarantine(&mut self.shared.lend(now));
+            partition.give_up_appends("the shard's disk failed", answers);
+            partition.give_up_reads(&refused, answers);
+            partition.set_leadership(Leadership::Lost, answers);
+            let id = partition.id;
+            self.answers
+                .extend(answers.drain(..).map(|answer| (id, answer)));
+        }
+    }
+
+    /// Hands over what it leads, settles what is in flight. Returns whether nothing is left.
+    fn wind_down(&mut self, now: Time) -> bool {
+        let first = self.stopping_since.is_none();
+        let since = *self.stopping_since.get_or_insert(now);
+        let patience = self.patience_ms * HAND_OVER_TIMEOUTS * 1000;
+        let out_of_patience = now.since_us(since) > patience;
+        let mut busy = false;
+        for partition in self.partitions.values_mut() {
+            if partition.replica.is_leader() {
+                if first {
+                    partition.set_leadership(Leadership::Draining, &mut self.scratch_answers);
+                    let id = partition.id;
+                    self.answers
+                        .extend(self.scratch_answers.drain(..).map(|answer| (id, answer)));
+                }
+                let handing_over = partition
+                    .replica
+                    .transfer_leadership(&self.shared.lend(now))
+                    .is_ok();
+                if handing_over {
+                    self.touched.insert(partition.id);
+                }
+                busy |= handing_over || partition.is_waited_for();
+            }
+        }
+        let settled = self.shared.log.is_settled();
+        settled && !busy || out_of_patience
+    }
+
+    fn say_goodbye(&mut self) {
+        let refused = refusal(
+            RefusalClause::Stopping,
+            "the node is stopping".to_owned(),
+            1000,
+        );
+        for partition in self.partitions.values_mut() {
+            let answers = &mut self.scratch_answers;
+            partition.give_up_appends("the node stopped", answers);
+            partition.give_up_reads(&refused, answers);
+            partition.set_leadership(Leadership::Lost, answers);
+            let id = partition.id;
+            self.answers
+                .extend(answers.drain(..).map(|answer| (id, answer)));
+        }
+    }
+
+    /// Nothing leaves before the log is open: what was said must have been durable.
+    fn send_batches(&mut self, outbox: &mut Outbox<Reply, CoreMesh>) {
+        self.links.collect(&mut self.shared.output);
+        if !self.shared.log.is_open() {
+            self.links.forget();
+            return;
+        }
+        let (boot, retired) = (self.shared.log.boot(), self.shared.log.retired_chain());
+        self.links
+            .flush(boot, retired, &mut self.shared.output, &mut outbox.peers);
+    }
+
+    fn next_deadline(&self) -> Option<Time> {
+        let partition = self.deadlines.first().map(|(at, _)| *at);
+        [partition, self.shared.log.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
+impl Application for ShardCore {
+    type Request = Request;
+    type Reply = Reply;
+    type Mesh = CoreMesh;
+
+    fn turn(&mut self, inbox: &mut Inbox<Request, CoreMesh>, outbox: &mut Outbox<Reply, CoreMesh>) {
+        let now = inbox.now;
+        self.take_disk_events(now, inbox);
+        self.tell_failure(now);
+        self.take_peer_events(now, inbox);
+        self.take_client_events(now, inbox, outbox);
+        self.take_requests(now, inbox, outbox);
+        self.tick_due(now);
+        let done = inbox.stopping && self.wind_down(now);
+        self.finish_replicas(now);
+        self.carry_out(now);
+        if done {
+            self.say_goodbye();
+        }
+        self.deliver(outbox);
+        self.shared.log.poll(now, &mut self.shared.disk);
+        outbox.disk.append(&mut self.shared.disk);
+        self.send_batches(outbox);
+        outbox.deadline = self.next_deadline();
+        outbox.stopped = done;
+        if inbox.stopping && !done {
+            let soon = now.plus_ms(5);
+            outbox.deadline = Some(outbox.deadline.map_or(soon, |at| at.min(soon)));
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! What replicas decided: to the log, the machines, and those who asked.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use clustor_shards::log::record::{
+    RECORD_HEADER_BYTES, Record, RecordHeader, RecordKind, decode_record,
+};
+use clustor_shards::log::{HardState, ReadRefusal};
+use clustor_shards::turn::{ClientOp, ConnectionId, Outbox, Time};
+use clustor_wire::frame::{Frame, FrameKind};
+use clustor_wire::ids::{Incarnation, LogIndex, PartitionId};
+use clustor_wire::message::{ClientResponse, ClientResponseBody, Refusal, RefusalClause};
+
+use super::boot::mix;
+use super::{APPLY_BATCHES_MAX, CoreMesh, ReadFor, ShardCore};
+use crate::outcome::Outcome;
+use crate::partition::{Answer, ApplyStep, Origin, ReadWhat, refusal};
+use crate::raft::{Leadership, Output, ReadReady, RecordToPersist};
+use crate::request::Reply;
+
+impl ShardCore {
+    /// Every touched replica ends its turn.
+    pub(super) fn finish_replicas(&mut self, now: Time) {
+        for id in &self.touched {
+            if let Some(partition) = self.partitions.get_mut(id) {
+                partition.replica.finish_turn(&mut self.shared.lend(now));
+            }
+        }
+    }
+
+    /// Carries out what the replicas decided.
+    pub(super) fn carry_out(&mut self, now: Time) {
+        let mut output = core::mem::take(&mut self.shared.output);
+        self.persist(&output);
+        self.take_leadership(&output);
+        for applicable in output.applicable.drain(..) {
+            self.touched.insert(applicable.partition);
+        }
+        for ready in output.reads_ready.drain(..) {
+            if let Some(partition) = self.partitions.get_mut(&ready.partition) {
+                partition.on_read_ready(ready);
+                self.touched.insert(ready.partition);
+            }
+        }
+        for failed in output.reads_failed.drain(..) {
+            if let Some(partition) = self.partitions.get_mut(&failed.partition) {
+                let leader = failed.leader.or(partition.replica.leader());
+                partition.on_read_failed(failed.token, leader, &mut self.scratch_answers);
+                self.keep_answers(failed.partition);
+            }
+        }
+        let wanted = core::mem::take(&mut output.wanted);
+        self.links.collect(&mut output);
+        output.clear();
+        self.shared.output = output;
+        for wanted in wanted {
+            let asked = self
+                .shared
+                .log
+                .read(wanted.partition, wanted.from, &mut self.shared.disk);
+            match asked {
+                Ok(token) => {
+                    self.shared.reads.insert(token, ReadFor::Follower(wanted));
+                }
+                Err(_) => {
+                    if let Some(partition) = self.partitions.get_mut(&wanted.partition) {
+                        partition
+                            .replica
+                            .entries_unreadable(&self.shared.lend(now), &wanted);
+                    }
+                }
+            }
+        }
+        let touched = core::mem::take(&mut self.touched);
+        for id in &touched {
+            let resume_at = self.apply(now, *id);
+            self.file_deadline(*id, resume_at);
+        }
+        self.touched = touched;
+        self.touched.clear();
+    }
+
+    fn keep_answers(&mut self, id: PartitionId) {
+        let answers = self.scratch_answers.drain(..);
+        self.answers.extend(answers.map(|answer| (id, answer)));
+    }
+
+    /// Records enter the log's queue in the order in which they were decided.
+    fn persist(&mut self, output: &Output) {
+        let log = &mut self.shared.log;
+        for record in &output.records {
+            match record {
+                RecordToPersist::Entry {
+                    partition,
+                    term,
+                    index,
+                    frame,
+                } => {
+                    let frame = &output.frames[frame.clone()];
+                    let kind = RecordKind::from_u8(frame[1]).unwrap_or(RecordKind::Entry);
+                    let body = &frame[RECORD_HEADER_BYTES..];
+                    let header = RecordHeader {
+                        kind,
+                        partition: *partition,
+                        term: *term,
+                        index: *index,
+                        body_len: body.len() as u32,
+                    };
+                    let record = Record {
+                        header,
+                        body,
+                        frame,
+                    };
+                    log.append(&record, self.shared.mode);
+                }
+                RecordToPersist::HardState {
+                    partition,
+                    term,
+                    vote,
+                } => log.hard_state(
+                    *partition,
+                    HardState {
+                        term: *term,
+                        vote: *vote,
+                    },
+                ),
+                RecordToPersist::Truncate {
+                    partition,
+                    term,
+                    from,
+                } => log.truncate(*partition, *term, *from),
+                RecordToPersist::Configuration { partition, frame } => {
+                    let record = decode_record(&output.frames[frame.clone()])
+                        .expect("a frame just made decodes");
+                    let drawn = mix(self.seed, self.me, *partition);
+                    let incarnation = Incarnation(drawn ^ log.boot().get());
+                    log.create_partition(*partition, incarnation, record.body);
+                }
+            }
+        }
+    }
+
+    fn take_leadership(&mut self, output: &Output) {
+        for change in &output.leadership {
+            let Some(partition) = self.partitions.get_mut(&change.partition) else {
+                continue;
+            };
+            match change.change {
+                Leadership::Elected { first } => {
+                    partition.on_elected(change.term, first, &mut self.scratch_answers);
+                }
+                Leadership::Lost => partition.on_deposed(&mut self.scratch_answers),
+                Leadership::Follower { .. } => {}
+            }
+            self.touched.insert(change.partition);
+            self.keep_answers(change.partition);
+        }
+    }
+
+    /// Applies what may be applied, within the turn's bound. Returns when to go on, if there is more.
+    fn apply(&mut self, now: Time, id: PartitionId) -> Option<Time> {
+        let partition = self.partitions.get_mut(&id)?;
+        let mut resume_at = None;
+        for round in 0..APPLY_BATCHES_MAX {
+            let step = partition.apply(
+                now,
+                &self.shared.cache,
+                &mut self.frames,
+                &mut self.scratch_answers,
+            );
+            match step {
+                ApplyStep::Done => break,
+                ApplyStep::More if round + 1 == APPLY_BATCHES_MAX => resume_at = Some(now),
+                ApplyStep::More => {}
+                ApplyStep::Read(from) => {
+                    match self.shared.log.read(id, from, &mut self.shared.disk) {
+                        Ok(token) => {
+                            partition.apply_read = Some(token);
+                            self.shared.reads.insert(token, ReadFor::Machine);
+                        }
+                        Err(ReadRefusal::Busy) => resume_at = Some(now.plus_ms(1)),
+                        Err(ReadRefusal::NotYet) => {}
+                        Err(ReadRefusal::Missing | ReadRefusal::Outside) => {
+                            partition.stuck = Some("entries it has to apply are missing here");
+                        }
+                    }
+                    break;
+                }
+            }
+        }
+        partition.tell_ready(&mut self.scratch_answers);
+        partition.release_reads(&mut self.scratch_answers);
+        self.keep_answers(id);
+        resume_at
+    }
+
+    fn file_deadline(&mut self, id: PartitionId, resume_at: Option<Time>) {
+        let Some(partition) = self.partitions.get_mut(&id) else {
+            return;
+        };
+        let replica = partition
+            .replica
+            .next_deadline()
+            .filter(|_| self.shared.log.is_open());
+        let due = [replica, partition.machine_deadline(), resume_at]
+            .into_iter()
+            .flatten()
+            .min();
+        if due == partition.filed_deadline {
+            return;
+        }
+        if let Some(filed) = partition.filed_deadline.take() {
+            self.deadlines.remove(&(filed, id));
+        }
+        if let Some(due) = due {
+            self.deadlines.insert((due, id));
+            partition.filed_deadline = Some(due);
+        }
+    }
+
+    /// Hands the answers to those who asked.
+    pub(super) fn deliver(&mut self, outbox: &mut Outbox<Reply, CoreMesh>) {
+        for (id, answer) in core::mem::take(&mut self.answers) {
+            match answer {
+                Answer::Append(Origin::Handle(ticket), outcome) => {
+                    outbox.replies.push(Reply::Append { ticket, outcome });
+                }
+                Answer::Append(Origin::Client(connection, request), outcome) => {
+                    respond(connection, request, append_response(id, outcome), outbox);
+                }
+                Answer::Read(origin, what, ready) => {
+                    self.answer_read(id, origin, what, ready, outbox);
+                }
+                Answer::Refused(Origin::Handle(ticket), _, refused) => {
+                    outbox.replies.push(Reply::Read {
+                        ticket,
+                        found: Err(refused),
+                    });
+                }
+                Answer::Refused(Origin::Client(connection, request), _, refused) => {
+                    let body = ClientResponseBody::NotExecuted(refused);
+                    respond(connection, request, body, outbox);
+                }
+                Answer::Leadership(leadership) => outbox.replies.push(Reply::Leadership {
+                    partition: id,
+                    leadership,
+                }),
+            }
+        }
+    }
+
+    fn answer_read(
+        &self,
+        id: PartitionId,
+        origin: Origin,
+        what: ReadWhat,
+        ready: ReadReady,
+        outbox: &mut Outbox<Reply, CoreMesh>,
+    ) {
+        let partition = self.partitions.get(&id);
+        let machine = partition.and_then(|partition| partition.machine());
+        let applied = partition.map_or(LogIndex::ZERO, |partition| partition.applied());
+        let failed = |why: &str| {
+            refusal(
+                RefusalClause::MachineFailed,
+                format!("partition {id}: {why}"),
+                250,
+            )
+        };
+        let not_running = || failed("its machine does not run");
+        match (origin, what) {
+            (Origin::Handle(ticket), ReadWhat::Closure(closure)) => {
+                let found = machine.ok_or_else(not_running).and_then(|machine| {
+                    catch_unwind(AssertUnwindSafe(|| closure(machine.as_any())))
+                        .map_err(|_| failed("the read's closure panicked"))
+                });
+                outbox.replies.push(Reply::Read { ticket, found });
+            }
+            (Origin::Client(connection, request), ReadWhat::Query(query)) => {
+                let answered = machine.ok_or_else(not_running).and_then(|machine| {
+                    let mut reply = Vec::new();
+                    catch_unwind(AssertUnwindSafe(|| machine.query(&query, &mut reply)))
+                        .map_err(|_| failed("the machine panicked in a query"))?
+                        .map_err(|error| {
+                            refusal(
+                                RefusalClause::Unsupported,
+                                format!("partition {id}: {error}"),
+                                0,
+                            )
+                        })?;
+                    Ok(reply)
+                });
+                let body = match answered {
+                    Ok(reply) => ClientResponseBody::Read {
+                        partition: id,
+                        term: ready.term,
+                        index: applied,
+                        reply,
+                    },
+                    Err(refused) => ClientResponseBody::NotExecuted(refused),
+                };
+                respond(connection, request, body, outbox);
+            }
+            (Origin::Handle(_), ReadWhat::Query(_))
+            | (Origin::Client(..), ReadWhat::Closure(_)) => {
+                unreachable!("handles send closures, clients send queries")
+            }
+        }
+    }
+}
+
+fn append_response(partition: PartitionId, outcome: Outcome) -> ClientResponseBody {
+    match outcome {
+        Outcome::Applied {
+            term,
+            index,
+            reply,
+            duplicate,
+        } => ClientResponseBody::Applied {
+            partition,
+            term,
+            index,
+            reply,
+            duplicate,
+        },
+        Outcome::NotExecuted { refusal } => ClientResponseBody::NotExecuted(refusal),
+        Outcome::Unknown {
+            why, wal_committed, ..
+        } => ClientResponseBody::Unknown { why, wal_committed },
+    }
+}
+
+/// Sends a response to a client. One the codec refuses (a reply over the frame's limit) becomes a refusal.
+pub(super) fn respond(
+    connection: ConnectionId,
+    id: u64,
+    body: ClientResponseBody,
+    outbox: &mut Outbox<Reply, CoreMesh>,
+) {
+    let mut bytes = Vec::new();
+    if let Err(error) = (ClientResponse { id, body }).encode(&mut bytes) {
+        let refused: Refusal = refusal(
+            RefusalClause::Unsupported,
+            format!("the answer can't be sent: {error}"),
+            0,
+        );
+        bytes.clear();
+        let body = ClientResponseBody::NotExecuted(refused);
+        if (ClientResponse { id, body }).encode(&mut bytes).is_err() {
+            outbox.clients.push(ClientOp::Close(connection));
+            return;
+        }
+    }
+    outbox.clients.push(ClientOp::Send(
+        connection,
+        Frame {
+            kind: FrameKind::ClientResponse,
+            body: bytes,
+        },
+    ));
+}
