@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use clustor_shards::buffer::{BlockPool, SizeClass};
 use clustor_shards::disk::BootDisk;
 use clustor_shards::log::{
-    KeyProvider, LogIdentity, LogOptions, PartitionLog, RecoverError, Recovery, RecoveryReport,
-    Retirement, ShardLog,
+    KeyProvider, LogIdentity, PartitionLog, RecoverError, Recovery, RecoveryReport, Retirement,
+    ShardLog,
 };
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{ClusterId, PartitionId};
@@ -80,25 +80,6 @@ pub enum BootError {
     },
 }
 
-/// The options of a shard's log under a profile.
-#[must_use]
-pub(crate) fn log_options(profile: &Profile, io_writer_mode: u8) -> LogOptions {
-    let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
-    let derived = LogOptions::for_segment_bytes(profile.segment_bytes);
-    LogOptions {
-        segment_blocks: profile.segment_blocks(),
-        ledger_slots: profile.ledger_slots(),
-        chains_in_flight_max: number(profile.chains_in_flight_max),
-        batch_bytes_max: number(profile.batch_bytes_max).min(derived.batch_bytes_max),
-        queue_bytes_max: number(profile.queue_bytes_max).min(derived.queue_bytes_max),
-        // Heads of entries are the engine's, not the embedder's: they come on top.
-        entry_body_bytes_max: number(profile.entry_bytes_max)
-            .saturating_add(64)
-            .min(derived.segment_entry_bytes_max()),
-        io_writer_mode,
-    }
-}
-
 /// The pool of a shard's log: enough runs for all chains in flight, and for group batches of 64 KiB.
 const POOL: [SizeClass; 3] = [
     SizeClass {
@@ -139,7 +120,7 @@ impl ShardCore {
             node: me.node,
             shard: me.shard,
         };
-        let options = log_options(&config.profile, config.io_writer_mode);
+        let options = config.profile.log_options(config.io_writer_mode);
         let Recovery { log, report } = ShardLog::recover(disk, identity, options, keys, pool)
             .map_err(|error| BootError::Recover {
                 shard: me.shard.get(),
@@ -169,7 +150,7 @@ impl ShardCore {
             me,
             shared: Shared {
                 log,
-                mode: Self::profile_mode(&config.profile),
+                mode: config.profile.mode,
                 cache,
                 output: Output::default(),
                 retirement: Retirement::default(),

@@ -25,11 +25,10 @@ use clustor_wire::message::{RefusalClause, ShardStatus};
 
 use crate::outcome::Leadership;
 use crate::partition::{Answer, Partition, refusal};
-use crate::profile::Profile;
 use crate::raft::{EntryCache, Output, Turn, WantedEntries};
 use crate::request::{Reply, Request};
 
-pub use boot::{BootError, CoreConfig, PartitionSpec};
+pub use boot::{BootError, CoreConfig, PartitionSpec, log_pool};
 use links::Links;
 
 /// What shards of one node say to each other; nothing yet: partitions don't move between shards, and whoever asks
@@ -160,13 +159,6 @@ impl ShardCore {
     #[must_use]
     pub fn shard(&self) -> ShardId {
         self.me.shard
-    }
-
-    fn profile_mode(profile: &Profile) -> Mode {
-        match profile.mode {
-            crate::profile::Mode::Strict => Mode::Strict,
-            crate::profile::Mode::Group => Mode::Group,
-        }
     }
 
     /// A failed disk is final: replicas fall silent, and whoever waits learns that nobody knows.

@@ -1,0 +1,277 @@
+//! `ShardCore` over an honest disk and an in-memory network: one node, then three.
+
+#[path = "../../shards/tests/support/mod.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+
+use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
+use clustor_engine::outcome::{IdempotencyKey, Leadership, Outcome, RefusalClause};
+use clustor_engine::profile::Profile;
+use clustor_engine::request::{Reply, Request, RequestBody, Wait};
+use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore, log_pool};
+use clustor_shards::turn::{Application, Inbox, Outbox, PeerEvent, PeerId, Time};
+use clustor_wire::ids::{ClusterId, LogIndex, NodeId, PartitionId, ShardId};
+use support::{MemoryDisk, TestKey};
+
+#[derive(Default)]
+struct Sum {
+    total: u64,
+}
+
+impl StateMachine for Sum {
+    fn apply(&mut self, batch: Batch<'_>, out: &mut Effects) -> Applied {
+        for item in batch {
+            assert_ne!(item.command, b"panic", "asked to");
+            self.total += item.command.len() as u64;
+            out.reply(item.index, &self.total.to_le_bytes());
+        }
+        Applied::Ack
+    }
+}
+
+const P: PartitionId = PartitionId(1);
+
+fn peer(node: u64) -> PeerId {
+    PeerId {
+        node: NodeId(node),
+        shard: ShardId(0),
+    }
+}
+
+struct Node {
+    core: ShardCore,
+    disk: MemoryDisk,
+    inbox: Inbox<Request, CoreMesh>,
+    replies: Vec<Reply>,
+    due: Option<Time>,
+}
+
+impl Node {
+    fn boot(id: u64, voters: &[u64], mut disk: MemoryDisk, now: Time) -> Self {
+        let mut profile = Profile::throughput();
+        profile.segment_bytes = 1 << 20;
+        profile.entry_bytes_max = 64 << 10;
+        profile.cache_bytes_max = 1 << 20;
+        let config = CoreConfig {
+            cluster: ClusterId(7),
+            me: peer(id),
+            partitions: vec![PartitionSpec {
+                id: P,
+                voters: voters.iter().map(|node| peer(*node)).collect(),
+                factory: Box::new(|_| Box::new(Sum::default())),
+            }],
+            profile,
+            io_writer_mode: 0,
+            seed: id * 31,
+            placement: None,
+        };
+        let (core, _) =
+            ShardCore::boot(config, log_pool(), now, &mut disk, &TestKey(9)).expect("boots");
+        Self {
+            core,
+            disk,
+            inbox: Inbox::default(),
+            replies: Vec::new(),
+            due: Some(now),
+        }
+    }
+
+    fn turn(&mut self, now: Time) -> Vec<(PeerId, clustor_wire::frame::Frame)> {
+        let mut outbox = Outbox::default();
+        self.inbox.now = now;
+        self.core.turn(&mut self.inbox, &mut outbox);
+        for op in outbox.disk {
+            self.inbox.disk.push(self.disk.carry(op));
+        }
+        self.replies.append(&mut outbox.replies);
+        self.due = outbox.deadline;
+        outbox.peers
+    }
+
+    fn append(&mut self, ticket: u64, payload: &[u8], key: Option<u128>) {
+        self.inbox.requests.push(Request {
+            ticket,
+            partition: P,
+            body: RequestBody::Append {
+                payload: payload.to_vec(),
+                key: key.map(|key| (IdempotencyKey(key), Some(LogIndex(0)))),
+                wait: Wait::Applied,
+            },
+        });
+    }
+
+    fn outcome(&mut self, ticket: u64) -> Option<Outcome> {
+        let at = self
+            .replies
+            .iter()
+            .position(|reply| reply.ticket() == Some(ticket))?;
+        match self.replies.remove(at) {
+            Reply::Append { outcome, .. } => Some(outcome),
+            other => panic!("not an append's reply: {other:?}"),
+        }
+    }
+}
+
+struct Net {
+    nodes: BTreeMap<u64, Node>,
+    now: Time,
+}
+
+impl Net {
+    fn new(ids: &[u64]) -> Self {
+        let now = Time(1_000_000);
+        let nodes = ids
+            .iter()
+            .map(|id| (*id, Node::boot(*id, ids, MemoryDisk::default(), now)))
+            .collect();
+        Self { nodes, now }
+    }
+
+    /// Lets virtual time run; frames arrive in the next round, one millisecond later.
+    fn run_ms(&mut self, ms: u64) {
+        for _ in 0..ms {
+            self.now = self.now.plus_ms(1);
+            let mut sent = Vec::new();
+            for (id, node) in &mut self.nodes {
+                let due = node.due.is_some_and(|due| due <= self.now);
+                if due || !node.inbox.is_empty() {
+                    sent.extend(node.turn(self.now).into_iter().map(|(to, f)| (*id, to, f)));
+                }
+            }
+            for (from, to, frame) in sent {
+                if let Some(node) = self.nodes.get_mut(&to.node.get()) {
+                    node.inbox.peers.push(PeerEvent::Frame(peer(from), frame));
+                }
+            }
+        }
+    }
+
+    fn leader(&self) -> Option<u64> {
+        self.nodes
+            .iter()
+            .find(|(_, node)| {
+                let partition = node.core.partition(P).expect("there");
+                matches!(partition.leadership(), Leadership::Ready { .. })
+            })
+            .map(|(id, _)| *id)
+    }
+}
+
+fn total(outcome: Option<Outcome>) -> u64 {
+    match outcome {
+        Some(Outcome::Applied { reply, .. }) => {
+            u64::from_le_bytes(reply.try_into().expect("eight bytes"))
+        }
+        other => panic!("not applied: {other:?}"),
+    }
+}
+
+#[test]
+fn a_sole_voter_leads_applies_and_survives_a_restart() {
+    let mut net = Net::new(&[1]);
+    net.run_ms(50);
+    assert_eq!(net.leader(), Some(1));
+    let node = net.nodes.get_mut(&1).expect("there");
+    node.append(1, b"abc", None);
+    node.append(2, b"de", None);
+    net.run_ms(20);
+    let node = net.nodes.get_mut(&1).expect("there");
+    assert_eq!(total(node.outcome(1)), 3);
+    assert_eq!(total(node.outcome(2)), 5);
+    let disk = node.disk.clone();
+    net.nodes.insert(1, Node::boot(1, &[1], disk, net.now));
+    net.run_ms(500);
+    let node = net.nodes.get_mut(&1).expect("there");
+    node.append(3, b"f", None);
+    net.run_ms(20);
+    let node = net.nodes.get_mut(&1).expect("there");
+    assert_eq!(total(node.outcome(3)), 6);
+}
+
+#[test]
+fn a_key_executes_once_and_answers_with_its_first_index() {
+    let mut net = Net::new(&[1]);
+    net.run_ms(50);
+    let node = net.nodes.get_mut(&1).expect("there");
+    node.append(1, b"abc", Some(5));
+    net.run_ms(20);
+    let node = net.nodes.get_mut(&1).expect("there");
+    let first = node.outcome(1).expect("answered");
+    node.append(2, b"abc", Some(5));
+    net.run_ms(20);
+    let node = net.nodes.get_mut(&1).expect("there");
+    let (
+        Outcome::Applied { index: first, .. },
+        Some(Outcome::Applied {
+            index, duplicate, ..
+        }),
+    ) = (first, node.outcome(2))
+    else {
+        panic!("both are applied");
+    };
+    assert!(duplicate && index == first);
+    node.append(3, b"", None);
+    net.run_ms(20);
+    assert_eq!(total(net.nodes.get_mut(&1).expect("there").outcome(3)), 3);
+}
+
+#[test]
+fn a_panic_in_the_machine_is_that_partitions_affair_and_the_machine_is_made_again() {
+    let mut net = Net::new(&[1]);
+    net.run_ms(50);
+    let node = net.nodes.get_mut(&1).expect("there");
+    node.append(1, b"panic", None);
+    net.run_ms(20);
+    let node = net.nodes.get_mut(&1).expect("there");
+    assert!(matches!(node.outcome(1), Some(Outcome::Unknown { .. })));
+    node.append(2, b"x", None);
+    net.run_ms(5);
+    let node = net.nodes.get_mut(&1).expect("there");
+    let Some(Outcome::NotExecuted { refusal }) = node.outcome(2) else {
+        panic!("refused while the machine fails");
+    };
+    assert_eq!(refusal.clause, RefusalClause::MachineFailed);
+}
+
+#[test]
+fn three_nodes_elect_replicate_and_fail_over_without_losing_what_was_acknowledged() {
+    let mut net = Net::new(&[1, 2, 3]);
+    net.run_ms(1500);
+    let leader = net.leader().expect("a leader");
+    for ticket in 0..100 {
+        net.nodes.get_mut(&leader).expect("there").append(
+            ticket,
+            b"x",
+            Some(u128::from(ticket) + 1),
+        );
+        net.run_ms(2);
+    }
+    net.run_ms(50);
+    let node = net.nodes.get_mut(&leader).expect("there");
+    assert_eq!(total(node.outcome(99)), 100);
+    let disk = node.disk.clone();
+    net.nodes.remove(&leader);
+    net.run_ms(2500);
+    let next = net.leader().expect("another leader");
+    assert_ne!(next, leader);
+    net.nodes
+        .get_mut(&next)
+        .expect("there")
+        .append(7, b"x", None);
+    net.run_ms(30);
+    let node = net.nodes.get_mut(&next).expect("there");
+    assert_eq!(total(node.outcome(7)), 101);
+    net.nodes
+        .insert(leader, Node::boot(leader, &[1, 2, 3], disk, net.now));
+    net.run_ms(1500);
+    let applied: Vec<LogIndex> = net
+        .nodes
+        .values()
+        .map(|node| node.core.partition(P).expect("there").applied())
+        .collect();
+    assert!(
+        applied.iter().all(|index| *index == applied[0]),
+        "{applied:?}"
+    );
+}
