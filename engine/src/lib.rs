@@ -4,6 +4,7 @@
 //! Rooms, from the ground up; each imports only those above it in this list:
 //!
 //! - [`profile`]: every number by which a node is tuned, with its limits
+//! - [`security`]: identities, the signed placement
 //! - [`raft`]: the consensus core, one replica of one partition
 //! - [`machine`]: the state machine, as an embedder writes it
 //! - [`outcome`]: the three outcomes of an append, refusals, leadership
@@ -19,4 +20,5 @@ pub mod partition;
 pub mod profile;
 pub mod raft;
 pub mod request;
+pub mod security;
 pub mod shard_core;
