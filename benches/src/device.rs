@@ -1,0 +1,268 @@
+//! `clustor-bench device`: the raw limit, through a shard's own ring and its own chain, with nothing above.
+//!
+//! A pair of files is made as a shard makes it, zeroed whole, and chains are kept in flight on one thread that
+//! does nothing else. What it shows is the floor under every append: the log can be as good as this, not better.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use clustor_shards::buffer::{BlockPool, Blocks, SizeClass};
+use clustor_shards::disk::{DiskEvent, DiskOp, DurableChain, PreparePair};
+use clustor_shards::uring::{ChainSteps, ShardRing, WriterMode};
+use clustor_wire::ids::{ChainNumber, PairNumber};
+
+use crate::interrupt::Interrupt;
+use crate::place::Place;
+use crate::report::{Machine, Measured, MeasuredAt, Report, Run, Workload};
+use crate::{BenchError, Common};
+
+const PAIR: PairNumber = PairNumber(1);
+/// 64 MiB: walked through again and again, as recycled segments are.
+const SEGMENT_BLOCKS: u32 = 16_384;
+const LEDGER_BLOCKS: u32 = 4_096;
+/// The deepest pipeline: the log keeps 8 in flight.
+const DEPTH_MAX: u32 = 32;
+/// The largest log write, in blocks: 4 MiB.
+const BLOCKS_MAX: u32 = 1_024;
+/// What is run before the clock starts.
+const WARM_UP: Duration = Duration::from_millis(200);
+
+/// Measures the device through a shard's own ring.
+///
+/// Three modes, each a prefix of what makes a batch durable: `write` (the log blocks), `write_flush` (and their
+/// flush), `full_chain` (and the ledger's block and flush). One thread, one ring, `depth` chains in flight.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  clustor-bench device
+  clustor-bench device --dir /var/lib/clustor --seconds 10 --json device.json
+  clustor-bench device --depths 1,8 --blocks 16
+
+Needs about 80 MiB in DIR, on a file system with direct I/O (not tmpfs).
+Exit codes: 0 measured, 1 refused or failed, 2 wrong arguments, 130 interrupted.")]
+pub struct Options {
+    #[command(flatten)]
+    pub common: Common,
+    /// Chains in flight, a list: each is measured by itself (1 to 32).
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "1,2,4,8",
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(DEPTH_MAX)))]
+    pub depths: Vec<u32>,
+    /// Log blocks of 4 KiB in each chain (1 to 1024).
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(BLOCKS_MAX)))]
+    pub blocks: u32,
+}
+
+/// The modes, cheapest first.
+const MODES: [(&str, ChainSteps); 3] = [
+    ("write", ChainSteps::Write),
+    ("write_flush", ChainSteps::WriteFlush),
+    ("full_chain", ChainSteps::Full),
+];
+
+/// Measures every mode at every depth.
+///
+/// # Errors
+/// When the place is no good, the device fails, or a signal came.
+pub fn run(options: &Options) -> Result<Report, BenchError> {
+    let interrupt = Interrupt::listen()?;
+    let place = Place::new(&options.common.dir)?;
+    let mut device = Device::open(place.path(), options.blocks, DEPTH_MAX, &interrupt)?;
+    let mut report = Report {
+        machine: Machine::of(&place, device.writer_mode()),
+        runs: Vec::new(),
+    };
+    for (mode, steps) in MODES {
+        for &depth in &options.depths {
+            let time = Duration::from_secs(options.common.seconds);
+            let measured = device.measure(steps, depth, time)?;
+            let workload = Workload {
+                depth,
+                blocks: options.blocks,
+                seconds: options.common.seconds,
+            };
+            // The full chain is what ratios are to.
+            let own = (steps == ChainSteps::Full).then(|| measured.quantile_us(0.5));
+            report.runs.push(Run::new(
+                "device",
+                mode,
+                workload,
+                MeasuredAt::Shard,
+                &measured,
+                own,
+            ));
+        }
+    }
+    Ok(report)
+}
+
+/// A ring with one zeroed pair to write to.
+pub struct Device<'a> {
+    ring: ShardRing,
+    pool: BlockPool,
+    blocks: u32,
+    /// Blocks written so far; wraps around the segment.
+    written: u64,
+    /// Chains started so far.
+    chains: u64,
+    events: Vec<DiskEvent>,
+    interrupt: &'a Interrupt,
+}
+
+impl<'a> Device<'a> {
+    /// Opens a ring in `directory` and makes the pair.
+    ///
+    /// # Errors
+    /// When the ring or the pair can't be made.
+    pub fn open(
+        directory: &Path,
+        blocks: u32,
+        depth_max: u32,
+        interrupt: &'a Interrupt,
+    ) -> Result<Self, BenchError> {
+        let mut ring = ShardRing::open(&directory.join("device"))?;
+        let runs = depth_max as usize;
+        let mut pool = BlockPool::new(&[
+            SizeClass { blocks: 1, runs },
+            SizeClass {
+                blocks: blocks as usize,
+                runs,
+            },
+        ]);
+        ring.register_pool(&mut pool);
+        let mut device = Self {
+            ring,
+            pool,
+            blocks,
+            written: 0,
+            chains: 0,
+            events: Vec::new(),
+            interrupt,
+        };
+        device.prepare()?;
+        Ok(device)
+    }
+
+    /// How writes reach the files.
+    pub fn writer_mode(&self) -> &'static str {
+        match self.ring.writer_mode() {
+            WriterMode::FixedUring => "FixedUring",
+            WriterMode::RegisteredUring => "RegisteredUring",
+        }
+    }
+
+    fn prepare(&mut self) -> Result<(), BenchError> {
+        self.ring.start(DiskOp::Prepare(PreparePair {
+            pair: PAIR,
+            segment_blocks: SEGMENT_BLOCKS,
+            ledger_blocks: LEDGER_BLOCKS,
+        }))?;
+        loop {
+            self.interrupt.check()?;
+            self.ring.wait()?;
+            self.ring.drain(&mut self.events)?;
+            for event in self.events.drain(..) {
+                match event {
+                    DiskEvent::Progress {
+                        segment_blocks_ready,
+                        ..
+                    } if segment_blocks_ready == SEGMENT_BLOCKS => return Ok(()),
+                    DiskEvent::PrepareFailed { error, .. } => return Err(error.into()),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Keeps `depth` chains in flight for `time`, and measures each from its submission to its event.
+    ///
+    /// # Errors
+    /// When a chain fails or a signal came.
+    pub fn measure(
+        &mut self,
+        steps: ChainSteps,
+        depth: u32,
+        time: Duration,
+    ) -> Result<Measured, BenchError> {
+        self.keep(steps, depth, WARM_UP)?;
+        self.keep(steps, depth, time)
+    }
+
+    fn keep(
+        &mut self,
+        steps: ChainSteps,
+        depth: u32,
+        time: Duration,
+    ) -> Result<Measured, BenchError> {
+        let mut measured = Measured::new();
+        let mut started = BTreeMap::new();
+        let begun = Instant::now();
+        loop {
+            let open = begun.elapsed() < time;
+            while open && started.len() < depth as usize {
+                started.insert(self.chains, Instant::now());
+                self.start(steps)?;
+            }
+            if started.is_empty() {
+                break;
+            }
+            self.interrupt.check()?;
+            self.ring.wait()?;
+            self.ring.drain(&mut self.events)?;
+            let now = Instant::now();
+            for event in self.events.drain(..) {
+                let DiskEvent::Chain {
+                    chain,
+                    log,
+                    ledger,
+                    outcome,
+                } = event
+                else {
+                    continue;
+                };
+                outcome?;
+                self.pool.put(log);
+                self.pool.put(ledger);
+                if let Some(at) = started.remove(&chain.get()) {
+                    measured.record(now - at);
+                }
+            }
+        }
+        measured.took(begun.elapsed());
+        Ok(measured)
+    }
+
+    fn start(&mut self, steps: ChainSteps) -> Result<(), BenchError> {
+        let fits = u64::from(SEGMENT_BLOCKS / self.blocks);
+        let turn = self.written % fits;
+        self.written += 1;
+        let log = self.take(self.blocks);
+        let ledger = self.take(1);
+        let chain = DurableChain {
+            chain: ChainNumber(self.chains),
+            pair: PAIR,
+            log_block: u32::try_from(turn).expect("below the segment's size") * self.blocks,
+            log,
+            ledger_block: u32::try_from(self.chains % u64::from(LEDGER_BLOCKS))
+                .expect("below the ledger's size"),
+            ledger,
+        };
+        self.chains += 1;
+        self.ring.start_chain(chain, steps)?;
+        Ok(())
+    }
+
+    /// A filled run: not all zero, which some devices store for nothing.
+    fn take(&mut self, blocks: u32) -> Blocks {
+        let mut run = self.pool.take(blocks as usize);
+        let mark = self.chains.to_le_bytes();
+        for block in run.as_mut_slice() {
+            for (bytes, filler) in block.0.chunks_exact_mut(8).zip(1u8..=255) {
+                bytes.copy_from_slice(&mark);
+                bytes[7] = filler;
+            }
+        }
+        run
+    }
+}
