@@ -9,7 +9,7 @@ use clustor_shards::log::{
     ShardLog,
 };
 use clustor_shards::turn::{PeerId, Time};
-use clustor_wire::ids::{ClusterId, PartitionId};
+use clustor_wire::ids::{ClusterId, Incarnation, PartitionId};
 
 use super::{Links, ShardCore, Shared};
 use crate::machine::MachineFactory;
@@ -121,16 +121,19 @@ impl ShardCore {
             shard: me.shard,
         };
         let options = config.profile.log_options(config.io_writer_mode);
-        let Recovery { log, report } = ShardLog::recover(disk, identity, options, keys, pool)
+        let Recovery { mut log, report } = ShardLog::recover(disk, identity, options, keys, pool)
             .map_err(|error| BootError::Recover {
-                shard: me.shard.get(),
-                error,
-            })?;
+            shard: me.shard.get(),
+            error,
+        })?;
         let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
         let mut cache = EntryCache::new(number(config.profile.cache_bytes_max));
         let mut partitions = BTreeMap::new();
         for spec in config.partitions {
             let id = spec.id;
+            if log.partition(id).is_none() && log.quarantine().is_none() {
+                create(&mut log, me, config.seed, id, &spec.voters)?;
+            }
             let known = log.partition(id);
             let replica = make_replica(
                 me,
@@ -165,7 +168,6 @@ impl ShardCore {
             scratch_answers: Vec::new(),
             frames: Vec::new(),
             placement: config.placement,
-            seed: config.seed,
             failure_told: false,
             stopping_since: None,
             patience_ms: config.profile.election_ms_max,
@@ -220,51 +222,37 @@ fn make_replica(
         limits,
     };
     let mut restored = match known {
-        Some(log) => restore(id, log)?,
+        Some(log) => Restored::from_log(log).map_err(|error| BootError::Configuration {
+            partition: id,
+            error,
+        })?,
         None => Restored::default(),
     };
     restored.quarantined = quarantined;
     Ok(Replica::new(config, restored, now, cache))
 }
 
-fn restore(id: PartitionId, log: &PartitionLog) -> Result<Restored, BootError> {
-    let newest = log.configurations.last();
-    let configuration = newest
-        .map(|at| Configuration::decode(&at.body))
-        .transpose()
-        .map_err(|error| BootError::Configuration {
+/// A partition that was never here begins with its first configuration, at index 0, and an incarnation: an empty
+/// disk is a new replica.
+fn create(
+    log: &mut ShardLog,
+    me: PeerId,
+    seed: u64,
+    id: PartitionId,
+    voters: &[PeerId],
+) -> Result<(), BootError> {
+    let configuration =
+        Configuration::simple(voters.to_vec()).map_err(|error| BootError::Voters {
             partition: id,
             error,
         })?;
-    Ok(Restored {
-        term: log.hard_state.term,
-        vote: log.hard_state.vote,
-        base: log.base,
-        base_term: log.base_term,
-        runs: log
-            .terms
-            .iter()
-            .map(|run| crate::raft::log_view::TermRun {
-                first: run.first,
-                term: run.term,
-            })
-            .collect(),
-        last: log.last,
-        missing: log
-            .missing
-            .iter()
-            .map(|range| crate::raft::log_view::MissingRange {
-                first: range.first,
-                last: range.last,
-            })
-            .collect(),
-        configuration,
-        quarantined: false,
-    })
+    let incarnation = Incarnation(mix(seed, me, id) ^ log.boot().get());
+    log.create_partition(id, incarnation, &configuration.encode());
+    Ok(())
 }
 
 /// A seed of its own for each replica of each partition (SplitMix64's finalizer, Steele et al. 2014).
-pub(super) fn mix(seed: u64, me: PeerId, id: PartitionId) -> u64 {
+fn mix(seed: u64, me: PeerId, id: PartitionId) -> u64 {
     let id = id.get();
     let place = me.node.get().wrapping_mul(0x9e37_79b9_7f4a_7c15)
         ^ u64::from(me.shard.get()) << 48

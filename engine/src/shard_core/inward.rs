@@ -60,6 +60,14 @@ impl ShardCore {
             return;
         };
         self.touched.insert(outcome.partition);
+        let lost = self
+            .shared
+            .log
+            .partition(outcome.partition)
+            .is_some_and(|log| log.is_missing(outcome.first));
+        if lost {
+            partition.replica.on_missing(outcome.first, outcome.last);
+        }
         match (asked, outcome.frames) {
             (ReadFor::Follower(wanted), Some(frames)) => {
                 let frames = cut_to_fit(frames, &wanted);

@@ -85,7 +85,6 @@ pub struct ShardCore {
     scratch_answers: Vec<Answer>,
     frames: Vec<u8>,
     placement: Option<Vec<u8>>,
-    seed: u64,
     /// Whether the disk's failure was told to the partitions.
     failure_told: bool,
     /// Since when the shard is stopping.

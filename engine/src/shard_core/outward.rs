@@ -2,16 +2,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use clustor_shards::log::record::{
-    RECORD_HEADER_BYTES, Record, RecordHeader, RecordKind, decode_record,
-};
 use clustor_shards::log::{HardState, ReadRefusal};
 use clustor_shards::turn::{ClientOp, ConnectionId, Outbox, Time};
 use clustor_wire::frame::{Frame, FrameKind};
-use clustor_wire::ids::{Incarnation, LogIndex, PartitionId};
+use clustor_wire::ids::{LogIndex, PartitionId};
 use clustor_wire::message::{ClientResponse, ClientResponseBody, Refusal, RefusalClause};
 
-use super::boot::mix;
 use super::{APPLY_BATCHES_MAX, CoreMesh, ReadFor, ShardCore};
 use crate::outcome::Outcome;
 use crate::partition::{Answer, ApplyStep, Origin, ReadWhat, refusal};
@@ -90,28 +86,10 @@ impl ShardCore {
         let log = &mut self.shared.log;
         for record in &output.records {
             match record {
-                RecordToPersist::Entry {
-                    partition,
-                    term,
-                    index,
-                    frame,
-                } => {
-                    let frame = &output.frames[frame.clone()];
-                    let kind = RecordKind::from_u8(frame[1]).unwrap_or(RecordKind::Entry);
-                    let body = &frame[RECORD_HEADER_BYTES..];
-                    let header = RecordHeader {
-                        kind,
-                        partition: *partition,
-                        term: *term,
-                        index: *index,
-                        body_len: body.len() as u32,
-                    };
-                    let record = Record {
-                        header,
-                        body,
-                        frame,
-                    };
-                    log.append(&record, self.shared.mode);
+                RecordToPersist::Entry { .. } => {
+                    if let Some(entry) = record.entry(&output.frames) {
+                        log.append(&entry, self.shared.mode);
+                    }
                 }
                 RecordToPersist::HardState {
                     partition,
@@ -129,13 +107,6 @@ impl ShardCore {
                     term,
                     from,
                 } => log.truncate(*partition, *term, *from),
-                RecordToPersist::Configuration { partition, frame } => {
-                    let record = decode_record(&output.frames[frame.clone()])
-                        .expect("a frame just made decodes");
-                    let drawn = mix(self.seed, self.me, *partition);
-                    let incarnation = Incarnation(drawn ^ log.boot().get());
-                    log.create_partition(*partition, incarnation, record.body);
-                }
             }
         }
     }
