@@ -11,9 +11,11 @@
 //! - [`request`]: what crosses from handles to a shard's turn and back
 //! - [`partition`]: a replica in full, with its machine and those who wait for answers
 //! - [`shard_core`]: the turn over all partitions of a shard
+//! - [`engine`]: the facade: an engine, its partitions, their handles; touches the world
 
 #![forbid(unsafe_code)]
 
+pub mod engine;
 pub mod machine;
 pub mod outcome;
 pub mod partition;

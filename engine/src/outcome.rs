@@ -33,8 +33,8 @@ pub enum Outcome {
         why: String,
         /// The append's key, if it had one. Without one a retry may execute twice.
         key: Option<IdempotencyKey>,
-        /// The index to retry with: the one the append carried; for an append without a key, what is known
-        /// to be durable on a quorum.
+        /// The index to retry with: the one the append carried. For an append without a key, what is known to
+        /// be durable on a quorum; 0 if nothing is.
         wal_committed: LogIndex,
     },
 }

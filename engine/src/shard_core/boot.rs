@@ -81,7 +81,7 @@ pub enum BootError {
 }
 
 /// The pool of a shard's log: enough runs for all chains in flight, and for group batches of 64 KiB.
-const POOL: [SizeClass; 3] = [
+pub const LOG_POOL: [SizeClass; 3] = [
     SizeClass {
         blocks: 1,
         runs: 24,
@@ -99,7 +99,7 @@ const POOL: [SizeClass; 3] = [
 /// The buffers of a shard's log. The carrier registers them with its ring before the shard boots.
 #[must_use]
 pub fn log_pool() -> BlockPool {
-    BlockPool::new(&POOL)
+    BlockPool::new(&LOG_POOL)
 }
 
 impl ShardCore {

@@ -1,0 +1,67 @@
+//! What goes wrong with an engine as a whole; what becomes of an append is in [`crate::outcome`].
+
+use std::time::Duration;
+
+use clustor_shards::host::DataDirError;
+use clustor_shards::runtime::{StartError, StopError};
+use clustor_wire::ids::PartitionId;
+
+use crate::profile::ProfileError;
+use crate::shard_core::BootError;
+
+/// Why an engine did not start, has no such handle, or did not stop in time.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Nothing to serve.
+    #[error("no partition was given: add one with Engine::builder(..).partition(id, |_| machine)")]
+    NoPartitions,
+    /// One id, two machines.
+    #[error("partition {0} was given twice to the builder")]
+    PartitionTwice(PartitionId),
+    /// The profile's values don't hold their limits.
+    #[error("profile: {0}")]
+    Profile(#[from] ProfileError),
+    /// The data directory can't be used.
+    #[error("data directory: {0}")]
+    Directory(#[from] DataDirError),
+    /// The shards did not come up; nothing of them runs any more.
+    #[error("start: {0}")]
+    Start(#[from] StartError<BootError>),
+    /// The system gave no random seed.
+    #[error("start: no randomness from the system: {0}")]
+    Seed(getrandom::Error),
+    /// This node has no replica of the partition.
+    #[error("partition {partition} has no replica on this node; its partitions: {known}")]
+    NoPartition {
+        /// The one asked for.
+        partition: PartitionId,
+        /// The first few there are.
+        known: String,
+    },
+    /// The partition's machine is of another type.
+    #[error("partition {partition} holds a {holds}, not a {asked}")]
+    WrongMachine {
+        /// The partition.
+        partition: PartitionId,
+        /// Its machine's type.
+        holds: &'static str,
+        /// The type asked for.
+        asked: &'static str,
+    },
+    /// The deadline passed before everything was settled: what was in flight was abandoned, as in a crash, and
+    /// its outcomes are Unknown. Nothing runs any more, and what was acknowledged is durable.
+    #[error("shutdown: work in flight was abandoned after {:.1} s: {stop}", .deadline.as_secs_f64())]
+    Abandoned {
+        /// The deadline.
+        deadline: Duration,
+        /// Which shards.
+        stop: StopError,
+    },
+    /// Something still runs long after the deadline: a machine that does not return. The shard's directory
+    /// stays locked until it does; what was acknowledged is durable.
+    #[error("shutdown: {stop}; a machine's apply or a read's closure has not returned")]
+    StillRunning {
+        /// Which shards.
+        stop: StopError,
+    },
+}
