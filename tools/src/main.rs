@@ -1,2 +1,38 @@
-//! bin
-fn main() {}
+//! The `clustor` command: parses the command line, runs one subcommand, ends with its exit code.
+
+use std::io::{Write, stderr, stdout};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use clustor_tools::certs::{self, CertsArgs};
+use clustor_tools::exit::{CommandError, EXIT_HELP, Exit};
+
+/// Clustor: a replication engine that makes an ordered log durable on a quorum of machines.
+#[derive(Debug, Parser)]
+#[command(name = "clustor", version, after_help = EXIT_HELP, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Certs(CertsArgs),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut out = stdout().lock();
+    let result = match &arguments.command {
+        Command::Certs(args) => certs::run(args, &mut out),
+    };
+    let result = result.and_then(|()| out.flush().map_err(CommandError::failed));
+    match result {
+        Ok(()) => ExitCode::from(Exit::Done as u8),
+        Err(error) => {
+            // Nobody is left to tell if stderr is gone; the exit code says it too.
+            let _ = writeln!(stderr(), "clustor: {error}");
+            ExitCode::from(error.exit as u8)
+        }
+    }
+}

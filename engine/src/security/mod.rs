@@ -101,7 +101,7 @@ pub enum SecurityError {
     )]
     DuplicateAddress {
         /// The address.
-        address: std::net::SocketAddr,
+        address: core::net::SocketAddr,
         /// One node.
         first: NodeId,
         /// The other.

@@ -4,9 +4,9 @@
 //! bytes whose signature was verified and whose rules hold. Two nodes talk only if their placements have the same
 //! [`Placement::digest`].
 
+use core::net::SocketAddr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{ClusterId, NodeId, PartitionId, ShardId};

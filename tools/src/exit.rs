@@ -1,0 +1,63 @@
+//! Exit codes, and the error that carries one.
+
+/// How a command ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// It did what was asked.
+    Done = 0,
+    /// It failed, or was refused.
+    Failed = 1,
+    /// The command line makes no sense.
+    Usage = 2,
+    /// A file that was handed in (config, certificate, key, placement) is missing or not acceptable; nothing was
+    /// written.
+    BadInput = 3,
+}
+
+/// What `--help` says of exit codes.
+pub const EXIT_HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed, or refused
+  2  the command line makes no sense
+  3  a file handed in (config, certificate, key, placement) is missing or not acceptable; nothing was written";
+
+/// Why a command ends otherwise than [`Exit::Done`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct CommandError {
+    /// The code.
+    pub exit: Exit,
+    /// What, where, why, what to do.
+    pub message: String,
+}
+
+impl CommandError {
+    /// A failure or refusal.
+    #[must_use]
+    pub fn failed(why: impl ToString) -> Self {
+        Self {
+            exit: Exit::Failed,
+            message: why.to_string(),
+        }
+    }
+
+    /// A file that is missing or not acceptable.
+    #[must_use]
+    pub fn bad_input(why: impl ToString) -> Self {
+        Self {
+            exit: Exit::BadInput,
+            message: why.to_string(),
+        }
+    }
+
+    /// Arguments that don't go together.
+    #[must_use]
+    pub fn usage(why: impl ToString) -> Self {
+        Self {
+            exit: Exit::Usage,
+            message: why.to_string(),
+        }
+    }
+}

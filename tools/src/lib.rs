@@ -1,0 +1,14 @@
+//! The `clustor` command as a library, so that one command can use another in process (the demo makes its
+//! certificates with [`certs`] and writes the same configs that [`config`] reads).
+//!
+//! Rooms, from the ground up; each imports only those above it in this list:
+//!
+//! - [`exit`]: exit codes, and the error that carries one
+//! - [`files`]: reading files with a limit, creating files that must not exist
+//! - [`config`]: a node's config file
+//! - [`certs`]: certificates, keys and the signed placement of a cluster
+
+pub mod certs;
+pub mod config;
+pub mod exit;
+pub mod files;
