@@ -1,5 +1,6 @@
-#![cfg(not(loom))]
 //! The submission queue and the doorbell on real threads.
+
+#![cfg(not(loom))]
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};

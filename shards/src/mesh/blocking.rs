@@ -6,31 +6,30 @@
 use core::task::{Context, Poll, Waker};
 use core::time::Duration;
 
-use super::sync::thread;
-
-struct Unpark(thread::Thread);
-
-impl std::task::Wake for Unpark {
-    fn wake(self: std::sync::Arc<Self>) {
-        self.0.unpark();
-    }
-
-    fn wake_by_ref(self: &std::sync::Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn new_waker() -> Waker {
-    Waker::from(std::sync::Arc::new(Unpark(thread::current())))
-}
-
 /// Polls until ready, parked in between. `None` when `timeout` ran out first.
 #[cfg(not(loom))]
 pub(super) fn block_on<R>(
     timeout: Option<Duration>,
     mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>,
 ) -> Option<R> {
+    use std::thread;
     use std::time::Instant;
+
+    struct Unpark(thread::Thread);
+
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+
+        fn wake_by_ref(self: &std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    fn new_waker() -> Waker {
+        Waker::from(std::sync::Arc::new(Unpark(thread::current())))
+    }
 
     std::thread_local! {
         static WAKER: Waker = new_waker();
@@ -57,26 +56,37 @@ pub(super) fn block_on<R>(
     }
 }
 
-/// Under loom there is no time: a timeout is one that may run out anywhere between two looks. Its threads
-/// share one OS thread, so no waker is kept.
+/// Under loom there is no time: a timeout is one that may run out anywhere between two looks. Its park token
+/// also ends waits for other things, so a `Notify` stands in for it.
 #[cfg(loom)]
 pub(super) fn block_on<R>(
     timeout: Option<Duration>,
     mut poll: impl FnMut(&mut Context<'_>) -> Poll<R>,
 ) -> Option<R> {
-    let waker = new_waker();
+    use loom::sync::Notify;
+
+    struct Unpark(Notify);
+
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.notify();
+        }
+    }
+
+    let unpark = std::sync::Arc::new(Unpark(Notify::new()));
+    let waker = Waker::from(std::sync::Arc::clone(&unpark));
     let context = &mut Context::from_waker(&waker);
     loop {
         if let Poll::Ready(answer) = poll(context) {
             return Some(answer);
         }
         if timeout.is_some() {
-            thread::yield_now();
+            loom::thread::yield_now();
             return match poll(context) {
                 Poll::Ready(answer) => Some(answer),
                 Poll::Pending => None,
             };
         }
-        thread::park();
+        unpark.0.wait();
     }
 }

@@ -9,7 +9,9 @@
 //! producer's comes first, the shard's second look sees the item. If the shard's comes first, the
 //! producer sees the raised flag, or a later value of it: lowered by another producer, which then wakes the
 //! shard, or by the shard itself, which is awake and looks again before it may sleep. Release and acquire
-//! alone would let both reads miss both writes. The producer that lowers the flag (an atomic swap) is the
+//! alone would let both reads miss both writes. Every write of the flag is a swap, so that each follows the
+//! one before it in a single chain, and a swap that found the flag raised lies before whatever the shard
+//! writes after it woke. The producer that lowers the flag (an atomic swap) is the
 //! one that wakes, so a sleeping shard gets one call to [`Wake::wake`] however many ring. A wake-up may
 //! come after the shard has got up by itself: the sleep after that ends at once, which costs a turn and is
 //! harmless.
@@ -70,7 +72,7 @@ impl Doorbell {
     /// if all are empty, and drop what it got when it is awake again.
     #[must_use = "the shard counts as awake as soon as this is dropped"]
     pub fn announce(&mut self) -> Parking<'_> {
-        self.shared.parked.0.store(true, Ordering::Relaxed);
+        self.shared.parked.0.swap(true, Ordering::AcqRel);
         // The shard's half of the pair of fences: the flag is up before any queue is looked at.
         fence(Ordering::SeqCst);
         Parking { doorbell: self }
@@ -90,12 +92,7 @@ impl core::fmt::Debug for Parking<'_> {
 
 impl Drop for Parking<'_> {
     fn drop(&mut self) {
-        // Relaxed: a producer that still sees the flag raised wakes a shard that is awake.
-        self.doorbell
-            .shared
-            .parked
-            .0
-            .store(false, Ordering::Relaxed);
+        self.doorbell.shared.parked.0.swap(false, Ordering::AcqRel);
     }
 }
 

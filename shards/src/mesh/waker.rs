@@ -8,7 +8,7 @@
 
 use core::task::Waker;
 
-use super::sync::{AtomicU8, Ordering, UnsafeCell};
+use super::sync::{AtomicU8, Ordering, UnsafeCell, thread};
 
 const IDLE: u8 = 0;
 /// The waiter is putting its waker in.
@@ -43,7 +43,9 @@ impl WakerCell {
             .compare_exchange(IDLE, REGISTERING, Ordering::Acquire, Ordering::Acquire)
             .is_err()
         {
-            // An earlier answer is being announced at this moment: come again at once.
+            // An earlier answer is being announced at this moment: come again at once. The answerer may have
+            // been interrupted by this very thread, so it gets the core first.
+            thread::yield_now();
             waker.wake_by_ref();
             return;
         }
