@@ -2,8 +2,7 @@
 //!
 //! [`pair`] makes a cell with two ends. The shard sends through [`ReplySender`], once; the asker awaits
 //! [`Reply`], a plain future for any executor or none, or waits for it on its thread. A sender that is
-//! dropped unsent answers [`Lost`], so nobody hangs; a reply that is dropped unanswered makes the sender
-//! get its value back. Neither end ever waits for the other.
+//! dropped unsent answers [`Lost`], so nobody hangs; a sender whose asker is gone gets its value back. Neither end ever waits for the other.
 //!
 //! The value belongs to the sender until it sets `SENT`, to the asker from then on; whoever leaves last
 //! clears the cell. [`pair`] allocates one cell; a [`ReplyPool`] keeps cells for use again.
@@ -111,10 +110,10 @@ impl<T> core::fmt::Debug for ReplySender<T> {
 }
 
 impl<T> ReplySender<T> {
-    /// Answers, and wakes whoever waits.
+    /// Answers, and wakes whoever waits. If the asker goes at this very moment, the value is dropped.
     ///
     /// # Errors
-    /// The value, when nobody will ever take it.
+    /// The value, when the asker is gone.
     pub fn send(self, value: T) -> Result<(), T> {
         if self.is_abandoned() {
             return Err(value);
@@ -123,12 +122,7 @@ impl<T> ReplySender<T> {
         self.cell
             .value
             .with_mut(|place| unsafe { *place = Some(value) });
-        let before = self.cell.state.fetch_or(SENT, Ordering::AcqRel);
-        if before & REPLY_LEFT != 0 {
-            // SAFETY: the asker left before `SENT` was set, so it never looks at the value.
-            let back = self.cell.value.with_mut(|place| unsafe { (*place).take() });
-            return Err(back.expect("put there above and seen by nobody else"));
-        }
+        self.cell.state.fetch_or(SENT, Ordering::AcqRel);
         self.cell.waker.wake();
         Ok(())
     }
