@@ -4,7 +4,7 @@ mod raft_support;
 
 use clustor_engine::raft::{ProposeError, ReadError, TransferError};
 use clustor_wire::ids::{LogIndex, PartitionId};
-use clustor_wire::message::{RaftBody, Role};
+use clustor_wire::message::{RaftBody, RaftMessage, Role};
 use raft_support::{Cluster, PARTITION, Packet, Say, elected, peer};
 
 fn is_ack(packet: &Packet) -> bool {
@@ -106,6 +106,25 @@ fn only_rounds_begun_after_a_read_arrived_count_for_it() {
     let new = cluster.take(is_ack);
     cluster.deliver(new[0].clone());
     assert_eq!(tokens(&mut cluster, 1), [1]);
+}
+
+#[test]
+fn answers_of_former_terms_confirm_nothing() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.write(1, &[b"a"]);
+    read(&mut cluster, 1, 1).expect("a leader takes it");
+    cluster.run_but(is_ack);
+    let answers = cluster.take(is_ack);
+    assert!(!answers.is_empty());
+    for packet in answers {
+        let mut stale = packet.clone();
+        if let Say::Ack(ack) = &mut stale.say {
+            ack.term = ack.term.prev();
+        }
+        cluster.deliver(stale);
+        assert!(cluster.node(1).ready.is_empty());
+    }
 }
 
 #[test]
@@ -249,6 +268,26 @@ fn a_late_timeout_now_moves_nobody_in_a_later_term() {
     cluster.run();
     assert_eq!(cluster.status(to).term, term);
     assert_eq!(cluster.leader(), Some(other));
+}
+
+#[test]
+fn only_the_leader_can_ask_for_a_campaign() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.pass(60);
+    let term = cluster.status(2).term;
+    cluster.deliver(Packet {
+        from: 3,
+        to: 2,
+        say: Say::Message(RaftMessage {
+            partition: PARTITION,
+            term,
+            body: RaftBody::TimeoutNow,
+        }),
+    });
+    cluster.run();
+    assert_eq!(cluster.status(2).term, term);
+    assert_eq!(cluster.leader(), Some(1));
 }
 
 /// Damages one block of node 1's segment after another, until recovery knows exactly that entry `index` is missing.

@@ -6,7 +6,7 @@ use clustor_engine::raft::{Limits, NewEntry, ProposeError};
 use clustor_shards::log::record::records;
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{LogIndex, Term};
-use clustor_wire::message::{RaftBody, RaftMessage, Role};
+use clustor_wire::message::{Heartbeat, RaftBody, RaftMessage, Role};
 use raft_support::{Cluster, PARTITION, Packet, Say};
 
 fn is_append(packet: &Packet) -> bool {
@@ -526,4 +526,153 @@ fn proposals_are_bounded_and_refused_with_their_limit() {
     });
     let leader = Some(raft_support::peer(1));
     assert_eq!(refused, Err(ProposeError::NotLeader { leader }));
+}
+
+#[test]
+fn long_tails_of_deposed_leaders_give_way_to_what_was_committed() {
+    let mut cluster = Cluster::new(5);
+    cluster.elect(1);
+    cluster.write(1, &[b"common"]);
+    // Two leaders in turn are cut off with tails longer than what is committed meanwhile, at the same indexes.
+    for (former, next) in [(1, 2), (2, 3)] {
+        cluster.isolate(former);
+        for _ in 0..20 {
+            cluster.propose(former, b"lost");
+        }
+        cluster.run();
+        cluster.elect(next);
+        cluster.write(next, &[b"kept", b"kept", b"kept"]);
+    }
+    let kept = cluster.status(3).last_index;
+    assert!(cluster.status(1).last_index > kept);
+    assert!(cluster.status(2).last_index > kept);
+    cluster.heal();
+    cluster.elect(4);
+    cluster.pass(1000);
+    let leader = cluster.leader().expect("somebody leads");
+    for number in 1..=5 {
+        assert_eq!(
+            cluster.terms(number),
+            cluster.terms(leader),
+            "node {number}"
+        );
+        assert_eq!(
+            cluster.nodes[number - 1].applied,
+            cluster.status(leader).wal_committed
+        );
+    }
+}
+
+#[test]
+fn a_refusal_names_the_last_entry_that_can_be_common() {
+    let mut cluster = Cluster::new(3);
+    cluster.deliver(append(3, 2, 2, (0, 0), &[1, 1, 2, 2, 2]));
+    cluster.run();
+    let cases = [
+        // The leader's (term, index) before its entries; what the follower answers.
+        ((3, 9), (5, 2)),
+        ((3, 4), (4, 2)),
+        ((1, 4), (2, 1)),
+        ((1, 9), (2, 1)),
+    ];
+    for (prev, (hint_index, hint_term)) in cases {
+        cluster.net.clear();
+        cluster.deliver(append(1, 2, 5, prev, &[5]));
+        cluster.run_but(is_rejection);
+        let refusals = cluster.take(is_rejection);
+        assert_eq!(refusals.len(), 1, "{prev:?}");
+        assert_eq!(
+            refusals[0].say.body(),
+            Some(&RaftBody::AppendRejected {
+                prev_index: LogIndex(prev.1),
+                hint_index: LogIndex(hint_index),
+                hint_term: Term(hint_term),
+            })
+        );
+        assert_eq!(
+            cluster.status(2).last_index,
+            LogIndex(5),
+            "nothing was taken"
+        );
+    }
+}
+
+fn acknowledged(packets: &[Packet]) -> Option<LogIndex> {
+    let of = |packet: &Packet| match packet.say.body() {
+        Some(RaftBody::DurabilityAck {
+            last_fsynced_index, ..
+        }) => Some(*last_fsynced_index),
+        _ => None,
+    };
+    packets.iter().filter_map(of).max()
+}
+
+#[test]
+fn a_truncation_lowers_what_is_acknowledged_in_the_same_turn() {
+    let mut cluster = Cluster::new(3);
+    cluster.deliver(append(3, 2, 1, (0, 0), &[1, 1, 1]));
+    cluster.run();
+    assert_eq!(cluster.status(2).durable, LogIndex(3));
+    // The term is durable already when the entry is replaced, so nothing but the truncation holds the answer back.
+    cluster.deliver(append(1, 2, 2, (1, 1), &[]));
+    cluster.run();
+    cluster.net.clear();
+    cluster.node(2).stalled = true;
+    cluster.deliver(append(1, 2, 2, (1, 1), &[2, 2]));
+    assert_eq!(cluster.status(2).durable, LogIndex(1));
+    let sent = cluster.take(is_durability_ack);
+    assert!(acknowledged(&sent) <= Some(LogIndex(1)), "{sent:?}");
+    cluster.node(2).stalled = false;
+    cluster.run_but(is_durability_ack);
+    let sent = cluster.take(is_durability_ack);
+    assert_eq!(acknowledged(&sent), Some(LogIndex(3)));
+}
+
+#[test]
+fn nothing_is_acknowledged_in_a_term_that_is_not_durable() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    let position = cluster.write(1, &[b"a"]);
+    cluster.pass(60);
+    let term = cluster.status(2).term.next().get();
+    cluster.net.clear();
+    cluster.node(2).stalled = true;
+    let prev = (position.term.get(), position.index.get());
+    cluster.deliver(append(3, 2, term, prev, &[]));
+    cluster.deliver(Packet {
+        from: 3,
+        to: 2,
+        say: Say::Heartbeat(Heartbeat {
+            partition: PARTITION,
+            term: Term(term),
+            wal_committed: LogIndex::ZERO,
+            round: 1,
+        }),
+    });
+    assert_eq!(cluster.status(2).durable, position.index);
+    assert!(cluster.net.is_empty(), "{:?}", cluster.net);
+    cluster.node(2).stalled = false;
+    cluster.run_but(|p| p.from == 2);
+    let sent = cluster.take(|p| p.from == 2);
+    assert_eq!(acknowledged(&sent), Some(position.index));
+    assert!(
+        sent.iter()
+            .any(|p| matches!(p.say, Say::Ack(ack) if ack.term == Term(term)))
+    );
+}
+
+#[test]
+fn content_found_damaged_above_what_was_applied_is_durable_no_longer() {
+    let mut cluster = Cluster::new(3);
+    cluster.deliver(append(3, 2, 1, (0, 0), &[1, 1, 1]));
+    cluster.run();
+    cluster.net.clear();
+    assert_eq!(cluster.status(2).durable, LogIndex(3));
+    cluster.turn(2, |replica, _| replica.on_missing(LogIndex(2), LogIndex(2)));
+    let status = cluster.status(2);
+    assert_eq!(status.durable, LogIndex(1));
+    assert_eq!(status.missing_first, Some(LogIndex(2)));
+    cluster.deliver(append(3, 2, 1, (1, 3), &[]));
+    let sent = cluster.take(|p| p.from == 2);
+    assert_eq!(acknowledged(&sent), Some(LogIndex(1)));
 }
