@@ -14,6 +14,8 @@
 mod connection;
 mod error;
 mod identity;
+mod limits;
+mod notice;
 mod peer;
 mod preface;
 mod sessions;
@@ -25,6 +27,8 @@ pub use error::NetError;
 pub use identity::{
     IDENTITY_FILE_BYTES_MAX, Role, SpiffeId, TlsFiles, TlsIdentity, application_protocol,
 };
+pub use limits::NetLimits;
+pub use notice::Notice;
 pub use peer::{Dial, LocalShard};
 pub use preface::{PREFACE_BYTES, PREFACE_VERSION, Preface, SessionKind};
-pub use shard_net::{NetLimits, Notice, ShardNet, SocketId};
+pub use shard_net::{ShardNet, SocketId};

@@ -7,12 +7,31 @@ use clustor_wire::message::PeerHello;
 use super::connection::{Connection, Expected};
 use super::error::NetError;
 use super::identity::{Role as IdentityRole, SpiffeId};
-use super::peer::Session;
+use super::notice::Notice;
+use super::peer::{Dial, Session};
 use super::preface::{Preface, SessionKind};
-use super::shard_net::{Notice, Role, ShardNet, SocketId, unexpected};
+use super::shard_net::{Role, ShardNet, SocketId, unexpected};
 use crate::turn::{PeerEvent, PeerId, Time};
 
 impl ShardNet {
+    /// A dial that is due, if any: connect, then call [`Self::on_dialled`], or [`Self::on_closed`] if that failed.
+    pub fn poll_dial(&mut self, now: Time) -> Option<Dial> {
+        let (peer, address) = self
+            .peers
+            .iter()
+            .find(|(_, peer)| peer.next_dial.is_some_and(|at| at <= now))
+            .map(|(id, peer)| (*id, peer.address))?;
+        let socket = self.add_socket(Role::Dialling(peer), None, now);
+        let state = self.peers.get_mut(&peer).expect("just found");
+        state.next_dial = None;
+        state.dial = Some(socket);
+        Some(Dial {
+            socket,
+            peer,
+            address,
+        })
+    }
+
     /// A dial of [`Self::poll_dial`] is connected: the preface and the handshake are ready to be transmitted.
     pub fn on_dialled(&mut self, id: SocketId, now: Time) {
         let Some(socket) = self.sockets.get_mut(&id) else {

@@ -20,10 +20,12 @@ use std::net::SocketAddr;
 use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::ChainNumber;
 
-use super::connection::{Connection, ConnectionLimits, Expected, RECEIVE_BYTES_MAX};
+use super::connection::{Connection, Expected, RECEIVE_BYTES_MAX};
 use super::error::NetError;
-use super::identity::{Role as IdentityRole, SpiffeId, TlsIdentity};
-use super::peer::{Backoff, Dial, LocalShard, Peer};
+use super::identity::{Role as IdentityRole, TlsIdentity};
+use super::limits::NetLimits;
+use super::notice::Notice;
+use super::peer::{Backoff, LocalShard, Peer};
 use super::preface::{Preface, SessionKind};
 use crate::turn::{ClientEvent, ClientOp, ConnectionId, PeerEvent, PeerId, Time};
 
@@ -33,66 +35,6 @@ const NOTICES_MAX: usize = 256;
 /// A socket, numbered by the shard that owns it; never reused within a boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketId(pub u64);
-
-/// Bounds of a shard's sockets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NetLimits {
-    /// From the begin of a dial, or from acceptance, to a session, in milliseconds.
-    pub handshake_ms_max: u64,
-    /// The least wait between two dials, in milliseconds.
-    pub backoff_ms_min: u64,
-    /// The greatest wait between two dials, in milliseconds.
-    pub backoff_ms_max: u64,
-    /// A session that lasted so long clears the count of failed dials, in milliseconds.
-    pub settled_ms_min: u64,
-    /// A session is given a sign of life in this rhythm, in milliseconds.
-    pub keepalive_ms: u64,
-    /// A peer not heard for so long is closed, in milliseconds; several keepalives.
-    pub silence_ms_max: u64,
-    /// How long an ended socket may take to send its last bytes, in milliseconds.
-    pub drain_ms_max: u64,
-    /// Connections of clients, handshakes included.
-    pub clients_max: usize,
-    /// Accepted connections of peers that are not a session yet.
-    pub handshakes_max: usize,
-    /// Bytes of frames in events not yet taken; one frame may exceed it.
-    pub event_bytes_max: usize,
-    /// Bounds of each connection.
-    pub connection: ConnectionLimits,
-}
-
-impl Default for NetLimits {
-    fn default() -> Self {
-        Self {
-            handshake_ms_max: 5_000,
-            backoff_ms_min: 50,
-            backoff_ms_max: 1_000,
-            settled_ms_min: 1_000,
-            keepalive_ms: 1_000,
-            silence_ms_max: 5_000,
-            drain_ms_max: 2_000,
-            clients_max: 1_024,
-            handshakes_max: 64,
-            event_bytes_max: 16 << 20,
-            connection: ConnectionLimits::default(),
-        }
-    }
-}
-
-/// Something for the carrier's log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice {
-    /// A session with a peer began.
-    PeerUp(PeerId),
-    /// A session with a peer ended.
-    PeerDown(PeerId, NetError),
-    /// A dial did not lead to a session. The same reason is told once until a session was up.
-    DialFailed(PeerId, NetError),
-    /// A connection accepted for a peer did not lead to a session; who it was, where a certificate told.
-    PeerRefused(Option<SpiffeId>, NetError),
-    /// A client's connection ended, or was refused.
-    ClientClosed(Option<SpiffeId>, NetError),
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
@@ -645,24 +587,6 @@ impl ShardNet {
     #[must_use]
     pub fn open_sockets(&self) -> usize {
         self.sockets.len()
-    }
-
-    /// A dial that is due, if any: connect, then call [`Self::on_dialled`], or [`Self::on_closed`] if that failed.
-    pub fn poll_dial(&mut self, now: Time) -> Option<Dial> {
-        let (peer, address) = self
-            .peers
-            .iter()
-            .find(|(_, peer)| peer.next_dial.is_some_and(|at| at <= now))
-            .map(|(id, peer)| (*id, peer.address))?;
-        let socket = self.add_socket(Role::Dialling(peer), None, now);
-        let state = self.peers.get_mut(&peer).expect("just found");
-        state.next_dial = None;
-        state.dial = Some(socket);
-        Some(Dial {
-            socket,
-            peer,
-            address,
-        })
     }
 }
 
