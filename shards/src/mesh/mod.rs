@@ -10,7 +10,8 @@
 //! Relies on nothing but atomics; knows no executor, no ring and no socket (what wakes a shard comes in
 //! behind the [`Wake`] trait). Promises: every queue has a bound and gives back what does not fit; nothing
 //! accepted is lost or doubled; the order of each producer is kept; a side that is gone is seen by the
-//! other; a shard never waits for another thread here. loom checks this in `tests/loom_*.rs` over all
+//! other; a shard never waits for another thread here, but for the moment in which it drops its submission
+//! queue. loom checks this in `tests/loom_*.rs` over all
 //! interleavings of small cases; under `cfg(loom)` the primitives in `sync` become loom's.
 
 #![allow(unsafe_code)]

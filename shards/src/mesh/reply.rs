@@ -2,7 +2,8 @@
 //!
 //! [`pair`] makes a cell with two ends. The shard sends through [`ReplySender`], once; the asker awaits
 //! [`Reply`], a plain future for any executor or none, or waits for it on its thread. A sender that is
-//! dropped unsent answers [`Lost`], so nobody hangs; a sender whose asker is gone gets its value back. Neither end ever waits for the other.
+//! dropped unsent answers [`Lost`], so nobody hangs; a sender whose asker is gone gets its value back.
+//! Neither end ever waits for the other.
 //!
 //! The value belongs to the sender until it sets `SENT`, to the asker from then on; whoever leaves last
 //! clears the cell. [`pair`] allocates one cell; a [`ReplyPool`] keeps cells for use again.
