@@ -131,7 +131,7 @@ struct ClusterArgs {
 struct PlacementArgs {
     #[command(flatten)]
     home: Home,
-    /// A node: <id>=<ip>:<port>/<shards>; repeat it for each.
+    /// A node: `<id>=<ip>:<port>/<shards>`; repeat it for each.
     #[arg(long = "node", value_parser = parse_node, conflicts_with = "sign", required_unless_present = "sign")]
     nodes: Vec<(NodeId, PlacedNode)>,
     /// How many partitions, spread over all nodes and shards.
