@@ -143,7 +143,8 @@ impl Spare {
             *self = Spare::None;
             return None;
         }
-        if ready.blocks_ready < opening {
+        // The mark, one block, follows the opening at once.
+        if ready.blocks_ready <= opening {
             return None;
         }
         let ready = ready.clone();
