@@ -424,6 +424,8 @@ impl ShardLog {
         for waiting in &mut self.queue {
             waiting.vouch.clip(partition, from);
         }
+        // The record may come to stand in a batch of its own, so it does not clip the open one by itself.
+        self.batch.vouch.clip(partition, from);
         self.locations.truncate(partition, from);
         self.append_small(RecordKind::Truncate, partition, term, from, &[]);
     }
