@@ -156,7 +156,7 @@ pub(super) fn plain_payload(block: &Block) -> &[u8] {
 
 /// Whether nothing was ever written there.
 pub(super) fn is_untouched(block: &Block) -> bool {
-    block.0.iter().all(|byte| *byte == 0)
+    block.0 == Block::ZERO.0
 }
 
 fn mac_of(

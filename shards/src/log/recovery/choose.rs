@@ -34,7 +34,11 @@ pub(super) fn choose(files: &mut Files<'_>, pairs: &[PairFiles]) -> Choice {
                 }
             }
             // An opening reaches the ledger only after its segment, header included, was flushed.
-            None if files.ledger_is_touched(found.pair, HEADERLESS_LEDGER_BLOCKS) => {
+            None if files.ledger_is_touched(
+                found.pair,
+                found.ledger_blocks.min(HEADERLESS_LEDGER_BLOCKS),
+            ) =>
+            {
                 return Choice::Lost(Quarantine {
                     pair: found.pair,
                     chain: ChainNumber::ZERO,

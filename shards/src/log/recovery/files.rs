@@ -15,7 +15,7 @@ use super::super::seal::{
 };
 use super::super::slot::{ExtentDigest, Slot};
 use super::RecoverError;
-use crate::buffer::{Block, Blocks};
+use crate::buffer::{BLOCK_BYTES, Block, Blocks};
 use crate::disk::{BootDisk, FileId, FileKind, FoundPair};
 
 /// Blocks read at once.
@@ -28,6 +28,8 @@ pub(super) struct PairFiles {
     pub header: Option<PairHeader>,
     /// Whether both copies are.
     pub both_headers: bool,
+    /// Size of the ledger.
+    pub ledger_blocks: u32,
 }
 
 /// A ledger slot as found.
@@ -41,6 +43,12 @@ pub(super) enum SlotState {
     Bad,
     /// It can't be read, so nobody knows whether it was written.
     Unreadable,
+}
+
+/// Whole blocks in a file of this size; 0 where there is none.
+fn blocks_in(bytes: Option<u64>) -> u32 {
+    let blocks = bytes.unwrap_or(0) / BLOCK_BYTES as u64;
+    u32::try_from(blocks).unwrap_or(u32::MAX)
 }
 
 /// Reads and verifies.
@@ -142,6 +150,7 @@ impl<'a> Files<'a> {
             pairs.push(PairFiles {
                 pair,
                 both_headers: whole.len() == 2,
+                ledger_blocks: blocks_in(found.ledger_bytes),
                 header: whole.pop(),
             });
         }
