@@ -3,5 +3,7 @@
 //! Rooms, from the ground up; each imports only those above it in this list:
 //!
 //! - [`disk`]: one shard's disk, with its crash model
+//! - [`log_life`]: a shard's log lived through crashes and faults, and checked
 
 pub mod disk;
+pub mod log_life;

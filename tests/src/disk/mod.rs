@@ -326,6 +326,23 @@ impl SimDisk {
         self.write_fault_next = None;
     }
 
+    /// A copy of the disk as it is, with another seed for what comes. To be called right after a crash.
+    ///
+    /// # Panics
+    /// If operations are in hand.
+    #[must_use]
+    pub fn fork(&self, seed: u64) -> Self {
+        assert!(self.tasks.is_empty(), "a disk is copied between two boots");
+        Self {
+            files: self.files.clone(),
+            directory: self.directory.clone(),
+            inodes: self.inodes,
+            now_us: self.now_us,
+            full: self.full,
+            ..Self::with_options(seed, self.options)
+        }
+    }
+
     /// Everything as it would be after a power loss in which nothing unflushed survived.
     #[must_use]
     pub fn image(&self) -> DiskImage {

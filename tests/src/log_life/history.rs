@@ -1,0 +1,467 @@
+//! What a shard decided, what it spoke for, and what a recovery may make of the two.
+//!
+//! All partitions share one queue, so the history is one list of decisions, and a recovered log must be the
+//! fold of one of its prefixes, across all partitions at once. What was spoken for is a place in that list:
+//! a recovery that stops before it has lost something.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
+
+/// What an entry is known by: no two appends of a life have the same.
+pub type EntryId = u64;
+
+/// Something decided, in the order of the shard's queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// The partition was created.
+    Create,
+    /// An entry (or a configuration) was appended behind the last.
+    Append {
+        /// Its term.
+        term: Term,
+        /// What it is.
+        id: EntryId,
+    },
+    /// Term and vote.
+    HardState {
+        /// The term.
+        term: Term,
+        /// The vote in it.
+        vote: Option<NodeId>,
+    },
+    /// Everything from here on is gone.
+    Truncate {
+        /// The first index that is gone.
+        from: LogIndex,
+    },
+}
+
+/// An entry of a partition's log as it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Its term.
+    pub term: Term,
+    /// What it is.
+    pub id: EntryId,
+    /// Its place in the history: 1 + the index of the decision.
+    pub place: usize,
+}
+
+/// A partition as the decisions up to some place give it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PartitionState {
+    /// Term and vote.
+    pub hard_state: (Term, Option<NodeId>),
+    /// Place of the decision that set them.
+    pub hard_state_place: usize,
+    /// The entries; the first has index 1.
+    pub entries: Vec<Entry>,
+}
+
+impl PartitionState {
+    /// The last index.
+    #[must_use]
+    pub fn last(&self) -> LogIndex {
+        LogIndex(self.entries.len() as u64)
+    }
+
+    /// The entry at `index`.
+    #[must_use]
+    pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
+        let at = usize::try_from(index.get().checked_sub(1)?).ok()?;
+        self.entries.get(at)
+    }
+
+    fn apply(&mut self, decision: &Decision, place: usize) {
+        match *decision {
+            Decision::Create => {}
+            Decision::Append { term, id } => self.entries.push(Entry { term, id, place }),
+            Decision::HardState { term, vote } => {
+                self.hard_state = (term, vote);
+                self.hard_state_place = place;
+            }
+            Decision::Truncate { from } => {
+                self.entries.truncate(from.prev().get() as usize);
+            }
+        }
+    }
+}
+
+/// One partition as a recovery gave it back.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recovered {
+    /// Term and vote.
+    pub hard_state: (Term, Option<NodeId>),
+    /// The terms of entries 1 to the last.
+    pub terms: Vec<Term>,
+    /// Indexes whose content is lost.
+    pub missing: BTreeSet<LogIndex>,
+    /// What the entries are, where they were read back.
+    pub content: BTreeMap<LogIndex, EntryId>,
+}
+
+/// A promise that was not kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// The recovered log is no prefix of the history, or an older one than was spoken for.
+    #[error(
+        "the recovered log fits no prefix of the history that holds what was spoken for \
+         (places {must} to {end}; it fits {fits:?}); nearest: {nearest}"
+    )]
+    NotAPrefix {
+        /// Place up to which was spoken.
+        must: usize,
+        /// Length of the history.
+        end: usize,
+        /// Shorter prefixes that it does fit, the last few.
+        fits: Vec<usize>,
+        /// How it differs from the whole history.
+        nearest: String,
+    },
+    /// Content is gone without a fault that could have taken it.
+    #[error("partition {partition} index {index}: content is missing and {why}")]
+    MissingWithoutCause {
+        /// Where.
+        partition: PartitionId,
+        /// Where.
+        index: LogIndex,
+        /// What is wrong with that.
+        why: &'static str,
+    },
+    /// Durability was claimed for an entry that is not in the log as it stands.
+    #[error(
+        "partition {partition}: vouched for (term {term}, index {index}), but there is {there}"
+    )]
+    VouchedWrongly {
+        /// Where.
+        partition: PartitionId,
+        /// The claimed term.
+        term: Term,
+        /// The claimed index.
+        index: LogIndex,
+        /// What the history has there.
+        there: String,
+    },
+    /// Durability was claimed for a term and vote that are not the newest, or older.
+    #[error(
+        "partition {partition}: term {term} and vote {vote:?} were reported durable, never decided"
+    )]
+    VoteInvented {
+        /// Where.
+        partition: PartitionId,
+        /// The claimed term.
+        term: Term,
+        /// The claimed vote.
+        vote: Option<NodeId>,
+    },
+    /// Replicas were quarantined although nothing was damaged.
+    #[error("quarantined without a fault: {0}")]
+    QuarantinedWithoutFault(String),
+    /// A number went back.
+    #[error("{what} {now} after {before}")]
+    NumberWentBack {
+        /// Which number.
+        what: &'static str,
+        /// The new one.
+        now: u64,
+        /// The greatest before.
+        before: u64,
+    },
+    /// The log would not start, or would not come to speak.
+    #[error("{0}")]
+    Stuck(String),
+}
+
+/// Faults that explain missing content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Faults {
+    /// Something durable was damaged.
+    pub damage: bool,
+    /// A write or flush failed: what was never spoken for may be found damaged.
+    pub failed: bool,
+}
+
+/// The history of one shard's life, across its boots.
+#[derive(Debug, Clone, Default)]
+pub struct History {
+    decisions: Vec<(PartitionId, Decision)>,
+    state: BTreeMap<PartitionId, PartitionState>,
+    must: usize,
+    /// Places of entries whose content is known to be lost.
+    missing: BTreeSet<usize>,
+}
+
+impl History {
+    /// Notes a decision.
+    pub fn decide(&mut self, partition: PartitionId, decision: Decision) {
+        self.decisions.push((partition, decision));
+        let place = self.decisions.len();
+        self.state
+            .entry(partition)
+            .or_default()
+            .apply(&decision, place);
+    }
+
+    /// The partitions as they stand.
+    #[must_use]
+    pub fn state(&self) -> &BTreeMap<PartitionId, PartitionState> {
+        &self.state
+    }
+
+    /// Decisions so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.decisions.len()
+    }
+
+    /// Whether nothing was decided.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.decisions.is_empty()
+    }
+
+    /// Place up to which every decision was spoken for.
+    #[must_use]
+    pub fn spoken_until(&self) -> usize {
+        self.must
+    }
+
+    /// The log vouched for a partition up to (term, index). Index 0 says nothing.
+    ///
+    /// # Errors
+    /// If the partition's log has no such entry, or content before it is missing.
+    pub fn spoke(
+        &mut self,
+        partition: PartitionId,
+        term: Term,
+        index: LogIndex,
+    ) -> Result<(), Violation> {
+        if index == LogIndex::ZERO {
+            return Ok(());
+        }
+        let wrong = |there: String| Violation::VouchedWrongly {
+            partition,
+            term,
+            index,
+            there,
+        };
+        let state = self
+            .state
+            .get(&partition)
+            .ok_or_else(|| wrong("no such partition".into()))?;
+        match state.entry(index) {
+            None => return Err(wrong(format!("nothing behind {}", state.last()))),
+            Some(entry) if entry.term != term => {
+                return Err(wrong(format!("an entry of term {}", entry.term)));
+            }
+            Some(entry) => self.must = self.must.max(entry.place),
+        }
+        let reach = &state.entries[..index.get() as usize];
+        match reach.iter().position(|e| self.missing.contains(&e.place)) {
+            Some(at) => Err(wrong(format!("no content at {}", at + 1))),
+            None => Ok(()),
+        }
+    }
+
+    /// The log reported a term and vote durable.
+    ///
+    /// # Errors
+    /// If they were never decided.
+    pub fn spoke_hard_state(
+        &mut self,
+        partition: PartitionId,
+        term: Term,
+        vote: Option<NodeId>,
+    ) -> Result<(), Violation> {
+        let decided = Decision::HardState { term, vote };
+        let found = self
+            .decisions
+            .iter()
+            .rposition(|(of, decision)| *of == partition && *decision == decided);
+        match found {
+            Some(at) => {
+                self.must = self.must.max(at + 1);
+                Ok(())
+            }
+            None => Err(Violation::VoteInvented {
+                partition,
+                term,
+                vote,
+            }),
+        }
+    }
+
+    /// Checks a recovery against the history and returns the longest prefix that it is the fold of.
+    ///
+    /// # Errors
+    /// [`Violation`].
+    pub fn check(
+        &self,
+        recovered: &BTreeMap<PartitionId, Recovered>,
+        faults: Faults,
+    ) -> Result<usize, Violation> {
+        let fits = self.prefixes_that_fit(recovered);
+        let Some(place) = fits.iter().copied().rfind(|place| *place >= self.must) else {
+            return Err(Violation::NotAPrefix {
+                must: self.must,
+                end: self.len(),
+                fits: fits[fits.len().saturating_sub(3)..].to_vec(),
+                nearest: self.describe_difference(recovered),
+            });
+        };
+        let state = self.fold(place);
+        for (partition, found) in recovered {
+            for index in &found.missing {
+                let entry = state[partition]
+                    .entry(*index)
+                    .expect("a missing entry has a place in the log");
+                let known = self.missing.contains(&entry.place);
+                let why = if known || faults.damage {
+                    continue;
+                } else if !faults.failed {
+                    "nothing was damaged"
+                } else if entry.place <= self.must {
+                    "it was spoken for and nothing durable was damaged"
+                } else {
+                    continue;
+                };
+                return Err(Violation::MissingWithoutCause {
+                    partition: *partition,
+                    index: *index,
+                    why,
+                });
+            }
+        }
+        Ok(place)
+    }
+
+    /// Content was found to be lost while the log ran.
+    pub fn found_missing(&mut self, partition: PartitionId, first: LogIndex, last: LogIndex) {
+        let entries = self.state.get(&partition).map(|s| &s.entries);
+        for (index, entry) in (1..).zip(entries.into_iter().flatten()) {
+            if (first.get()..=last.get()).contains(&index) {
+                self.missing.insert(entry.place);
+            }
+        }
+    }
+
+    /// Entries of the log as it stands whose content is known to be lost.
+    #[must_use]
+    pub fn missing_count(&self) -> usize {
+        let entries = self.state.values().flat_map(|state| &state.entries);
+        entries.filter(|e| self.missing.contains(&e.place)).count()
+    }
+
+    /// The life goes on from the prefix of `place` decisions, with what `recovered` lacks.
+    pub fn adopt(&mut self, place: usize, recovered: &BTreeMap<PartitionId, Recovered>) {
+        self.decisions.truncate(place);
+        self.must = self.must.min(place);
+        self.state = self.fold(place);
+        self.missing.clear();
+        for (partition, found) in recovered {
+            for index in &found.missing {
+                self.found_missing(*partition, *index, *index);
+            }
+        }
+    }
+
+    fn fold(&self, place: usize) -> BTreeMap<PartitionId, PartitionState> {
+        let mut state: BTreeMap<PartitionId, PartitionState> = BTreeMap::new();
+        for (at, (partition, decision)) in self.decisions[..place].iter().enumerate() {
+            state.entry(*partition).or_default().apply(decision, at + 1);
+        }
+        state
+    }
+
+    /// Every prefix whose fold is `recovered`, ascending. Linear in the history: each partition carries the
+    /// length of the part in which it agrees.
+    fn prefixes_that_fit(&self, recovered: &BTreeMap<PartitionId, Recovered>) -> Vec<usize> {
+        let mut seen: BTreeMap<PartitionId, Agreement> = BTreeMap::new();
+        let mut agreeing = 0usize;
+        let mut fits = Vec::new();
+        if recovered.is_empty() {
+            fits.push(0);
+        }
+        for (at, (partition, decision)) in self.decisions.iter().enumerate() {
+            let Some(found) = recovered.get(partition) else {
+                break; // From here on the partition is there, and it was not recovered.
+            };
+            let agreement = seen.entry(*partition).or_default();
+            let before = agreement.fits(found);
+            agreement.apply(decision, found);
+            let after = agreement.fits(found);
+            agreeing = agreeing + usize::from(after) - usize::from(before);
+            if agreeing == recovered.len() {
+                fits.push(at + 1);
+            }
+        }
+        fits
+    }
+
+    fn describe_difference(&self, recovered: &BTreeMap<PartitionId, Recovered>) -> String {
+        let mut out = String::new();
+        let partitions: BTreeSet<_> = self.state.keys().chain(recovered.keys()).collect();
+        for partition in partitions {
+            let (Some(state), Some(found)) = (self.state.get(partition), recovered.get(partition))
+            else {
+                out += &format!("[{partition}: only on one side] ");
+                continue;
+            };
+            let terms: Vec<u64> = state.entries.iter().map(|e| e.term.get()).collect();
+            let found_terms: Vec<u64> = found.terms.iter().map(|t| t.get()).collect();
+            if terms != found_terms || state.hard_state != found.hard_state {
+                out += &format!(
+                    "[{partition}: decided {:?} {terms:?}, recovered {:?} {found_terms:?}, missing {:?}] ",
+                    state.hard_state, found.hard_state, found.missing
+                );
+            } else if let Some((index, id)) = found
+                .content
+                .iter()
+                .find(|(index, id)| state.entry(**index).is_none_or(|entry| entry.id != **id))
+            {
+                out += &format!("[{partition}: index {index} holds entry {id:x}] ");
+            }
+        }
+        out
+    }
+}
+
+/// How far one partition's log, replayed, agrees with what was recovered of it.
+#[derive(Debug, Default)]
+struct Agreement {
+    created: bool,
+    hard_state: (Term, Option<NodeId>),
+    len: usize,
+    agreeing: usize,
+}
+
+impl Agreement {
+    fn apply(&mut self, decision: &Decision, found: &Recovered) {
+        self.created = true;
+        match *decision {
+            Decision::Create => {}
+            Decision::Append { term, id } => {
+                let index = LogIndex(self.len as u64 + 1);
+                let agrees = found.terms.get(self.len) == Some(&term)
+                    && found.content.get(&index).is_none_or(|found| *found == id);
+                if agrees && self.agreeing == self.len {
+                    self.agreeing += 1;
+                }
+                self.len += 1;
+            }
+            Decision::HardState { term, vote } => self.hard_state = (term, vote),
+            Decision::Truncate { from } => {
+                self.len = self.len.min(from.prev().get() as usize);
+                self.agreeing = self.agreeing.min(self.len);
+            }
+        }
+    }
+
+    fn fits(&self, found: &Recovered) -> bool {
+        self.created
+            && self.hard_state == found.hard_state
+            && self.len == found.terms.len()
+            && self.agreeing == self.len
+    }
+}

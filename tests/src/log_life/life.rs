@@ -1,0 +1,410 @@
+//! A random life of a shard's log, from a seed: boots, work, faults, crashes in the middle of anything.
+//!
+//! A life has at most one fault that damages something durable (rot, a sector that can't be read, a write that
+//! got lost or landed elsewhere), and may have failing flushes and writes, reads that fail once or twice, and
+//! a disk that is full for a while.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use clustor_shards::disk::{FileId, FileKind};
+use clustor_shards::log::options::{LEDGER_SLOTS_MIN, SEGMENT_BLOCKS_MIN};
+use clustor_shards::log::{LogOptions, Mode};
+use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
+use rand::{Rng, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+use super::history::Violation;
+use super::shard::{Boot, Shard};
+use crate::disk::{Crash, Fate, SimDisk, SimDiskOptions, WriteFault};
+
+/// What a life came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LifeReport {
+    /// Boots that recovered.
+    pub boots: u64,
+    /// Boots that opened their pair.
+    pub opened: u64,
+    /// Decisions made.
+    pub decisions: u64,
+    /// Micro-steps of the disk.
+    pub steps: u64,
+    /// Flushes that failed.
+    pub flushes_failed: u64,
+    /// Whether something durable was damaged.
+    pub damaged: bool,
+    /// Whether it ended in quarantine.
+    pub quarantined: bool,
+    /// Entries whose content was missing at the end.
+    pub missing: u64,
+    /// What happened, line by line, where asked for.
+    pub trace: Vec<String>,
+}
+
+/// A promise of the log was broken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "seed {seed}: {what}\nreplay with: cargo run -p clustor-sim --bin sim -- log --seed {seed}"
+)]
+pub struct LifeFailure {
+    /// The seed of the life.
+    pub seed: u64,
+    /// What was broken.
+    pub what: String,
+    /// What happened before, where asked for.
+    pub trace: Vec<String>,
+}
+
+/// Lives the life of `seed`; with `trace`, keeps what happened.
+///
+/// # Errors
+/// [`LifeFailure`], when a promise was broken or an assertion of the log or the disk failed.
+pub fn live(seed: u64, trace: bool) -> Result<LifeReport, LifeFailure> {
+    let mut life = Life::new(seed, trace);
+    let lived = catch_unwind(AssertUnwindSafe(|| life.live()));
+    let trace = life.shard.trace.take().unwrap_or_default();
+    let fail = |what, trace| LifeFailure { seed, what, trace };
+    match lived {
+        Ok(Ok(())) => Ok(LifeReport {
+            trace,
+            ..life.report()
+        }),
+        Ok(Err(violation)) => Err(fail(violation.to_string(), trace)),
+        Err(panic) => {
+            let said = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(fail(said.unwrap_or("a panic").to_string(), trace))
+        }
+    }
+}
+
+/// The one fault that a life may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Rot,
+    Unreadable,
+    UntouchedSlotUnreadable,
+    Write(FileKind, WriteFault),
+}
+
+struct Life {
+    rng: Xoshiro256PlusPlus,
+    shard: Shard,
+    boots: u64,
+    opened: u64,
+    decisions: u64,
+    quarantined: bool,
+    partitions: u128,
+    boots_max: u32,
+    crash_chance: f64,
+    failures: f64,
+    strict_chance: f64,
+    fault: Option<Fault>,
+}
+
+/// What became of a stretch of a life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stretch {
+    Lived,
+    Crashed,
+    Quarantined,
+}
+
+fn pick<T: Copy>(rng: &mut Xoshiro256PlusPlus, from: &[T]) -> T {
+    from[rng.random_range(0..from.len())]
+}
+
+impl Life {
+    fn new(seed: u64, trace: bool) -> Self {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let segment_blocks = pick(&mut rng, &[SEGMENT_BLOCKS_MIN, 40, 64, 96]);
+        let mut options = LogOptions::for_segment_bytes(u64::from(segment_blocks) * 4096);
+        options.ledger_slots = pick(&mut rng, &[LEDGER_SLOTS_MIN, 12, 24]);
+        options.chains_in_flight_max = rng.random_range(1..=options.chains_in_flight_max);
+        let disk = SimDisk::with_options(
+            rng.random(),
+            SimDiskOptions {
+                first_piece_blocks: pick(&mut rng, &[2, 8, 16, 96]),
+                piece_blocks: pick(&mut rng, &[4, 16, 64]),
+                ..SimDiskOptions::default()
+            },
+        );
+        let mut shard = Shard::new(disk, options);
+        shard.trace = trace.then(Vec::new);
+        let fault = rng.random_bool(0.6).then(|| {
+            let kind = pick(&mut rng, &[FileKind::Segment, FileKind::Ledger]);
+            match rng.random_range(0..8) {
+                0..3 => Fault::Rot,
+                3 | 4 => Fault::Unreadable,
+                5 => Fault::UntouchedSlotUnreadable,
+                6 => Fault::Write(kind, WriteFault::Lost),
+                _ => Fault::Write(kind, WriteFault::Misdirected),
+            }
+        });
+        Self {
+            shard,
+            boots: 0,
+            opened: 0,
+            decisions: 0,
+            quarantined: false,
+            partitions: rng.random_range(1..=4),
+            boots_max: rng.random_range(2..=6),
+            crash_chance: pick(&mut rng, &[0.002, 0.01, 0.04]),
+            failures: pick(&mut rng, &[0.0, 0.0, 0.005, 0.02]),
+            strict_chance: pick(&mut rng, &[0.0, 0.2, 1.0]),
+            fault,
+            rng,
+        }
+    }
+
+    fn report(&self) -> LifeReport {
+        let counters = self.shard.disk.counters();
+        LifeReport {
+            boots: self.boots,
+            opened: self.opened,
+            decisions: self.decisions,
+            steps: counters.steps,
+            flushes_failed: counters.flushes_failed,
+            damaged: self.shard.faults.damage,
+            quarantined: self.quarantined,
+            missing: self.shard.history.missing_count() as u64,
+            trace: Vec::new(),
+        }
+    }
+
+    fn live(&mut self) -> Result<(), Violation> {
+        for _ in 0..self.boots_max {
+            self.maybe_damage(0.3);
+            match self.boot()? {
+                Stretch::Lived => {}
+                Stretch::Crashed => continue,
+                Stretch::Quarantined => return Ok(()),
+            }
+            if self.work()? == Stretch::Lived {
+                self.crash();
+            }
+        }
+        // What there is must come back once more, undisturbed.
+        self.maybe_damage(0.3);
+        self.shard.disk.set_full(false);
+        self.boots += 1;
+        if self.shard.boot()? == Boot::Quarantined {
+            self.quarantined = true;
+            return Ok(());
+        }
+        self.shard.settle()?;
+        if !self.shard.is_open() && !self.shard.has_failed() {
+            return Err(Violation::Stuck("the last boot did not open".into()));
+        }
+        self.opened += 1;
+        Ok(())
+    }
+
+    fn crash(&mut self) {
+        let crash = pick(&mut self.rng, &[Crash::Kill, Crash::Power, Crash::Power]);
+        let fate = match self.rng.random_range(0..6) {
+            0 => Fate::Lost,
+            1 => Fate::Landed,
+            2 => Fate::Torn,
+            _ => Fate::Random,
+        };
+        self.shard.crash(crash, fate);
+        // A second crash before anything was read.
+        if self.rng.random_bool(0.1) {
+            self.shard.crash(Crash::Power, Fate::Random);
+        }
+    }
+
+    /// Recovers, and runs until the shard may speak.
+    fn boot(&mut self) -> Result<Stretch, Violation> {
+        self.boots += 1;
+        if self.rng.random_bool(0.2) {
+            self.flaky_read();
+        }
+        if self.shard.boot()? == Boot::Quarantined {
+            self.quarantined = true;
+            return Ok(Stretch::Quarantined);
+        }
+        let mut idle = 0;
+        while !self.shard.is_open() {
+            if self.shard.has_failed() || self.crash_now() {
+                self.crash();
+                return Ok(Stretch::Crashed);
+            }
+            if !self.shard.step()? {
+                self.shard.wait_ms(500);
+                self.shard.disk.set_full(false);
+                idle += 1;
+                if idle > 64 {
+                    return Err(Violation::Stuck("the boot does not open its pair".into()));
+                }
+            }
+        }
+        self.opened += 1;
+        Ok(Stretch::Lived)
+    }
+
+    fn crash_now(&mut self) -> bool {
+        self.rng.random_bool(self.crash_chance)
+    }
+
+    fn work(&mut self) -> Result<Stretch, Violation> {
+        for number in 1..=self.partitions {
+            if !self
+                .shard
+                .history
+                .state()
+                .contains_key(&PartitionId(number))
+            {
+                self.shard.create(PartitionId(number));
+            }
+        }
+        for _ in 0..self.rng.random_range(3..120) {
+            self.decide();
+            if self.rng.random_bool(0.6) {
+                self.shard.turn()?;
+            }
+            self.maybe_fail();
+            self.maybe_damage(0.01);
+            for _ in 0..self.rng.random_range(0..8) {
+                let stepped = self.shard.step()?;
+                if self.crash_now() {
+                    self.crash();
+                    return Ok(Stretch::Crashed);
+                }
+                if !stepped {
+                    self.shard.wait_ms(300);
+                    break;
+                }
+            }
+        }
+        Ok(Stretch::Lived)
+    }
+
+    fn decide(&mut self) {
+        if self.shard.has_failed() {
+            return;
+        }
+        let partition = pick(&mut self.rng, &self.shard.partitions());
+        let state = &self.shard.history.state()[&partition];
+        let last = state.last();
+        let mut term = state.hard_state.0.max(Term(1));
+        if let Some(entry) = state.entries.last() {
+            term = term.max(entry.term);
+        }
+        let (vote_term, vote) = state.hard_state;
+        self.decisions += 1;
+        match self.rng.random_range(0..100) {
+            0..55 => {
+                let bytes = match self.rng.random_range(0..10) {
+                    0..6 => self.rng.random_range(8..200),
+                    6..9 => self.rng.random_range(200..4000),
+                    _ => self.rng.random_range(4000..14000),
+                };
+                let mode = if self.rng.random_bool(self.strict_chance) {
+                    Mode::Strict
+                } else {
+                    Mode::Group
+                };
+                self.shard.append(partition, term, bytes, mode);
+            }
+            55..58 => {
+                self.shard.configure(partition, term);
+            }
+            58..68 => {
+                if vote.is_none() && vote_term > Term::ZERO && self.rng.random_bool(0.5) {
+                    self.shard.vote(partition, vote_term, Some(NodeId(5)));
+                } else {
+                    let vote = self.rng.random_bool(0.5).then_some(NodeId(4));
+                    self.shard.vote(partition, term.next(), vote);
+                }
+            }
+            68..80 if last > LogIndex::ZERO => {
+                let back = self.rng.random_range(0..last.get().min(4));
+                self.shard
+                    .truncate(partition, term, LogIndex(last.get() - back));
+            }
+            _ => {}
+        }
+    }
+
+    // ---- faults
+
+    fn maybe_fail(&mut self) {
+        if self.failures > 0.0 && self.rng.random_bool(self.failures) {
+            let kind = pick(&mut self.rng, &[FileKind::Segment, FileKind::Ledger]);
+            self.shard.faults.failed = true;
+            match self.rng.random_range(0..4) {
+                0 => self.shard.disk.fault_next_write(kind, WriteFault::Error),
+                1 => self.shard.disk.fault_next_write(kind, WriteFault::Short),
+                _ => self.shard.disk.fail_next_flush(kind),
+            }
+            self.shard
+                .note(|| format!("a write or flush of a {kind:?} will fail"));
+        }
+        if self.rng.random_bool(0.01) {
+            self.shard.disk.set_full(true);
+        } else if self.rng.random_bool(0.05) {
+            self.shard.disk.set_full(false);
+        }
+    }
+
+    /// A read that fails once or twice is no damage.
+    fn flaky_read(&mut self) {
+        let files = self.shard.disk.file_names();
+        if files.is_empty() {
+            return;
+        }
+        let file = pick(&mut self.rng, &files);
+        let blocks = self.shard.disk.file_blocks(file).unwrap_or(1);
+        let block = self.rng.random_range(0..blocks);
+        let times = self.rng.random_range(1..=2);
+        self.shard.disk.make_unreadable(file, block, Some(times));
+    }
+
+    fn maybe_damage(&mut self, chance: f64) {
+        let Some(fault) = self.fault else { return };
+        if !self.rng.random_bool(chance) {
+            return;
+        }
+        let disk = &mut self.shard.disk;
+        if let Fault::Write(kind, fault) = fault {
+            disk.fault_next_write(kind, fault);
+            self.note_damage(format!("the next {kind:?} write: {fault:?}"));
+            return;
+        }
+        let files = disk.file_names();
+        if files.is_empty() {
+            return;
+        }
+        let file = pick(&mut self.rng, &files);
+        let blocks = match fault {
+            Fault::UntouchedSlotUnreadable => {
+                let ledger = FileId::ledger(file.pair);
+                let all = 0..disk.file_blocks(ledger).unwrap_or(0);
+                all.filter(|block| !disk.was_submitted(ledger, *block))
+                    .collect()
+            }
+            _ => disk.blocks_at_rest(file),
+        };
+        if blocks.is_empty() {
+            return;
+        }
+        let block = pick(&mut self.rng, &blocks);
+        let done = match fault {
+            Fault::Rot => disk.plant_rot(file, block),
+            Fault::Unreadable => disk.make_unreadable(file, block, None),
+            _ => disk.make_unreadable(FileId::ledger(file.pair), block, None),
+        };
+        if done {
+            self.note_damage(format!("{fault:?}: {file} block {block}"));
+        }
+    }
+
+    fn note_damage(&mut self, what: String) {
+        self.fault = None;
+        self.shard.faults.damage = true;
+        self.shard.note(|| what);
+    }
+}

@@ -1,0 +1,508 @@
+//! A shard's log on a simulated disk, and everything that is checked while it runs and when it comes back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clustor_shards::buffer::BlockPool;
+use clustor_shards::disk::{DiskEvent, DiskOp};
+use clustor_shards::log::{
+    HardState, Kek, KeyError, KeyProvider, LogIdentity, LogOptions, Mode, PartitionLog,
+    ReadRefusal, Retirement, ShardLog,
+};
+use clustor_shards::turn::Time;
+use clustor_wire::ids::{
+    BootNumber, ChainNumber, ClusterId, Incarnation, LogIndex, NodeId, PartitionId, ShardId, Term,
+};
+
+use super::entry::{body_bytes, configuration_id, entry_id, identify, with_record};
+use super::history::{Decision, EntryId, Faults, History, Recovered, Violation};
+use crate::disk::{Crash, Fate, SimDisk};
+
+/// Turns without progress after which a log counts as stuck.
+const IDLE_TURNS_MAX: u32 = 64;
+/// Reads in hand at once while everything is read back.
+const READS_MAX: usize = 32;
+
+struct FixedKey;
+
+impl KeyProvider for FixedKey {
+    fn kek(&self) -> Result<Kek, KeyError> {
+        Ok(Kek::new([7; 32].into()))
+    }
+}
+
+const IDENTITY: LogIdentity = LogIdentity {
+    cluster: ClusterId(1),
+    node: NodeId(2),
+    shard: ShardId(3),
+};
+
+/// How far a boot came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Boot {
+    /// The log recovered and goes on to open a pair.
+    Opening,
+    /// The log reports damage whose identity is unknown.
+    Quarantined,
+}
+
+/// The greatest numbers seen so far.
+#[derive(Debug, Clone, Copy, Default)]
+struct Numbers {
+    boot: BootNumber,
+    retired: ChainNumber,
+}
+
+/// One shard under test.
+pub struct Shard {
+    /// Its disk.
+    pub disk: SimDisk,
+    /// What it decided and what it spoke for.
+    pub history: History,
+    /// Which faults were planted.
+    pub faults: Faults,
+    /// What happened, line by line, if asked for.
+    pub trace: Option<Vec<String>>,
+    options: LogOptions,
+    log: Option<ShardLog>,
+    adopted: bool,
+    /// What reading back found to be missing, beyond what recovery knew.
+    found_missing: Vec<(PartitionId, LogIndex, LogIndex)>,
+    recovered: BTreeMap<PartitionId, Recovered>,
+    numbers: Numbers,
+    entries: u64,
+    /// What was ever appended at (term, index): consensus never puts a second entry there.
+    appended: BTreeMap<(PartitionId, Term, LogIndex), EntryId>,
+    now: Time,
+    ops: Vec<DiskOp>,
+    events: Vec<DiskEvent>,
+    retirement: Retirement,
+}
+
+impl Shard {
+    /// A shard with nothing on `disk`.
+    #[must_use]
+    pub fn new(disk: SimDisk, options: LogOptions) -> Self {
+        Self {
+            disk,
+            history: History::default(),
+            faults: Faults::default(),
+            trace: None,
+            options,
+            log: None,
+            adopted: false,
+            found_missing: Vec::new(),
+            recovered: BTreeMap::new(),
+            numbers: Numbers::default(),
+            entries: 0,
+            appended: BTreeMap::new(),
+            now: Time(0),
+            ops: Vec::new(),
+            events: Vec::new(),
+            retirement: Retirement::default(),
+        }
+    }
+
+    /// A copy to take another course from here, after a crash.
+    ///
+    /// # Panics
+    /// If the shard runs.
+    #[must_use]
+    pub fn fork(&self, seed: u64) -> Self {
+        assert!(self.log.is_none(), "a shard is copied between two boots");
+        Self {
+            disk: self.disk.fork(seed),
+            history: self.history.clone(),
+            faults: self.faults,
+            trace: self.trace.clone(),
+            recovered: self.recovered.clone(),
+            numbers: self.numbers,
+            entries: self.entries,
+            appended: self.appended.clone(),
+            now: self.now,
+            ..Self::new(SimDisk::new(0), self.options)
+        }
+    }
+
+    pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(line());
+        }
+    }
+
+    /// Ends the process.
+    pub fn crash(&mut self, crash: Crash, fate: Fate) {
+        self.note(|| format!("crash: {crash:?}, {fate:?}"));
+        self.log = None;
+        self.ops.clear();
+        self.events.clear();
+        self.retirement = Retirement::default();
+        self.disk.crash_with(crash, fate);
+    }
+
+    /// Whether the log has opened its pair, so that the shard may speak and decide.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.log.as_ref().is_some_and(ShardLog::is_open)
+    }
+
+    /// Whether a write or flush has failed: only a restart helps.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.log.as_ref().is_some_and(|log| log.failure().is_some())
+    }
+
+    /// Recovers from the disk and checks what came back.
+    ///
+    /// # Errors
+    /// [`Violation`].
+    pub fn boot(&mut self) -> Result<Boot, Violation> {
+        assert!(self.log.is_none());
+        let pool = BlockPool::new(&[]);
+        let recovery =
+            match ShardLog::recover(&mut self.disk, IDENTITY, self.options, &FixedKey, pool) {
+                Ok(recovery) => recovery,
+                Err(_) if self.faults.damage => return Ok(Boot::Quarantined),
+                Err(error) => return Err(Violation::Stuck(format!("recovery refused: {error}"))),
+            };
+        self.note(|| format!("boot: {:?}", recovery.report));
+        let log = recovery.log;
+        if let Some(quarantine) = log.quarantine() {
+            // A failed flush can lose an extent whose slot is then torn: that looks like damage to both.
+            if !self.faults.damage && !self.faults.failed {
+                return Err(Violation::QuarantinedWithoutFault(quarantine.to_string()));
+            }
+            return Ok(Boot::Quarantined);
+        }
+        if log.boot() < self.numbers.boot {
+            return Err(Violation::NumberWentBack {
+                what: "boot",
+                now: log.boot().get(),
+                before: self.numbers.boot.get(),
+            });
+        }
+        self.check_retired(log.retired_chain())?;
+        self.recovered = log
+            .partitions()
+            .map(|(id, p)| (id, given_back(p)))
+            .collect();
+        self.history.check(&self.recovered, self.faults)?;
+        self.adopted = false;
+        self.log = Some(log);
+        self.turn()?;
+        Ok(Boot::Opening)
+    }
+
+    fn check_retired(&mut self, retired: ChainNumber) -> Result<(), Violation> {
+        if retired < self.numbers.retired {
+            return Err(Violation::NumberWentBack {
+                what: "chain",
+                now: retired.get(),
+                before: self.numbers.retired.get(),
+            });
+        }
+        Ok(())
+    }
+
+    /// One turn: takes what the disk answered, checks what the log says of it, submits what it asks for.
+    ///
+    /// # Errors
+    /// [`Violation`].
+    pub fn turn(&mut self) -> Result<(), Violation> {
+        let Some(log) = &mut self.log else {
+            return Ok(());
+        };
+        self.disk.take_events(&mut self.events);
+        for event in self.events.drain(..) {
+            log.on_event(self.now, event, &mut self.retirement);
+        }
+        log.poll(self.now, &mut self.ops);
+        for op in self.ops.drain(..) {
+            if let Some(trace) = &mut self.trace {
+                trace.push(describe(&op));
+            }
+            self.disk.submit(op);
+        }
+        if log.is_open() && !self.adopted {
+            self.adopted = true;
+            let before = std::mem::take(&mut self.retirement);
+            self.read_back()?;
+            self.retirement = before;
+        }
+        self.check_spoken()?;
+        // Only what is said from here on can know of it.
+        for (partition, first, last) in self.found_missing.drain(..) {
+            self.history.found_missing(partition, first, last);
+        }
+        Ok(())
+    }
+
+    fn check_spoken(&mut self) -> Result<(), Violation> {
+        let Some(log) = &self.log else {
+            return Ok(());
+        };
+        for proof in self.retirement.durable.drain(..) {
+            self.history
+                .spoke(proof.partition(), proof.term(), proof.index())?;
+        }
+        for proof in self.retirement.hard_states.drain(..) {
+            if (proof.term(), proof.vote()) != (Term::ZERO, None) {
+                self.history
+                    .spoke_hard_state(proof.partition(), proof.term(), proof.vote())?;
+            }
+        }
+        if !log.is_open() {
+            return Ok(());
+        }
+        let partitions: Vec<PartitionId> = log.partitions().map(|(id, _)| id).collect();
+        for partition in partitions {
+            if let Some(proof) = log.durable(partition) {
+                self.history.spoke(partition, proof.term(), proof.index())?;
+            }
+        }
+        let retired = log.retired_chain();
+        self.numbers.boot = self.numbers.boot.max(log.boot());
+        self.numbers.retired = self.numbers.retired.max(retired);
+        Ok(())
+    }
+
+    /// A micro-step of the disk drawn by it, and a turn; false if nothing is in hand.
+    ///
+    /// # Errors
+    /// [`Violation`].
+    pub fn step(&mut self) -> Result<bool, Violation> {
+        let stepped = self.disk.step();
+        if self.disk.has_events() || !stepped {
+            self.turn()?;
+        }
+        Ok(stepped || self.disk.runnable() > 0)
+    }
+
+    /// Virtual time goes on.
+    pub fn wait_ms(&mut self, ms: u64) {
+        self.now = self.now.plus_ms(ms);
+    }
+
+    /// Runs until the log has opened and nothing is in hand, with no crash.
+    ///
+    /// # Errors
+    /// [`Violation::Stuck`] if it never does.
+    pub fn settle(&mut self) -> Result<(), Violation> {
+        let mut idle = 0;
+        loop {
+            if self.step()? {
+                continue;
+            }
+            let Some(log) = &self.log else {
+                return Ok(());
+            };
+            if log.failure().is_some() || log.is_open() && log.is_settled() {
+                return Ok(());
+            }
+            idle += 1;
+            if idle > IDLE_TURNS_MAX {
+                return Err(Violation::Stuck(format!(
+                    "the log does not settle: open {}, {} chains in flight, pair {}",
+                    log.is_open(),
+                    log.chains_in_flight(),
+                    log.current_pair()
+                )));
+            }
+            self.wait_ms(500);
+        }
+    }
+
+    // ---- reading back
+
+    /// Reads every entry, compares it, and goes on from what the log holds.
+    fn read_back(&mut self) -> Result<(), Violation> {
+        let Some(log) = &mut self.log else {
+            return Ok(());
+        };
+        let mut wanted: BTreeSet<(PartitionId, LogIndex)> = BTreeSet::new();
+        self.recovered = log
+            .partitions()
+            .map(|(id, p)| (id, given_back(p)))
+            .collect();
+        let at_boot = self.recovered.clone();
+        for (id, partition) in &self.recovered {
+            let all = (1..=partition.terms.len() as u64).map(LogIndex);
+            let there = all.filter(|index| !partition.missing.contains(index));
+            wanted.extend(there.map(|index| (*id, index)));
+        }
+        while let Some((partition, index)) = wanted.first().copied() {
+            let mut started = 0;
+            let mut next = Some((partition, index));
+            while let Some((partition, index)) = next
+                && started < READS_MAX
+            {
+                match log.read(partition, index, &mut self.ops) {
+                    Ok(_) => started += 1,
+                    Err(ReadRefusal::Busy) => break,
+                    Err(refusal) => {
+                        return Err(Violation::Stuck(format!(
+                            "partition {partition} index {index} can't be read: {refusal}"
+                        )));
+                    }
+                }
+                // The extent is read whole; what it does not hold is asked for in the next round.
+                let next_partition = (PartitionId(partition.get() + 1), LogIndex::ZERO);
+                next = wanted.range(next_partition..).next().copied();
+            }
+            let outcomes = run_reads(log, &mut self.disk, &mut self.ops, self.now);
+            for outcome in outcomes {
+                let found = self
+                    .recovered
+                    .get_mut(&outcome.partition)
+                    .expect("read from a partition that was recovered");
+                let range = outcome.first.get()..=outcome.last.get();
+                for index in range.clone() {
+                    wanted.remove(&(outcome.partition, LogIndex(index)));
+                }
+                match outcome.frames {
+                    None => {
+                        found.missing.extend(range.map(LogIndex));
+                        let place = (outcome.partition, outcome.first, outcome.last);
+                        self.found_missing.push(place);
+                    }
+                    Some(frames) => {
+                        let entries = identify(outcome.partition, &frames).ok_or_else(|| {
+                            Violation::Stuck(format!(
+                                "partition {}: frames {}..={} hold what was never appended",
+                                outcome.partition, outcome.first, outcome.last
+                            ))
+                        })?;
+                        found.content.extend(entries);
+                    }
+                }
+            }
+        }
+        let place = self.history.check(&self.recovered, self.faults)?;
+        self.history.adopt(place, &at_boot);
+        self.note(|| format!("goes on from {place} decisions"));
+        Ok(())
+    }
+
+    // ---- deciding
+
+    /// The partitions that exist.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<PartitionId> {
+        self.history.state().keys().copied().collect()
+    }
+
+    /// Creates a partition.
+    pub fn create(&mut self, partition: PartitionId) {
+        let Some(log) = &mut self.log else { return };
+        log.create_partition(partition, Incarnation(9), b"first");
+        self.history.decide(partition, Decision::Create);
+    }
+
+    /// Appends an entry with a body of about `bytes` in `term`, if the log takes it; true if it did. Where
+    /// this term had an entry at this index before, that one is appended again.
+    pub fn append(&mut self, partition: PartitionId, term: Term, bytes: usize, mode: Mode) -> bool {
+        self.entries += 1;
+        self.append_id(partition, term, entry_id(self.entries, bytes), mode)
+    }
+
+    /// Appends a configuration.
+    pub fn configure(&mut self, partition: PartitionId, term: Term) -> bool {
+        self.entries += 1;
+        self.append_id(partition, term, configuration_id(self.entries), Mode::Group)
+    }
+
+    fn append_id(&mut self, partition: PartitionId, term: Term, id: EntryId, mode: Mode) -> bool {
+        let Some(log) = &mut self.log else {
+            return false;
+        };
+        let index = self.history.state()[&partition].last().next();
+        let at = (partition, term, index);
+        let id = self.appended.get(&at).copied().unwrap_or(id);
+        if log.admit(body_bytes(id)).is_err() {
+            return false;
+        }
+        self.appended.insert(at, id);
+        with_record(partition, term, index, id, |record| {
+            log.append(record, mode)
+        });
+        self.history
+            .decide(partition, Decision::Append { term, id });
+        self.note(|| format!("append {partition}: term {term} index {index} id {id:x} {mode:?}"));
+        true
+    }
+
+    /// Records a term and vote.
+    pub fn vote(&mut self, partition: PartitionId, term: Term, vote: Option<NodeId>) {
+        let Some(log) = &mut self.log else { return };
+        log.hard_state(partition, HardState { term, vote });
+        self.history
+            .decide(partition, Decision::HardState { term, vote });
+        self.note(|| format!("vote {partition}: term {term} {vote:?}"));
+    }
+
+    /// Removes everything from `from` on.
+    pub fn truncate(&mut self, partition: PartitionId, term: Term, from: LogIndex) {
+        let Some(log) = &mut self.log else { return };
+        log.truncate(partition, term, from);
+        self.history.decide(partition, Decision::Truncate { from });
+        self.note(|| format!("truncate {partition}: from {from}"));
+    }
+}
+
+/// What the log says a partition holds.
+fn given_back(log: &PartitionLog) -> Recovered {
+    let index_range = |first: LogIndex, last: LogIndex| (first.get()..=last.get()).map(LogIndex);
+    let all = index_range(log.base.next(), log.last);
+    Recovered {
+        hard_state: (log.hard_state.term, log.hard_state.vote),
+        terms: all
+            .map(|index| log.term_at(index).expect("every index has a term"))
+            .collect(),
+        missing: log
+            .missing
+            .iter()
+            .flat_map(|range| index_range(range.first, range.last))
+            .collect(),
+        content: BTreeMap::new(),
+    }
+}
+
+/// Carries out the reads asked for, and whatever else is in hand, until all have ended.
+fn run_reads(
+    log: &mut ShardLog,
+    disk: &mut SimDisk,
+    ops: &mut Vec<DiskOp>,
+    now: Time,
+) -> Vec<clustor_shards::log::ReadOutcome> {
+    let mut retirement = Retirement::default();
+    let mut events = Vec::new();
+    while !ops.is_empty() {
+        ops.drain(..).for_each(|op| disk.submit(op));
+        disk.run_until_idle();
+        disk.take_events(&mut events);
+        for event in events.drain(..) {
+            log.on_event(now, event, &mut retirement);
+        }
+        log.poll(now, ops);
+    }
+    retirement.reads
+}
+
+fn describe(op: &DiskOp) -> String {
+    match op {
+        DiskOp::Chain(chain) => format!(
+            "chain {} pair {}: log {}+{}, ledger {}+{}",
+            chain.chain,
+            chain.pair,
+            chain.log_block,
+            chain.log.len(),
+            chain.ledger_block,
+            chain.ledger.len()
+        ),
+        DiskOp::Read(read) => format!("read {} {}+{}", read.file, read.block, read.into.len()),
+        DiskOp::Prepare(prepare) => format!(
+            "prepare {}: {} + {} blocks",
+            prepare.pair, prepare.segment_blocks, prepare.ledger_blocks
+        ),
+        DiskOp::Remove(pair) => format!("remove {pair}"),
+    }
+}

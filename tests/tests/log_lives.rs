@@ -1,0 +1,40 @@
+//! Random lives of a shard's log. A failure names its seed and the command that replays it.
+
+use clustor_sim::log_life::life::live;
+
+/// Lives that are lived; `CLUSTOR_SIM_SEEDS` asks for more.
+const LIVES: u64 = 1_000;
+
+fn lives() -> u64 {
+    std::env::var("CLUSTOR_SIM_SEEDS")
+        .ok()
+        .map_or(LIVES, |text| text.parse().expect("a number of seeds"))
+}
+
+#[test]
+fn nothing_spoken_for_is_lost_in_random_lives() {
+    let (mut opened, mut damaged, mut quarantined, mut failed, mut missing) = (0, 0, 0, 0, 0);
+    for seed in 1..=lives() {
+        let report = live(seed, false).unwrap_or_else(|failure| panic!("{failure}"));
+        opened += report.opened;
+        damaged += u64::from(report.damaged);
+        quarantined += u64::from(report.quarantined);
+        failed += report.flushes_failed;
+        missing += report.missing;
+    }
+    // The lives must be worth living: they come to work, meet every kind of trouble, and rarely end silent.
+    assert!(opened > 2 * lives());
+    assert!(damaged > lives() / 4);
+    assert!(failed > lives() / 20);
+    assert!(missing > 0);
+    assert!(quarantined < damaged / 10, "{quarantined} of {damaged}");
+}
+
+#[test]
+fn the_same_seed_lives_the_same_life() {
+    for seed in [3, 5] {
+        let once = live(seed, true).expect("holds");
+        assert_eq!(once, live(seed, true).expect("holds"));
+        assert!(!once.trace.is_empty());
+    }
+}
