@@ -54,6 +54,21 @@ impl FileId {
     }
 }
 
+impl FileId {
+    /// The file of this name, as [`core::fmt::Display`] gives it; `None` for any other name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let (stem, pair) = name.strip_suffix(".log")?.rsplit_once('-')?;
+        let pair = PairNumber(pair.parse().ok()?);
+        let file = match stem {
+            "segment" => Self::segment(pair),
+            "durability" => Self::ledger(pair),
+            _ => return None,
+        };
+        (file.to_string() == name).then_some(file)
+    }
+}
+
 impl core::fmt::Display for FileId {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let stem = match self.kind {

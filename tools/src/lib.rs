@@ -7,8 +7,10 @@
 //! - [`files`]: reading files with a limit, creating files that must not exist
 //! - [`config`]: a node's config file
 //! - [`certs`]: certificates, keys and the signed placement of a cluster
+//! - [`inspect`]: what lies in a shard's files
 
 pub mod certs;
 pub mod config;
 pub mod exit;
 pub mod files;
+pub mod inspect;

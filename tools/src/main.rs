@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use clustor_tools::certs::{self, CertsArgs};
 use clustor_tools::exit::{CommandError, EXIT_HELP, Exit};
+use clustor_tools::inspect::{self, InspectArgs};
 
 /// Clustor: a replication engine that makes an ordered log durable on a quorum of machines.
 #[derive(Debug, Parser)]
@@ -18,6 +19,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Certs(CertsArgs),
+    Inspect(InspectArgs),
 }
 
 fn main() -> ExitCode {
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
     let mut out = stdout().lock();
     let result = match &arguments.command {
         Command::Certs(args) => certs::run(args, &mut out),
+        Command::Inspect(args) => inspect::run(args, &mut out),
     };
     let result = result.and_then(|()| out.flush().map_err(CommandError::failed));
     match result {

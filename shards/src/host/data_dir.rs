@@ -24,7 +24,7 @@ use super::key_file::FileKeyProvider;
 use crate::log::keys::KeyError;
 
 const IDENTITY_FILE: &str = "identity";
-const KEY_FILE: &str = "kek";
+pub(super) const KEY_FILE: &str = "kek";
 const LOCK_FILE: &str = "lock";
 /// First line of the identity file: what it is, and its version.
 const IDENTITY_MAGIC: &str = "clustor-data 1";
@@ -104,6 +104,12 @@ pub enum DataDirError {
         path: PathBuf,
         /// One of the things in it.
         found: String,
+    },
+    /// Nothing of a node is there.
+    #[error("{path}: not a node's data directory: it has no identity file")]
+    Nothing {
+        /// The directory.
+        path: PathBuf,
     },
     /// Its identity file is damaged, or of a newer build. Nothing was written.
     #[error(
@@ -333,7 +339,7 @@ fn new_identity(claim: Claim) -> Result<Identity, DataDirError> {
     }
 }
 
-fn read_identity(directory: &Path) -> Result<Option<Identity>, DataDirError> {
+pub(super) fn read_identity(directory: &Path) -> Result<Option<Identity>, DataDirError> {
     let path = directory.join(IDENTITY_FILE);
     let Some((bytes, _)) = files::get(&path, IDENTITY_BYTES_MAX).map_err(io_error(&path))? else {
         return Ok(None);

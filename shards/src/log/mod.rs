@@ -15,6 +15,7 @@
 //! - [`proof`]: what only the log can make
 //! - [`writer`], [`read`]: the log while it runs
 //! - [`recovery`]: the log at a start
+//! - [`inspect`]: its files laid open, for offline tools
 
 mod batch;
 pub mod checkpoint;
@@ -22,6 +23,7 @@ mod codec;
 pub mod extent;
 pub mod fold;
 pub mod header;
+pub mod inspect;
 pub mod item;
 pub mod keys;
 mod location;

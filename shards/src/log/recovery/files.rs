@@ -22,7 +22,7 @@ use crate::disk::{BootDisk, FileId, FileKind, FoundPair};
 const READ_BLOCKS: u32 = 256;
 
 /// One pair of files and what block 0 says.
-pub(super) struct PairFiles {
+pub(in crate::log) struct PairFiles {
     pub pair: PairNumber,
     /// From whichever copy is whole.
     pub header: Option<PairHeader>,
@@ -34,7 +34,7 @@ pub(super) struct PairFiles {
 
 /// A ledger slot as found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum SlotState {
+pub(in crate::log) enum SlotState {
     /// Never written.
     Untouched,
     /// Authentic.
@@ -52,7 +52,7 @@ fn blocks_in(bytes: Option<u64>) -> u32 {
 }
 
 /// Reads and verifies.
-pub(super) struct Files<'a> {
+pub(in crate::log) struct Files<'a> {
     disk: &'a mut dyn BootDisk,
     pub keys: &'a ShardKeys,
 }

@@ -14,7 +14,7 @@
 //! cut: its slot says which entries it held, and they are kept as missing.
 
 mod choose;
-mod files;
+pub(super) mod files;
 mod walk;
 
 use clustor_wire::ids::{BootNumber, ChainNumber, PairNumber};
