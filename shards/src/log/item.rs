@@ -6,7 +6,7 @@
 //!
 //! Items of different partitions may change places; those of one partition stand in log order.
 //!
-//! A run is [`RUN_BYTES`] long: tag 1, record kind, two zero bytes, count (u32), partition (u128), term (u64), first
+//! A run is 40 bytes long: tag 1, record kind, two zero bytes, count (u32), partition (u128), term (u64), first
 //! index (u64). A small record is tag 2, three zero bytes, and its frame.
 
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
