@@ -1,7 +1,7 @@
 //! `sim`: runs simulations from seeds, and replays one.
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::{Args, Parser, Subcommand};
 use clustor_sim::log_life::life::{self, LifeReport};
@@ -24,6 +24,7 @@ enum What {
     ///   sim log --seed 42            replay one life and print what happened
     ///   sim log --seeds 100000       live that many lives, from seed 1 on
     ///   sim log --seconds 60         as many as go into a minute
+    ///   sim log --fresh --seconds 60 the same, from a seed that nobody has lived yet
     #[command(verbatim_doc_comment)]
     Log(Seeds),
 }
@@ -42,6 +43,9 @@ struct Seeds {
     /// The first seed
     #[arg(long, default_value_t = 1)]
     from: u64,
+    /// Start from a seed drawn from the clock instead
+    #[arg(long, conflicts_with = "from")]
+    fresh: bool,
     /// Stop at this many failures
     #[arg(long, default_value_t = 1)]
     failures_max: u64,
@@ -59,17 +63,23 @@ fn log(seeds: &Seeds) -> ExitCode {
     if let Some(seed) = seeds.seed {
         return replay(seed);
     }
+    let from = if seeds.fresh {
+        drawn_from_the_clock()
+    } else {
+        seeds.from
+    };
     let count = match (seeds.seeds, seeds.seconds) {
         (Some(count), _) => count,
-        (None, Some(_)) => u64::MAX - seeds.from,
+        (None, Some(_)) => u64::MAX,
         (None, None) => 10_000,
     };
+    println!("seeds from {from}");
     let deadline = seeds
         .seconds
         .map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let mut totals = LifeReport::default();
     let (mut lives, mut quarantined, mut failed) = (0u64, 0u64, 0u64);
-    for seed in seeds.from..seeds.from + count {
+    for seed in from..from.saturating_add(count) {
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             break;
         }
@@ -104,6 +114,11 @@ fn log(seeds: &Seeds) -> ExitCode {
         totals.missing
     );
     ExitCode::from(u8::from(failed > 0))
+}
+
+fn drawn_from_the_clock() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(1, |since| since.as_micros() as u64)
 }
 
 fn replay(seed: u64) -> ExitCode {

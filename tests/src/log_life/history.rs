@@ -158,6 +158,9 @@ pub enum Violation {
     /// Replicas were quarantined although nothing was damaged.
     #[error("quarantined without a fault: {0}")]
     QuarantinedWithoutFault(String),
+    /// Damage was reported although nothing was damaged.
+    #[error("reported without a fault: {0}")]
+    FalseAlarm(String),
     /// A number went back.
     #[error("{what} {now} after {before}")]
     NumberWentBack {

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clustor_shards::buffer::BlockPool;
 use clustor_shards::disk::{DiskEvent, DiskOp};
+use clustor_shards::log::recovery::{Damage, Incident};
 use clustor_shards::log::{
     HardState, Kek, KeyError, KeyProvider, LogIdentity, LogOptions, Mode, PartitionLog,
-    ReadRefusal, Retirement, ShardLog,
+    ReadRefusal, RecoveryReport, Retirement, ShardLog,
 };
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{
@@ -165,6 +166,7 @@ impl Shard {
                 Err(error) => return Err(Violation::Stuck(format!("recovery refused: {error}"))),
             };
         self.note(|| format!("boot: {:?}", recovery.report));
+        self.check_incidents(&recovery.report)?;
         let log = recovery.log;
         if let Some(quarantine) = log.quarantine() {
             // A failed flush can lose an extent whose slot is then torn: that looks like damage to both.
@@ -190,6 +192,18 @@ impl Shard {
         self.log = Some(log);
         self.turn()?;
         Ok(Boot::Opening)
+    }
+
+    /// Damage is reported only where there was some. A slot whose write a crash cut off looks like a bad one.
+    fn check_incidents(&self, report: &RecoveryReport) -> Result<(), Violation> {
+        let explained = |incident: &Incident| {
+            self.faults != Faults::default()
+                || incident.damage == Damage::Slot && incident.chain > report.certain
+        };
+        match report.incidents.iter().find(|i| !explained(i)) {
+            Some(incident) => Err(Violation::FalseAlarm(incident.to_string())),
+            None => Ok(()),
+        }
     }
 
     fn check_retired(&mut self, retired: ChainNumber) -> Result<(), Violation> {
