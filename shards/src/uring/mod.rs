@@ -18,12 +18,20 @@ mod files;
 mod lock;
 mod prepare;
 mod read;
+#[cfg(feature = "net")]
+mod receive_buffers;
 mod remove;
 mod ring;
 mod shard_ring;
 mod slab;
+#[cfg(feature = "net")]
+mod socket_face;
+#[cfg(feature = "net")]
+mod sockets;
 
 pub use chain::ChainSteps;
 pub use error::RingError;
 pub use ring::WriterMode;
 pub use shard_ring::ShardRing;
+#[cfg(feature = "net")]
+pub use sockets::{SocketEvent, SocketKey};

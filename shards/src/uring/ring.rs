@@ -47,10 +47,14 @@ pub(super) enum Owner {
     Open = 3,
     Prepare = 4,
     Remove = 5,
+    #[cfg(feature = "net")]
     Receive = 6,
+    #[cfg(feature = "net")]
     Send = 7,
+    #[cfg(feature = "net")]
     Connect = 8,
     /// Nobody waits for it.
+    #[cfg(feature = "net")]
     Nobody = 9,
     /// A synchronous operation before the first turn.
     Boot = 10,
@@ -80,9 +84,13 @@ impl Mark {
             3 => Owner::Open,
             4 => Owner::Prepare,
             5 => Owner::Remove,
+            #[cfg(feature = "net")]
             6 => Owner::Receive,
+            #[cfg(feature = "net")]
             7 => Owner::Send,
+            #[cfg(feature = "net")]
             8 => Owner::Connect,
+            #[cfg(feature = "net")]
             9 => Owner::Nobody,
             10 => Owner::Boot,
             other => panic!("the kernel returned a mark of no owner: {other}"),
@@ -99,6 +107,9 @@ pub(super) struct Done {
     pub(super) mark: Mark,
     /// Bytes, a descriptor, or a negative error number.
     pub(super) result: i32,
+    /// Which provided buffer was filled, among others.
+    #[cfg(feature = "net")]
+    pub(super) flags: u32,
 }
 
 pub(super) struct Ring {
@@ -201,6 +212,22 @@ impl Ring {
             .collect();
         self.mode = WriterMode::FixedUring;
         Ok(())
+    }
+
+    /// Registers the entries of a ring of provided buffers.
+    #[cfg(feature = "net")]
+    pub(super) fn register_receive_buffers(
+        &self,
+        entries: u64,
+        count: u16,
+        group: u16,
+    ) -> io::Result<()> {
+        // SAFETY: the caller keeps the entries where they are until the ring is gone (`ReceiveBuffers::new`).
+        unsafe {
+            self.io
+                .submitter()
+                .register_buf_ring_with_flags(entries, count, group, 0)
+        }
     }
 
     /// The registered slot of a run, if it lies where it was registered.
@@ -315,6 +342,8 @@ impl Ring {
         into.extend(self.io.completion().map(|entry| Done {
             mark: Mark::unpack(entry.user_data()),
             result: entry.result(),
+            #[cfg(feature = "net")]
+            flags: entry.flags(),
         }));
         let drained = into.len() - before;
         assert!(

@@ -30,8 +30,11 @@ const LOCK_PLACE: u32 = 0;
 /// and their events drained. The directory is free for another process when the ring is gone, which the
 /// kernel completes shortly after the drop.
 pub struct ShardRing {
-    ring: Ring,
+    pub(super) ring: Ring,
     disk: Disk,
+    /// Made when the first is needed.
+    #[cfg(feature = "net")]
+    pub(super) sockets: Option<super::sockets::Sockets>,
     path: PathBuf,
     /// Closed after the ring, which holds it too.
     _lock: File,
@@ -68,6 +71,8 @@ impl ShardRing {
         Ok(Self {
             ring,
             disk: Disk::new(Files::new(handle)),
+            #[cfg(feature = "net")]
+            sockets: None,
             path: wal,
             _lock: lock,
             done: Vec::with_capacity(256),
@@ -152,8 +157,14 @@ impl ShardRing {
                 Owner::Chain | Owner::Read | Owner::Open | Owner::Prepare | Owner::Remove => {
                     self.disk.completed(&mut self.ring, done)?;
                 }
+                #[cfg(feature = "net")]
+                Owner::Receive | Owner::Send | Owner::Connect => {
+                    let sockets = self.sockets.as_mut().expect("a socket's submission");
+                    sockets.completed(&mut self.ring, done)?;
+                }
+                #[cfg(feature = "net")]
                 Owner::Nobody => {}
-                other => panic!("nothing of {other:?} was submitted"),
+                other @ Owner::Boot => panic!("nothing of {other:?} was submitted"),
             }
         }
         self.done.clear();
@@ -300,6 +311,10 @@ impl Drop for ShardRing {
                 "operations did not end in time; their buffers are given up",
             );
             self.disk.leak();
+            #[cfg(feature = "net")]
+            if let Some(sockets) = self.sockets.take() {
+                sockets.leak();
+            }
         }
     }
 }

@@ -40,4 +40,9 @@ impl<T> Slab<T> {
         self.free.push(place);
         Some(value)
     }
+
+    #[cfg(feature = "net")]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.places.iter().flatten()
+    }
 }
