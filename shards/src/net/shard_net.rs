@@ -264,6 +264,12 @@ impl ShardNet {
         taken
     }
 
+    /// Whether this socket is one of the shard's, over or not.
+    #[must_use]
+    pub fn is_open(&self, id: SocketId) -> bool {
+        self.sockets.contains_key(&id)
+    }
+
     /// Whether the carrier should read from this socket.
     #[must_use]
     pub fn wants_read(&self, id: SocketId) -> bool {

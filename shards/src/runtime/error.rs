@@ -21,6 +21,9 @@ pub enum StartError<E> {
         /// What the executor said.
         why: String,
     },
+    /// The control-plane thread could not be started.
+    #[error("starting the control-plane thread: {0}")]
+    Control(String),
     /// A shard's ring could not be opened.
     #[error("shard {shard}: {source}")]
     Ring {

@@ -8,16 +8,27 @@
 //! A panic in a turn, and a ring that fails, end the process with a report ([`EXIT_PANIC`], [`EXIT_RING`]):
 //! memory is then not to be trusted, disk is, and recovery begins from there.
 //!
+//! With feature `net` a node that listens has one more thread, the control plane's: it accepts, reads the preface,
+//! and hands the descriptor to its shard, whose ring carries it from then on.
+//!
 //! The ring is a raw one (`uring`), hosted in a glommio executor: the kernel signals an event descriptor which
 //! the executor reads, and the same descriptor is the shard's doorbell.
 
+#[cfg(feature = "net")]
+mod carrier;
+#[cfg(feature = "net")]
+mod control;
 mod error;
 mod fatal;
 mod node;
 mod shard;
 mod sleep;
 
+#[cfg(feature = "net")]
+pub use control::Listening;
 pub use error::{StartError, StopError};
 pub use fatal::{EXIT_PANIC, EXIT_RING};
+#[cfg(feature = "net")]
+pub use node::serve;
 pub use node::{Node, NodeOptions, Stopper, start};
 pub use shard::{Boot, Build, Deliver, ShardPlan};

@@ -1,8 +1,9 @@
 //! Starting the shards of a node, and stopping them.
 
-use std::fmt::Display;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+#[cfg(feature = "net")]
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -11,6 +12,10 @@ use clustor_wire::ids::ShardId;
 use futures_lite::FutureExt;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
+#[cfg(feature = "net")]
+use super::carrier::Arrival;
+#[cfg(feature = "net")]
+use super::control::{self, Control, Listening};
 use super::error::{StartError, StopError};
 use super::fatal;
 use super::shard::{BootError, Ends, Shard, ShardPlan};
@@ -19,9 +24,12 @@ use crate::sys::EventFd;
 use crate::turn::Application;
 
 /// Memory for glommio's own buffered reads, three times this is locked. A shard reads eight bytes with it.
-const EXECUTOR_MEMORY_BYTES: usize = 64 * 1024;
+pub(super) const EXECUTOR_MEMORY_BYTES: usize = 64 * 1024;
 /// Submissions of glommio's own rings.
-const EXECUTOR_RING_DEPTH: usize = 32;
+pub(super) const EXECUTOR_RING_DEPTH: usize = 32;
+/// Accepted connections that may wait for each shard.
+#[cfg(feature = "net")]
+const ARRIVALS_MAX: usize = 256;
 /// How long a shard may take to leave after it was told to abandon its work.
 const ABANDON_SECONDS_MAX: u64 = 5;
 
@@ -53,6 +61,9 @@ pub(super) struct Shared {
     /// Shards that have not settled.
     unsettled: AtomicUsize,
     bells: Vec<Bell>,
+    /// The control-plane thread's, once there is one.
+    #[cfg(feature = "net")]
+    control: OnceLock<Bell>,
 }
 
 impl Shared {
@@ -92,6 +103,10 @@ impl Shared {
         for bell in &self.bells {
             bell.ring();
         }
+        #[cfg(feature = "net")]
+        if let Some(bell) = self.control.get() {
+            bell.ring();
+        }
     }
 }
 
@@ -126,6 +141,10 @@ pub struct Node<R> {
     submitters: Vec<Submitter<R>>,
     shared: Arc<Shared>,
     threads: Vec<Option<ExecutorJoinHandle<()>>>,
+    #[cfg(feature = "net")]
+    mailboxes: Vec<Submitter<Arrival>>,
+    #[cfg(feature = "net")]
+    control: Option<ExecutorJoinHandle<()>>,
     ended: Receiver<ShardId>,
 }
 
@@ -159,12 +178,10 @@ where
             "a node has 1 to 65,535 shards, not {count}"
         )));
     }
-    let plan_error =
-        |error: &dyn Display| StartError::Plan(format!("an event descriptor: {error}"));
     let events = (0..count)
         .map(|_| EventFd::new().map(Arc::new))
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| plan_error(&error))?;
+        .map_err(|error| StartError::Plan(format!("an event descriptor: {error}")))?;
     let doorbells: Vec<Doorbell> = events
         .iter()
         .map(|event| Doorbell::new(Waker(Arc::clone(event))))
@@ -176,6 +193,8 @@ where
         abandoned: AtomicBool::new(false),
         unsettled: AtomicUsize::new(count),
         bells,
+        #[cfg(feature = "net")]
+        control: OnceLock::new(),
     });
     let (ended_sender, ended) = channel();
     let (ready_sender, ready) = channel();
@@ -183,6 +202,10 @@ where
         submitters: Vec::with_capacity(count),
         shared: Arc::clone(&shared),
         threads: Vec::with_capacity(count),
+        #[cfg(feature = "net")]
+        mailboxes: Vec::with_capacity(count),
+        #[cfg(feature = "net")]
+        control: None,
         ended,
     };
     let shards = plans.into_iter().zip(events).zip(doorbells).zip(ports);
@@ -190,12 +213,18 @@ where
         let shard = ShardId(u16::try_from(index).expect("checked above"));
         let requests = SubmissionQueue::new(options.requests_max, &doorbell);
         node.submitters.push(requests.submitter());
+        #[cfg(feature = "net")]
+        let arrivals = SubmissionQueue::new(ARRIVALS_MAX, &doorbell);
+        #[cfg(feature = "net")]
+        node.mailboxes.push(arrivals.submitter());
         let ends = Ends {
             shard,
             event,
             doorbell,
             requests,
             port,
+            #[cfg(feature = "net")]
+            arrivals,
             shared: Arc::clone(&shared),
         };
         let said = Said {
@@ -211,18 +240,34 @@ where
         }
     }
     drop(ready_sender);
-    for _ in 0..count {
-        // A thread whose executor could not be made says nothing and drops its end.
-        let said = ready.recv();
-        if !matches!(said, Ok(Ok(()))) {
-            let silent = node.abandon();
-            return Err(match said {
-                Ok(Err(error)) => error,
-                _ => silent.unwrap_or_else(|| StartError::Plan("a shard ended early".to_owned())),
-            });
+    node.wait_until_ready(&ready)
+}
+
+/// Starts a node that others can reach: as [`start`], and then the control-plane thread that accepts connections.
+///
+/// # Errors
+/// As for [`start`], and if that thread can't be made.
+#[cfg(feature = "net")]
+pub fn serve<A, E>(
+    options: &NodeOptions,
+    plans: Vec<ShardPlan<A, E>>,
+    listening: Listening,
+) -> Result<Node<A::Request>, StartError<E>>
+where
+    A: Application + 'static,
+    A::Request: Send + 'static,
+    A::Reply: 'static,
+    A::Mesh: Send + 'static,
+    E: Send + 'static,
+{
+    let mut node = start(options, plans)?;
+    match node.listen(listening) {
+        Ok(()) => Ok(node),
+        Err(error) => {
+            node.abandon::<E>();
+            Err(error)
         }
     }
-    Ok(node)
 }
 
 /// What a shard's thread says to the node's.
@@ -339,6 +384,46 @@ impl<R> Node<R> {
         Err(StopError::Stuck(left))
     }
 
+    /// Waits until every shard has built its application; gives the node up if one has not.
+    fn wait_until_ready<E>(
+        mut self,
+        ready: &Receiver<Result<(), StartError<E>>>,
+    ) -> Result<Self, StartError<E>> {
+        for _ in 0..self.submitters.len() {
+            // A thread whose executor could not be made says nothing and drops its end.
+            let said = ready.recv();
+            if !matches!(said, Ok(Ok(()))) {
+                let silent = self.abandon();
+                return Err(match said {
+                    Ok(Err(error)) => error,
+                    _ => {
+                        silent.unwrap_or_else(|| StartError::Plan("a shard ended early".to_owned()))
+                    }
+                });
+            }
+        }
+        Ok(self)
+    }
+
+    #[cfg(feature = "net")]
+    fn listen<E>(&mut self, listening: Listening) -> Result<(), StartError<E>> {
+        let event = EventFd::new()
+            .map(Arc::new)
+            .map_err(|error| StartError::Control(format!("an event descriptor: {error}")))?;
+        let doorbell = Doorbell::new(Waker(Arc::clone(&event)));
+        let bell = self.shared.control.get_or_init(|| doorbell.bell());
+        // A stop that came before the bell was there.
+        bell.ring();
+        self.control = Some(control::spawn(Control {
+            listening,
+            mailboxes: self.mailboxes.clone(),
+            shared: Arc::clone(&self.shared),
+            event,
+            doorbell,
+        })?);
+        Ok(())
+    }
+
     fn running(&self) -> Vec<u16> {
         (0u16..)
             .zip(&self.threads)
@@ -363,15 +448,24 @@ impl<R> Node<R> {
     }
 
     fn join(&mut self) {
+        self.join_control();
         for thread in self.threads.iter_mut().filter_map(Option::take) {
             // A shard that panicked has ended the process.
             drop(thread.join());
         }
     }
 
+    fn join_control(&mut self) {
+        #[cfg(feature = "net")]
+        if let Some(Err(error)) = self.control.take().map(ExecutorJoinHandle::join) {
+            tracing::error!(%error, "the control-plane thread ended with an error");
+        }
+    }
+
     /// Gives up a node that did not start; what an executor that could not be made has to say.
     fn abandon<E>(&mut self) -> Option<StartError<E>> {
         self.shared.abandon();
+        self.join_control();
         let mut silent = None;
         for (shard, thread) in (0u16..).zip(self.threads.iter_mut().filter_map(Option::take)) {
             if let Err(error) = thread.join() {

@@ -5,11 +5,15 @@ use std::sync::Arc;
 
 use clustor_wire::ids::ShardId;
 
+#[cfg(feature = "net")]
+use super::carrier::{Arrival, Carrier};
 use super::node::Shared;
 use super::sleep::Sleeper;
 use crate::buffer::{BlockPool, SizeClass};
 use crate::disk::BootDisk;
 use crate::mesh::{Doorbell, MeshPort, SubmissionQueue};
+#[cfg(feature = "net")]
+use crate::net::ShardNet;
 use crate::sys::{self, EventFd};
 use crate::turn::{Application, Inbox, Outbox, Time};
 use crate::uring::{RingError, ShardRing, WriterMode};
@@ -31,6 +35,9 @@ pub struct Boot<'a> {
     pub mode: WriterMode,
     /// The time.
     pub now: Time,
+    /// Where to put the shard's sockets, if it has peers or clients.
+    #[cfg(feature = "net")]
+    pub net: &'a mut Option<ShardNet>,
 }
 
 impl std::fmt::Debug for Boot<'_> {
@@ -76,6 +83,8 @@ pub(super) struct Ends<A: Application> {
     pub(super) doorbell: Doorbell,
     pub(super) requests: SubmissionQueue<A::Request>,
     pub(super) port: MeshPort<A::Mesh>,
+    #[cfg(feature = "net")]
+    pub(super) arrivals: SubmissionQueue<Arrival>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -93,6 +102,10 @@ pub(super) struct Shard<A: Application> {
     event: Arc<EventFd>,
     requests: SubmissionQueue<A::Request>,
     port: MeshPort<A::Mesh>,
+    #[cfg(feature = "net")]
+    arrivals: SubmissionQueue<Arrival>,
+    #[cfg(feature = "net")]
+    carrier: Option<Carrier>,
     deliver: Deliver<A::Reply>,
     shared: Arc<Shared>,
     inbox: Inbox<A::Request, A::Mesh>,
@@ -116,14 +129,23 @@ impl<A: Application> Shard<A> {
         ring.want_signal(false);
         let mut pool = BlockPool::new(&plan.pool);
         let mode = ring.register_pool(&mut pool);
+        #[cfg(feature = "net")]
+        let mut net = None;
         let app = (plan.build)(Boot {
             shard: ends.shard,
             disk: &mut ring,
             pool,
             mode,
             now: Time(sys::boottime_us()),
+            #[cfg(feature = "net")]
+            net: &mut net,
         })
         .map_err(BootError::Build)?;
+        #[cfg(feature = "net")]
+        let carrier = net
+            .map(|net| Carrier::new(ends.shard, net, &mut ring))
+            .transpose()
+            .map_err(BootError::Ring)?;
         let shard = Self {
             id: ends.shard,
             app,
@@ -131,6 +153,10 @@ impl<A: Application> Shard<A> {
             event: ends.event,
             requests: ends.requests,
             port: ends.port,
+            #[cfg(feature = "net")]
+            arrivals: ends.arrivals,
+            #[cfg(feature = "net")]
+            carrier,
             deliver: plan.deliver,
             shared: ends.shared,
             inbox: Inbox::default(),
@@ -153,6 +179,8 @@ impl<A: Application> Shard<A> {
             if self.is_due() {
                 self.take_turn()?;
             }
+            #[cfg(feature = "net")]
+            self.tend_sockets()?;
             self.ring.enter()?;
             if self.is_finished() {
                 break;
@@ -164,7 +192,7 @@ impl<A: Application> Shard<A> {
             let parking = doorbell.announce();
             self.ring.want_signal(true);
             if !self.has_more() {
-                let busy = self.ring.is_busy();
+                let busy = self.is_busy();
                 sleeper.sleep(busy, self.wake_at_us()).await;
             }
             self.ring.want_signal(false);
@@ -182,6 +210,12 @@ impl<A: Application> Shard<A> {
             .drain_into(&mut self.inbox.requests, TURN_REQUESTS_MAX);
         self.port.drain(&mut self.inbox.mesh);
         self.inbox.stopping = self.shared.is_stopping();
+        #[cfg(feature = "net")]
+        if let Some(carrier) = &mut self.carrier {
+            let lists = (&mut self.inbox.peers, &mut self.inbox.clients);
+            let now = Time(sys::boottime_us());
+            carrier.collect(&mut self.ring, &mut self.arrivals, lists, now)?;
+        }
         self.inbox.now = Time(sys::boottime_us());
         Ok(())
     }
@@ -209,9 +243,12 @@ impl<A: Application> Shard<A> {
         for op in self.outbox.disk.drain(..) {
             self.ring.start(op)?;
         }
-        // Without sockets there is nobody to send to.
-        self.outbox.peers.clear();
-        self.outbox.clients.clear();
+        #[cfg(feature = "net")]
+        if let Some(carrier) = &mut self.carrier {
+            let now = self.inbox.now;
+            carrier.send(&mut self.outbox.peers, &mut self.outbox.clients, now);
+            carrier.flush(&mut self.ring, now)?;
+        }
         self.ring.enter()?;
         for reply in self.outbox.replies.drain(..) {
             (self.deliver)(reply);
@@ -254,7 +291,65 @@ impl<A: Application> Shard<A> {
             || (self.settled
                 && self.shared.all_settled()
                 && self.requests.is_settled()
-                && self.ring.unsettled() == 0)
+                && self.ring.unsettled() == 0
+                && self.are_sockets_closed())
+    }
+
+    #[cfg(feature = "net")]
+    fn are_sockets_closed(&self) -> bool {
+        self.carrier
+            .as_ref()
+            .is_none_or(|carrier| carrier.is_settled(&self.ring))
+    }
+
+    #[cfg(not(feature = "net"))]
+    const fn are_sockets_closed(&self) -> bool {
+        true
+    }
+
+    /// Pushes what sockets want; when every shard has settled, says goodbye on all of them.
+    #[cfg(feature = "net")]
+    fn tend_sockets(&mut self) -> Result<(), RingError> {
+        let Some(carrier) = &mut self.carrier else {
+            return Ok(());
+        };
+        let now = self.inbox.now;
+        if self.settled && self.shared.all_settled() {
+            carrier.stop(now);
+        }
+        carrier.flush(&mut self.ring, now)
+    }
+
+    /// Whether something is in flight whose end can't wait for an idle shard's long sleep.
+    fn is_busy(&self) -> bool {
+        #[cfg(feature = "net")]
+        if self.ring.are_sockets_busy() {
+            return true;
+        }
+        self.ring.is_busy()
+    }
+
+    /// Whether sockets or arriving connections have something for the loop.
+    #[cfg(feature = "net")]
+    fn has_news(&self) -> bool {
+        self.carrier
+            .as_ref()
+            .is_some_and(|carrier| carrier.has_events() || !self.arrivals.is_empty())
+    }
+
+    #[cfg(not(feature = "net"))]
+    const fn has_news(&self) -> bool {
+        false
+    }
+
+    /// When the application or the sockets want to be called even if nothing arrives.
+    fn deadline(&self) -> Option<Time> {
+        let of_turn = self.outbox.deadline;
+        #[cfg(feature = "net")]
+        if let Some(of_sockets) = self.carrier.as_ref().and_then(Carrier::next_deadline) {
+            return Some(of_turn.map_or(of_sockets, |at| at.min(of_sockets)));
+        }
+        of_turn
     }
 
     /// Whether a turn is due at once.
@@ -262,18 +357,16 @@ impl<A: Application> Shard<A> {
         self.ring.has_completions()
             || !self.requests.is_empty()
             || !self.port.is_empty()
+            || self.has_news()
             || self.shared.is_stopping() != self.stopping
             || self.shared.is_abandoned()
             || (self.settled && self.is_finished())
-            || self
-                .outbox
-                .deadline
-                .is_some_and(|at| at.0 <= sys::boottime_us())
+            || self.deadline().is_some_and(|at| at.0 <= sys::boottime_us())
     }
 
     /// When the loop has to wake even if nothing arrives.
     fn wake_at_us(&self) -> Option<u64> {
-        let deadline = self.outbox.deadline.map(|at| at.0);
+        let deadline = self.deadline().map(|at| at.0);
         if self.outbox.mesh.is_empty() {
             return deadline;
         }
