@@ -10,12 +10,15 @@ use std::io::{BufRead as _, BufReader, Write as _, stdout};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use support::{Lines, PATIENCE, builder};
+use clustor_shards::log::Mode;
+use support::{Lines, PATIENCE, builder, small};
 
 const ROUNDS: usize = 5;
 /// Appends that the child keeps in flight.
 const IN_FLIGHT: usize = 16;
 const CHILD: &str = "CLUSTOR_EMBED_KILL_CHILD";
+/// Set for a child that shares flushes between appends.
+const GROUP: &str = "CLUSTOR_EMBED_KILL_GROUP";
 
 fn main() -> Result<(), Box<dyn Error>> {
     if let Ok(dir) = std::env::var(CHILD) {
@@ -24,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let temp = tempfile::tempdir()?;
     let mut acknowledged = Vec::new();
     for round in 0..ROUNDS {
-        acknowledged.extend(run_and_kill(temp.path(), 20 + 30 * round)?);
+        acknowledged.extend(run_and_kill(temp.path(), round)?);
         let engine = builder(temp.path())
             .partition(1, |_| Lines::default())
             .start()?;
@@ -49,12 +52,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Runs a child until it has acknowledged `count` appends, kills it, and returns what it said.
-fn run_and_kill(dir: &Path, count: usize) -> Result<Vec<String>, Box<dyn Error>> {
-    let mut child = Command::new(std::env::current_exe()?)
-        .env(CHILD, dir)
-        .stdout(Stdio::piped())
-        .spawn()?;
+/// Runs a child, strict and group in turn, until it has acknowledged some appends, more in each round, kills
+/// it, and returns what it said.
+fn run_and_kill(dir: &Path, round: usize) -> Result<Vec<String>, Box<dyn Error>> {
+    let count = 20 + 30 * round;
+    let mut command = Command::new(std::env::current_exe()?);
+    command.env(CHILD, dir).stdout(Stdio::piped());
+    if round % 2 == 1 {
+        command.env(GROUP, "1");
+    }
+    let mut child = command.spawn()?;
     let mut lines = BufReader::new(child.stdout.take().ok_or("no pipe")?).lines();
     let mut said = Vec::new();
     for line in lines.by_ref().take(count) {
@@ -73,7 +80,14 @@ fn run_and_kill(dir: &Path, count: usize) -> Result<Vec<String>, Box<dyn Error>>
 }
 
 fn child(dir: &Path) -> Result<(), Box<dyn Error>> {
-    let engine = builder(dir).partition(1, |_| Lines::default()).start()?;
+    let mut profile = small();
+    if std::env::var_os(GROUP).is_some() {
+        profile.mode = Mode::Group;
+    }
+    let engine = builder(dir)
+        .profile(profile)
+        .partition(1, |_| Lines::default())
+        .start()?;
     let lines = engine.partition::<Lines>(1)?;
     let mut under_way = std::collections::VecDeque::new();
     for n in 0_u64.. {
