@@ -192,7 +192,8 @@ impl Carrier {
         while let Some(notice) = self.net.poll_notice() {
             log(self.shard, &notice);
         }
-        Ok(())
+        // Buffers that came back since the round began feed receives that found none.
+        ring.tend_sockets(now.0)
     }
 
     /// Says goodbye to everyone, once.
