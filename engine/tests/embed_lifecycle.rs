@@ -137,13 +137,16 @@ fn what_makes_no_sense_is_refused_before_anything_is_written() -> Done {
         .expect_err("one id, two machines");
     assert!(matches!(twice, EngineError::PartitionTwice(_)));
     let mut profile = small();
-    profile.batch_ms_max = 1_000;
+    profile.chains_in_flight_max = 9;
     let profile = builder(temp.path())
         .profile(profile)
         .partition(1, |_| Counter::default())
         .start()
         .expect_err("over its limit");
-    assert!(profile.to_string().contains("batch_ms_max"), "{profile}");
+    assert!(
+        profile.to_string().contains("chains_in_flight_max"),
+        "{profile}"
+    );
     assert!(!temp.path().join("data").exists());
     Ok(())
 }

@@ -15,10 +15,10 @@ fn shipped_profiles_are_within_their_own_limits() {
 
 #[test]
 fn what_a_file_leaves_out_comes_from_its_base() {
-    let mine = Profile::parse("batch_ms_max = 2\n", "mine.toml").expect("valid");
-    assert_eq!(mine.batch_ms_max, 2);
+    let mine = Profile::parse("chains_in_flight_max = 2\n", "mine.toml").expect("valid");
+    assert_eq!(mine.chains_in_flight_max, 2);
     assert_eq!(mine.segment_bytes, Profile::latency().segment_bytes);
-    let text = "base = \"throughput\"\nbatch_ms_max = 2\n";
+    let text = "base = \"throughput\"\nchains_in_flight_max = 2\n";
     let mine = Profile::parse(text, "mine.toml").expect("valid");
     assert_eq!(mine.segment_bytes, Profile::throughput().segment_bytes);
     assert_eq!(mine.mode, Mode::Group);
@@ -26,11 +26,11 @@ fn what_a_file_leaves_out_comes_from_its_base() {
 
 #[test]
 fn a_value_outside_its_limits_is_refused_with_file_line_key_value_and_limit() {
-    let text = "# mine\n\nbatch_ms_max = 51\n";
+    let text = "# mine\n\nchains_in_flight_max = 9\n";
     let error = Profile::parse(text, "mine.toml").expect_err("over the limit");
     assert_eq!(
         error.to_string(),
-        "mine.toml:3: batch_ms_max = 51 is outside 1 to 50"
+        "mine.toml:3: chains_in_flight_max = 9 is outside 1 to 8"
     );
 }
 

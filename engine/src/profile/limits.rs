@@ -85,10 +85,8 @@ macro_rules! tunables {
 }
 
 tunables! {
-    /// Group mode: a batch closes at this many bytes.
+    /// Group mode: a batch closes at this many bytes, or as soon as the pipeline has room for it.
     batch_bytes_max: 4_096..=4_194_304,
-    /// Group mode: a batch closes this long after its first entry, in milliseconds.
-    batch_ms_max: 1..=50,
     /// Size of a segment file, in bytes; rounded down to whole blocks of 4096.
     segment_bytes: 1_048_576..=4_294_967_296,
     /// Segment blocks for each ledger slot: 1 suits lone small appends, 8 large batches. The pair rolls when
