@@ -11,10 +11,13 @@
 //! - [`request`]: what crosses from handles to a shard's turn and back
 //! - [`partition`]: a replica in full, with its machine and those who wait for answers
 //! - [`shard_core`]: the turn over all partitions of a shard
+//! - `client`: the remote client (feature `net`); its adapter touches the world
 //! - [`engine`]: the facade: an engine, its partitions, their handles; touches the world
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "net")]
+pub mod client;
 pub mod engine;
 pub mod machine;
 pub mod outcome;

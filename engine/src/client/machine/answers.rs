@@ -1,0 +1,324 @@
+//! What an answer, a refusal or a loss does to a question.
+
+use clustor_shards::turn::PeerId;
+use clustor_wire::ids::LogIndex;
+use clustor_wire::message::{ClientResponseBody, Refusal, RefusalClause};
+
+use super::super::link::InFlight;
+use super::super::pending::ReadAnswer;
+use super::super::question::{Answer, Keying, Question};
+use super::super::timers::Timer;
+use super::asked::Place;
+use super::{Effect, Machine};
+use crate::outcome::Outcome;
+use crate::partition::refusal;
+
+/// Leaders' names that a question follows without a pause: two replicas may each name the other.
+const HINTS_FOLLOWED_MAX: u32 = 3;
+/// Sendings of one question that may be unanswered at once.
+const OPEN_MAX: u32 = 4;
+
+/// What an answer means for its question.
+enum Meaning {
+    Answered(Answer),
+    Refused(Refusal),
+    Doubtful(String),
+    /// It answers something else.
+    Nonsense,
+}
+
+fn meaning(question: &Question, body: ClientResponseBody) -> Meaning {
+    match (question, body) {
+        (
+            Question::Append { partition, .. },
+            ClientResponseBody::Applied {
+                partition: of,
+                term,
+                index,
+                reply,
+                duplicate,
+            },
+        ) if *partition == of => Meaning::Answered(Answer::Append(Outcome::Applied {
+            term,
+            index,
+            reply,
+            duplicate,
+        })),
+        (Question::Append { .. }, ClientResponseBody::Unknown { why, .. }) => {
+            Meaning::Doubtful(why)
+        }
+        (
+            Question::Read { partition, .. },
+            ClientResponseBody::Read {
+                partition: of,
+                term,
+                index,
+                reply,
+            },
+        ) if *partition == of => {
+            Meaning::Answered(Answer::Read(Ok(ReadAnswer { term, index, reply })))
+        }
+        (Question::Status { at, .. }, ClientResponseBody::Status(status))
+            if status.node == at.node && status.shard == at.shard =>
+        {
+            Meaning::Answered(Answer::Status(Ok(status)))
+        }
+        (_, ClientResponseBody::NotExecuted(refused)) => Meaning::Refused(refused),
+        _ => Meaning::Nonsense,
+    }
+}
+
+impl Machine {
+    /// An answer to the attempt `id`. Returns whether it made sense.
+    pub(super) fn settle(
+        &mut self,
+        now: u64,
+        from: PeerId,
+        id: u64,
+        request: InFlight,
+        body: ClientResponseBody,
+    ) -> bool {
+        let Some(asked) = self.asked.get_mut(&request.ticket) else {
+            return true;
+        };
+        let ticket = request.ticket;
+        let partition = asked.question.partition();
+        let meaning = meaning(&asked.question, body);
+        asked.open -= u32::from(request.may_execute);
+        let current = asked.place == Place::Sent(id);
+        match meaning {
+            Meaning::Answered(answer) => {
+                if let Some(partition) = partition {
+                    self.routes.confirm(partition, from, index_of(&answer));
+                }
+                self.finish(ticket, answer);
+            }
+            Meaning::Refused(refused) => self.refused(now, from, ticket, current, refused),
+            Meaning::Doubtful(why) => {
+                let refused = refusal(RefusalClause::Unavailable, why, 0);
+                self.lost(now, from, ticket, current, request.may_execute, refused);
+            }
+            Meaning::Nonsense => {
+                let refused = refusal(
+                    RefusalClause::Unavailable,
+                    format!("node {} answered something else", from.node),
+                    0,
+                );
+                self.lost(now, from, ticket, current, request.may_execute, refused);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// A sending was not executed. `current`: it is the one that decides what is done next.
+    fn refused(&mut self, now: u64, from: PeerId, ticket: u64, current: bool, refused: Refusal) {
+        let asked = self
+            .asked
+            .get_mut(&ticket)
+            .expect("settled while under way");
+        let Some(partition) = asked.question.partition() else {
+            self.refuse_for_good(ticket, refused);
+            return;
+        };
+        let clause = refused.clause;
+        let wanted_ms = refused.retry_after_ms;
+        let mut at_once = false;
+        let mut again = true;
+        match clause {
+            RefusalClause::NotLeader => {
+                at_once = self.routes.not_leader(partition, from, refused.leader);
+            }
+            RefusalClause::NotHere
+            | RefusalClause::Stopping
+            | RefusalClause::Unavailable
+            | RefusalClause::MachineFailed
+            | RefusalClause::MissingContent => self.routes.avoid(partition, from),
+            RefusalClause::Busy => {}
+            RefusalClause::IndexNeeded => match refused.wal_committed {
+                Some(index) if asked.index.is_none() => {
+                    self.routes.confirm(partition, from, index);
+                    at_once = true;
+                }
+                _ => again = false,
+            },
+            RefusalClause::KeyExpired => {
+                // Its index was old from the start, and no sending can have executed: a newer one may be fetched.
+                again = !asked.may_happen() && !asked.renewed;
+                at_once = again;
+                if again {
+                    asked.renewed = true;
+                    asked.index = None;
+                    self.routes.forget_committed(partition);
+                }
+            }
+            RefusalClause::TooLarge | RefusalClause::DiskFull | RefusalClause::Unsupported => {
+                again = false;
+            }
+        }
+        if !again {
+            self.refuse_for_good(ticket, refused);
+            return;
+        }
+        asked.last = Some(refused);
+        if !current {
+            self.finish_if_over(ticket);
+            return;
+        }
+        asked.place = Place::Waiting;
+        if !asked.may_be_repeated() {
+            return;
+        }
+        if at_once && asked.hints_followed < HINTS_FOLLOWED_MAX {
+            asked.hints_followed += 1;
+            self.route(now, ticket);
+        } else {
+            self.pause(now, ticket, wanted_ms);
+        }
+    }
+
+    /// A sending's answer will not come, or says that nobody knows.
+    pub(super) fn lost(
+        &mut self,
+        now: u64,
+        from: PeerId,
+        ticket: u64,
+        current: bool,
+        may_have_executed: bool,
+        why: Refusal,
+    ) {
+        let asked = self
+            .asked
+            .get_mut(&ticket)
+            .expect("settled while under way");
+        asked.doubtful |= may_have_executed;
+        asked.last = Some(why);
+        if let Some(partition) = asked.question.partition() {
+            self.routes.avoid(partition, from);
+        }
+        if !current {
+            self.finish_if_over(ticket);
+            return;
+        }
+        asked.place = Place::Waiting;
+        if !asked.may_be_repeated() {
+            self.finish_if_over(ticket);
+            return;
+        }
+        self.pause(now, ticket, 0);
+    }
+
+    /// A sending is unanswered for long on a connection that lives: asks elsewhere as well, if that does no harm.
+    pub(super) fn ask_elsewhere(&mut self, now: u64, from: PeerId, ticket: u64, id: u64) {
+        let Some(asked) = self.asked.get_mut(&ticket) else {
+            return;
+        };
+        if asked.place != Place::Sent(id) || !asked.may_be_repeated() || asked.open >= OPEN_MAX {
+            return;
+        }
+        asked.place = Place::Waiting;
+        if let Some(partition) = asked.question.partition() {
+            self.routes.avoid(partition, from);
+        }
+        self.pause(now, ticket, 0);
+    }
+
+    /// It is not sent again. If a sending may still execute, its answer is waited for.
+    pub(super) fn refuse_for_good(&mut self, ticket: u64, refused: Refusal) {
+        let asked = self
+            .asked
+            .get_mut(&ticket)
+            .expect("refused while under way");
+        if let Place::Paused { until } = asked.place {
+            self.timers.clear(until, Timer::Again(ticket));
+        }
+        asked.place = Place::Waiting;
+        asked.refused_for_good = true;
+        asked.last = Some(refused);
+        self.finish_if_over(ticket);
+    }
+
+    /// Ends a question that is neither sent again nor has a sending that may still be answered.
+    fn finish_if_over(&mut self, ticket: u64) {
+        let asked = &self.asked[&ticket];
+        let never_again = asked.refused_for_good || !asked.may_be_repeated();
+        if never_again && asked.open == 0 && asked.place == Place::Waiting {
+            let answer = self.without_answer(ticket, None);
+            self.finish(ticket, answer);
+        }
+    }
+
+    /// A question's time is over.
+    pub(super) fn expire(&mut self, ticket: u64, why: &str) {
+        if self.asked.contains_key(&ticket) {
+            let answer = self.without_answer(ticket, Some(why));
+            self.finish(ticket, answer);
+        }
+    }
+
+    /// What is to be said of a question to which nobody gave an answer.
+    fn without_answer(&self, ticket: u64, over: Option<&str>) -> Answer {
+        let asked = &self.asked[&ticket];
+        let last = asked.last.clone();
+        let refused = match (over, last) {
+            (None, Some(last)) => last,
+            (Some(over), Some(mut last)) => {
+                last.message = format!("client: {over}; last: {}", last.message);
+                last
+            }
+            (over, None) => {
+                let over = over.unwrap_or("no answer");
+                refusal(
+                    RefusalClause::Unavailable,
+                    format!("client: {over}, and no node has answered"),
+                    0,
+                )
+            }
+        };
+        match &asked.question {
+            Question::Append {
+                keying, partition, ..
+            } => Answer::Append(if asked.may_happen() {
+                let known = asked.index.or(self.routes.committed(*partition));
+                Outcome::Unknown {
+                    why: refused.message,
+                    key: keying.key(),
+                    wal_committed: known.unwrap_or(LogIndex::ZERO),
+                }
+            } else {
+                Outcome::NotExecuted { refusal: refused }
+            }),
+            Question::Read { .. } => Answer::Read(Err(refused)),
+            Question::Status { .. } => Answer::Status(Err(refused)),
+        }
+    }
+
+    /// Gives a question its one answer.
+    fn finish(&mut self, ticket: u64, answer: Answer) {
+        let asked = self.asked.remove(&ticket).expect("answered once");
+        self.timers.clear(asked.deadline, Timer::Deadline(ticket));
+        if let Place::Paused { until } = asked.place {
+            self.timers.clear(until, Timer::Again(ticket));
+        }
+        if let Question::Append {
+            keying: Keying::New(_) | Keying::Retry(..),
+            ..
+        } = asked.question
+            && let Answer::Append(Outcome::Unknown { .. }) = answer
+        {
+            debug_assert!(
+                asked.index.is_some(),
+                "a key without an index executes nothing"
+            );
+        }
+        self.effects.push_back(Effect::Answer { ticket, answer });
+    }
+}
+
+fn index_of(answer: &Answer) -> LogIndex {
+    match answer {
+        Answer::Append(Outcome::Applied { index, .. }) => *index,
+        Answer::Read(Ok(read)) => read.index,
+        Answer::Append(_) | Answer::Read(Err(_)) | Answer::Status(_) => LogIndex::ZERO,
+    }
+}

@@ -1,0 +1,155 @@
+//! What is asked, and what is answered.
+
+use clustor_shards::turn::PeerId;
+use clustor_wire::frame::FRAME_BODY_BYTES_MAX;
+use clustor_wire::ids::{LogIndex, PartitionId};
+use clustor_wire::message::{
+    ClientRequest, ClientRequestBody, IdempotencyKey, MessageError, Refusal, ShardStatus,
+};
+
+use super::pending::ReadAnswer;
+use crate::outcome::Outcome;
+
+/// The longest command or query in bytes: a frame's body less what stands around it.
+pub const PAYLOAD_BYTES_MAX: usize = FRAME_BODY_BYTES_MAX - 4096;
+
+/// By what repeated sendings of an append are known to be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keying {
+    /// By nothing: it is sent once, and an answer that is lost leaves its outcome unknown.
+    None,
+    /// By a key that was never sent before.
+    New(IdempotencyKey),
+    /// By the key and index of an earlier append whose outcome is unknown.
+    Retry(IdempotencyKey, LogIndex),
+}
+
+impl Keying {
+    pub(super) const fn key(self) -> Option<IdempotencyKey> {
+        match self {
+            Self::None => None,
+            Self::New(key) | Self::Retry(key, _) => Some(key),
+        }
+    }
+}
+
+/// A question for the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// Append a command.
+    Append {
+        /// To which partition.
+        partition: PartitionId,
+        /// Its key.
+        keying: Keying,
+        /// The command, at most [`PAYLOAD_BYTES_MAX`].
+        payload: Vec<u8>,
+    },
+    /// Ask a partition's machine, linearizably.
+    Read {
+        /// Which partition.
+        partition: PartitionId,
+        /// The machine's own query, at most [`PAYLOAD_BYTES_MAX`].
+        query: Vec<u8>,
+    },
+    /// Ask one shard how it stands. Answered with the first refusal or lost connection: it is not asked again.
+    Status {
+        /// Which shard.
+        at: PeerId,
+        /// One partition, or all on that shard.
+        partition: Option<PartitionId>,
+    },
+}
+
+impl Question {
+    /// The partition by which it is routed; `None` for one shard's status.
+    pub(super) const fn partition(&self) -> Option<PartitionId> {
+        match self {
+            Self::Append { partition, .. } | Self::Read { partition, .. } => Some(*partition),
+            Self::Status { .. } => None,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Append { payload, .. } => payload.len(),
+            Self::Read { query, .. } => query.len(),
+            Self::Status { .. } => 0,
+        }
+    }
+
+    /// Whether a sending with this index could execute: an append, unless its key still lacks an index.
+    pub(super) fn may_execute(&self, index: Option<LogIndex>) -> bool {
+        match self {
+            Self::Append { keying, .. } => keying.key().is_none() || index.is_some(),
+            Self::Read { .. } | Self::Status { .. } => false,
+        }
+    }
+
+    /// The answer if it was refused unsent. An append that repeats an earlier one may still happen.
+    pub(super) fn refused(&self, refusal: Refusal) -> Answer {
+        match self {
+            Self::Append {
+                keying: Keying::Retry(key, index),
+                ..
+            } => Answer::Append(Outcome::Unknown {
+                why: refusal.message,
+                key: Some(*key),
+                wal_committed: *index,
+            }),
+            Self::Append { .. } => Answer::Append(Outcome::NotExecuted { refusal }),
+            Self::Read { .. } => Answer::Read(Err(refusal)),
+            Self::Status { .. } => Answer::Status(Err(refusal)),
+        }
+    }
+
+    /// The request's message. The payload moves into it and back: it is copied once, into the frame.
+    pub(super) fn encode(
+        &mut self,
+        id: u64,
+        index: Option<LogIndex>,
+    ) -> Result<Vec<u8>, MessageError> {
+        let mut out = Vec::with_capacity(self.bytes() + 128);
+        let body = match self {
+            Self::Append {
+                partition,
+                keying,
+                payload,
+            } => ClientRequestBody::Append {
+                partition: *partition,
+                key: keying.key().map(|key| (key, index)),
+                payload: core::mem::take(payload),
+            },
+            Self::Read { partition, query } => ClientRequestBody::Read {
+                partition: *partition,
+                query: core::mem::take(query),
+            },
+            Self::Status { partition, .. } => ClientRequestBody::Status {
+                partition: *partition,
+            },
+        };
+        let request = ClientRequest { id, body };
+        let encoded = request.encode(&mut out);
+        match (self, request.body) {
+            (Self::Append { payload, .. }, ClientRequestBody::Append { payload: back, .. }) => {
+                *payload = back;
+            }
+            (Self::Read { query, .. }, ClientRequestBody::Read { query: back, .. }) => {
+                *query = back;
+            }
+            _ => {}
+        }
+        encoded.map(|()| out)
+    }
+}
+
+/// The one answer to a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// What became of an append.
+    Append(Outcome),
+    /// What the machine answered, or why it was not asked.
+    Read(Result<ReadAnswer, Refusal>),
+    /// How the shard stands, or why it did not say.
+    Status(Result<ShardStatus, Refusal>),
+}
