@@ -6,15 +6,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clustor_shards::host::{Claim, DataDir, FileKeyProvider, Identity};
+use clustor_shards::host::{DataDir, FileKeyProvider};
 use clustor_shards::mesh::reply::ReplyPool;
-use clustor_shards::runtime::{Boot, NodeOptions, ShardPlan, start};
+use clustor_shards::runtime::{Build, NodeOptions, ShardPlan};
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{PartitionId, ShardId};
 
 use super::budget::Budget;
 use super::handle::Port;
 use super::leaders::Leaders;
+#[cfg(feature = "net")]
+use super::seat::Member;
+use super::seat::{Core, Seat, Sockets};
 use super::served::Served;
 use super::{Engine, EngineError, Local};
 use crate::machine::{AnyMachine, MachineFactory, StateMachine};
@@ -22,13 +25,11 @@ use crate::outcome::Leadership;
 use crate::profile::Profile;
 use crate::shard_core::{BootError, CoreConfig, LOG_POOL, PartitionSpec, ShardCore};
 
-/// A lone node runs on one shard.
-const LONE_SHARD: ShardId = ShardId(0);
 /// How long a start waits for its partitions to be led; then it returns, and they refuse until they are.
 const READY_WAIT: Duration = Duration::from_secs(5);
 /// Reply cells kept for use again, at most; more are made and freed as needed.
 const OUTCOME_CELLS_MAX: usize = 1_024;
-/// Messages between shards: a lone node's shard has nobody to send to.
+/// Messages that may be under way between two shards; the engine's shards have little to say to each other.
 const MESH_MESSAGES_MAX: usize = 16;
 
 /// What an engine is made of; [`EngineBuilder::start`] makes it.
@@ -39,6 +40,8 @@ pub struct EngineBuilder {
     data: PathBuf,
     profile: Profile,
     partitions: Vec<PartitionPlan>,
+    #[cfg(feature = "net")]
+    member: Option<Member>,
 }
 
 impl core::fmt::Debug for EngineBuilder {
@@ -64,6 +67,8 @@ impl EngineBuilder {
             data,
             profile: Profile::latency(),
             partitions: Vec::new(),
+            #[cfg(feature = "net")]
+            member: None,
         }
     }
 
@@ -84,6 +89,15 @@ impl EngineBuilder {
         self
     }
 
+    /// Makes the engine one node of a cluster. Its partitions are then those that the placement puts on this
+    /// node, each of which must have been given by [`Self::partition`], and no other.
+    #[cfg(feature = "net")]
+    #[must_use]
+    pub fn node(mut self, member: Member) -> Self {
+        self.member = Some(member);
+        self
+    }
+
     /// Runs under this profile instead of [`Profile::latency`].
     #[must_use]
     pub fn profile(mut self, profile: Profile) -> Self {
@@ -97,77 +111,107 @@ impl EngineBuilder {
     /// # Errors
     /// [`EngineError`]. Nothing runs then; and nothing was written where the error is about the builder, the
     /// profile, or a directory that is someone else's.
-    pub fn start(self) -> Result<Engine, EngineError> {
+    pub fn start(mut self) -> Result<Engine, EngineError> {
         self.check()?;
-        let directory = DataDir::open(&self.data, Claim::Alone)?;
-        let budget = Arc::new(Budget::new(
-            self.profile.queue_requests_max,
-            self.profile.queue_bytes_max,
-        ));
+        let mut seat = self.take_seat()?;
+        let directory = DataDir::open(&self.data, seat.claim)?;
         let options = NodeOptions {
             requests_max: self.profile.queue_requests_max as usize,
             mesh_messages_max: MESH_MESSAGES_MAX,
-            cpus: Vec::new(),
+            cpus: core::mem::take(&mut seat.cpus),
         };
+        let node_id = directory.identity().node;
         let entry_bytes_max = self.profile.entry_bytes_max;
-
-        let mut specs = Vec::with_capacity(self.partitions.len());
-        let mut known = Vec::with_capacity(self.partitions.len());
-        let me = PeerId {
-            node: directory.identity().node,
-            shard: LONE_SHARD,
-        };
+        let mut shards: Vec<ShardSeat> = Vec::new();
+        shards.resize_with(seat.shards, || ShardSeat {
+            specs: Vec::new(),
+            known: Vec::new(),
+            leaders: BTreeMap::new(),
+            budget: Arc::new(Budget::new(
+                self.profile.queue_requests_max,
+                self.profile.queue_bytes_max,
+            )),
+        });
         for plan in self.partitions {
-            known.push((plan.id, plan.type_id, plan.type_name));
-            specs.push(PartitionSpec {
+            let place = seat.place(node_id, plan.id)?;
+            let shard = &mut shards[usize::from(place.shard.get())];
+            shard.leaders.insert(plan.id, Arc::default());
+            shard.known.push((plan.id, plan.type_id, plan.type_name));
+            shard.specs.push(PartitionSpec {
                 id: plan.id,
-                voters: vec![me],
+                voters: place.voters,
                 factory: plan.factory,
             });
         }
-        let leadership: BTreeMap<PartitionId, Arc<Leaders>> =
-            known.iter().map(|(id, ..)| (*id, Arc::default())).collect();
-        let plan = ShardPlan {
-            directory: directory.shard(LONE_SHARD)?,
-            pool: LOG_POOL.to_vec(),
-            build: build(
-                directory.identity(),
-                me,
-                specs,
-                self.profile,
-                seed()?,
-                directory.keys().clone(),
-                Arc::clone(&budget),
-                leadership.clone(),
-            ),
-            // Replies go through their own cells.
-            deliver: Box::new(|never| match never {}),
-        };
-        let node = start(&options, vec![plan])?;
-        let port = Arc::new(Port {
-            submitter: node.submitter(LONE_SHARD),
-            budget,
-            outcomes: ReplyPool::new(OUTCOME_CELLS_MAX),
-            entry_bytes_max,
-        });
-        let partitions = known
-            .into_iter()
-            .map(|(id, type_id, type_name)| {
+        let mut plans = Vec::with_capacity(shards.len());
+        for (number, shard) in (0u16..).zip(&mut shards) {
+            let me = PeerId {
+                node: node_id,
+                shard: ShardId(number),
+            };
+            plans.push(ShardPlan {
+                directory: directory.shard(me.shard)?,
+                pool: LOG_POOL.to_vec(),
+                build: build(
+                    CoreConfig {
+                        cluster: directory.identity().cluster,
+                        me,
+                        partitions: core::mem::take(&mut shard.specs),
+                        profile: self.profile.clone(),
+                        io_writer_mode: 0,
+                        seed: seed()?,
+                        placement: seat.placement_file(),
+                    },
+                    directory.keys().clone(),
+                    Arc::clone(&shard.budget),
+                    shard.leaders.clone(),
+                    seat.sockets(me)?,
+                ),
+                // Replies go through their own cells.
+                deliver: Box::new(|never| match never {}),
+            });
+        }
+        let node = seat.start(&options, plans)?;
+        let mut partitions = BTreeMap::new();
+        for (number, shard) in (0u16..).zip(&shards) {
+            let port = Arc::new(Port {
+                submitter: node.submitter(ShardId(number)),
+                budget: Arc::clone(&shard.budget),
+                outcomes: ReplyPool::new(OUTCOME_CELLS_MAX),
+                entry_bytes_max,
+            });
+            for (id, type_id, type_name) in &shard.known {
                 let local = Local {
-                    type_id,
+                    type_id: *type_id,
                     type_name,
                     port: Arc::clone(&port),
-                    leaders: Arc::clone(&leadership[&id]),
+                    leaders: Arc::clone(&shard.leaders[id]),
                 };
-                (id, local)
-            })
-            .collect();
-        wait_until_led(leadership.values());
+                partitions.insert(*id, local);
+            }
+        }
+        if seat.is_alone() {
+            wait_until_led(shards.iter().flat_map(|shard| shard.leaders.values()));
+        }
         Ok(Engine {
             directory,
             partitions,
             node,
         })
+    }
+
+    #[cfg(feature = "net")]
+    fn take_seat(&mut self) -> Result<Seat, EngineError> {
+        match self.member.take() {
+            Some(member) => Seat::of_member(member, self.partitions.iter().map(|plan| plan.id)),
+            None => Ok(Seat::alone()),
+        }
+    }
+
+    #[cfg(not(feature = "net"))]
+    #[expect(clippy::unnecessary_wraps, reason = "a member's seat can be refused")]
+    fn take_seat(&mut self) -> Result<Seat, EngineError> {
+        Ok(Seat::alone())
     }
 
     /// What can be judged before anything is touched.
@@ -185,36 +229,32 @@ impl EngineBuilder {
     }
 }
 
-type Core = Served<ShardCore>;
-type Build = Box<dyn FnOnce(Boot<'_>) -> Result<Core, BootError> + Send>;
+/// What the builder gathers for one shard.
+struct ShardSeat {
+    specs: Vec<PartitionSpec>,
+    known: Vec<(PartitionId, TypeId, &'static str)>,
+    leaders: BTreeMap<PartitionId, Arc<Leaders>>,
+    budget: Arc<Budget>,
+}
 
 /// What makes the shard's core, on the shard's thread.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one caller, every value of another kind"
-)]
 fn build(
-    identity: Identity,
-    me: PeerId,
-    partitions: Vec<PartitionSpec>,
-    profile: Profile,
-    seed: u64,
+    mut config: CoreConfig,
     keys: FileKeyProvider,
     budget: Arc<Budget>,
     leadership: BTreeMap<PartitionId, Arc<Leaders>>,
-) -> Build {
+    sockets: Sockets,
+) -> Build<Core, BootError> {
     Box::new(move |boot| {
-        let config = CoreConfig {
-            cluster: identity.cluster,
-            me,
-            partitions,
-            profile,
-            io_writer_mode: boot.mode as u8,
-            seed,
-            placement: None,
-        };
+        config.io_writer_mode = boot.mode as u8;
         let (core, report) = ShardCore::boot(config, boot.pool, boot.now, boot.disk, &keys)?;
         tracing::info!(shard = %boot.shard, boot = %report.boot, ?report, "recovered");
+        #[cfg(feature = "net")]
+        if let Some(sockets) = sockets {
+            *boot.net = Some(sockets.open(&core, boot.now));
+        }
+        #[cfg(not(feature = "net"))]
+        let () = sockets;
         Ok(Served::new(core, budget, leadership))
     })
 }

@@ -30,6 +30,44 @@ pub enum EngineError {
     /// The system gave no random seed.
     #[error("start: no randomness from the system: {0}")]
     Seed(getrandom::Error),
+    /// The certificate is not a node's.
+    #[cfg(feature = "net")]
+    #[error("certificate: it says {found}, which is no node; use the node's own certificate")]
+    NotANode {
+        /// Who it is.
+        found: String,
+    },
+    /// The placement knows nothing of this node.
+    #[error(
+        "placement: node {node}, which the certificate names, is not in it; sign a placement that has it"
+    )]
+    #[cfg(feature = "net")]
+    NotPlaced {
+        /// The node.
+        node: clustor_wire::ids::NodeId,
+    },
+    /// The builder's partitions are not those of the placement.
+    #[cfg(feature = "net")]
+    #[error("partition {partition} {}", if *.placed { "is placed on this node but was not given to the builder" } else { "was given to the builder but is not placed on this node" })]
+    OtherPartitions {
+        /// One that differs.
+        partition: PartitionId,
+        /// Whether the placement has it here.
+        placed: bool,
+    },
+    /// The port can't be listened on.
+    #[cfg(feature = "net")]
+    #[error("listen on {address}: {error}")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why not.
+        error: std::io::Error,
+    },
+    /// The system does not say which processors may be used.
+    #[cfg(feature = "net")]
+    #[error("processors: {0}")]
+    Processors(std::io::Error),
     /// This node has no replica of the partition.
     #[error("partition {partition} has no replica on this node; its partitions: {known}")]
     NoPartition {

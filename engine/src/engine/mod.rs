@@ -13,7 +13,8 @@
 //! engine.shutdown(Duration::from_secs(5))?;
 //! ```
 //!
-//! Without further words an engine is one node alone: no peers, no certificate, no file to configure.
+//! Without further words an engine is one node alone: no peers, no certificate, no file to configure. The same
+//! lines with `.node(member)` (feature `net`) are one node of a cluster.
 
 mod budget;
 mod builder;
@@ -21,6 +22,7 @@ mod error;
 mod handle;
 mod leaders;
 mod pending;
+mod seat;
 mod served;
 mod submission;
 mod waiting;
@@ -40,6 +42,8 @@ pub use clustor_shards::mesh::watch::Watch;
 pub use error::EngineError;
 pub use handle::{AppendOptions, PartitionHandle, Refused};
 pub use pending::{AppendFuture, ReadError, ReadFuture, StatusFuture};
+#[cfg(feature = "net")]
+pub use seat::Member;
 
 use crate::machine::StateMachine;
 use handle::Port;

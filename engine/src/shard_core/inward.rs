@@ -104,6 +104,9 @@ impl ShardCore {
                 (PeerEvent::Up(peer), _) => {
                     for partition in self.partitions.values_mut() {
                         partition.replica.peer_up(peer);
+                        if partition.replica.is_leader() {
+                            self.touched.insert(partition.id);
+                        }
                     }
                 }
                 (PeerEvent::Frame(_, frame), Some(from)) if self.shared.log.is_open() => {

@@ -1,0 +1,281 @@
+//! Where an engine sits: alone, or as one node of a cluster under a signed placement.
+
+use clustor_shards::host::Claim;
+#[cfg(feature = "net")]
+use clustor_shards::runtime::{Listening, serve};
+use clustor_shards::runtime::{Node, NodeOptions, ShardPlan, start};
+use clustor_shards::turn::PeerId;
+use clustor_wire::ids::{NodeId, PartitionId, ShardId};
+
+use super::EngineError;
+use super::served::Served;
+use super::submission::Submission;
+use crate::shard_core::{BootError, ShardCore};
+
+/// What runs on a shard.
+pub(super) type Core = Served<ShardCore>;
+
+/// What opens a shard's sockets; nothing for a lone node.
+#[cfg(feature = "net")]
+pub(super) type Sockets = Option<cluster::ShardSockets>;
+#[cfg(not(feature = "net"))]
+pub(super) type Sockets = ();
+
+/// A partition's place on this node.
+pub(super) struct Place {
+    pub shard: ShardId,
+    pub voters: Vec<PeerId>,
+}
+
+/// Where the engine sits.
+pub(super) struct Seat {
+    /// Who may use the data directory.
+    pub claim: Claim,
+    /// How many data shards it has.
+    pub shards: usize,
+    /// The processors to pin them to.
+    pub cpus: Vec<usize>,
+    #[cfg(feature = "net")]
+    member: Option<cluster::Seated>,
+}
+
+impl Seat {
+    /// A lone node, on one shard.
+    pub fn alone() -> Self {
+        Self {
+            claim: Claim::Alone,
+            shards: 1,
+            cpus: Vec::new(),
+            #[cfg(feature = "net")]
+            member: None,
+        }
+    }
+
+    #[cfg(feature = "net")]
+    pub fn is_alone(&self) -> bool {
+        self.member.is_none()
+    }
+
+    #[cfg(not(feature = "net"))]
+    #[expect(clippy::unused_self, reason = "a member is not alone")]
+    pub fn is_alone(&self) -> bool {
+        true
+    }
+
+    /// Where a partition's replica lies on this node.
+    pub fn place(&self, node: NodeId, partition: PartitionId) -> Result<Place, EngineError> {
+        #[cfg(feature = "net")]
+        if let Some(member) = &self.member {
+            return member.place(partition);
+        }
+        let _ = partition;
+        Ok(Place {
+            shard: ShardId(0),
+            voters: vec![PeerId {
+                node,
+                shard: ShardId(0),
+            }],
+        })
+    }
+
+    /// The signed placement's bytes, for clients that ask.
+    #[cfg(feature = "net")]
+    pub fn placement_file(&self) -> Option<Vec<u8>> {
+        let member = self.member.as_ref()?;
+        Some(member.placement.file().to_vec())
+    }
+
+    #[cfg(not(feature = "net"))]
+    #[expect(clippy::unused_self, reason = "a member has one")]
+    pub fn placement_file(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// What opens the sockets of a shard.
+    #[cfg(feature = "net")]
+    pub fn sockets(&self, me: PeerId) -> Result<Sockets, EngineError> {
+        self.member
+            .as_ref()
+            .map(|member| member.sockets(me))
+            .transpose()
+    }
+
+    #[cfg(not(feature = "net"))]
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "a member has some"
+    )]
+    pub fn sockets(&self, _: PeerId) -> Result<Sockets, EngineError> {
+        Ok(())
+    }
+
+    /// Starts the shards, and for a member the thread that accepts connections.
+    pub fn start(
+        &mut self,
+        options: &NodeOptions,
+        plans: Vec<ShardPlan<Core, BootError>>,
+    ) -> Result<Node<Submission>, EngineError> {
+        #[cfg(feature = "net")]
+        if let Some(member) = &mut self.member
+            && let Some(listener) = member.listener.take()
+        {
+            let listening = Listening::new(listener, Some(member.control_cpu));
+            return Ok(serve(options, plans, listening)?);
+        }
+        Ok(start(options, plans)?)
+    }
+}
+
+#[cfg(feature = "net")]
+pub use cluster::Member;
+
+#[cfg(feature = "net")]
+mod cluster {
+    use std::collections::BTreeSet;
+    use std::net::{SocketAddr, TcpListener};
+    use std::sync::Arc;
+
+    use clustor_shards::host::{Claim, Topology};
+    use clustor_shards::log::record::{CODEC_BINARY, RECORD_VERSION};
+    use clustor_shards::net::{LocalShard, NetLimits, ShardNet, TlsIdentity};
+    use clustor_shards::turn::{PeerId, Time};
+    use clustor_wire::ids::{NodeId, PartitionId};
+
+    use super::{Place, Seat};
+    use crate::engine::EngineError;
+    use crate::security::{Placement, Role};
+    use crate::shard_core::ShardCore;
+
+    /// One node of a cluster: which, under which placement, and how it proves it.
+    #[derive(Debug, Clone)]
+    pub struct Member {
+        /// The signed placement, the same on every node.
+        pub placement: Placement,
+        /// Its certificate, key and CA; which node it is, its certificate says.
+        pub identity: TlsIdentity,
+        /// Where to listen; `None` for the placement's address.
+        pub listen: Option<SocketAddr>,
+    }
+
+    pub(in crate::engine) struct Seated {
+        pub placement: Arc<Placement>,
+        pub listener: Option<TcpListener>,
+        pub control_cpu: usize,
+        node: NodeId,
+        identity: TlsIdentity,
+    }
+
+    impl Seat {
+        /// A member's seat. Everything that can be refused is, before anything is written: the certificate, the
+        /// partitions, the port.
+        pub fn of_member(
+            member: Member,
+            given: impl Iterator<Item = PartitionId>,
+        ) -> Result<Self, EngineError> {
+            let Role::Node(node) = *member.identity.id().role() else {
+                return Err(EngineError::NotANode {
+                    found: member.identity.id().to_string(),
+                });
+            };
+            let placed = member
+                .placement
+                .node(node)
+                .ok_or(EngineError::NotPlaced { node })?;
+            let here: BTreeSet<PartitionId> = (0..placed.shards)
+                .flat_map(|shard| {
+                    let at = PeerId {
+                        node,
+                        shard: clustor_wire::ids::ShardId(shard),
+                    };
+                    member.placement.partitions_on(at).to_vec()
+                })
+                .collect();
+            let given: BTreeSet<PartitionId> = given.collect();
+            if let Some(partition) = here.symmetric_difference(&given).next() {
+                return Err(EngineError::OtherPartitions {
+                    partition: *partition,
+                    placed: here.contains(partition),
+                });
+            }
+            let topology = Topology::detect().map_err(EngineError::Processors)?;
+            let address = member.listen.unwrap_or(placed.address);
+            let listener = TcpListener::bind(address)
+                .map_err(|error| EngineError::Listen { address, error })?;
+            Ok(Self {
+                claim: Claim::Member(member.placement.cluster(), node),
+                shards: usize::from(placed.shards),
+                cpus: topology.data,
+                member: Some(Seated {
+                    placement: Arc::new(member.placement),
+                    listener: Some(listener),
+                    control_cpu: topology.control,
+                    node,
+                    identity: member.identity,
+                }),
+            })
+        }
+    }
+
+    impl Seated {
+        pub fn place(&self, partition: PartitionId) -> Result<Place, EngineError> {
+            let not_placed = EngineError::OtherPartitions {
+                partition,
+                placed: false,
+            };
+            let placement = &self.placement;
+            match (
+                placement.shard_of(partition, self.node),
+                placement.replicas(partition),
+            ) {
+                (Some(shard), Some(voters)) => Ok(Place {
+                    shard,
+                    voters: voters.to_vec(),
+                }),
+                _ => Err(not_placed),
+            }
+        }
+
+        pub fn sockets(&self, me: PeerId) -> Result<ShardSockets, EngineError> {
+            Ok(ShardSockets {
+                me,
+                placement: Arc::clone(&self.placement),
+                identity: self.identity.clone(),
+                seed: getrandom::u64().map_err(EngineError::Seed)?,
+            })
+        }
+    }
+
+    /// What opens a shard's sockets once its core is there.
+    pub(in crate::engine) struct ShardSockets {
+        me: PeerId,
+        placement: Arc<Placement>,
+        identity: TlsIdentity,
+        seed: u64,
+    }
+
+    impl ShardSockets {
+        pub fn open(self, core: &ShardCore, now: Time) -> ShardNet {
+            let local = LocalShard {
+                cluster: self.placement.cluster(),
+                node: self.me.node,
+                shard: self.me.shard,
+                boot: core.boot_number(),
+                last_chain: core.log().retired_chain(),
+                placement_digest: self.placement.digest(),
+                record_version: RECORD_VERSION,
+                record_codec: CODEC_BINARY,
+            };
+            let peers = self.placement.peers_of(self.me);
+            ShardNet::new(
+                local,
+                self.identity,
+                &peers,
+                NetLimits::default(),
+                self.seed,
+                now,
+            )
+            .expect("the seat was taken with this node's certificate")
+        }
+    }
+}
