@@ -8,9 +8,13 @@
 //! - [`config`]: a node's config file
 //! - [`certs`]: certificates, keys and the signed placement of a cluster
 //! - [`inspect`]: what lies in a shard's files
+//! - [`kv`]: the key-value machine and its commands
+//! - [`serve`]: one node of a cluster
 
 pub mod certs;
 pub mod config;
 pub mod exit;
 pub mod files;
 pub mod inspect;
+pub mod kv;
+pub mod serve;

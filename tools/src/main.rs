@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use clustor_tools::certs::{self, CertsArgs};
 use clustor_tools::exit::{CommandError, EXIT_HELP, Exit};
 use clustor_tools::inspect::{self, InspectArgs};
+use clustor_tools::serve::{self, ServeArgs};
 
 /// Clustor: a replication engine that makes an ordered log durable on a quorum of machines.
 #[derive(Debug, Parser)]
@@ -20,6 +21,7 @@ struct Arguments {
 enum Command {
     Certs(CertsArgs),
     Inspect(InspectArgs),
+    Serve(ServeArgs),
 }
 
 fn main() -> ExitCode {
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
     let result = match &arguments.command {
         Command::Certs(args) => certs::run(args, &mut out),
         Command::Inspect(args) => inspect::run(args, &mut out),
+        Command::Serve(args) => serve::run(args, &mut out),
     };
     let result = result.and_then(|()| out.flush().map_err(CommandError::failed));
     match result {
