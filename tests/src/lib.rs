@@ -4,6 +4,8 @@
 //!
 //! - [`disk`]: one shard's disk, with its crash model
 //! - [`log_life`]: a shard's log lived through crashes and faults, and checked
+//! - [`cluster`]: whole clusters on such disks and a faulty network, checked at every step
 
+pub mod cluster;
 pub mod disk;
 pub mod log_life;

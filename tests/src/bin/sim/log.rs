@@ -1,36 +1,14 @@
-//! `sim`: runs simulations from seeds, and replays one.
+//! `sim log`: lives of one shard's log.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime};
 
-use clap::{Args, Parser, Subcommand};
+use clap::Args;
 use clustor_sim::log_life::life::{self, LifeReport};
 
-#[derive(Parser)]
-#[command(
-    version,
-    about = "Runs Clustor's simulations from seeds, and replays one"
-)]
-struct Cli {
-    #[command(subcommand)]
-    what: What,
-}
-
-#[derive(Subcommand)]
-enum What {
-    /// Lives of one shard's log: crashes, power losses, failed flushes, damage.
-    ///
-    /// Examples:
-    ///   sim log --seed 42            replay one life and print what happened
-    ///   sim log --seeds 100000       live that many lives, from seed 1 on
-    ///   sim log --seconds 60         as many as go into a minute
-    ///   sim log --fresh --seconds 60 the same, from a seed that nobody has lived yet
-    #[command(verbatim_doc_comment)]
-    Log(Seeds),
-}
-
+/// Which lives.
 #[derive(Args)]
-struct Seeds {
+pub struct Seeds {
     /// Run this seed alone and print what happened
     #[arg(long, conflicts_with_all = ["seeds", "seconds"])]
     seed: Option<u64>,
@@ -51,15 +29,8 @@ struct Seeds {
     failures_max: u64,
 }
 
-fn main() -> ExitCode {
-    // A life that panics is reported with its seed; the hook would only print it twice.
-    std::panic::set_hook(Box::new(|_| {}));
-    match Cli::parse().what {
-        What::Log(seeds) => log(&seeds),
-    }
-}
-
-fn log(seeds: &Seeds) -> ExitCode {
+/// Lives them.
+pub fn run(seeds: &Seeds) -> ExitCode {
     if let Some(seed) = seeds.seed {
         return replay(seed);
     }

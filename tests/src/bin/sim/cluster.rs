@@ -1,0 +1,131 @@
+//! `sim`: whole clusters.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use clustor_sim::cluster::run::{self, Report, STEPS_MAX};
+use clustor_sim::cluster::trace::Trace;
+
+/// Seeds between two lines of progress.
+const BATCH: u64 = 100;
+
+/// Which clusters.
+#[derive(Args)]
+pub struct Seeds {
+    /// Run this seed alone and print what happens, one line an event
+    #[arg(long, conflicts_with_all = ["seeds", "seconds", "from"])]
+    seed: Option<u64>,
+    /// With --seed: print nothing but the end
+    #[arg(long, requires = "seed")]
+    quiet: bool,
+    /// Steps of a run, at most
+    #[arg(long, default_value_t = STEPS_MAX)]
+    steps: u64,
+    /// Run this many seeds [default: 100]
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// Stop after this many seconds
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// The first seed [default: from the clock]
+    #[arg(long)]
+    from: Option<u64>,
+    /// Stop at this many failures
+    #[arg(long, default_value_t = 1)]
+    failures_max: u64,
+}
+
+/// Runs them.
+pub fn run(seeds: &Seeds) -> ExitCode {
+    match seeds.seed {
+        Some(seed) => replay(seed, seeds),
+        None => many(seeds),
+    }
+}
+
+fn print(line: &str) {
+    // Whoever reads may have seen enough.
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}
+
+fn describe(report: &Report) -> String {
+    format!(
+        "seed {} held: steps={} virtual_ms={} acknowledged={} reads={} boots={}{}",
+        report.seed,
+        report.steps,
+        report.virtual_us / 1000,
+        report.acknowledged,
+        report.reads,
+        report.boots,
+        if report.finished { "" } else { ", cut short" }
+    )
+}
+
+fn replay(seed: u64, seeds: &Seeds) -> ExitCode {
+    let trace = if seeds.quiet {
+        Trace::Off
+    } else {
+        Trace::Print(Box::new(print))
+    };
+    match run::run(seed, seeds.steps, trace) {
+        Ok(report) => {
+            print(&describe(&report));
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A seed nobody ran before, short enough to be told on the telephone.
+fn fresh() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    since.as_millis() as u64 % 1_000_000_000 * 1_000
+}
+
+fn many(seeds: &Seeds) -> ExitCode {
+    let first = seeds.from.unwrap_or_else(fresh);
+    let count = match (seeds.seeds, seeds.seconds) {
+        (Some(count), _) => count,
+        (None, Some(_)) => u64::MAX - first,
+        (None, None) => BATCH,
+    };
+    let deadline = seeds
+        .seconds
+        .map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let (mut runs, mut failed) = (0u64, 0u64);
+    let (mut steps, mut acknowledged, mut reads, mut boots) = (0u64, 0u64, 0u64, 0u64);
+    for seed in first..first.saturating_add(count) {
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) || failed >= seeds.failures_max {
+            break;
+        }
+        if runs.is_multiple_of(BATCH) {
+            print(&format!("seeds {seed}.."));
+        }
+        runs += 1;
+        match run::run(seed, seeds.steps, Trace::Off) {
+            Ok(report) => {
+                steps += report.steps;
+                acknowledged += report.acknowledged;
+                reads += report.reads;
+                boots += report.boots;
+            }
+            Err(failure) => {
+                eprintln!("{failure}");
+                failed += 1;
+            }
+        }
+    }
+    print(&format!(
+        "runs={runs} failed={failed} steps={steps} acknowledged={acknowledged} reads={reads} boots={boots}"
+    ));
+    ExitCode::from(u8::from(failed > 0))
+}

@@ -1,0 +1,145 @@
+//! State-machine safety: every machine of a partition takes the same commands at the same indexes, in the same
+//! order, and no operation twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clustor_wire::ids::LogIndex;
+
+use super::{Violation, must};
+use crate::cluster::machine::Taken;
+
+/// What the machines of one partition agreed on.
+#[derive(Debug, Default)]
+pub struct Agreed {
+    taken: Vec<Taken>,
+    ops: BTreeMap<u64, usize>,
+    /// Operations all of whose attempts were refused: they must never be taken.
+    never: BTreeSet<u64>,
+    /// Acknowledged at an index, seen in no machine yet.
+    expected: BTreeMap<LogIndex, u64>,
+}
+
+impl Agreed {
+    /// The commands, in order.
+    #[must_use]
+    pub fn taken(&self) -> &[Taken] {
+        &self.taken
+    }
+
+    /// The command at an index, and its place in the list.
+    #[must_use]
+    pub fn at(&self, index: LogIndex) -> Option<(usize, &Taken)> {
+        let place = self
+            .taken
+            .binary_search_by_key(&index, |taken| taken.index)
+            .ok()?;
+        Some((place, &self.taken[place]))
+    }
+
+    /// Whether an operation was taken.
+    #[must_use]
+    pub fn has(&self, op: u64) -> bool {
+        self.ops.contains_key(&op)
+    }
+
+    /// Compares what a machine took from its `verified`th command on.
+    pub(crate) fn compare(
+        &mut self,
+        who: &str,
+        verified: usize,
+        taken: &[Taken],
+    ) -> Result<(), Violation> {
+        for (place, item) in taken.iter().enumerate().skip(verified) {
+            if let Some(known) = self.taken.get(place) {
+                must(known == item, "machines take the same commands", || {
+                    format!("{who}: command {place} is {item:?}, elsewhere {known:?}")
+                })?;
+            } else {
+                self.extend(who, place, *item)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn extend(&mut self, who: &str, place: usize, item: Taken) -> Result<(), Violation> {
+        let after = self.taken.last().map_or(LogIndex::ZERO, |last| last.index);
+        must(
+            item.index > after,
+            "machines take commands in index order",
+            || format!("{who}: {item:?} comes after index {after}"),
+        )?;
+        let before = self.ops.insert(item.op, place);
+        must(
+            before.is_none(),
+            "an operation executes at most once",
+            || {
+                format!(
+                    "{who}: operation {} at index {}, and before at {:?}",
+                    item.op,
+                    item.index,
+                    before.and_then(|place| self.taken.get(place))
+                )
+            },
+        )?;
+        must(
+            !self.never.contains(&item.op),
+            "what was refused never happens",
+            || {
+                format!(
+                    "{who}: operation {} at index {} was refused",
+                    item.op, item.index
+                )
+            },
+        )?;
+        if let Some(op) = self.expected.remove(&item.index) {
+            must(op == item.op, "what is acknowledged stays", || {
+                format!(
+                    "{who}: index {} was acknowledged for operation {op}, taken is {item:?}",
+                    item.index
+                )
+            })?;
+        }
+        self.taken.push(item);
+        Ok(())
+    }
+
+    /// An operation was acknowledged at an index that no machine has taken yet.
+    pub(crate) fn expect(&mut self, index: LogIndex, op: u64) -> Result<(), Violation> {
+        let last = self.taken.last().map_or(LogIndex::ZERO, |last| last.index);
+        let gone = index <= last && self.at(index).is_none_or(|(_, taken)| taken.op != op);
+        must(!gone, "what is acknowledged stays", || {
+            format!("index {index} was acknowledged for operation {op}, the machines have another")
+        })?;
+        if index > last {
+            self.expected.insert(index, op);
+        }
+        Ok(())
+    }
+
+    /// All attempts of an operation were refused.
+    pub(crate) fn refuse(&mut self, op: u64) -> Result<(), Violation> {
+        self.never.insert(op);
+        must(!self.has(op), "what was refused never happens", || {
+            format!("operation {op} was refused and has been executed")
+        })
+    }
+
+    /// An operation that was refused is tried again.
+    pub(crate) fn retry(&mut self, op: u64) {
+        self.never.remove(&op);
+    }
+
+    /// The end of a run: everything acknowledged was taken.
+    pub(crate) fn settle(&self) -> Result<(), Violation> {
+        must(
+            self.expected.is_empty(),
+            "what is acknowledged stays",
+            || {
+                format!(
+                    "acknowledged and in no machine at the end: {:?}",
+                    self.expected
+                )
+            },
+        )
+    }
+}

@@ -1,0 +1,42 @@
+//! What the disks alone say: each is copied as a power loss would leave it, recovered, and looked at.
+
+use clustor_shards::buffer::{BlockPool, SizeClass};
+use clustor_shards::log::{LogIdentity, ShardLog};
+use clustor_shards::turn::PeerId;
+use clustor_wire::ids::{LogIndex, PartitionId, Term};
+
+use super::Violation;
+use crate::cluster::host::SimKey;
+use crate::cluster::layout::{CLUSTER, Layout};
+use crate::disk::SimDisk;
+
+/// The log on a copy of a disk from which a power loss has taken everything that was not flushed.
+///
+/// # Errors
+/// If it can't be recovered.
+pub(crate) fn recovered(
+    layout: &Layout,
+    shard: PeerId,
+    disk: &SimDisk,
+) -> Result<ShardLog, Violation> {
+    let mut copy = SimDisk::new(0);
+    copy.restore(disk.image());
+    let identity = LogIdentity {
+        cluster: CLUSTER,
+        node: shard.node,
+        shard: shard.shard,
+    };
+    let pool = BlockPool::new(&[SizeClass { blocks: 1, runs: 1 }]);
+    let options = layout.profile.log_options(0);
+    ShardLog::recover(&mut copy, identity, options, &SimKey, pool)
+        .map(|recovery| recovery.log)
+        .map_err(|error| Violation::new("a shard boots from its own disk", error.to_string()))
+}
+
+/// Whether a recovered log holds an entry, content and all.
+pub(crate) fn holds(log: &ShardLog, partition: PartitionId, index: LogIndex, term: Term) -> bool {
+    log.quarantine().is_none()
+        && log.partition(partition).is_some_and(|log| {
+            log.term_at(index) == Some(term) && log.missing.iter().all(|lost| lost.first > index)
+        })
+}

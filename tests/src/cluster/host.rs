@@ -1,0 +1,147 @@
+//! One shard of one node: its core while it runs, its disk always.
+
+use clustor_engine::partition::Partition;
+use clustor_engine::request::Request;
+use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore, log_pool};
+use clustor_shards::log::{Kek, KeyError, KeyProvider, RecoveryReport};
+use clustor_shards::turn::{Inbox, PeerId, Time};
+use clustor_wire::ids::PartitionId;
+
+use super::check::Violation;
+use super::layout::{CLUSTER, Layout};
+use super::machine::{History, Sabotage};
+use crate::disk::SimDisk;
+
+/// Every simulated node has the same key.
+pub(crate) struct SimKey;
+
+impl KeyProvider for SimKey {
+    fn kek(&self) -> Result<Kek, KeyError> {
+        Ok(Kek::new([7; 32].into()))
+    }
+}
+
+/// A shard.
+pub struct Host {
+    pub(crate) id: PeerId,
+    pub(crate) core: Option<ShardCore>,
+    pub(crate) disk: SimDisk,
+    pub(crate) inbox: Inbox<Request, CoreMesh>,
+    /// The next turn, if one is filed.
+    pub(crate) turn_at: Option<u64>,
+    /// The disk's next micro-step, if one is filed.
+    pub(crate) disk_at: Option<u64>,
+    /// The disk does nothing until it is thawed.
+    pub(crate) disk_frozen: bool,
+    /// The process gets no processor before this moment.
+    pub(crate) stalled_until: u64,
+    /// Boots so far.
+    pub(crate) boots: u64,
+    /// Turns in a row in which nothing came, nothing left and hardly any time passed.
+    pub(crate) idle_turns: u32,
+    pub(crate) last_turn_us: u64,
+    /// Orders the shard's machines to fail.
+    pub(crate) sabotage: Sabotage,
+    /// Its clock is ahead of virtual time by this much.
+    clock_us: u64,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host")
+            .field("id", &self.id)
+            .field("runs", &self.core.is_some())
+            .field("boots", &self.boots)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Host {
+    pub(crate) fn new(id: PeerId, layout: &Layout, seed: u64) -> Self {
+        Self {
+            id,
+            core: None,
+            disk: SimDisk::with_options(seed, layout.disk),
+            inbox: Inbox::default(),
+            turn_at: None,
+            disk_at: None,
+            disk_frozen: false,
+            stalled_until: 0,
+            boots: 0,
+            idle_turns: 0,
+            last_turn_us: 0,
+            sabotage: Sabotage::default(),
+            // Clocks of different nodes have nothing to do with each other.
+            clock_us: 1_000_000 + id.node.get() * 777_777_777,
+        }
+    }
+
+    /// The shard's own clock.
+    pub(crate) fn clock(&self, now_us: u64) -> Time {
+        Time(now_us + self.clock_us)
+    }
+
+    /// When the shard's clock says `time`.
+    pub(crate) fn moment(&self, time: Time) -> u64 {
+        time.0.saturating_sub(self.clock_us)
+    }
+
+    /// Whether it runs.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        self.core.is_some()
+    }
+
+    /// A partition of it, while it runs.
+    #[must_use]
+    pub fn partition(&self, partition: PartitionId) -> Option<&Partition> {
+        self.core.as_ref()?.partition(partition)
+    }
+
+    /// What a partition's machine holds, while it runs.
+    #[must_use]
+    pub fn history(&self, partition: PartitionId) -> Option<&History> {
+        self.partition(partition)?.machine()?.as_any().downcast_ref()
+    }
+
+    /// Starts the process: the disk as it is now, everything else new.
+    pub(crate) fn boot(
+        &mut self,
+        layout: &Layout,
+        now_us: u64,
+        seed: u64,
+    ) -> Result<RecoveryReport, Violation> {
+        self.boots += 1;
+        self.inbox = Inbox::default();
+        let sabotage = &self.sabotage;
+        let partitions = layout
+            .partitions
+            .iter()
+            .filter(|partition| partition.voters.contains(&self.id))
+            .map(|partition| {
+                let sabotage = sabotage.clone();
+                PartitionSpec {
+                    id: partition.id,
+                    voters: partition.voters.clone(),
+                    factory: Box::new(move |_| Box::new(History::new(sabotage.clone()))),
+                }
+            })
+            .collect();
+        let config = CoreConfig {
+            cluster: CLUSTER,
+            me: self.id,
+            partitions,
+            profile: layout.profile.clone(),
+            io_writer_mode: 0,
+            seed,
+            placement: None,
+        };
+        let now = self.clock(now_us);
+        let (core, report) =
+            ShardCore::boot(config, log_pool(), now, &mut self.disk, &SimKey).map_err(|error| {
+                Violation::new("a shard boots from its own disk", error.to_string())
+            })?;
+        self.core = Some(core);
+        Ok(report)
+    }
+}

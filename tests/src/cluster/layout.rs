@@ -1,0 +1,96 @@
+//! Who is in a cluster: shards, partitions and their voters, and what every node runs with.
+
+use clustor_engine::profile::Profile;
+use clustor_shards::turn::PeerId;
+use clustor_wire::ids::{ClusterId, NodeId, PartitionId, ShardId};
+
+use crate::disk::SimDiskOptions;
+
+/// The id of every simulated cluster.
+pub const CLUSTER: ClusterId = ClusterId(7);
+
+/// A partition and who votes in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionLayout {
+    /// Its id.
+    pub id: PartitionId,
+    /// Its voters, ascending.
+    pub voters: Vec<PeerId>,
+}
+
+impl PartitionLayout {
+    /// How many voters are a majority.
+    #[must_use]
+    pub fn majority(&self) -> usize {
+        self.voters.len() / 2 + 1
+    }
+}
+
+/// A cluster as it is set up.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// Every shard of every node, ascending.
+    pub shards: Vec<PeerId>,
+    /// Every partition, ascending.
+    pub partitions: Vec<PartitionLayout>,
+    /// What every node runs with.
+    pub profile: Profile,
+    /// The disks.
+    pub disk: SimDiskOptions,
+}
+
+/// A shard of a node.
+#[must_use]
+pub const fn peer(node: u64, shard: u16) -> PeerId {
+    PeerId {
+        node: NodeId(node),
+        shard: ShardId(shard),
+    }
+}
+
+impl Layout {
+    /// `nodes` nodes of one shard each; partitions 1 to `partitions`, every node a voter of each.
+    #[must_use]
+    pub fn plain(nodes: u64, partitions: u128, profile: Profile) -> Self {
+        let shards: Vec<PeerId> = (1..=nodes).map(|node| peer(node, 0)).collect();
+        Self {
+            partitions: (1..=partitions)
+                .map(|id| PartitionLayout {
+                    id: PartitionId(id),
+                    voters: shards.clone(),
+                })
+                .collect(),
+            shards,
+            profile,
+            disk: SimDiskOptions::default(),
+        }
+    }
+
+    /// The nodes, ascending.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeId> {
+        let mut nodes: Vec<NodeId> = self.shards.iter().map(|shard| shard.node).collect();
+        nodes.dedup();
+        nodes
+    }
+
+    /// A partition.
+    #[must_use]
+    pub fn partition(&self, id: PartitionId) -> Option<&PartitionLayout> {
+        self.partitions.iter().find(|partition| partition.id == id)
+    }
+}
+
+/// A shipped profile with everything as small as a simulation wants it: rolling over, catching up from disk and
+/// forgetting keys all happen within seconds.
+#[must_use]
+pub fn small(mut profile: Profile) -> Profile {
+    profile.segment_bytes = 256 << 10;
+    profile.segment_blocks_per_slot = 1;
+    profile.batch_bytes_max = 16 << 10;
+    profile.entry_bytes_max = 8 << 10;
+    profile.append_batch_bytes_max = 16 << 10;
+    profile.cache_bytes_max = 64 << 10;
+    profile.inflight_bytes_max = 128 << 10;
+    profile
+}

@@ -1,0 +1,24 @@
+//! Clusters in simulation: shard cores on simulated disks and a faulty network, checked at every step.
+//!
+//! - `queue`: what happens next
+//! - [`trace`]: one line for each event
+//! - [`machine`]: what the clusters run
+//! - [`layout`]: who is in a cluster
+//! - [`messages`], [`network`]: frames, and what becomes of them
+//! - [`host`]: one shard, its core and its disk
+//! - [`check`]: what must hold
+//! - [`world`]: all of it together, one event a step
+//! - [`swarm`], [`load`], [`run`]: what a seed draws, its clients, and its run
+
+pub mod check;
+pub mod host;
+pub mod layout;
+pub mod load;
+pub mod machine;
+pub mod messages;
+pub mod network;
+mod queue;
+pub mod run;
+pub mod swarm;
+pub mod trace;
+pub mod world;

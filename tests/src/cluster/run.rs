@@ -1,0 +1,600 @@
+//! One seed: a cluster under load and faults, then without faults, until it has shown that it lives.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use clustor_engine::outcome::{Outcome, RefusalClause};
+use clustor_engine::request::{Reply, RequestBody, Wait};
+use clustor_shards::disk::FileKind;
+use clustor_shards::turn::PeerId;
+use clustor_wire::ids::NodeId;
+use rand::{Rng, SeedableRng};
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+use super::check::Violation;
+use super::load::Clients;
+use super::machine::History;
+use super::network::NetworkOptions;
+use super::swarm::{Every, Faults, Swarm};
+use super::trace::Trace;
+use super::world::{Happened, World};
+use crate::disk::{Crash, WriteFault};
+
+/// From the last fault to a write and a read in every partition and to all replicas having applied everything,
+/// in microseconds of virtual time, at most.
+pub const LIVENESS_US_MAX: u64 = 20_000_000;
+/// Steps of one run, if nothing else is asked.
+pub const STEPS_MAX: u64 = 2_000_000;
+/// Copies of disks recovered in one run, at most (each is one proof of an acknowledgement or a vote).
+const PROOFS_MAX: u32 = 24;
+/// Wake tokens from here on are the run's own; below are clients'.
+const FAULT_TOKEN: u64 = 1 << 62;
+/// Operations of the last phase: numbers clients don't reach.
+const PROBE_OP: u64 = 1 << 40;
+
+/// How a run went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Its seed.
+    pub seed: u64,
+    /// Events carried out.
+    pub steps: u64,
+    /// Virtual time, in microseconds.
+    pub virtual_us: u64,
+    /// Acknowledged appends.
+    pub acknowledged: u64,
+    /// Answered reads.
+    pub reads: u64,
+    /// Boots of shards.
+    pub boots: u64,
+    /// Whether it came to its end, and was not cut short by the number of steps.
+    pub finished: bool,
+}
+
+/// A run that broke a rule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "seed {seed} failed at step {step}, {at_us} us: {what}\nreplay: cargo run --release -p clustor-sim --bin sim -- --seed {seed} --steps {step}"
+)]
+pub struct Failure {
+    /// The seed.
+    pub seed: u64,
+    /// Events carried out.
+    pub step: u64,
+    /// Virtual time, in microseconds.
+    pub at_us: u64,
+    /// The rule, or what panicked.
+    pub what: String,
+}
+
+/// Runs a seed, for at most so many steps.
+///
+/// # Errors
+/// The rule that was broken, or the panic.
+pub fn run(seed: u64, steps_max: u64, trace: Trace) -> Result<Report, Box<Failure>> {
+    let mut run = Run::new(seed, steps_max, trace);
+    let outcome = catch_unwind(AssertUnwindSafe(|| run.whole()));
+    let what = match outcome {
+        Ok(Ok(finished)) => return Ok(run.report(finished)),
+        Ok(Err(violation)) => violation.to_string(),
+        Err(panic) => format!("panicked: {}", said(&*panic)),
+    };
+    run.world.say(|| format!("FAILED {what}"));
+    Err(Box::new(Failure {
+        seed,
+        step: run.world.steps(),
+        at_us: run.world.now_us(),
+        what,
+    }))
+}
+
+fn said(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "(no message)".to_owned())
+}
+
+/// The faults, as wake tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Kill,
+    Power,
+    Blackout,
+    Stop,
+    Cut,
+    Reset,
+    Stall,
+    Full,
+    Sabotage,
+    Disk,
+    Heal,
+    Room,
+}
+
+const FAULTS: [Fault; 12] = [
+    Fault::Kill,
+    Fault::Power,
+    Fault::Blackout,
+    Fault::Stop,
+    Fault::Cut,
+    Fault::Reset,
+    Fault::Stall,
+    Fault::Full,
+    Fault::Sabotage,
+    Fault::Disk,
+    Fault::Heal,
+    Fault::Room,
+];
+
+fn token_of(fault: Fault) -> u64 {
+    let place = FAULTS.iter().position(|known| *known == fault).unwrap_or(0);
+    FAULT_TOKEN | place as u64
+}
+
+struct Run {
+    seed: u64,
+    steps_max: u64,
+    world: World,
+    faults: Faults,
+    chaos_us: u64,
+    clients: Clients,
+    rng: Xoshiro256PlusPlus,
+    calm: bool,
+}
+
+impl Run {
+    fn new(seed: u64, steps_max: u64, trace: Trace) -> Self {
+        let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+        let swarm = Swarm::draw(&mut rng);
+        let mut world = World::new(swarm.layout.clone(), swarm.network, rng.random());
+        world.trace = trace;
+        world.set_proofs(PROOFS_MAX);
+        world.say(|| format!("seed {seed}: {swarm:?}"));
+        let clients = Clients::new(&mut world, swarm.load, rng.random());
+        Self {
+            seed,
+            steps_max,
+            world,
+            faults: swarm.faults,
+            chaos_us: swarm.chaos_us,
+            clients,
+            rng,
+            calm: false,
+        }
+    }
+
+    fn report(&self, finished: bool) -> Report {
+        Report {
+            seed: self.seed,
+            steps: self.world.steps(),
+            virtual_us: self.world.now_us(),
+            acknowledged: self.world.clients().acknowledged,
+            reads: self.world.clients().reads,
+            boots: self.world.hosts().map(|host| host.boots).sum(),
+            finished,
+        }
+    }
+
+    fn whole(&mut self) -> Result<bool, Violation> {
+        for node in self.world.layout().nodes() {
+            let at = self.rng.random_range(0..200_000);
+            self.world.boot_at(node, at);
+        }
+        for fault in FAULTS {
+            self.file(fault);
+        }
+        while self.world.now_us() < self.chaos_us {
+            if !self.step(|_, _| {})? {
+                return Ok(false);
+            }
+        }
+        self.calm_down();
+        self.must_live()
+    }
+
+    /// One step; false if there are to be no more.
+    fn step(&mut self, mut on_reply: impl FnMut(PeerId, &Reply)) -> Result<bool, Violation> {
+        if self.world.steps() >= self.steps_max {
+            return Ok(false);
+        }
+        match self.world.step()? {
+            None => return Ok(false),
+            Some(Happened::Nothing) => {}
+            Some(Happened::Wake(token)) if token >= FAULT_TOKEN => self.injure(token),
+            Some(Happened::Wake(token)) => self.clients.on_wake(&mut self.world, token),
+            Some(Happened::Replies(replies)) => {
+                for (from, reply) in replies {
+                    on_reply(from, &reply);
+                    self.clients.on_reply(&mut self.world, &reply);
+                }
+            }
+            Some(Happened::Stopped(node)) => self.start_later(node),
+        }
+        Ok(true)
+    }
+
+    // ---- faults
+
+    fn every(&self, fault: Fault) -> Every {
+        let faults = &self.faults;
+        match fault {
+            Fault::Kill => faults.kill,
+            Fault::Power => faults.power,
+            Fault::Blackout => faults.blackout,
+            Fault::Stop => faults.stop,
+            Fault::Cut => faults.cut,
+            Fault::Reset => faults.reset,
+            Fault::Stall => faults.stall,
+            Fault::Full => faults.full,
+            Fault::Sabotage => faults.sabotage,
+            Fault::Disk => faults.fragile.and(faults.disk),
+            Fault::Heal | Fault::Room => None,
+        }
+    }
+
+    /// Files the next fault of a kind.
+    fn file(&mut self, fault: Fault) {
+        if let Some(every) = self.every(fault) {
+            let at = self.world.now_us() + self.rng.random_range(1..=2 * every);
+            self.world.wake_at(at, token_of(fault));
+        }
+    }
+
+    fn any_node(&mut self) -> NodeId {
+        let nodes = self.world.layout().nodes();
+        nodes[self.rng.random_range(0..nodes.len())]
+    }
+
+    fn any_shard(&mut self) -> PeerId {
+        let shards = &self.world.layout().shards;
+        shards[self.rng.random_range(0..shards.len())]
+    }
+
+    fn start_later(&mut self, node: NodeId) {
+        let at = self.world.now_us() + self.rng.random_range(1_000..=self.faults.down_us_max);
+        self.world.boot_at(node, at);
+    }
+
+    fn injure(&mut self, token: u64) {
+        let place = usize::try_from(token - FAULT_TOKEN).unwrap_or(usize::MAX);
+        let Some(fault) = FAULTS.get(place).copied() else {
+            return;
+        };
+        if self.calm {
+            return;
+        }
+        match fault {
+            Fault::Kill => self.end_one(Crash::Kill),
+            Fault::Power => self.end_one(Crash::Power),
+            Fault::Blackout => {
+                for node in self.world.layout().nodes() {
+                    self.world.crash(node, Crash::Power);
+                    self.start_later(node);
+                }
+            }
+            Fault::Stop => {
+                let node = self.any_node();
+                self.world.stop(node);
+            }
+            Fault::Cut => self.cut(),
+            Fault::Heal => self.heal(),
+            Fault::Reset => {
+                let (a, b) = (self.any_shard(), self.any_shard());
+                if a.node != b.node {
+                    self.world.reset_session(a, b);
+                }
+            }
+            Fault::Stall => {
+                let shard = self.any_shard();
+                let for_us = self.rng.random_range(1_000..=self.faults.stall_us_max);
+                self.world.stall(shard, for_us);
+            }
+            Fault::Full => {
+                let shard = self.any_shard();
+                self.world.say(|| format!("the disk of {shard:?} is full"));
+                self.world.host_mut(shard).disk.set_full(true);
+                let at = self.world.now_us() + self.rng.random_range(10_000..1_000_000);
+                self.world.wake_at(at, token_of(Fault::Room));
+            }
+            Fault::Room => self.make_room(),
+            Fault::Sabotage => {
+                let shard = self.any_shard();
+                let order = self.world.host_mut(shard).sabotage.clone();
+                order.store(1, std::sync::atomic::Ordering::Relaxed);
+                self.world.say(|| format!("a machine of {shard:?} will fail"));
+            }
+            Fault::Disk => self.fail_disk(),
+        }
+        self.file(fault);
+    }
+
+    fn end_one(&mut self, crash: Crash) {
+        let node = self.any_node();
+        if self.world.node_runs(node) {
+            self.world.crash(node, crash);
+            self.start_later(node);
+        }
+    }
+
+    /// Cuts a random set of nodes off from the others, in one direction or both.
+    fn cut(&mut self) {
+        let nodes = self.world.layout().nodes();
+        let apart: Vec<bool> = nodes.iter().map(|_| self.rng.random_bool(0.5)).collect();
+        let both = self.rng.random_bool(0.7);
+        for (a, a_apart) in nodes.iter().zip(&apart) {
+            for (b, b_apart) in nodes.iter().zip(&apart) {
+                if *a_apart && !*b_apart {
+                    self.world.network_mut().cut(*a, *b);
+                    if both {
+                        self.world.network_mut().cut(*b, *a);
+                    }
+                }
+            }
+        }
+        self.world
+            .say(|| format!("cut {apart:?} off, both ways: {both}"));
+        let at = self.world.now_us() + self.rng.random_range(10_000..=self.faults.cut_us_max);
+        self.world.wake_at(at, token_of(Fault::Heal));
+    }
+
+    fn heal(&mut self) {
+        self.world.network_mut().heal();
+        self.world.say(|| "cuts are healed".to_owned());
+        for shard in self.world.layout().shards.clone() {
+            self.world.connect_all(shard);
+        }
+    }
+
+    fn make_room(&mut self) {
+        for shard in self.world.layout().shards.clone() {
+            self.world.host_mut(shard).disk.set_full(false);
+        }
+        self.world.say(|| "disks have room".to_owned());
+    }
+
+    /// The next flush or write of the fragile node fails.
+    fn fail_disk(&mut self) {
+        let Some(node) = self.faults.fragile else {
+            return;
+        };
+        self.world.mark_damaged(node);
+        let shards = self.world.layout().shards.clone();
+        let kind = if self.rng.random_bool(0.5) {
+            FileKind::Segment
+        } else {
+            FileKind::Ledger
+        };
+        let how = self.rng.random_range(0..3);
+        for shard in shards.into_iter().filter(|shard| shard.node == node) {
+            let disk = &mut self.world.host_mut(shard).disk;
+            match how {
+                0 => disk.fail_next_flush(kind),
+                1 => disk.fault_next_write(kind, WriteFault::Error),
+                _ => disk.fault_next_write(kind, WriteFault::Short),
+            }
+            self.world
+                .say(|| format!("the disk of {shard:?} will fail: {kind:?} {how}"));
+        }
+    }
+
+    // ---- calm
+
+    /// No more faults; what is down comes up, what failed is restarted.
+    fn calm_down(&mut self) {
+        self.calm = true;
+        self.clients.resting = true;
+        self.world.say(|| "no more faults".to_owned());
+        self.world.network_mut().set_options(NetworkOptions {
+            delay_us: (50, 2_000),
+            ..NetworkOptions::CALM
+        });
+        self.make_room();
+        for node in self.world.layout().nodes() {
+            // A disk that failed is failed until a restart.
+            let failed = self
+                .world
+                .hosts()
+                .filter(|host| host.id.node == node)
+                .any(|host| {
+                    let core = host.core.as_ref();
+                    core.is_some_and(|core| core.log().failure().is_some())
+                        || host.disk.has_planted_fault()
+                });
+            if failed {
+                self.world.crash(node, Crash::Kill);
+            }
+            let at = self.world.now_us() + 3_000_000;
+            self.world.boot_at(node, self.world.now_us() + 1);
+            // One that was stopping then is down now.
+            self.world.boot_at(node, at);
+        }
+        self.heal();
+    }
+
+    /// Every partition serves a write and a read, and every undamaged replica applies everything, in bounded time.
+    fn must_live(&mut self) -> Result<bool, Violation> {
+        let until = self.world.now_us() + LIVENESS_US_MAX;
+        let mut probes: Vec<Probe> = Vec::new();
+        for (partition, number) in self.world.layout().partitions.iter().zip(0..) {
+            probes.push(Probe {
+                partition: partition.clone(),
+                op: PROBE_OP + number,
+                stage: Stage::Write,
+                ticket: None,
+                next_us: self.world.now_us(),
+                at: 0,
+            });
+        }
+        loop {
+            let waiting = probes.iter().filter(|p| p.stage != Stage::Done).count();
+            if waiting == 0 && self.all_applied() {
+                break;
+            }
+            if self.world.now_us() > until {
+                return Err(Violation::new(
+                    "when faults stop, every partition serves",
+                    format!("after {LIVENESS_US_MAX} us: {}", self.state_of(&probes)),
+                ));
+            }
+            for probe in &mut probes {
+                probe.ask(&mut self.world);
+            }
+            // The probes' pace needs an event at least this often.
+            let at = self.world.now_us() + 20_000;
+            if self.world.next_at_us().is_none_or(|next| next > at) {
+                self.world.wake_at(at, u64::MAX);
+            }
+            let mut replies = Vec::new();
+            let goes_on = self.step(|from, reply| {
+                if let Some(heard) = Heard::of(from, reply) {
+                    replies.push(heard);
+                }
+            })?;
+            for heard in &replies {
+                probes.iter_mut().for_each(|probe| probe.hear(heard, self.world.now_us()));
+            }
+            if !goes_on {
+                return Ok(false);
+            }
+        }
+        self.drain()?;
+        self.world.settle()?;
+        Ok(true)
+    }
+
+    /// Answers of what clients still wait for.
+    fn drain(&mut self) -> Result<(), Violation> {
+        let until = self.world.now_us() + 1_000_000;
+        while self.world.now_us() < until && self.step(|_, _| {})? {}
+        Ok(())
+    }
+
+    /// Whether every replica on an undamaged disk has applied everything that is committed.
+    fn all_applied(&self) -> bool {
+        self.world.layout().partitions.iter().all(|partition| {
+            let committed = self.world.consensus().committed(partition.id);
+            partition.voters.iter().all(|voter| {
+                self.world.is_damaged(voter.node)
+                    || self
+                        .world
+                        .host(*voter)
+                        .and_then(|host| host.partition(partition.id))
+                        .is_some_and(|found| found.applied() >= committed && found.machine().is_some())
+            })
+        })
+    }
+
+    fn state_of(&self, probes: &[Probe]) -> String {
+        let mut text = String::new();
+        for probe in probes {
+            text.push_str(&format!("p{} {:?}: ", probe.partition.id.get(), probe.stage));
+            for voter in &probe.partition.voters {
+                let host = self.world.host(*voter);
+                match host.and_then(|host| host.partition(probe.partition.id)) {
+                    Some(found) => text.push_str(&format!("{voter:?} {:?}; ", found.status())),
+                    None => text.push_str(&format!("{voter:?} is down; ")),
+                }
+            }
+        }
+        text
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Write,
+    Read,
+    Done,
+}
+
+/// A write and then a read in one partition, tried until they succeed.
+struct Probe {
+    partition: super::layout::PartitionLayout,
+    op: u64,
+    stage: Stage,
+    ticket: Option<u64>,
+    next_us: u64,
+    at: usize,
+}
+
+/// What a probe needs of a reply.
+struct Heard {
+    ticket: u64,
+    served: bool,
+    leader: Option<NodeId>,
+}
+
+impl Heard {
+    fn of(_: PeerId, reply: &Reply) -> Option<Self> {
+        let ticket = reply.ticket()?;
+        let (served, refusal) = match reply {
+            Reply::Append {
+                outcome: Outcome::Applied { .. },
+                ..
+            }
+            | Reply::Read { found: Ok(_), .. } => (true, None),
+            Reply::Append {
+                outcome: Outcome::NotExecuted { refusal },
+                ..
+            }
+            | Reply::Read {
+                found: Err(refusal),
+                ..
+            } => (false, Some(refusal)),
+            _ => (false, None),
+        };
+        let leader = refusal
+            .filter(|refusal| refusal.clause == RefusalClause::NotLeader)
+            .and_then(|refusal| refusal.leader);
+        Some(Self {
+            ticket,
+            served,
+            leader,
+        })
+    }
+}
+
+impl Probe {
+    fn ask(&mut self, world: &mut World) {
+        if self.stage == Stage::Done || world.now_us() < self.next_us {
+            return;
+        }
+        self.next_us = world.now_us() + 300_000;
+        let to = self.partition.voters[self.at % self.partition.voters.len()];
+        self.at += 1;
+        let ticket = match self.stage {
+            Stage::Write => {
+                // Each try is an operation of its own: an append without a key is never retried.
+                self.op += 1 << 10;
+                let body = RequestBody::Append {
+                    payload: self.op.to_le_bytes().to_vec(),
+                    key: None,
+                    wait: Wait::Applied,
+                };
+                world.append(to, self.partition.id, self.op, body)
+            }
+            _ => world.read(to, self.partition.id, RequestBody::Read(History::reader())),
+        };
+        self.ticket = Some(ticket);
+    }
+
+    fn hear(&mut self, heard: &Heard, now_us: u64) {
+        if self.ticket != Some(heard.ticket) {
+            return;
+        }
+        self.ticket = None;
+        self.next_us = now_us + 10_000;
+        if heard.served {
+            self.stage = match self.stage {
+                Stage::Write => Stage::Read,
+                _ => Stage::Done,
+            };
+            // The same shard serves the read.
+            self.at += self.partition.voters.len() - 1;
+        } else if let Some(leader) = heard.leader {
+            let place = self.partition.voters.iter().position(|v| v.node == leader);
+            self.at = place.unwrap_or(self.at);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! What a seed draws: the cluster, its load, and which faults are on and how strong.
+//!
+//! Most faults are off on most seeds (swarm testing, Groce et al., ISSTA 2012): a run in which everything fails
+//! at once never gets far enough to show what one fault alone would.
+
+use clustor_engine::profile::Profile;
+use clustor_shards::turn::PeerId;
+use clustor_wire::ids::{NodeId, PartitionId};
+use rand::Rng;
+use rand::seq::SliceRandom;
+use rand_xoshiro::Xoshiro256PlusPlus;
+
+use super::layout::{Layout, PartitionLayout, peer, small};
+use super::network::NetworkOptions;
+use crate::disk::{SimDiskOptions, Timing};
+
+/// How often something is done, on average, in microseconds; `None` for never.
+pub type Every = Option<u64>;
+
+/// The faults of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Faults {
+    /// A process is killed.
+    pub kill: Every,
+    /// A node loses power.
+    pub power: Every,
+    /// Every node loses power at once.
+    pub blackout: Every,
+    /// A node is stopped in order.
+    pub stop: Every,
+    /// A node that is down is started again after at most this long.
+    pub down_us_max: u64,
+    /// Nodes are cut off from each other.
+    pub cut: Every,
+    /// A cut lasts at most this long.
+    pub cut_us_max: u64,
+    /// A session ends.
+    pub reset: Every,
+    /// A process gets no processor.
+    pub stall: Every,
+    /// For at most this long.
+    pub stall_us_max: u64,
+    /// A disk is full for a while.
+    pub full: Every,
+    /// A machine fails.
+    pub sabotage: Every,
+    /// A flush or a write fails on the node whose disk may fail.
+    pub disk: Every,
+    /// The node whose disk may fail.
+    pub fragile: Option<NodeId>,
+}
+
+/// The load of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    /// Clients.
+    pub clients: u64,
+    /// From an answer to the next operation, in microseconds, at most.
+    pub think_us_max: u64,
+    /// Of 100 operations, how many are reads.
+    pub reads: u32,
+    /// Of 100 appends, how many have a key.
+    pub keyed: u32,
+    /// Bytes of a command, at most.
+    pub payload_bytes_max: usize,
+    /// A client gives up waiting after at most this long.
+    pub patience_us_max: u64,
+}
+
+/// Everything a seed draws.
+#[derive(Debug, Clone)]
+pub struct Swarm {
+    /// The cluster.
+    pub layout: Layout,
+    /// The network while faults are on.
+    pub network: NetworkOptions,
+    /// The faults.
+    pub faults: Faults,
+    /// The load.
+    pub load: Load,
+    /// How long faults are on, in microseconds.
+    pub chaos_us: u64,
+}
+
+fn pick<T: Copy>(rng: &mut Xoshiro256PlusPlus, from: &[T]) -> T {
+    from[rng.random_range(0..from.len())]
+}
+
+impl Swarm {
+    /// Draws everything.
+    #[must_use]
+    pub fn draw(rng: &mut Xoshiro256PlusPlus) -> Self {
+        let nodes = pick(rng, &[1, 3, 3, 3, 3, 5]);
+        let layout = draw_layout(rng, nodes);
+        let faults = draw_faults(rng, &layout);
+        Self {
+            network: draw_network(rng),
+            faults,
+            load: draw_load(rng),
+            chaos_us: rng.random_range(1_000_000..8_000_000),
+            layout,
+        }
+    }
+}
+
+fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64) -> Layout {
+    let shards_per_node = pick(rng, &[1, 1, 2]);
+    let shards: Vec<PeerId> = (1..=nodes)
+        .flat_map(|node| (0..shards_per_node).map(move |shard| peer(node, shard)))
+        .collect();
+    let count = rng.random_range(1..=4);
+    let partitions = (1..=count)
+        .map(|id| {
+            let mut on: Vec<u64> = (1..=nodes).collect();
+            on.shuffle(rng);
+            let voters = if nodes == 5 && rng.random_bool(0.5) {
+                3
+            } else if rng.random_bool(0.1) {
+                1
+            } else {
+                nodes as usize
+            };
+            let mut voters: Vec<PeerId> = on[..voters]
+                .iter()
+                .map(|node| peer(*node, rng.random_range(0..shards_per_node)))
+                .collect();
+            voters.sort_unstable();
+            PartitionLayout {
+                id: PartitionId(id),
+                voters,
+            }
+        })
+        .collect();
+    let mut profile = small(if rng.random_bool(0.5) {
+        Profile::latency()
+    } else {
+        Profile::throughput()
+    });
+    profile.segment_bytes = pick(rng, &[256 << 10, 256 << 10, 1 << 20]);
+    profile.segment_blocks_per_slot = pick(rng, &[1, 1, 4]);
+    profile.idempotency_keys_max = pick(rng, &[8, 64, 1024]);
+    profile.cache_bytes_max = pick(rng, &[16 << 10, 64 << 10, 1 << 20]);
+    profile.chains_in_flight_max = pick(rng, &[1, 4, 8]);
+    profile.apply_entries_max = pick(rng, &[1, 16, 512]);
+    let (write, flush) = pick(rng, &[(40, 120), (100, 1_000), (500, 20_000)]);
+    let disk = SimDiskOptions {
+        timing: Timing {
+            write_us: (10, write),
+            flush_us: (40, flush),
+            read_us: (20, write * 2),
+        },
+        ..SimDiskOptions::default()
+    };
+    Layout {
+        shards,
+        partitions,
+        profile,
+        disk,
+    }
+}
+
+fn draw_network(rng: &mut Xoshiro256PlusPlus) -> NetworkOptions {
+    let delay = pick(rng, &[(20, 60), (50, 500), (200, 5_000), (1_000, 40_000)]);
+    NetworkOptions {
+        delay_us: delay,
+        lost: pick(rng, &[0, 0, 10, 50, 200]),
+        repeated: pick(rng, &[0, 0, 20, 100]),
+        late: pick(rng, &[0, 0, 20, 200]),
+        late_us_max: pick(rng, &[2_000, 50_000, 800_000]),
+    }
+}
+
+fn draw_faults(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Faults {
+    let mut every = |share: f64, least: u64, most: u64| {
+        rng.random_bool(share)
+            .then(|| rng.random_range(least..=most))
+    };
+    let (kill, power) = (
+        every(0.4, 200_000, 2_000_000),
+        every(0.4, 200_000, 2_000_000),
+    );
+    let blackout = every(0.15, 1_000_000, 4_000_000);
+    let (stop, cut) = (
+        every(0.2, 500_000, 3_000_000),
+        every(0.4, 300_000, 2_000_000),
+    );
+    let (reset, stall) = (
+        every(0.3, 50_000, 1_000_000),
+        every(0.3, 100_000, 1_000_000),
+    );
+    let (full, sabotage) = (
+        every(0.1, 500_000, 2_000_000),
+        every(0.15, 300_000, 2_000_000),
+    );
+    let disk = every(0.15, 300_000, 2_000_000);
+    // One node's disk may fail, and no partition depends on it alone.
+    let redundant = layout.partitions.iter().all(|p| p.voters.len() > 2);
+    let fragile = (redundant && disk.is_some()).then(|| pick(rng, &layout.nodes()));
+    Faults {
+        kill,
+        power,
+        blackout,
+        stop,
+        down_us_max: pick(rng, &[50_000, 500_000, 2_000_000]),
+        cut,
+        cut_us_max: pick(rng, &[100_000, 1_000_000, 3_000_000]),
+        reset,
+        stall,
+        stall_us_max: pick(rng, &[20_000, 200_000, 1_000_000]),
+        full,
+        sabotage,
+        disk,
+        fragile,
+    }
+}
+
+fn draw_load(rng: &mut Xoshiro256PlusPlus) -> Load {
+    Load {
+        clients: rng.random_range(1..=8),
+        think_us_max: pick(rng, &[1_000, 20_000, 200_000]),
+        reads: pick(rng, &[0, 20, 50]),
+        keyed: pick(rng, &[0, 50, 100]),
+        payload_bytes_max: pick(rng, &[16, 200, 4_000]),
+        patience_us_max: pick(rng, &[50_000, 500_000, 2_000_000]),
+    }
+}
