@@ -42,5 +42,5 @@ pub use keys::{Kek, KeyError, KeyProvider, LogIdentity};
 pub use options::{LogOptions, OptionsError};
 pub use proof::{HardStateDurable, LocalDurable};
 pub use read::{ReadOutcome, ReadRefusal};
-pub use recovery::{Quarantine, RecoverError, Recovery, RecoveryReport};
+pub use recovery::{Damage, Quarantine, RecoverError, Recovery, RecoveryReport};
 pub use writer::{LogRefusal, Mode, Retirement, ShardLog};

@@ -101,7 +101,10 @@ impl Host {
     /// What a partition's machine holds, while it runs.
     #[must_use]
     pub fn history(&self, partition: PartitionId) -> Option<&History> {
-        self.partition(partition)?.machine()?.as_any().downcast_ref()
+        self.partition(partition)?
+            .machine()?
+            .as_any()
+            .downcast_ref()
     }
 
     /// Starts the process: the disk as it is now, everything else new.
@@ -137,8 +140,8 @@ impl Host {
             placement: None,
         };
         let now = self.clock(now_us);
-        let (core, report) =
-            ShardCore::boot(config, log_pool(), now, &mut self.disk, &SimKey).map_err(|error| {
+        let (core, report) = ShardCore::boot(config, log_pool(), now, &mut self.disk, &SimKey)
+            .map_err(|error| {
                 Violation::new("a shard boots from its own disk", error.to_string())
             })?;
         self.core = Some(core);

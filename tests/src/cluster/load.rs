@@ -53,6 +53,8 @@ pub struct Clients {
     rng: Xoshiro256PlusPlus,
     /// No new operations are begun.
     pub resting: bool,
+    /// Nothing is asked any more.
+    pub silent: bool,
 }
 
 /// The wake token of a client: its number and epoch.
@@ -71,6 +73,7 @@ impl Clients {
             ops: 0,
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             resting: false,
+            silent: false,
         };
         for client in 0..usize::try_from(load.clients).unwrap_or(1) {
             clients.clients.push(Client {
@@ -96,7 +99,7 @@ impl Clients {
             .clients
             .get(client)
             .is_some_and(|c| token(client, c.epoch) == woken);
-        if !current {
+        if !current || self.silent {
             return;
         }
         match self.clients[client].doing.take() {
@@ -147,7 +150,9 @@ impl Clients {
             op,
             key,
             wait,
-            payload_bytes: self.rng.random_range(8..=self.load.payload_bytes_max.max(8)),
+            payload_bytes: self
+                .rng
+                .random_range(8..=self.load.payload_bytes_max.max(8)),
             attempts: 0,
             ticket: None,
             to: None,
@@ -190,7 +195,10 @@ impl Clients {
 
     /// An answer, which was found to hold.
     pub fn on_reply(&mut self, world: &mut World, reply: &Reply) {
-        let Some(client) = reply.ticket().and_then(|ticket| self.tickets.remove(&ticket)) else {
+        let Some(client) = reply
+            .ticket()
+            .and_then(|ticket| self.tickets.remove(&ticket))
+        else {
             return;
         };
         let waits = self.clients[client].doing.as_ref().and_then(|d| d.ticket);

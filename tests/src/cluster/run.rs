@@ -302,7 +302,8 @@ impl Run {
                 let shard = self.any_shard();
                 let order = self.world.host_mut(shard).sabotage.clone();
                 order.store(1, std::sync::atomic::Ordering::Relaxed);
-                self.world.say(|| format!("a machine of {shard:?} will fail"));
+                self.world
+                    .say(|| format!("a machine of {shard:?} will fail"));
             }
             Fault::Disk => self.fail_disk(),
         }
@@ -452,7 +453,9 @@ impl Run {
                 }
             })?;
             for heard in &replies {
-                probes.iter_mut().for_each(|probe| probe.hear(heard, self.world.now_us()));
+                probes
+                    .iter_mut()
+                    .for_each(|probe| probe.hear(heard, self.world.now_us()));
             }
             if !goes_on {
                 return Ok(false);
@@ -463,8 +466,9 @@ impl Run {
         Ok(true)
     }
 
-    /// Answers of what clients still wait for.
+    /// Clients ask no more, and whoever still waits is answered.
     fn drain(&mut self) -> Result<(), Violation> {
+        self.clients.silent = true;
         let until = self.world.now_us() + 1_000_000;
         while self.world.now_us() < until && self.step(|_, _| {})? {}
         Ok(())
@@ -480,7 +484,9 @@ impl Run {
                         .world
                         .host(*voter)
                         .and_then(|host| host.partition(partition.id))
-                        .is_some_and(|found| found.applied() >= committed && found.machine().is_some())
+                        .is_some_and(|found| {
+                            found.applied() >= committed && found.machine().is_some()
+                        })
             })
         })
     }
@@ -488,7 +494,11 @@ impl Run {
     fn state_of(&self, probes: &[Probe]) -> String {
         let mut text = String::new();
         for probe in probes {
-            text.push_str(&format!("p{} {:?}: ", probe.partition.id.get(), probe.stage));
+            text.push_str(&format!(
+                "p{} {:?}: ",
+                probe.partition.id.get(),
+                probe.stage
+            ));
             for voter in &probe.partition.voters {
                 let host = self.world.host(*voter);
                 match host.and_then(|host| host.partition(probe.partition.id)) {

@@ -104,7 +104,9 @@ fn many(seeds: &Seeds) -> ExitCode {
     let (mut runs, mut failed) = (0u64, 0u64);
     let (mut steps, mut acknowledged, mut reads, mut boots) = (0u64, 0u64, 0u64, 0u64);
     for seed in first..first.saturating_add(count) {
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) || failed >= seeds.failures_max {
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline)
+            || failed >= seeds.failures_max
+        {
             break;
         }
         if runs.is_multiple_of(BATCH) {

@@ -19,11 +19,7 @@ use clap::{Parser, Subcommand};
 ///   sim --seeds 1000 --from 1         those seeds
 ///   sim --scenario tests/scenarios/vote_once.txt
 #[derive(Parser)]
-#[command(
-    version,
-    verbatim_doc_comment,
-    args_conflicts_with_subcommands = true
-)]
+#[command(version, verbatim_doc_comment, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     what: Option<What>,

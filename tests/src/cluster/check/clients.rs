@@ -104,7 +104,10 @@ impl Clients {
         let Some(number) = reply.ticket() else {
             return Ok(None);
         };
-        let asked = self.tickets.remove(&number).filter(|asked| asked.to == from);
+        let asked = self
+            .tickets
+            .remove(&number)
+            .filter(|asked| asked.to == from);
         let Some(asked) = asked else {
             return Err(Violation::new(
                 "a request is answered once, by whom it was sent to",
@@ -115,7 +118,12 @@ impl Clients {
             (Reply::Append { outcome, .. }, Some(op)) => {
                 self.on_append(consensus, asked, op, outcome)
             }
-            (Reply::Read { found: Ok(found), .. }, None) => {
+            (
+                Reply::Read {
+                    found: Ok(found), ..
+                },
+                None,
+            ) => {
                 let seen = found.downcast_ref::<Seen>().copied();
                 let Some(seen) = seen else {
                     return Err(Violation::new("a read finds what it asks", "not a Seen"));
@@ -225,10 +233,12 @@ impl Clients {
 
     /// The end of a run: every request to a shard that lived on was answered.
     pub(crate) fn settle(&self) -> Result<(), Violation> {
-        must(
-            self.tickets.is_empty(),
-            "every request is answered",
-            || format!("{} were not, among them {:?}", self.tickets.len(), self.tickets.first_key_value()),
-        )
+        must(self.tickets.is_empty(), "every request is answered", || {
+            format!(
+                "{} were not, among them {:?}",
+                self.tickets.len(),
+                self.tickets.first_key_value()
+            )
+        })
     }
 }

@@ -251,6 +251,8 @@ impl Consensus {
                     },
                 )?;
             }
+            // A term that was not durable was spoken of to nobody.
+            replica.term = Term::ZERO;
             replica.committed = LogIndex::ZERO;
             replica.applied = LogIndex::ZERO;
             replica.verified = 0;
@@ -276,6 +278,8 @@ impl Consensus {
                 .durable(status.partition)
                 .map_or(LogIndex::ZERO, |durable| durable.index());
             let who = format!("p{} on {}", status.partition.get(), name(me));
+            // Before the log is open it vouches for nothing, yet its disk holds what it held.
+            let durable = core.is_open().then_some(durable);
             self.look_at_log(&who, me, &status, log, durable)?;
             self.look_at_commit(&who, me, &status)?;
             self.look_at_leader(&who, me, &status)?;
@@ -290,7 +294,7 @@ impl Consensus {
         me: PeerId,
         status: &PartitionStatus,
         log: &PartitionLog,
-        durable: LogIndex,
+        durable: Option<LogIndex>,
     ) -> Result<(), Violation> {
         must(
             status.last_index == log.last,
@@ -298,9 +302,9 @@ impl Consensus {
             || format!("{who}: {} and {}", status.last_index, log.last),
         )?;
         must(
-            status.durable <= durable || status.missing > 0,
+            status.durable <= durable.unwrap_or_default() || status.missing > 0,
             "a replica vouches for what its log does",
-            || format!("{who}: {} and {durable}", status.durable),
+            || format!("{who}: {} and {durable:?}", status.durable),
         )?;
         let known = self.known.entry(status.partition).or_default();
         let replica = known.replicas.entry(me).or_default();
@@ -308,7 +312,7 @@ impl Consensus {
             format!("{who}: {} after {}", status.term, replica.term)
         })?;
         replica.term = status.term;
-        replica.durable = durable;
+        replica.durable = durable.unwrap_or(replica.durable);
         if replica.last == log.last && replica.runs == log.terms {
             return Ok(());
         }

@@ -1,0 +1,55 @@
+//! Whole clusters on seeds. A failure names its seed and the command that replays it.
+
+use clustor_sim::cluster::run::{STEPS_MAX, run};
+use clustor_sim::cluster::trace::Trace;
+
+/// Seeds that are run; `CLUSTOR_SIM_SEEDS` asks for more.
+const SEEDS: u64 = 400;
+
+fn seeds() -> u64 {
+    std::env::var("CLUSTOR_SIM_SEEDS")
+        .ok()
+        .map_or(SEEDS, |text| text.parse().expect("a number of seeds"))
+}
+
+#[test]
+fn every_rule_holds_on_every_seed() {
+    let (mut acknowledged, mut reads, mut boots) = (0, 0, 0);
+    for seed in 1..=seeds() {
+        let report = run(seed, STEPS_MAX, Trace::Off).unwrap_or_else(|failure| panic!("{failure}"));
+        assert!(report.finished, "seed {seed} takes too many steps");
+        acknowledged += report.acknowledged;
+        reads += report.reads;
+        boots += report.boots;
+    }
+    // The runs must be worth running: clients are served, and nodes restart again and again.
+    assert!(acknowledged > 100 * seeds(), "{acknowledged}");
+    assert!(reads > 20 * seeds(), "{reads}");
+    assert!(boots > 5 * seeds(), "{boots}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace_bit_for_bit() {
+    for seed in [2, 25, 54] {
+        let trace = || {
+            let mut lines = Vec::new();
+            let sink = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+            let into = std::rc::Rc::clone(&sink);
+            let report = run(
+                seed,
+                20_000,
+                Trace::Print(Box::new(move |line| {
+                    into.borrow_mut().push(line.to_owned())
+                })),
+            );
+            lines.append(&mut sink.borrow_mut());
+            (report, lines)
+        };
+        let (report, lines) = trace();
+        assert!(lines.len() > 1_000);
+        assert!(
+            (report, lines) == trace(),
+            "seed {seed} differs from itself"
+        );
+    }
+}
