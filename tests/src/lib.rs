@@ -5,7 +5,9 @@
 //! - [`disk`]: one shard's disk, with its crash model
 //! - [`log_life`]: a shard's log lived through crashes and faults, and checked
 //! - [`cluster`]: whole clusters on such disks and a faulty network, checked at every step
+//! - [`scenario`]: scripts of what replicas say to each other, played on such a cluster
 
 pub mod cluster;
 pub mod disk;
 pub mod log_life;
+pub mod scenario;

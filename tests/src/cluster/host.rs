@@ -40,6 +40,8 @@ pub struct Host {
     /// Turns in a row in which nothing came, nothing left and hardly any time passed.
     pub(crate) idle_turns: u32,
     pub(crate) last_turn_us: u64,
+    /// What its partitions had applied after the last turn, added up.
+    pub(crate) applied: u64,
     /// Orders the shard's machines to fail.
     pub(crate) sabotage: Sabotage,
     /// Its clock is ahead of virtual time by this much.
@@ -70,6 +72,7 @@ impl Host {
             boots: 0,
             idle_turns: 0,
             last_turn_us: 0,
+            applied: 0,
             sabotage: Sabotage::default(),
             // Clocks of different nodes have nothing to do with each other.
             clock_us: 1_000_000 + id.node.get() * 777_777_777,

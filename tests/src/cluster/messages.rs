@@ -6,7 +6,7 @@ use clustor_wire::ids::PartitionId;
 use clustor_wire::message::{PeerBatch, RaftBody, RaftMessage};
 
 /// The kinds of message, by the names scenarios use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "named as the messages are")]
 pub enum MessageKind {
     Heartbeat,
@@ -62,6 +62,26 @@ impl MessageKind {
             RaftBody::TimeoutNow => Self::TimeoutNow,
         }
     }
+}
+
+/// How many messages of each kind a batch holds, kinds that are not in it left out.
+pub(crate) fn count(batch: &PeerBatch) -> impl Iterator<Item = (MessageKind, u64)> {
+    let of = |kind| {
+        let len = match kind {
+            MessageKind::Heartbeat => batch.heartbeats.len(),
+            MessageKind::HeartbeatAck => batch.heartbeat_acks.len(),
+            kind => batch
+                .messages
+                .iter()
+                .filter(|m| MessageKind::of(m) == kind)
+                .count(),
+        };
+        (kind, len as u64)
+    };
+    MessageKind::ALL
+        .iter()
+        .map(move |(_, kind)| of(*kind))
+        .filter(|(_, count)| *count > 0)
 }
 
 /// Takes the messages of one kind out of a batch; what is taken out is a batch of its own.

@@ -173,14 +173,14 @@ impl Network {
         self.cut.contains(&(from, to))
     }
 
-    /// Adds a rule; the first that fits decides.
+    /// Adds a rule; the first that fits a message decides.
     pub fn add_rule(&mut self, rule: Rule) {
         self.rules.push(rule);
     }
 
-    /// Removes all rules; what they hold stays held.
-    pub fn clear_rules(&mut self) {
-        self.rules.clear();
+    /// Puts other rules in the place of those there are, and returns these; what they hold stays held.
+    pub fn replace_rules(&mut self, rules: Vec<Rule>) -> Vec<Rule> {
+        std::mem::replace(&mut self.rules, rules)
     }
 
     /// What rules have held so far, to be delivered now; returns nothing twice.

@@ -4,6 +4,7 @@
 //! at once never gets far enough to show what one fault alone would.
 
 use clustor_engine::profile::Profile;
+use clustor_shards::log::Mode;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{NodeId, PartitionId};
 use rand::Rng;
@@ -142,7 +143,17 @@ fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64) -> Layout {
     profile.cache_bytes_max = pick(rng, &[16 << 10, 64 << 10, 1 << 20]);
     profile.chains_in_flight_max = pick(rng, &[1, 4, 8]);
     profile.apply_entries_max = pick(rng, &[1, 16, 512]);
-    let (write, flush) = pick(rng, &[(40, 120), (100, 1_000), (500, 20_000)]);
+    // In strict mode each append is a chain of its own: on a disk as slow as the last one, what clients leave behind in
+    // the queue takes minutes, and every vote stands behind it.
+    let disks = [(40, 120), (100, 1_000), (500, 20_000)];
+    let (write, flush) = pick(
+        rng,
+        if profile.mode == Mode::Strict {
+            &disks[..2]
+        } else {
+            &disks
+        },
+    );
     let disk = SimDiskOptions {
         timing: Timing {
             write_us: (10, write),

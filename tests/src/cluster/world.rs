@@ -20,7 +20,7 @@ use super::check::consensus::{Consensus, VoteSent};
 use super::check::{Violation, must, provable};
 use super::host::Host;
 use super::layout::Layout;
-use super::messages::{self, name};
+use super::messages::{self, MessageKind, name};
 use super::network::{Network, NetworkOptions, Packet};
 use super::queue::Queue;
 use super::trace::Trace;
@@ -81,6 +81,8 @@ pub struct World {
     /// Nodes whose disks lie, with what they may have lost.
     damaged: Vec<NodeId>,
     stopping: Vec<NodeId>,
+    /// Messages that left, by sender, receiver and kind; counted where somebody asked for it.
+    sent: Option<BTreeMap<(NodeId, NodeId, MessageKind), u64>>,
     /// The trace.
     pub trace: Trace,
 }
@@ -108,6 +110,7 @@ impl World {
             proofs_left: 0,
             damaged: Vec::new(),
             stopping: Vec::new(),
+            sent: None,
             trace: Trace::Off,
         }
     }
@@ -188,6 +191,19 @@ impl World {
     #[must_use]
     pub fn is_damaged(&self, node: NodeId) -> bool {
         self.damaged.contains(&node)
+    }
+
+    /// Counts the messages that leave, from 0.
+    pub fn count_sent(&mut self) {
+        self.sent = Some(BTreeMap::new());
+    }
+
+    /// Messages of a kind that left one node for another since [`Self::count_sent`], whatever became of them.
+    #[must_use]
+    pub fn sent(&self, from: NodeId, to: NodeId, kind: MessageKind) -> u64 {
+        let sent = self.sent.as_ref();
+        sent.and_then(|sent| sent.get(&(from, to, kind)).copied())
+            .unwrap_or(0)
     }
 
     fn note(&mut self, what: impl FnOnce() -> String) {
@@ -626,6 +642,9 @@ impl World {
     fn judge_pace(&mut self, shard: PeerId, busy: bool) -> Result<(), Violation> {
         let now_us = self.now_us;
         let host = self.host_mut(shard);
+        let partitions = host.core.iter().flat_map(|core| core.partitions());
+        let applied = partitions.map(|partition| partition.applied().get()).sum();
+        let busy = busy || std::mem::replace(&mut host.applied, applied) != applied;
         let soon = now_us < host.last_turn_us + 1000;
         host.last_turn_us = now_us;
         host.idle_turns = if busy || !soon {
@@ -728,6 +747,11 @@ impl World {
     fn send(&mut self, from: PeerId, to: PeerId, frame: Frame) -> Result<(), Violation> {
         let batch = PeerBatch::decode(&frame.body)
             .map_err(|error| Violation::new("what is sent can be read", error.to_string()))?;
+        if let Some(sent) = &mut self.sent {
+            for (kind, count) in messages::count(&batch) {
+                *sent.entry((from.node, to.node, kind)).or_default() += count;
+            }
+        }
         let mut votes = self.consensus.on_sent(from, &batch)?;
         for message in &batch.messages {
             if message.body == (RaftBody::VoteResponse { granted: true }) {

@@ -1,12 +1,14 @@
 //! `sim`: whole clusters.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use clustor_sim::cluster::run::{self, Report, STEPS_MAX};
 use clustor_sim::cluster::trace::Trace;
+use clustor_sim::scenario;
 
 /// Seeds between two lines of progress.
 const BATCH: u64 = 100;
@@ -32,6 +34,9 @@ pub struct Seeds {
     /// The first seed [default: from the clock]
     #[arg(long)]
     from: Option<u64>,
+    /// Play this script and print what happens
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "seeds", "seconds", "from"])]
+    scenario: Option<PathBuf>,
     /// Stop at this many failures
     #[arg(long, default_value_t = 1)]
     failures_max: u64,
@@ -39,9 +44,27 @@ pub struct Seeds {
 
 /// Runs them.
 pub fn run(seeds: &Seeds) -> ExitCode {
-    match seeds.seed {
-        Some(seed) => replay(seed, seeds),
-        None => many(seeds),
+    match (&seeds.scenario, seeds.seed) {
+        (Some(file), _) => play(file),
+        (None, Some(seed)) => replay(seed, seeds),
+        (None, None) => many(seeds),
+    }
+}
+
+fn play(file: &Path) -> ExitCode {
+    let name = file.display().to_string();
+    let outcome = std::fs::read_to_string(file)
+        .map_err(|error| format!("{name}: {error}"))
+        .and_then(|script| {
+            scenario::play(&name, &script, Trace::Print(Box::new(print)))
+                .map_err(|error| error.to_string())
+        });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
     }
 }
 

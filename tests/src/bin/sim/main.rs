@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand};
 ///   sim --seed 42 --steps 1000        no further than that
 ///   sim --seeds 1000 --seconds 60     fresh seeds, for a minute at most
 ///   sim --seeds 1000 --from 1         those seeds
-///   sim --scenario tests/scenarios/vote_once.txt
+///   sim --scenario tests/scenarios/a_vote_survives_a_restart.txt
 #[derive(Parser)]
 #[command(version, verbatim_doc_comment, args_conflicts_with_subcommands = true)]
 struct Cli {

@@ -1,0 +1,148 @@
+//! What a script expects, compared with what is.
+
+use clustor_wire::ids::{LogIndex, NodeId};
+use clustor_wire::message::Role;
+
+use super::line::{Answer, Expectation, Number};
+use super::play::{Became, P, Stage};
+use crate::cluster::host::Host;
+
+/// A number of a host, by name.
+fn value(host: &Host, name: &str) -> Result<u64, String> {
+    let status = host
+        .partition(P)
+        .ok_or_else(|| format!("node {} is down", host.id.node))?
+        .status();
+    let state = host
+        .core
+        .as_ref()
+        .and_then(|core| core.log().partition(P))
+        .map(|log| log.hard_state)
+        .unwrap_or_default();
+    Ok(match name {
+        "term" => status.term.get(),
+        "last" => status.last_index.get(),
+        "durable" => status.durable.get(),
+        "committed" => status.wal_committed.get(),
+        "applied" => status.applied.get(),
+        "missing" => status.missing,
+        "vote" => state.vote.map_or(0, NodeId::get),
+        _ => {
+            return Err(format!(
+                "{name} is not term, last, durable, committed, applied, missing or vote"
+            ));
+        }
+    })
+}
+
+fn role_name(host: &Host) -> &'static str {
+    match Stage::role(host) {
+        None => "down",
+        Some(Role::Follower) => "follower",
+        Some(Role::PreCandidate) => "pre-candidate",
+        Some(Role::Candidate) => "candidate",
+        Some(Role::Leader) => "leader",
+        Some(Role::Quarantined) => "quarantined",
+    }
+}
+
+fn as_expected(holds: bool, found: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(found()) }
+}
+
+impl Stage {
+    pub(super) fn expect(&self, expectation: &Expectation) -> Result<(), String> {
+        match expectation {
+            Expectation::Node {
+                node,
+                role,
+                numbers,
+            } => self.expect_nodes(*node, role.as_deref(), numbers),
+            Expectation::Has(node, texts) => {
+                let host = self.world.host(self.shard(*node)?);
+                let taken = host.and_then(|host| host.history(P)).map(|h| h.taken());
+                let found: Vec<String> = taken
+                    .unwrap_or_default()
+                    .iter()
+                    .map(|taken| self.text(taken.op))
+                    .collect();
+                as_expected(found == *texts, || format!("it has {found:?}"))
+            }
+            Expectation::Leaders(count) => {
+                let leads = |host: &&Host| Self::role(host) == Some(Role::Leader);
+                let found = self.world.hosts().filter(leads).count() as u64;
+                as_expected(found == *count, || self.standing())
+            }
+            Expectation::Sent(from, to, kind, compare, count) => {
+                let found = self.world.sent(*from, *to, *kind);
+                as_expected(compare.holds(found, *count), || {
+                    format!("{found} were sent")
+                })
+            }
+            Expectation::Answer(name, answer) => {
+                let found = self
+                    .answers
+                    .get(name)
+                    .ok_or_else(|| format!("nothing was asked as {name}"))?;
+                as_expected(fits(found, answer), || format!("it is {found:?}"))
+            }
+        }
+    }
+
+    fn expect_nodes(
+        &self,
+        node: Option<NodeId>,
+        role: Option<&str>,
+        numbers: &[Number],
+    ) -> Result<(), String> {
+        if let Some(node) = node {
+            self.shard(node)?;
+        }
+        let asked = |host: &&Host| match node {
+            Some(node) => host.id.node == node,
+            None => host.runs(),
+        };
+        for host in self.world.hosts().filter(asked) {
+            let found = role_name(host);
+            as_expected(role.is_none_or(|role| role == found), || self.standing())?;
+            for number in numbers {
+                let found = value(host, &number.name)?;
+                as_expected(number.compare.holds(found, number.value), || {
+                    self.standing()
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How all nodes stand, in words.
+    pub(super) fn standing(&self) -> String {
+        let one = |host: &Host| {
+            let numbers = ["term", "vote", "last", "durable", "committed", "applied"];
+            let numbers = numbers
+                .iter()
+                .filter_map(|name| Some(format!(" {name}={}", value(host, name).ok()?)));
+            format!(
+                "node {} {}{}",
+                host.id.node,
+                role_name(host),
+                numbers.collect::<String>()
+            )
+        };
+        let all: Vec<String> = self.world.hosts().map(one).collect();
+        let committed: LogIndex = self.world.consensus().committed(P);
+        format!("{}; committed is {committed}", all.join(", "))
+    }
+}
+
+fn fits(found: &Became, answer: &Answer) -> bool {
+    match (found, answer) {
+        (Became::Applied { duplicate }, Answer::Applied) => !duplicate,
+        (Became::Applied { duplicate }, Answer::Duplicate) => *duplicate,
+        (Became::Unknown, Answer::Unknown) | (Became::Waiting, Answer::Waiting) => true,
+        (Became::Refused(_), Answer::Refused(None)) => true,
+        (Became::Refused(clause), Answer::Refused(Some(name))) => format!("{clause:?}") == *name,
+        (Became::Saw(found), Answer::Sees(texts)) => found == texts,
+        _ => false,
+    }
+}

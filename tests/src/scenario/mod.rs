@@ -1,0 +1,35 @@
+//! Scenarios: conversations between replicas as scripts, played through the same turn as everything else.
+//!
+//! A script is read line by line; `#` begins a comment. The first lines set the cluster up, the others act on it
+//! or say how it must stand. Every rule of [`crate::cluster::check`] holds on every step besides.
+//!
+//! | line | what it does |
+//! | --- | --- |
+//! | `nodes 3`, `profile latency`, `seed 7` | sets up (5 nodes at most; `throughput` is the other profile) |
+//! | `set idempotency_keys_max 2` | sets up: changes a number of the profile |
+//! | `start`, `start 2 3` | starts all nodes, or those |
+//! | `run 200ms` | lets time pass |
+//! | `elect 1`, `elect 1 at once` | lets node 1 become leader, and (if not at once) be known as such |
+//! | `append 1 "a" as x`, `append 1 "a" key 7 known 0 as x` | asks node 1; the answer will be known as x |
+//! | `read 1 as r` | the same for a linearizable read |
+//! | `cut 1 from 2 3`, `cut 1->2`, `heal` | cuts nodes off from each other, and not any more |
+//! | `drop 1->2 Append`, `hold 1->2 Vote`, `allow`, `release` | rules for messages; ends them; delivers what was held |
+//! | `freeze 2`, `thaw 2` | a disk does nothing, and goes on |
+//! | `fail 2 flush ledger`, `fail 2 write segment` | the next such step on a disk ends in an error |
+//! | `stall 2 300ms` | a process gets no processor |
+//! | `crash 2 kill`, `crash 2 power lost` | ends a process, or a node's power; what was not flushed is lost, landed, torn, or drawn |
+//! | `stop 2` | stops a node in order |
+//! | `count` | counts messages from 0 |
+//! | `settle` | ends all of the above, starts what is down, and waits until all agree |
+//! | `expect 1 leader term>=2 applied=5` | role and numbers: term, last, durable, committed, applied, vote, missing |
+//! | `expect all applied>=3`, `expect leaders 1` | of all running nodes |
+//! | `expect x applied`, `expect x duplicate`, `unknown`, `refused NotLeader`, `waiting` | what became of an append or a read |
+//! | `expect r sees "a" "b"`, `expect 2 has "a"` | what a read saw, what a machine holds: exactly this, in order |
+//! | `expect sent 2->1 Vote = 0` | messages that left since `count` |
+
+mod expect;
+mod line;
+mod play;
+
+pub use line::ParseError;
+pub use play::{ScenarioError, play};

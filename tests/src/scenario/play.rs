@@ -1,0 +1,408 @@
+//! A script played on a cluster.
+
+use std::collections::BTreeMap;
+
+use clustor_engine::outcome::{IdempotencyKey, Outcome, RefusalClause};
+use clustor_engine::profile::Profile;
+use clustor_engine::request::{Reply, RequestBody, Wait};
+use clustor_shards::turn::PeerId;
+use clustor_wire::ids::{LogIndex, NodeId, PartitionId};
+use clustor_wire::message::Role;
+
+use super::line::{Line, ParseError, parse};
+use crate::cluster::check::Violation;
+use crate::cluster::host::Host;
+use crate::cluster::layout::{Layout, peer, small};
+use crate::cluster::machine::{History, Seen};
+use crate::cluster::messages::MessageKind;
+use crate::cluster::network::{NetworkOptions, Rule, RuleAction};
+use crate::cluster::trace::Trace;
+use crate::cluster::world::{Happened, World};
+use crate::disk::WriteFault;
+
+/// The one partition of every scenario.
+pub(super) const P: PartitionId = PartitionId(1);
+/// An election, or settling, takes at most this long, in microseconds of virtual time.
+const PATIENCE_US: u64 = 15_000_000;
+/// After an election everybody has heard of it, in microseconds.
+const KNOWN_US: u64 = 150_000;
+
+/// Why a script did not play.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name}:{number}: `{line}`: {what}")]
+pub struct ScenarioError {
+    /// The script's name, as handed in.
+    pub name: String,
+    /// Line, from 1.
+    pub number: usize,
+    /// The line.
+    pub line: String,
+    /// What is wrong with it, or was not as it says.
+    pub what: String,
+}
+
+/// What became of a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Became {
+    Waiting,
+    Applied { duplicate: bool },
+    Unknown,
+    Refused(RefusalClause),
+    Saw(Vec<String>),
+}
+
+#[derive(Debug)]
+struct Setup {
+    nodes: u64,
+    profile: Profile,
+    seed: u64,
+}
+
+/// A script under way.
+pub(super) struct Stage {
+    pub(super) world: World,
+    /// What operations say, by number from 1.
+    pub(super) texts: Vec<String>,
+    keys: BTreeMap<u128, u64>,
+    names: BTreeMap<u64, String>,
+    pub(super) answers: BTreeMap<String, Became>,
+}
+
+/// Plays a script; `name` is for errors.
+///
+/// # Errors
+/// The first line that can't be read, does not hold, or on which a rule was broken.
+pub fn play(name: &str, script: &str, trace: Trace) -> Result<(), Box<ScenarioError>> {
+    let mut setup = Setup {
+        nodes: 3,
+        profile: small(Profile::latency()),
+        seed: 1,
+    };
+    let mut stage: Option<Stage> = None;
+    let mut trace = Some(trace);
+    for (line, number) in script.lines().zip(1..) {
+        let error = |what: String| {
+            Box::new(ScenarioError {
+                name: name.to_owned(),
+                number,
+                line: line.trim().to_owned(),
+                what,
+            })
+        };
+        let parsed = parse(line).map_err(|e: ParseError| error(e.to_string()))?;
+        let Some(parsed) = parsed else { continue };
+        if let Some(done) = set_up(&mut setup, &parsed) {
+            done.map_err(error)?;
+            continue;
+        }
+        let stage =
+            stage.get_or_insert_with(|| Stage::new(&setup, trace.take().unwrap_or_default()));
+        stage
+            .world
+            .say(|| format!("---- {number}: {}", line.trim()));
+        stage.play(parsed).map_err(error)?;
+    }
+    Ok(())
+}
+
+/// Takes a line that sets up; `None` for others.
+fn set_up(setup: &mut Setup, line: &Line) -> Option<Result<(), String>> {
+    Some(match line {
+        Line::Nodes(nodes) => {
+            setup.nodes = *nodes;
+            let fits = (1..=5).contains(nodes);
+            fits.then_some(()).ok_or_else(|| "1 to 5 nodes".to_owned())
+        }
+        Line::Seed(seed) => {
+            setup.seed = *seed;
+            Ok(())
+        }
+        Line::Profile(name) => match name.as_str() {
+            "latency" => {
+                setup.profile = small(Profile::latency());
+                Ok(())
+            }
+            "throughput" => {
+                setup.profile = small(Profile::throughput());
+                Ok(())
+            }
+            _ => Err("latency or throughput".to_owned()),
+        },
+        Line::Set(key, value) => match key.as_str() {
+            "idempotency_keys_max" => {
+                setup.profile.idempotency_keys_max = *value;
+                Ok(())
+            }
+            "chains_in_flight_max" => {
+                setup.profile.chains_in_flight_max = *value;
+                Ok(())
+            }
+            "cache_bytes_max" => {
+                setup.profile.cache_bytes_max = *value;
+                Ok(())
+            }
+            _ => Err("idempotency_keys_max, chains_in_flight_max or cache_bytes_max".to_owned()),
+        },
+        _ => return None,
+    })
+}
+
+impl Stage {
+    fn new(setup: &Setup, trace: Trace) -> Self {
+        let layout = Layout::plain(setup.nodes, P.get(), setup.profile.clone());
+        let mut world = World::new(layout, NetworkOptions::CALM, setup.seed);
+        world.trace = trace;
+        world.set_proofs(u32::MAX);
+        world.count_sent();
+        Self {
+            world,
+            texts: Vec::new(),
+            keys: BTreeMap::new(),
+            names: BTreeMap::new(),
+            answers: BTreeMap::new(),
+        }
+    }
+
+    fn play(&mut self, line: Line) -> Result<(), String> {
+        let broken = |violation: Violation| violation.to_string();
+        match line {
+            Line::Nodes(_) | Line::Profile(_) | Line::Seed(_) | Line::Set(..) => {}
+            Line::Start(nodes) => {
+                let all = self.world.layout().nodes();
+                let nodes = if nodes.is_empty() { all } else { nodes };
+                for node in nodes {
+                    self.world.boot_at(node, 0);
+                }
+                self.run(1).map_err(broken)?;
+            }
+            Line::Run(us) => self.run(us).map_err(broken)?,
+            Line::Elect(node, at_once) => self.elect(node, at_once)?,
+            Line::Append {
+                node,
+                text,
+                key,
+                known,
+                name,
+            } => self.append(self.shard(node)?, text, key, known, name),
+            Line::Read(node, name) => {
+                let to = self.shard(node)?;
+                let body = RequestBody::Read(History::reader());
+                let ticket = self.world.read(to, P, body);
+                self.asked(ticket, name);
+            }
+            Line::Cut(pairs) => pairs
+                .into_iter()
+                .for_each(|(from, to)| self.world.network_mut().cut(from, to)),
+            Line::Heal => self.heal(),
+            Line::Rule(from, to, kind, action) => self.world.network_mut().add_rule(Rule {
+                from,
+                to,
+                kind,
+                action,
+            }),
+            Line::Allow => {
+                self.world.network_mut().replace_rules(Vec::new());
+            }
+            Line::Release => self.world.release_held(),
+            Line::Freeze(node, frozen) => {
+                let shard = self.shard(node)?;
+                self.world.freeze_disk(shard, frozen);
+            }
+            Line::Fail(node, flush, file) => {
+                let shard = self.shard(node)?;
+                self.world.mark_damaged(node);
+                let disk = &mut self.world.host_mut(shard).disk;
+                if flush {
+                    disk.fail_next_flush(file);
+                } else {
+                    disk.fault_next_write(file, WriteFault::Error);
+                }
+            }
+            Line::Stall(node, us) => self.world.stall(self.shard(node)?, us),
+            Line::Crash(node, crash, fate) => self.world.crash_with(node, crash, fate),
+            Line::Stop(node) => self.world.stop(node),
+            Line::Count => self.world.count_sent(),
+            Line::Settle => self.settle()?,
+            Line::Expect(expectation) => self.expect(&expectation)?,
+        }
+        Ok(())
+    }
+
+    pub(super) fn shard(&self, node: NodeId) -> Result<PeerId, String> {
+        let shard = peer(node.get(), 0);
+        let known = self.world.host(shard).is_some();
+        known
+            .then_some(shard)
+            .ok_or_else(|| format!("there is no node {node}"))
+    }
+
+    fn asked(&mut self, ticket: u64, name: String) {
+        self.names.insert(ticket, name.clone());
+        self.answers.insert(name, Became::Waiting);
+    }
+
+    fn append(
+        &mut self,
+        to: PeerId,
+        text: String,
+        key: Option<u128>,
+        known: Option<u64>,
+        name: String,
+    ) {
+        let next = self.texts.len() as u64 + 1;
+        // A retry with a key is the same operation.
+        let op = key.map_or(next, |key| *self.keys.entry(key).or_insert(next));
+        let mut payload = op.to_le_bytes().to_vec();
+        payload.extend_from_slice(text.as_bytes());
+        if op == next {
+            self.texts.push(text);
+        }
+        let body = RequestBody::Append {
+            payload,
+            key: key.map(|key| (IdempotencyKey(key), known.map(LogIndex))),
+            wait: Wait::Applied,
+        };
+        let ticket = self.world.append(to, P, op, body);
+        self.asked(ticket, name);
+    }
+
+    fn step(&mut self) -> Result<(), Violation> {
+        if let Some(Happened::Replies(replies)) = self.world.step()? {
+            for (_, reply) in &replies {
+                self.hear(reply);
+            }
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, reply: &Reply) {
+        let Some(name) = reply.ticket().and_then(|ticket| self.names.remove(&ticket)) else {
+            return;
+        };
+        let became = match reply {
+            Reply::Append { outcome, .. } => match outcome {
+                Outcome::Applied { duplicate, .. } => Became::Applied {
+                    duplicate: *duplicate,
+                },
+                Outcome::Unknown { .. } => Became::Unknown,
+                Outcome::NotExecuted { refusal } => Became::Refused(refusal.clause),
+            },
+            Reply::Read {
+                found: Err(refusal),
+                ..
+            } => Became::Refused(refusal.clause),
+            Reply::Read {
+                found: Ok(found), ..
+            } => {
+                let seen = found.downcast_ref::<Seen>().map_or(0, |seen| seen.len);
+                let taken = &self.world.consensus().agreed(P).taken()[..seen];
+                Became::Saw(taken.iter().map(|taken| self.text(taken.op)).collect())
+            }
+            Reply::Status { .. } | Reply::Leadership { .. } => return,
+        };
+        self.answers.insert(name, became);
+    }
+
+    pub(super) fn text(&self, op: u64) -> String {
+        let at = usize::try_from(op).unwrap_or(usize::MAX).wrapping_sub(1);
+        self.texts.get(at).cloned().unwrap_or_default()
+    }
+
+    fn run(&mut self, us: u64) -> Result<(), Violation> {
+        let until = self.world.now_us() + us;
+        while self.world.next_at_us().is_some_and(|at| at <= until) {
+            self.step()?;
+        }
+        self.world.pass_to_us(until);
+        Ok(())
+    }
+
+    pub(super) fn role(host: &Host) -> Option<Role> {
+        host.partition(P).map(|partition| partition.status().role)
+    }
+
+    fn leads(&self, node: NodeId) -> bool {
+        let host = self.world.host(peer(node.get(), 0));
+        host.and_then(Self::role) == Some(Role::Leader)
+    }
+
+    /// Keeps everybody else quiet until `node` leads.
+    fn elect(&mut self, node: NodeId, at_once: bool) -> Result<(), String> {
+        let nodes = self.world.layout().nodes();
+        let mut rules = Vec::new();
+        for from in nodes.iter().filter(|from| **from != node) {
+            for to in nodes.iter().filter(|to| *to != from) {
+                for kind in [
+                    MessageKind::Heartbeat,
+                    MessageKind::Append,
+                    MessageKind::PreVote,
+                    MessageKind::Vote,
+                ] {
+                    rules.push(Rule {
+                        from: *from,
+                        to: *to,
+                        kind,
+                        action: RuleAction::Drop,
+                    });
+                }
+            }
+        }
+        let others = self.world.network_mut().replace_rules(Vec::new());
+        rules.extend_from_slice(&others);
+        self.world.network_mut().replace_rules(rules);
+        let until = self.world.now_us() + PATIENCE_US;
+        while !self.leads(node) && self.world.now_us() < until && self.world.next_at_us().is_some()
+        {
+            self.step().map_err(|violation| violation.to_string())?;
+        }
+        self.world.network_mut().replace_rules(others);
+        if !self.leads(node) {
+            return Err(format!("node {node} does not become leader"));
+        }
+        if !at_once {
+            self.run(KNOWN_US)
+                .map_err(|violation| violation.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn heal(&mut self) {
+        self.world.network_mut().heal();
+        for shard in self.world.layout().shards.clone() {
+            self.world.connect_all(shard);
+        }
+    }
+
+    fn settle(&mut self) -> Result<(), String> {
+        let broken = |violation: Violation| violation.to_string();
+        self.world.network_mut().replace_rules(Vec::new());
+        self.world.release_held();
+        self.heal();
+        for shard in self.world.layout().shards.clone() {
+            self.world.freeze_disk(shard, false);
+            self.world.boot_at(shard.node, 0);
+        }
+        let until = self.world.now_us() + PATIENCE_US;
+        loop {
+            self.run(50_000).map_err(broken)?;
+            let committed = self.world.consensus().committed(P);
+            let agree = self.world.hosts().all(|host| {
+                host.partition(P)
+                    .is_some_and(|partition| partition.applied() >= committed)
+            });
+            let leaders = self
+                .world
+                .hosts()
+                .filter(|h| Self::role(h) == Some(Role::Leader));
+            if agree && leaders.count() == 1 {
+                break;
+            }
+            if self.world.now_us() > until {
+                return Err(format!("they don't agree: {}", self.standing()));
+            }
+        }
+        // Whoever still waits is answered.
+        self.run(1_000_000).map_err(broken)?;
+        self.world.settle().map_err(broken)
+    }
+}
