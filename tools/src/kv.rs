@@ -1,7 +1,8 @@
 //! The key-value machine that `clustor serve` runs in every partition, and the bytes of its commands.
 //!
-//! A command is tag, key length (u32, little-endian), key, value: tag 1 puts, tag 2 deletes (no value). It is answered
-//! by 1 and the former value, or 0 where there was none. A query is a key; its answer has the same form.
+//! A command is tag, key length (u32, little-endian), key, value: tag 1 puts, tag 2 deletes (no value). A query is a key.
+//! Both are answered by the key's version (u64, little-endian: how often it was put since it was last absent, after the
+//! command; 0 if it is absent), then 1 and the value (a command's: the former one), or 0 where there is none.
 
 use std::collections::BTreeMap;
 
@@ -59,47 +60,81 @@ impl<'a> KvCommand<'a> {
     }
 }
 
-/// Reads an answer: the value, or that there is none; an error for anything else.
-///
-/// # Errors
-/// The bytes are no answer of this machine.
-pub fn decode_answer(bytes: &[u8]) -> Result<Option<&[u8]>, String> {
-    match bytes.split_first() {
-        Some((0, [])) => Ok(None),
-        Some((1, value)) => Ok(Some(value)),
-        _ => Err("not an answer of the key-value machine".to_owned()),
+/// What the machine answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvAnswer<'a> {
+    /// How often the key was put since it was last absent; 0 if it is absent.
+    pub version: u64,
+    /// To a query, the value; to a command, the former one.
+    pub value: Option<&'a [u8]>,
+}
+
+impl<'a> KvAnswer<'a> {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.version.to_le_bytes());
+        out.push(u8::from(self.value.is_some()));
+        out.extend_from_slice(self.value.unwrap_or_default());
+    }
+
+    /// Reads an answer; `None` for anything else, also for the empty answer to a repeated command.
+    #[must_use]
+    pub fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let (version, rest) = bytes.split_first_chunk::<8>()?;
+        let value = match rest.split_first()? {
+            (0, []) => None,
+            (1, value) => Some(value),
+            _ => return None,
+        };
+        Some(Self {
+            version: u64::from_le_bytes(*version),
+            value,
+        })
     }
 }
 
-fn answer(out: &mut Vec<u8>, value: Option<&[u8]>) {
-    out.push(u8::from(value.is_some()));
-    out.extend_from_slice(value.unwrap_or_default());
+#[derive(Debug)]
+struct Stored {
+    version: u64,
+    value: Vec<u8>,
 }
 
 /// The machine: a map in memory, rebuilt from the log at each start.
 #[derive(Debug, Default)]
 pub struct KvMachine {
-    map: BTreeMap<Vec<u8>, Vec<u8>>,
+    map: BTreeMap<Vec<u8>, Stored>,
 }
 
 impl StateMachine for KvMachine {
     fn apply(&mut self, batch: Batch<'_>, out: &mut Effects) -> Applied {
         for item in batch {
-            let former = match KvCommand::decode(item.command) {
+            let (version, former) = match KvCommand::decode(item.command) {
                 Some(KvCommand::Put { key, value }) => {
-                    self.map.insert(key.to_vec(), value.to_vec())
+                    let before = self.map.remove(key);
+                    let version = before.as_ref().map_or(0, |stored| stored.version) + 1;
+                    let value = value.to_vec();
+                    self.map.insert(key.to_vec(), Stored { version, value });
+                    (version, before)
                 }
-                Some(KvCommand::Delete { key }) => self.map.remove(key),
+                Some(KvCommand::Delete { key }) => (0, self.map.remove(key)),
                 // Not ours to judge: it is in the log, and changes nothing.
-                None => None,
+                None => (0, None),
             };
-            out.reply_with(item.index, |reply| answer(reply, former.as_deref()));
+            let answer = KvAnswer {
+                version,
+                value: former.as_ref().map(|stored| stored.value.as_slice()),
+            };
+            out.reply_with(item.index, |reply| answer.write(reply));
         }
         Applied::Ack
     }
 
     fn query(&self, request: &[u8], reply: &mut Vec<u8>) -> Result<(), MachineError> {
-        answer(reply, self.map.get(request).map(Vec::as_slice));
+        let stored = self.map.get(request);
+        let answer = KvAnswer {
+            version: stored.map_or(0, |stored| stored.version),
+            value: stored.map(|stored| stored.value.as_slice()),
+        };
+        answer.write(reply);
         Ok(())
     }
 }

@@ -10,9 +10,11 @@
 //! - [`inspect`]: what lies in a shard's files
 //! - [`kv`]: the key-value machine and its commands
 //! - [`serve`]: one node of a cluster
+//! - [`demo`]: three nodes, a load, a kill, and the proof that nothing was lost
 
 pub mod certs;
 pub mod config;
+pub mod demo;
 pub mod exit;
 pub mod files;
 pub mod inspect;

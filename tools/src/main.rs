@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use clustor_tools::certs::{self, CertsArgs};
+use clustor_tools::demo::{self, DemoArgs};
 use clustor_tools::exit::{CommandError, EXIT_HELP, Exit};
 use clustor_tools::inspect::{self, InspectArgs};
 use clustor_tools::serve::{self, ServeArgs};
@@ -20,6 +21,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Certs(CertsArgs),
+    Demo(DemoArgs),
     Inspect(InspectArgs),
     Serve(ServeArgs),
 }
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
     let mut out = stdout().lock();
     let result = match &arguments.command {
         Command::Certs(args) => certs::run(args, &mut out),
+        Command::Demo(args) => demo::run(args, &mut out),
         Command::Inspect(args) => inspect::run(args, &mut out),
         Command::Serve(args) => serve::run(args, &mut out),
     };

@@ -43,3 +43,21 @@ pub fn file_system_magic(path: &Path) -> io::Result<i64> {
         Err(io::Error::last_os_error())
     }
 }
+
+/// Bytes that a process without privileges may still write to the file system of `path` (statvfs(3)).
+///
+/// # Errors
+/// When the path is not there, or holds a zero byte.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let name = CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: all-zero is a valid statvfs.
+    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `name` ends in a zero byte, the call fills `stat`; neither is kept.
+    let code = unsafe { libc::statvfs(name.as_ptr(), &raw mut stat) };
+    if code == 0 {
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}

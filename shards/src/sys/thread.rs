@@ -65,3 +65,21 @@ pub fn end_process(code: i32) -> ! {
     // SAFETY: takes an integer and does not return.
     unsafe { libc::_exit(code) }
 }
+
+/// Asks a process to end (SIGTERM).
+///
+/// # Errors
+/// When there is no such process, or it is another user's.
+pub fn terminate(process: u32) -> io::Result<()> {
+    let process = libc::pid_t::try_from(process)
+        .ok()
+        .filter(|process| *process > 0)
+        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: takes two integers; a positive process id names one process and no group.
+    let code = unsafe { libc::kill(process, libc::SIGTERM) };
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
