@@ -50,7 +50,7 @@ pub const CONFIG_KEYS: [(&str, &str); 12] = [
     ),
     (
         "segment_bytes",
-        "size of a segment file in bytes, 1048576 to 4294967296; left out: the profile's",
+        "size of a segment file in bytes, 1048576 to 4294967296; small ones lower the greatest entry; left out: the profile's",
     ),
 ];
 
@@ -303,7 +303,7 @@ impl NodeConfig {
             }
         };
         if let Some(bytes) = self.segment_bytes {
-            profile.segment_bytes = bytes;
+            profile = profile.with_segment_bytes(bytes);
             profile
                 .check()
                 .map_err(|error| self.named("segment_bytes", error))?;

@@ -122,6 +122,21 @@ impl Profile {
         Ok(profile)
     }
 
+    /// The profile with segments of this size. What an eighth of a segment can't hold is lowered with it: the
+    /// greatest entry and the greatest batch.
+    #[must_use]
+    pub fn with_segment_bytes(mut self, segment_bytes: u64) -> Self {
+        self.segment_bytes = segment_bytes;
+        self.entry_bytes_max = self.entry_bytes_max.min(self.entry_bytes_limit());
+        self.batch_bytes_max = self.batch_bytes_max.min(segment_bytes / 16);
+        self
+    }
+
+    /// The greatest entry that segments of this size allow.
+    fn entry_bytes_limit(&self) -> u64 {
+        (self.segment_bytes / 8).saturating_sub(EXTENT_SLACK_BYTES + ENTRY_HEADER_BYTES_MAX)
+    }
+
     /// Checks a profile that was put together in code.
     ///
     /// # Errors
@@ -152,7 +167,7 @@ impl Profile {
             (
                 "entry_bytes_max",
                 self.entry_bytes_max,
-                self.segment_bytes / 8 - EXTENT_SLACK_BYTES - ENTRY_HEADER_BYTES_MAX,
+                self.entry_bytes_limit(),
                 "an eighth of segment_bytes, less headers: half a segment may lie in chains in flight",
             ),
             (

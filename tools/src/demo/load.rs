@@ -177,7 +177,7 @@ impl Writer {
         partitions: u32,
         payload_bytes: u32,
     ) -> Self {
-        let keys = (0..partitions)
+        let keys = (1..=partitions)
             .flat_map(|partition| {
                 (0..KEYS_PER_PARTITION).map(move |key| KeyState {
                     partition: PartitionId(u128::from(partition)),
@@ -293,9 +293,7 @@ impl Writer {
         let killed_us = self.shared.killed_us.load(Ordering::Acquire);
         if killed_us != 0
             && now_us > killed_us
-            && let Some(back) = usize::try_from(partition.get())
-                .ok()
-                .and_then(|partition| self.shared.back_us.get(partition))
+            && let Some(back) = self.shared.back_us.get(super::place_of(partition))
         {
             // Only the first counts.
             let _ = back.compare_exchange(0, now_us, Ordering::Relaxed, Ordering::Relaxed);

@@ -19,7 +19,8 @@ use clustor_engine::client::{Client, ClientConfig};
 use clustor_engine::security::TlsIdentity;
 use clustor_shards::host::file_system;
 use clustor_shards::sys::{free_bytes, memlock_limit};
-use clustor_wire::ids::NodeId;
+use clustor_wire::ids::{NodeId, PartitionId};
+use clustor_wire::message::Role;
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -216,6 +217,11 @@ fn whole(
     conclude(args, &told, &story, &read, unproven, memory_kib, out)
 }
 
+/// A partition's place in lists: they are numbered from 1.
+fn place_of(partition: PartitionId) -> usize {
+    usize::try_from(partition.get()).map_or(usize::MAX, |number| number.wrapping_sub(1))
+}
+
 /// Who leads each partition, as the cluster says; 0 for nobody.
 type Leaders = Vec<u64>;
 
@@ -224,9 +230,8 @@ fn ask_leaders(client: &Client, partitions: u32) -> Leaders {
     for (at, pending) in client.status_all(Some(Duration::from_millis(500))) {
         let Ok(status) = pending.wait() else { continue };
         for partition in status.partitions {
-            let place = usize::try_from(partition.partition.get()).ok();
-            if partition.role == clustor_wire::message::Role::Leader
-                && let Some(leader) = place.and_then(|place| leaders.get_mut(place))
+            if partition.role == Role::Leader
+                && let Some(leader) = leaders.get_mut(place_of(partition.partition))
             {
                 *leader = at.node.get();
             }
