@@ -13,6 +13,8 @@ pub enum Exit {
     /// A file that was handed in (config, certificate, key, placement) is missing or not acceptable; nothing was
     /// written.
     BadInput = 3,
+    /// Nobody knows whether it was done: it may still happen.
+    Unknown = 4,
 }
 
 /// What `--help` says of exit codes.
@@ -21,7 +23,8 @@ Exit codes:
   0  done
   1  failed, or refused
   2  the command line makes no sense
-  3  a file handed in (config, certificate, key, placement) is missing or not acceptable; nothing was written";
+  3  a file handed in (config, certificate, key, placement) is missing or not acceptable; nothing was written
+  4  unknown: an append may have happened or still happen; what to repeat it with is printed";
 
 /// Why a command ends otherwise than [`Exit::Done`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +51,15 @@ impl CommandError {
     pub fn bad_input(why: impl ToString) -> Self {
         Self {
             exit: Exit::BadInput,
+            message: why.to_string(),
+        }
+    }
+
+    /// Something of which nobody knows whether it was done.
+    #[must_use]
+    pub fn unknown(why: impl ToString) -> Self {
+        Self {
+            exit: Exit::Unknown,
             message: why.to_string(),
         }
     }

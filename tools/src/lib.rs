@@ -11,8 +11,10 @@
 //! - [`kv`]: the key-value machine and its commands
 //! - [`serve`]: one node of a cluster
 //! - [`demo`]: three nodes, a load, a kill, and the proof that nothing was lost
+//! - [`client_commands`]: questions to a running cluster: append, read, status
 
 pub mod certs;
+pub mod client_commands;
 pub mod config;
 pub mod demo;
 pub mod exit;

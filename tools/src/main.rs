@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use clustor_tools::certs::{self, CertsArgs};
+use clustor_tools::client_commands::{self, AppendArgs, ReadArgs, StatusArgs};
 use clustor_tools::demo::{self, DemoArgs};
 use clustor_tools::exit::{CommandError, EXIT_HELP, Exit};
 use clustor_tools::inspect::{self, InspectArgs};
@@ -24,6 +25,9 @@ enum Command {
     Demo(DemoArgs),
     Inspect(InspectArgs),
     Serve(ServeArgs),
+    Append(AppendArgs),
+    Read(ReadArgs),
+    Status(StatusArgs),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +38,9 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args, &mut out),
         Command::Inspect(args) => inspect::run(args, &mut out),
         Command::Serve(args) => serve::run(args, &mut out),
+        Command::Append(args) => client_commands::append(args, &mut out),
+        Command::Read(args) => client_commands::read(args, &mut out),
+        Command::Status(args) => client_commands::status(args, &mut out),
     };
     let result = result.and_then(|()| out.flush().map_err(CommandError::failed));
     match result {

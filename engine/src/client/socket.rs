@@ -28,6 +28,7 @@ pub(super) enum Seen {
 pub(super) struct Socket {
     pub at: PeerId,
     pub stream: TcpStream,
+    address: SocketAddr,
     tls: Connection,
     /// Bytes to write, from `written`.
     out: Vec<u8>,
@@ -59,6 +60,7 @@ impl Socket {
         Ok(Self {
             at,
             stream,
+            address,
             tls,
             out: preface.encode().to_vec(),
             written: 0,
@@ -85,6 +87,7 @@ impl Socket {
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Seen::All),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if !self.open => return Err(self.unconnected(&error)),
                 Err(error) => return Err(self.tls.lost(&error.to_string()).to_string()),
             };
             let mut rest = &mut buffer[..count];
@@ -110,12 +113,12 @@ impl Socket {
     pub fn write(&mut self) -> Result<(), String> {
         if !self.open {
             if let Some(error) = self.stream.take_error().map_err(|e| e.to_string())? {
-                return Err(format!("connecting: {error}"));
+                return Err(self.unconnected(&error));
             }
             match self.stream.peer_addr() {
                 Ok(_) => self.open = true,
                 Err(error) if error.kind() == ErrorKind::NotConnected => return Ok(()),
-                Err(error) => return Err(format!("connecting: {error}")),
+                Err(error) => return Err(self.unconnected(&error)),
             }
         }
         loop {
@@ -137,6 +140,10 @@ impl Socket {
                 Err(error) => return Err(self.tls.lost(&error.to_string()).to_string()),
             }
         }
+    }
+
+    fn unconnected(&self, error: &io::Error) -> String {
+        format!("connecting to {}: {error}", self.address)
     }
 
     /// Ends the connection in order, as far as that goes without waiting.

@@ -1,0 +1,185 @@
+//! `clustor status`.
+
+use std::io::Write;
+
+use clap::Args;
+use clustor_engine::outcome::describe;
+use clustor_shards::turn::PeerId;
+use clustor_wire::ids::{NodeId, PartitionId, ShardId};
+use clustor_wire::message::{PartitionStatus, Role, ShardStatus};
+use serde_json::{Value, json};
+
+use super::{Reach, check_partition};
+use crate::exit::{CommandError, EXIT_HELP};
+
+const EXAMPLES: &str = "\
+Examples:
+  clustor status --cluster dev                          every shard of every node, and all replicas
+  clustor status --cluster dev --node 2                 one node
+  clustor status --cluster dev --partition 5            its replicas: any of them says who leads
+  clustor status --cluster dev --json | jq '.shards[].partitions[] | select(.role == \"leader\")'
+
+Indices of a replica: last entry, durable here, durable on a quorum, applied. Exit code 1 if a shard did not
+answer; the others are printed all the same.";
+
+/// Shows how nodes, shards and partitions stand.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_HELP}"))]
+pub struct StatusArgs {
+    #[command(flatten)]
+    reach: Reach,
+    /// Only this node.
+    #[arg(long)]
+    node: Option<u64>,
+    /// Only this partition's replicas.
+    #[arg(long)]
+    partition: Option<u128>,
+}
+
+type Told = (PeerId, Result<ShardStatus, String>);
+
+/// Runs `clustor status`.
+///
+/// # Errors
+/// A shard did not answer, or a file is not acceptable.
+pub fn status(args: &StatusArgs, out: &mut dyn Write) -> Result<(), CommandError> {
+    let client = args.reach.client()?;
+    if let Some(partition) = args.partition {
+        check_partition(&client, partition)?;
+    }
+    let placement = client.placement();
+    let partition = args.partition.map(PartitionId);
+    let shards = placement.nodes().iter().flat_map(|(node, placed)| {
+        (0..placed.shards).map(|shard| PeerId {
+            node: *node,
+            shard: ShardId(shard),
+        })
+    });
+    let wanted: Vec<PeerId> = shards
+        .filter(|at| args.node.is_none_or(|node| at.node == NodeId(node)))
+        .filter(|at| partition.is_none_or(|p| placement.partitions_on(*at).contains(&p)))
+        .collect();
+    if wanted.is_empty() {
+        return Err(CommandError::failed(
+            "the placement names no such node, or no replica on it",
+        ));
+    }
+    let timeout = Some(args.reach.timeout());
+    // All are asked before the first answer is waited for.
+    let asked: Vec<_> = wanted
+        .into_iter()
+        .map(|at| (at, client.status(at, partition, timeout)))
+        .collect();
+    let told: Vec<Told> = asked
+        .into_iter()
+        .map(|(at, pending)| (at, pending.wait().map_err(|error| describe(&error.0))))
+        .collect();
+    if args.reach.json {
+        let shards: Vec<Value> = told.iter().map(shard_json).collect();
+        writeln!(out, "{}", json!({ "shards": shards })).map_err(CommandError::failed)?;
+    } else {
+        for shard in &told {
+            print_shard(shard, out).map_err(CommandError::failed)?;
+        }
+    }
+    let silent = told.iter().filter(|(_, status)| status.is_err()).count();
+    if silent > 0 {
+        return Err(CommandError::failed(format!(
+            "{silent} of {} shards did not answer",
+            told.len()
+        )));
+    }
+    Ok(())
+}
+
+const fn role(role: Role) -> &'static str {
+    match role {
+        Role::Follower => "follower",
+        Role::PreCandidate => "pre-candidate",
+        Role::Candidate => "candidate",
+        Role::Leader => "leader",
+        Role::Quarantined => "quarantined",
+    }
+}
+
+const fn writer(mode: u8) -> &'static str {
+    match mode {
+        0 => "fixed-uring",
+        1 => "registered-uring",
+        2 => "blocking",
+        _ => "unknown",
+    }
+}
+
+fn shard_json((at, status): &Told) -> Value {
+    match status {
+        Err(why) => json!({ "node": at.node.get(), "shard": at.shard.get(), "unreachable": why }),
+        Ok(status) => json!({
+            "node": at.node.get(),
+            "shard": at.shard.get(),
+            "boot": status.boot.get(),
+            "io_writer_mode": writer(status.io_writer_mode),
+            "trouble": status.trouble,
+            "partitions": status.partitions.iter().map(partition_json).collect::<Vec<_>>(),
+        }),
+    }
+}
+
+fn partition_json(status: &PartitionStatus) -> Value {
+    json!({
+        "partition": status.partition.to_string(),
+        "role": role(status.role),
+        "term": status.term.get(),
+        "leader": status.leader.map(NodeId::get),
+        "last_index": status.last_index.get(),
+        "durable": status.durable.get(),
+        "wal_committed": status.wal_committed.get(),
+        "applied": status.applied.get(),
+        "missing": status.missing,
+        "trouble": status.trouble,
+    })
+}
+
+fn print_shard((at, status): &Told, out: &mut dyn Write) -> std::io::Result<()> {
+    let (node, shard) = (at.node, at.shard);
+    let status = match status {
+        Err(why) => return writeln!(out, "node {node} shard {shard}: no answer: {why}"),
+        Ok(status) => status,
+    };
+    let trouble = or(&status.trouble, "no trouble");
+    writeln!(
+        out,
+        "node {node} shard {shard}: boot {}, {}, {trouble}",
+        status.boot,
+        writer(status.io_writer_mode)
+    )?;
+    if status.partitions.is_empty() {
+        return writeln!(out, "  no partitions");
+    }
+    writeln!(
+        out,
+        "  {:>9}  {:<13} {:>6} {:>6} {:>10} {:>10} {:>10} {:>10} {:>7}  trouble",
+        "partition", "role", "term", "leader", "last", "durable", "committed", "applied", "missing"
+    )?;
+    for p in &status.partitions {
+        let leader = p.leader.map_or("-".to_owned(), |node| node.to_string());
+        writeln!(
+            out,
+            "  {:>9}  {:<13} {:>6} {leader:>6} {:>10} {:>10} {:>10} {:>10} {:>7}  {}",
+            p.partition.to_string(),
+            role(p.role),
+            p.term.get(),
+            p.last_index.get(),
+            p.durable.get(),
+            p.wal_committed.get(),
+            p.applied.get(),
+            p.missing,
+            or(&p.trouble, "-")
+        )?;
+    }
+    Ok(())
+}
+
+const fn or<'a>(text: &'a str, empty: &'a str) -> &'a str {
+    if text.is_empty() { empty } else { text }
+}

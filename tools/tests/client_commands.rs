@@ -1,0 +1,239 @@
+//! `clustor append`, `read` and `status`, run as people run them, against three nodes that `clustor serve` runs.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+const NODES: u16 = 3;
+
+fn clustor(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_clustor"));
+    command.args(args);
+    command
+}
+
+/// A port with free ones behind it.
+fn free_ports() -> u16 {
+    let mut tries = (0..100).map(|_| {
+        let first = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = first.local_addr().expect("an address").port();
+        let rest = (1..NODES).all(|n| {
+            port.checked_add(n)
+                .is_some_and(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        });
+        (port, rest)
+    });
+    let found = tries.find(|(_, rest)| *rest);
+    found.expect("free ports in a row").0
+}
+
+/// A cluster's directory and its nodes, which end with it.
+struct Cluster {
+    _home: tempfile::TempDir,
+    dir: PathBuf,
+    nodes: Vec<Child>,
+}
+
+impl Cluster {
+    fn prepare() -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let dir = home.path().join("dev");
+        let listen = format!("127.0.0.1:{}", free_ports());
+        let made = clustor(&["certs", "cluster", "--listen", &listen, "--shards", "1"])
+            .args(["--partitions", "2", "--dir"])
+            .arg(&dir)
+            .output()
+            .expect("the clustor binary runs");
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        Self {
+            _home: home,
+            dir,
+            nodes: Vec::new(),
+        }
+    }
+
+    /// Starts all nodes and waits until each says that it is ready.
+    fn start(mut self) -> Self {
+        for node in 1..=NODES {
+            let child = clustor(&["serve", "--log-level", "error", "--config"])
+                .arg(self.dir.join(format!("node-{node}.toml")))
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("the clustor binary runs");
+            self.nodes.push(child);
+        }
+        for node in &mut self.nodes {
+            let mut line = String::new();
+            let out = node.stdout.take().expect("piped");
+            BufReader::new(out).read_line(&mut line).expect("a line");
+            assert!(line.starts_with("ready"), "{line}");
+        }
+        self
+    }
+
+    fn ask(&self, what: &str, args: &[&str]) -> Output {
+        ask(&self.dir, what, args)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            // A node that has ended can't be killed; either way it is waited for.
+            let _ = node.kill();
+            let _ = node.wait();
+        }
+    }
+}
+
+fn ask(dir: &Path, what: &str, args: &[&str]) -> Output {
+    clustor(&[what, "--cluster"])
+        .arg(dir)
+        .args(args)
+        .output()
+        .expect("the clustor binary runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn json(output: &Output) -> Value {
+    let found = serde_json::from_slice(&output.stdout);
+    found.unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+fn assert_code(output: &Output, code: i32) {
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+}
+
+#[test]
+fn what_is_appended_is_read_and_its_partition_is_shown_with_its_leader() {
+    let cluster = Cluster::prepare().start();
+    let first = cluster.ask("append", &["--json", "1", "colour", "green"]);
+    assert_code(&first, 0);
+    let first = json(&first);
+    assert_eq!(first["outcome"], "applied");
+    assert_eq!(first["former"], Value::Null);
+    let second = json(&cluster.ask("append", &["--json", "1", "colour", "red"]));
+    assert_eq!(second["former"], "green");
+    assert!(second["index"].as_u64() > first["index"].as_u64());
+    let read = json(&cluster.ask("read", &["--json", "1", "colour"]));
+    assert_eq!(read["value"], "red");
+    assert!(read["index"].as_u64() >= second["index"].as_u64());
+    assert_eq!(
+        cluster.ask("read", &["--raw", "1", "colour"]).stdout,
+        b"red"
+    );
+    let deleted = json(&cluster.ask("append", &["--json", "1", "colour", "--delete"]));
+    assert_eq!(deleted["former"], "red");
+    assert_code(&cluster.ask("read", &["--raw", "1", "colour"]), 1);
+
+    let status = cluster.ask("status", &["--json", "--partition", "1"]);
+    assert_code(&status, 0);
+    let status = json(&status);
+    let replicas: Vec<&Value> = status["shards"]
+        .as_array()
+        .expect("shards")
+        .iter()
+        .map(|shard| &shard["partitions"][0])
+        .collect();
+    assert_eq!(replicas.len(), 3);
+    let leads = |of: &&&Value| of["role"] == "leader";
+    assert_eq!(replicas.iter().filter(leads).count(), 1);
+    let leader = replicas[0]["leader"].as_u64().expect("any node names it");
+    assert!(
+        replicas
+            .iter()
+            .all(|of| of["leader"].as_u64() == Some(leader))
+    );
+    let people = cluster.ask("status", &["--node", "2"]);
+    assert!(
+        text(&people.stdout).starts_with("node 2 shard 0: boot 1"),
+        "{people:?}"
+    );
+}
+
+#[test]
+fn an_append_repeated_with_its_key_and_index_answers_with_the_first_index() {
+    let cluster = Cluster::prepare().start();
+    assert_code(&cluster.ask("append", &["1", "a", "0"]), 0);
+    let repeat = [
+        "--json",
+        "1",
+        "a",
+        "1",
+        "--index",
+        "1",
+        "--idempotency-key",
+        "0123456789abcdef0123456789abcdef",
+    ];
+    let first = json(&cluster.ask("append", &repeat));
+    let again = json(&cluster.ask("append", &repeat));
+    assert_eq!(
+        (&first["duplicate"], &again["duplicate"]),
+        (&Value::Bool(false), &Value::Bool(true))
+    );
+    assert_eq!(first["index"], again["index"]);
+}
+
+#[test]
+fn nobody_there_is_told_in_time_with_an_exit_code_that_says_whether_it_may_have_happened() {
+    let cluster = Cluster::prepare();
+    let new = cluster.ask("append", &["--json", "--timeout-ms", "300", "1", "a", "b"]);
+    assert_code(&new, 1);
+    assert_eq!(json(&new)["outcome"], "not executed");
+    assert!(
+        text(&new.stderr).contains("connecting to 127.0.0.1"),
+        "{new:?}"
+    );
+    let key = "0123456789abcdef0123456789abcdef";
+    let repeat = [
+        "--timeout-ms",
+        "300",
+        "1",
+        "a",
+        "b",
+        "--index",
+        "7",
+        "--idempotency-key",
+        key,
+    ];
+    let repeated = cluster.ask("append", &repeat);
+    assert_code(&repeated, 4);
+    assert!(
+        text(&repeated.stderr).contains(&format!("--idempotency-key {key} --index 7")),
+        "{repeated:?}"
+    );
+    assert_code(&cluster.ask("read", &["--timeout-ms", "300", "1", "a"]), 1);
+    let status = cluster.ask("status", &["--json", "--timeout-ms", "300"]);
+    assert_code(&status, 1);
+    assert!(json(&status)["shards"][2]["unreachable"].is_string());
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_before_anything_is_asked() {
+    let cluster = Cluster::prepare();
+    assert_code(&cluster.ask("append", &["9", "a", "b"]), 1);
+    assert_code(&cluster.ask("append", &["1", "a"]), 2);
+    assert_code(&cluster.ask("append", &["1", "a", "b", "--delete"]), 2);
+    assert_code(
+        &cluster.ask(
+            "append",
+            &["1", "a", "b", "--idempotency-key", "xyz", "--index", "1"],
+        ),
+        2,
+    );
+    assert_code(&cluster.ask("status", &["--node", "9"]), 1);
+    assert_code(&cluster.ask("read", &["--client", "nobody", "1", "a"]), 3);
+    let elsewhere = ask(Path::new("/nonexistent"), "status", &[]);
+    assert_code(&elsewhere, 3);
+    assert!(
+        text(&elsewhere.stderr).contains("/nonexistent"),
+        "{elsewhere:?}"
+    );
+}
