@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use clustor_shards::buffer::{BlockPool, Blocks, SizeClass};
+use clustor_shards::buffer::{BLOCK_BYTES, BlockPool, Blocks, SizeClass};
 use clustor_shards::disk::{DiskEvent, DiskOp, DurableChain, PreparePair};
 use clustor_shards::uring::{ChainSteps, ShardRing, WriterMode};
 use clustor_wire::ids::{ChainNumber, PairNumber};
@@ -80,6 +80,7 @@ pub fn run(options: &Options) -> Result<Report, BenchError> {
             let workload = Workload {
                 depth,
                 blocks: options.blocks,
+                payload_bytes: options.blocks * BLOCK_BYTES as u32,
                 seconds: options.common.seconds,
             };
             // The full chain is what ratios are to.

@@ -5,6 +5,7 @@
 
 mod device;
 mod interrupt;
+mod log;
 mod place;
 mod report;
 
@@ -25,6 +26,8 @@ struct Command {
 enum What {
     /// The raw limit of the device: durable chains through a shard's own ring, and nothing above it.
     Device(device::Options),
+    /// One shard's log, strict and group: in the shard, and through a handle.
+    Log(log::Options),
 }
 
 /// What every subcommand takes.
@@ -54,6 +57,15 @@ pub enum BenchError {
     /// A disk operation failed.
     #[error("the device: {0}")]
     Disk(#[from] clustor_shards::disk::DiskError),
+    /// The log could not be opened.
+    #[error(transparent)]
+    Log(#[from] clustor_shards::log::RecoverError),
+    /// The engine did not start or stop.
+    #[error(transparent)]
+    Engine(#[from] clustor_engine::engine::EngineError),
+    /// An append was not executed.
+    #[error("an append failed: {0}")]
+    Refused(String),
     /// The results could not be written.
     #[error("{path}: {source}")]
     Output {
@@ -71,6 +83,11 @@ fn run(command: Command) -> Result<(), BenchError> {
     match command.what {
         What::Device(options) => {
             let report = device::run(&options)?;
+            report.print();
+            report.save(options.common.json.as_deref())
+        }
+        What::Log(options) => {
+            let report = log::run(&options)?;
             report.print();
             report.save(options.common.json.as_deref())
         }

@@ -69,13 +69,11 @@ fn tenth(value: f64) -> f64 {
 /// Where the clock stood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, reason = "each subcommand measures at its own")
-)]
 pub enum MeasuredAt {
     /// In the shard, from submission to the event.
     Shard,
+    /// At a handle on another thread, from the call to the answer.
+    Handle,
 }
 
 /// The work of one line.
@@ -85,6 +83,8 @@ pub struct Workload {
     pub depth: u32,
     /// Log blocks of 4 KiB in each operation.
     pub blocks: u32,
+    /// Bytes of each entry, or of a chain's log write.
+    pub payload_bytes: u32,
     /// Seconds it was measured for.
     pub seconds: u64,
 }
@@ -212,6 +212,7 @@ impl Report {
         for run in &self.runs {
             let at = match run.measured_at {
                 MeasuredAt::Shard => "shard",
+                MeasuredAt::Handle => "handle",
             };
             let ratio = run
                 .ratio_to_device
