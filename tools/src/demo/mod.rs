@@ -312,7 +312,7 @@ fn conduct(
     let mut started_again = false;
     let mut leader_changes = 0;
     let mut next_line = begun + Duration::from_secs(1);
-    let mut acked_before_line = 0;
+    let mut last_line = (begun, 0);
     while Instant::now() < end_at {
         check_interrupt(interrupted)?;
         let now = Instant::now();
@@ -348,14 +348,14 @@ fn conduct(
                 &format!(
                     "{:>4} s      {:>7} acks/s   p50 {:>6} us   p99 {:>7} us   leaders {}",
                     now.duration_since(begun).as_secs(),
-                    acked - acked_before_line,
+                    per_second(acked - last_line.1, now.duration_since(last_line.0)),
                     p50,
                     p99,
                     leaders_line(leaders)
                 ),
             )?;
-            acked_before_line = acked;
-            next_line += Duration::from_secs(1);
+            last_line = (now, acked);
+            next_line = now + Duration::from_secs(1);
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -369,6 +369,10 @@ fn conduct(
         per_s_before: acked_then as f64 / killed_at.duration_since(begun).as_secs_f64(),
         per_s_after: (load.acked() - acked_then) as f64 / after,
     })
+}
+
+fn per_second(count: u64, time: Duration) -> u64 {
+    (count as f64 / time.as_secs_f64()).round() as u64
 }
 
 /// The node that leads most, and what it leads.
