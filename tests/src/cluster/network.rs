@@ -45,7 +45,7 @@ impl NetworkOptions {
 pub enum RuleAction {
     /// It is lost.
     Drop,
-    /// It is kept until [`Network::release`].
+    /// It is kept until all that is held is released.
     Hold,
 }
 

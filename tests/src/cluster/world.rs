@@ -2,7 +2,7 @@
 //!
 //! A world does what its queue says, one event a step. It draws everything from its seed and knows no clock, so
 //! the same seed and the same calls give the same events, bit for bit. Whoever drives it (a seed's
-//! [`super::run`], a script's [`super::scenario`]) asks, injures and listens between steps.
+//! [`super::run`], a script's [`crate::scenario`]) asks, injures and listens between steps.
 
 use std::collections::BTreeMap;
 

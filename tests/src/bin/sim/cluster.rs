@@ -1,6 +1,7 @@
 //! `sim`: whole clusters.
 
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -34,9 +35,9 @@ pub struct Seeds {
     /// The first seed [default: from the clock]
     #[arg(long)]
     from: Option<u64>,
-    /// Play this script and print what happens
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "seeds", "seconds", "from"])]
-    scenario: Option<PathBuf>,
+    /// Play these scripts; print what happens, if it is one
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["seed", "seeds", "seconds", "from"])]
+    scenario: Vec<PathBuf>,
     /// Stop at this many failures
     #[arg(long, default_value_t = 1)]
     failures_max: u64,
@@ -44,28 +45,36 @@ pub struct Seeds {
 
 /// Runs them.
 pub fn run(seeds: &Seeds) -> ExitCode {
-    match (&seeds.scenario, seeds.seed) {
-        (Some(file), _) => play(file),
-        (None, Some(seed)) => replay(seed, seeds),
-        (None, None) => many(seeds),
+    match (seeds.scenario.as_slice(), seeds.seed) {
+        ([], Some(seed)) => replay(seed, seeds),
+        ([], None) => many(seeds),
+        (scripts, _) => play_all(scripts),
     }
 }
 
-fn play(file: &Path) -> ExitCode {
-    let name = file.display().to_string();
-    let outcome = std::fs::read_to_string(file)
-        .map_err(|error| format!("{name}: {error}"))
-        .and_then(|script| {
-            scenario::play(&name, &script, Trace::Print(Box::new(print)))
-                .map_err(|error| error.to_string())
-        });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+fn play_all(scripts: &[PathBuf]) -> ExitCode {
+    let mut failed = false;
+    for file in scripts {
+        let trace = if scripts.len() == 1 {
+            Trace::Print(Box::new(print))
+        } else {
+            Trace::Off
+        };
+        if let Err(error) = play(file, trace) {
             eprintln!("{error}");
-            ExitCode::FAILURE
+            failed = true;
         }
     }
+    ExitCode::from(u8::from(failed))
+}
+
+fn play(file: &Path, trace: Trace) -> Result<(), String> {
+    let name = file.display().to_string();
+    let script = std::fs::read_to_string(file).map_err(|error| format!("{name}: {error}"))?;
+    // An assertion of the engine is a failure of the script that led to it.
+    catch_unwind(AssertUnwindSafe(|| scenario::play(&name, &script, trace)))
+        .map_err(|_| format!("{name}: panicked"))?
+        .map_err(|error| error.to_string())
 }
 
 fn print(line: &str) {
