@@ -349,6 +349,8 @@ impl Consensus {
             format!("{who}: {to} after {from}")
         })?;
         replica.committed = to;
+        // The term of the last entry that nobody knew to be committed before.
+        let mut news = Term::ZERO;
         for index in (from.get() + 1..=to.get()).map(LogIndex) {
             let Some(term) = known.replicas[&me].term_at(index) else {
                 return Err(Violation::new(
@@ -376,8 +378,19 @@ impl Consensus {
                 || format!("{who}: index {index} of term {term} is on {holders} disks"),
             )?;
             known.committed.push(term);
+            news = term;
         }
-        Ok(())
+        let own = news == status.term || voters.voters.len() == 1;
+        must(
+            own || news == Term::ZERO || status.role != Role::Leader,
+            "a leader commits by an entry of its own term",
+            || {
+                format!(
+                    "{who}: committed {to} of term {news}, leads term {}",
+                    status.term
+                )
+            },
+        )
     }
 
     fn look_at_leader(
