@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use clustor_engine::engine::{AppendOptions, Engine};
-use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
 use clustor_engine::profile::Profile;
 use clustor_engine::shard_core::log_pool;
 use clustor_shards::buffer::BLOCK_BYTES;
@@ -26,6 +25,7 @@ use clustor_wire::ids::{ClusterId, Incarnation, LogIndex, NodeId, PartitionId, S
 
 use crate::device::Device;
 use crate::interrupt::Interrupt;
+use crate::nothing::Nothing;
 use crate::place::Place;
 use crate::report::{Machine, Measured, MeasuredAt, Report, Run, Workload};
 use crate::{BenchError, Common};
@@ -255,15 +255,6 @@ impl<'a> ShardBench<'a> {
         }
         measured.took(begun.elapsed());
         Ok(measured)
-    }
-}
-
-/// A machine that does nothing: what is measured is the way to it.
-struct Nothing;
-
-impl StateMachine for Nothing {
-    fn apply(&mut self, _: Batch<'_>, _: &mut Effects) -> Applied {
-        Applied::Ack
     }
 }
 

@@ -3,9 +3,11 @@
 //! Each subcommand fills a [`report::Report`]; all share its table, its JSON and the place to measure in
 //! ([`place::Place`]). Every ratio is to the raw device as measured in the same run.
 
+mod cluster;
 mod device;
 mod interrupt;
 mod log;
+mod nothing;
 mod place;
 mod report;
 
@@ -28,6 +30,8 @@ enum What {
     Device(device::Options),
     /// One shard's log, strict and group: in the shard, and through a handle.
     Log(log::Options),
+    /// Three nodes in one process, over loopback TLS.
+    Cluster(cluster::Options),
 }
 
 /// What every subcommand takes.
@@ -83,6 +87,11 @@ fn run(command: Command) -> Result<(), BenchError> {
     match command.what {
         What::Device(options) => {
             let report = device::run(&options)?;
+            report.print();
+            report.save(options.common.json.as_deref())
+        }
+        What::Cluster(options) => {
+            let report = cluster::run(&options)?;
             report.print();
             report.save(options.common.json.as_deref())
         }

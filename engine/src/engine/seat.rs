@@ -133,10 +133,12 @@ pub use cluster::Member;
 #[cfg(feature = "net")]
 mod cluster {
     use std::collections::BTreeSet;
+    use std::io::ErrorKind;
     use std::net::{SocketAddr, TcpListener};
     use std::sync::Arc;
+    use std::time::{Duration, Instant};
 
-    use clustor_shards::host::{Claim, Topology};
+    use clustor_shards::host::{Claim, LOCK_WAIT, Topology};
     use clustor_shards::log::record::{CODEC_BINARY, RECORD_VERSION};
     use clustor_shards::net::{LocalShard, NetLimits, ShardNet, TlsIdentity};
     use clustor_shards::turn::{PeerId, Time};
@@ -146,6 +148,8 @@ mod cluster {
     use crate::engine::EngineError;
     use crate::security::{Placement, Role};
     use crate::shard_core::ShardCore;
+
+    const LISTEN_RETRY: Duration = Duration::from_millis(20);
 
     /// One node of a cluster: which, under which placement, and how it proves it.
     #[derive(Debug, Clone)]
@@ -200,8 +204,7 @@ mod cluster {
             }
             let topology = Topology::detect().map_err(EngineError::Processors)?;
             let address = member.listen.unwrap_or(placed.address);
-            let listener = TcpListener::bind(address)
-                .map_err(|error| EngineError::Listen { address, error })?;
+            let listener = listen(address)?;
             Ok(Self {
                 claim: Claim::Member(member.placement.cluster(), node),
                 shards: usize::from(placed.shards),
@@ -214,6 +217,21 @@ mod cluster {
                     identity: member.identity,
                 }),
             })
+        }
+    }
+
+    /// Binds the node's port. A killed process's ring holds its sockets for a moment after the process is gone, so a
+    /// port in use is tried again, as long as a directory in use is.
+    fn listen(address: SocketAddr) -> Result<TcpListener, EngineError> {
+        let until = Instant::now() + LOCK_WAIT;
+        loop {
+            match TcpListener::bind(address) {
+                Ok(listener) => return Ok(listener),
+                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                    std::thread::sleep(LISTEN_RETRY);
+                }
+                Err(error) => return Err(EngineError::Listen { address, error }),
+            }
         }
     }
 

@@ -22,6 +22,7 @@ use super::shard::{BootError, Ends, Shard, ShardPlan};
 use crate::mesh::{Bell, Doorbell, SubmissionQueue, Submitter, Wake, full_mesh};
 use crate::sys::EventFd;
 use crate::turn::Application;
+use crate::uring;
 
 /// Memory for glommio's own buffered reads, three times this is locked. A shard reads eight bytes with it.
 pub(super) const EXECUTOR_MEMORY_BYTES: usize = 64 * 1024;
@@ -178,6 +179,11 @@ where
             "a node has 1 to 65,535 shards, not {count}"
         )));
     }
+    // The executor below would panic where io_uring is forbidden; this says how to allow it.
+    uring::check_available().map_err(|source| StartError::Ring {
+        shard: ShardId(0),
+        source,
+    })?;
     let events = (0..count)
         .map(|_| EventFd::new().map(Arc::new))
         .collect::<Result<Vec<_>, _>>()

@@ -35,3 +35,11 @@ pub use ring::WriterMode;
 pub use shard_ring::ShardRing;
 #[cfg(feature = "net")]
 pub use sockets::{SocketEvent, SocketKey};
+
+/// Whether this process may use io_uring at all, found out by making a ring.
+///
+/// # Errors
+/// [`RingError`], with how to allow it where it is forbidden.
+pub fn check_available() -> Result<(), RingError> {
+    ring::Ring::new().map(drop)
+}

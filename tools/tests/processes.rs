@@ -1,0 +1,318 @@
+//! Nodes and the demo as processes: killed again and again, started twice, forbidden io_uring, interrupted.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
+fn clustor() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_clustor"))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+struct Dir {
+    _home: tempfile::TempDir,
+    path: PathBuf,
+}
+
+/// A cluster of one node, which is its own quorum.
+fn lone_cluster() -> Dir {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let path = home.path().join("dev");
+    let port = TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port")
+        .port();
+    let made = clustor()
+        .args([
+            "certs",
+            "cluster",
+            "--nodes",
+            "1",
+            "--replicas",
+            "1",
+            "--shards",
+            "1",
+        ])
+        .args([
+            "--partitions",
+            "2",
+            "--listen",
+            &format!("127.0.0.1:{port}"),
+            "--dir",
+        ])
+        .arg(&path)
+        .output()
+        .expect("runs");
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    Dir { _home: home, path }
+}
+
+fn serve(dir: &Path) -> Command {
+    let mut command = clustor();
+    command
+        .args(["serve", "--log-level", "error", "--config"])
+        .arg(dir.join("node-1.toml"));
+    command
+}
+
+struct Running(Child);
+
+impl Running {
+    fn start(dir: &Path) -> Self {
+        let mut child = serve(dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("runs");
+        let mut line = String::new();
+        let out = child.stdout.take().expect("piped");
+        BufReader::new(out).read_line(&mut line).expect("a line");
+        let mut node = Self(child);
+        if !line.starts_with("ready") {
+            let mut said = String::new();
+            let mut err = node.0.stderr.take().expect("piped");
+            err.read_to_string(&mut said).expect("text");
+            panic!("it did not become ready: {said}");
+        }
+        node
+    }
+
+    fn kill(mut self) {
+        self.0.kill().expect("it runs");
+        self.0.wait().expect("it ends");
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that has ended can't be killed; either way it is waited for.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn ask(dir: &Path, what: &str, args: &[&str]) -> Output {
+    clustor()
+        .args([what, "--cluster"])
+        .arg(dir)
+        .args(args)
+        .output()
+        .expect("runs")
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill_in_a_loop() {
+    let dir = lone_cluster();
+    let mut acknowledged: BTreeMap<String, String> = BTreeMap::new();
+    for round in 0..5 {
+        let node = Running::start(&dir.path);
+        for (key, value) in &acknowledged {
+            let read = ask(&dir.path, "read", &["1", key, "--raw"]);
+            assert_eq!(text(&read.stdout).trim_end(), value, "round {round}");
+        }
+        for number in 0..3 {
+            let (key, value) = (format!("key-{number}"), format!("{round}-{number}"));
+            let done = ask(&dir.path, "append", &["1", &key, &value]);
+            assert!(done.status.success(), "{}", text(&done.stderr));
+            acknowledged.insert(key, value);
+        }
+        node.kill();
+    }
+}
+
+#[test]
+fn a_second_start_on_a_directory_in_use_is_refused() {
+    let dir = lone_cluster();
+    let node = Running::start(&dir.path);
+    // Another port, so that the directory is what stands in the way.
+    let config = std::fs::read_to_string(dir.path.join("node-1.toml")).expect("there");
+    let other = format!("listen = \"127.0.0.1:0\"\n{config}");
+    std::fs::write(dir.path.join("node-1.toml"), other).expect("written");
+    let second = serve(&dir.path).output().expect("runs");
+    assert_eq!(second.status.code(), Some(1));
+    assert!(
+        text(&second.stderr).contains("in use by another process"),
+        "{}",
+        text(&second.stderr)
+    );
+    drop(node);
+}
+
+#[test]
+fn a_port_in_use_is_refused_before_anything_is_written() {
+    let dir = lone_cluster();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address");
+    let config = std::fs::read_to_string(dir.path.join("node-1.toml")).expect("there");
+    std::fs::write(
+        dir.path.join("node-1.toml"),
+        format!("listen = \"{address}\"\n{config}"),
+    )
+    .expect("written");
+    let refused = serve(&dir.path).output().expect("runs");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stderr).contains(&address.to_string()),
+        "{}",
+        text(&refused.stderr)
+    );
+    assert!(!dir.path.join("data-1").exists());
+}
+
+#[test]
+fn damaged_certificates_keys_and_placements_are_refused_before_anything_is_written() {
+    for (file, damage) in [
+        (
+            "node-1.pem",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        ),
+        ("node-1.key", "no key\n"),
+        ("placement.toml", "nodes = 1\n"),
+        ("ca.pem", ""),
+    ] {
+        let dir = lone_cluster();
+        std::fs::write(dir.path.join(file), damage).expect("written");
+        let refused = serve(&dir.path).output().expect("runs");
+        assert_eq!(
+            refused.status.code(),
+            Some(3),
+            "{file}: {}",
+            text(&refused.stderr)
+        );
+        assert!(
+            text(&refused.stderr).contains(file),
+            "{}",
+            text(&refused.stderr)
+        );
+        assert!(!dir.path.join("data-1").exists(), "{file}");
+    }
+}
+
+/// A filter under which `io_uring_setup` (number 425 on every architecture) fails as where it is forbidden.
+fn without_io_uring() -> BpfProgram {
+    let arch = std::env::consts::ARCH
+        .try_into()
+        .expect("a known architecture");
+    let rules = [(425, Vec::new())].into_iter().collect();
+    SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(1), arch)
+        .and_then(TryInto::try_into)
+        .expect("a sound filter")
+}
+
+#[test]
+fn where_io_uring_is_forbidden_the_error_says_so_and_how_to_allow_it() {
+    let dir = lone_cluster();
+    let path = dir.path.clone();
+    // The filter holds for the thread that asks for it, and for the processes that it starts.
+    let refused = std::thread::spawn(move || {
+        seccompiler::apply_filter(&without_io_uring()).expect("the filter is taken");
+        serve(&path).output().expect("runs")
+    })
+    .join()
+    .expect("no panic");
+    assert_eq!(refused.status.code(), Some(1));
+    let said = text(&refused.stderr);
+    assert!(said.contains("io_uring is forbidden"), "{said}");
+    assert!(said.contains("kernel.io_uring_disabled"), "{said}");
+}
+
+#[test]
+fn a_stopped_node_ends_in_order_and_starts_again() {
+    let dir = lone_cluster();
+    for round in 0..2 {
+        let mut node = Running::start(&dir.path);
+        let done = ask(&dir.path, "append", &["1", "key", &format!("{round}")]);
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        clustor_shards::sys::terminate(node.0.id()).expect("it runs");
+        let status = node.0.wait().expect("it ends");
+        assert!(status.success(), "{status}");
+    }
+    let _node = Running::start(&dir.path);
+    let read = ask(&dir.path, "read", &["1", "key", "--raw"]);
+    assert_eq!(text(&read.stdout).trim_end(), "1");
+}
+
+#[test]
+fn a_short_demo_loses_nothing_and_says_so_in_its_last_line() {
+    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let result = home.path().join("result.json");
+    let demo = clustor()
+        .args([
+            "demo",
+            "--seconds",
+            "4",
+            "--clients",
+            "8",
+            "--partitions",
+            "4",
+            "--json",
+        ])
+        .arg(&result)
+        .env("TMPDIR", home.path())
+        .output()
+        .expect("runs");
+    assert!(
+        demo.status.success(),
+        "{}{}",
+        text(&demo.stdout),
+        text(&demo.stderr)
+    );
+    let out = text(&demo.stdout);
+    let last = out.lines().last().expect("a line");
+    assert!(last.starts_with("acked="), "{last}");
+    assert!(last.contains(" lost=0 duplicated=0 "), "{last}");
+    let saved: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&result).expect("written")).expect("JSON");
+    assert_eq!(saved["unproven"], 0);
+    assert!(saved["acked"].as_u64().expect("a number") > 0);
+    let left: Vec<_> = std::fs::read_dir(home.path())
+        .expect("there")
+        .flatten()
+        .collect();
+    assert_eq!(left.len(), 1, "only the result is left: {left:?}");
+}
+
+#[test]
+fn an_interrupted_demo_removes_what_it_made() {
+    let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let mut demo = clustor()
+        .args([
+            "demo",
+            "--seconds",
+            "60",
+            "--clients",
+            "4",
+            "--partitions",
+            "2",
+        ])
+        .env("TMPDIR", home.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("runs");
+    let mut out = BufReader::new(demo.stdout.take().expect("piped"));
+    let mut line = String::new();
+    while !line.contains("acks/s") {
+        line.clear();
+        assert_ne!(
+            out.read_line(&mut line).expect("a line"),
+            0,
+            "it ended early"
+        );
+    }
+    clustor_shards::sys::terminate(demo.id()).expect("it runs");
+    let begun = Instant::now();
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).expect("the rest");
+    assert!(!demo.wait().expect("it ends").success());
+    assert!(begun.elapsed() < Duration::from_secs(40));
+    assert_eq!(std::fs::read_dir(home.path()).expect("there").count(), 0);
+}
