@@ -30,7 +30,7 @@ const KEY_FILE_BYTES_MAX: u64 = 4096;
 /// How a cluster is reached.
 #[derive(Debug, Args)]
 pub struct Reach {
-    /// Directory that `clustor certs` has filled: placement.toml, placement.pub, ca.pem, client-<name>.pem and .key.
+    /// Directory that `clustor certs` has filled: placement.toml, placement.pub, ca.pem, client-NAME.pem and .key.
     #[arg(long, value_name = "DIR")]
     cluster: PathBuf,
     /// Whose certificate in that directory.
