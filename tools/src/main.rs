@@ -2,18 +2,22 @@
 
 use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{Parser, Subcommand};
+use clustor_shards::log::header::FORMAT_VERSION;
+use clustor_shards::log::record::RECORD_VERSION;
 use clustor_tools::certs::{self, CertsArgs};
 use clustor_tools::client_commands::{self, AppendArgs, ReadArgs, StatusArgs};
 use clustor_tools::demo::{self, DemoArgs};
 use clustor_tools::exit::{CommandError, EXIT_HELP, Exit};
 use clustor_tools::inspect::{self, InspectArgs};
 use clustor_tools::serve::{self, ServeArgs};
+use clustor_wire::frame::PROTOCOL_VERSION;
 
 /// Clustor: a replication engine that makes an ordered log durable on a quorum of machines.
 #[derive(Debug, Parser)]
-#[command(name = "clustor", version, after_help = EXIT_HELP, arg_required_else_help = true)]
+#[command(name = "clustor", version, long_version = long_version(), after_help = EXIT_HELP, arg_required_else_help = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -28,6 +32,17 @@ enum Command {
     Append(AppendArgs),
     Read(ReadArgs),
     Status(StatusArgs),
+}
+
+/// What `--version` says: this build, and what it speaks and writes.
+fn long_version() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        format!(
+            "{}\nwire protocol {PROTOCOL_VERSION}\nlog files {FORMAT_VERSION}\nrecord frames {RECORD_VERSION}",
+            env!("CARGO_PKG_VERSION")
+        )
+    });
+    &TEXT
 }
 
 fn main() -> ExitCode {

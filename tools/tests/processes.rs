@@ -316,3 +316,51 @@ fn an_interrupted_demo_removes_what_it_made() {
     assert!(begun.elapsed() < Duration::from_secs(40));
     assert_eq!(std::fs::read_dir(home.path()).expect("there").count(), 0);
 }
+
+#[test]
+fn inspect_shows_what_a_node_wrote_and_leaves_it_as_it_was() {
+    let dir = lone_cluster();
+    let node = Running::start(&dir.path);
+    let done = ask(&dir.path, "append", &["1", "key", "value"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    node.kill();
+    let data = dir.path.join("data-1");
+    let shown = clustor().arg("inspect").arg(&data).output().expect("runs");
+    assert!(shown.status.success(), "{}", text(&shown.stderr));
+    let shown = text(&shown.stdout);
+    assert!(shown.contains("Entry partition 1 term 1 index"), "{shown}");
+    assert!(!shown.contains("BAD"), "{shown}");
+    let lines = clustor()
+        .args(["inspect", "--json", "--records"])
+        .arg(&data)
+        .output()
+        .expect("runs");
+    let pairs: Vec<serde_json::Value> = text(&lines.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let chains: usize = pairs
+        .iter()
+        .map(|pair| pair["chains"].as_array().expect("a list").len())
+        .sum();
+    assert!(chains >= 3, "opening, mark, and something behind: {chains}");
+    let _again = Running::start(&dir.path);
+    let none = clustor()
+        .args(["inspect", "/nowhere"])
+        .output()
+        .expect("runs");
+    assert_eq!(none.status.code(), Some(3));
+}
+
+#[test]
+fn the_version_names_protocol_and_formats() {
+    let said = text(&clustor().arg("--version").output().expect("runs").stdout);
+    for part in [
+        "clustor 0.",
+        "wire protocol 1",
+        "log files 1",
+        "record frames 1",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+}
