@@ -49,6 +49,8 @@ pub struct Faults {
     pub disk: Every,
     /// The node whose disk may fail.
     pub fragile: Option<NodeId>,
+    /// It does not fail but rot, once: a block that was at rest when the node ended.
+    pub rot: bool,
 }
 
 /// The load of a run.
@@ -203,7 +205,7 @@ fn draw_faults(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Faults {
         every(0.1, 500_000, 2_000_000),
         every(0.15, 300_000, 2_000_000),
     );
-    let disk = every(0.15, 300_000, 2_000_000);
+    let disk = every(0.25, 300_000, 2_000_000);
     // One node's disk may fail, and no partition depends on it alone.
     let redundant = layout.partitions.iter().all(|p| p.voters.len() > 2);
     let fragile = (redundant && disk.is_some()).then(|| pick(rng, &layout.nodes()));
@@ -222,6 +224,7 @@ fn draw_faults(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Faults {
         sabotage,
         disk,
         fragile,
+        rot: fragile.is_some() && rng.random_bool(0.5),
     }
 }
 
