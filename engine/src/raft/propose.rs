@@ -125,7 +125,7 @@ impl Replica {
         if waiting > 0 && waiting + bytes as u64 > bytes_max {
             return Err(ProposeError::Full { bytes_max });
         }
-        if let Some(index) = self.log.missing_from(self.committed.next()) {
+        if let Some(index) = self.log.missing_from(self.applicable.next()) {
             return Err(ProposeError::MissingContent { index });
         }
         Ok(self.append_own(

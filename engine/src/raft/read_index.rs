@@ -57,7 +57,7 @@ impl Replica {
     /// # Errors
     /// [`ReadError`]; then the token does not come back.
     pub fn read_index(&mut self, token: u64) -> Result<(), ReadError> {
-        let missing = self.log.missing_from(self.committed.next());
+        let missing = self.log.missing_from(self.applicable.next());
         let waiting_max = self.limits.reads_waiting_max;
         let RoleState::Leader(leading) = &mut self.role else {
             let leader = self.leader;

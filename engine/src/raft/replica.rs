@@ -399,7 +399,7 @@ impl Replica {
         let span = window - least + 1;
         let drawn = ((u128::from(self.random.next_u64()) * u128::from(span)) >> 64) as u64;
         // A replica with damage lets those without go first.
-        let damaged = self.log.missing_from(self.committed.next()).is_some();
+        let damaged = self.log.missing_from(self.applicable.next()).is_some();
         let wait = if damaged { window } else { 0 };
         self.election_due = now.plus_us(wait + least + drawn);
     }

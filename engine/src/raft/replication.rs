@@ -149,7 +149,7 @@ impl Replica {
             return;
         }
         let settled = turn.now >= leading.since.plus_ms(SETTLED_MS);
-        if settled && self.log.missing_from(self.committed.next()).is_some() {
+        if settled && self.log.missing_from(self.applicable.next()).is_some() {
             // If nobody answers there is nobody to lead instead.
             let _ = self.transfer_leadership(turn);
         }

@@ -40,7 +40,7 @@ pub struct Status {
     pub applicable: LogIndex,
     /// Entries whose content is missing here.
     pub missing: u64,
-    /// The first of them above what is committed; commit and reads stop before it.
+    /// The first of them above what may be applied; commit, apply and reads stop before it.
     pub missing_first: Option<LogIndex>,
     /// A leader's empty entry; `None` for others.
     pub term_start: Option<LogIndex>,
@@ -93,7 +93,7 @@ impl Replica {
             raft_commit: self.raft_commit,
             applicable: self.applicable,
             missing: self.log.missing_count(),
-            missing_first: self.log.missing_from(self.committed.next()),
+            missing_first: self.log.missing_from(self.applicable.next()),
             term_start: leading.map(|leading| leading.term_start),
             transferring: leading.is_some_and(|leading| leading.transfer.is_some()),
             frames_refused: self.frames_refused,

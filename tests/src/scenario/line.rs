@@ -102,6 +102,7 @@ pub(super) enum Line {
     Release,
     Freeze(NodeId, bool),
     Fail(NodeId, bool, FileKind),
+    Rot(NodeId, FileKind, u64),
     Stall(NodeId, u64),
     Crash(NodeId, Crash, Fate),
     Stop(NodeId),
@@ -204,6 +205,14 @@ impl Words<'_> {
             .ok_or_else(|| ParseError::expected("a kind of message", Some(word)))
     }
 
+    fn file(&mut self) -> Result<FileKind, ParseError> {
+        match self.next("segment or ledger")? {
+            "segment" => Ok(FileKind::Segment),
+            "ledger" => Ok(FileKind::Ledger),
+            other => Err(ParseError::expected("segment or ledger", Some(other))),
+        }
+    }
+
     fn arrow(&mut self) -> Result<(NodeId, NodeId), ParseError> {
         let word = self.next("1->2")?;
         arrow(word).ok_or_else(|| ParseError::expected("1->2", Some(word)))
@@ -292,6 +301,7 @@ fn command(verb: &str, words: &mut Words<'_>) -> Result<Line, ParseError> {
         "freeze" => Line::Freeze(words.node()?, true),
         "thaw" => Line::Freeze(words.node()?, false),
         "fail" => fail(words)?,
+        "rot" => Line::Rot(words.node()?, words.file()?, words.number("a block")?),
         "stall" => Line::Stall(words.node()?, words.duration()?),
         "crash" => crash(words)?,
         "stop" => Line::Stop(words.node()?),
@@ -344,12 +354,7 @@ fn fail(words: &mut Words<'_>) -> Result<Line, ParseError> {
         "write" => false,
         other => return Err(ParseError::expected("flush or write", Some(other))),
     };
-    let file = match words.next("segment or ledger")? {
-        "segment" => FileKind::Segment,
-        "ledger" => FileKind::Ledger,
-        other => return Err(ParseError::expected("segment or ledger", Some(other))),
-    };
-    Ok(Line::Fail(node, flush, file))
+    Ok(Line::Fail(node, flush, words.file()?))
 }
 
 fn crash(words: &mut Words<'_>) -> Result<Line, ParseError> {

@@ -16,6 +16,7 @@
 //! | `drop 1->2 Append`, `hold 1->2 Vote`, `allow`, `release` | rules for messages; ends them; delivers what was held |
 //! | `freeze 2`, `thaw 2` | a disk does nothing, and goes on |
 //! | `fail 2 flush ledger`, `fail 2 write segment` | the next such step on a disk ends in an error |
+//! | `rot 2 segment 6` | a block of the newest such file of a node turns over bits |
 //! | `stall 2 300ms` | a process gets no processor |
 //! | `crash 2 kill`, `crash 2 power lost` | ends a process, or a node's power; what was not flushed is lost, landed, torn, or drawn |
 //! | `stop 2` | stops a node in order |

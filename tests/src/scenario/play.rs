@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use clustor_engine::outcome::{IdempotencyKey, Outcome, RefusalClause};
 use clustor_engine::profile::Profile;
 use clustor_engine::request::{Reply, RequestBody, Wait};
+use clustor_shards::disk::FileKind;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId};
 use clustor_wire::message::Role;
@@ -218,6 +219,7 @@ impl Stage {
                     disk.fault_next_write(file, WriteFault::Error);
                 }
             }
+            Line::Rot(node, file, block) => self.rot(node, file, block)?,
             Line::Stall(node, us) => self.world.stall(self.shard(node)?, us),
             Line::Crash(node, crash, fate) => self.world.crash_with(node, crash, fate),
             Line::Stop(node) => self.world.stop(node),
@@ -366,6 +368,25 @@ impl Stage {
         Ok(())
     }
 
+    fn rot(&mut self, node: NodeId, kind: FileKind, block: u64) -> Result<(), String> {
+        let shard = self.shard(node)?;
+        self.world.mark_damaged(node);
+        let disk = &mut self.world.host_mut(shard).disk;
+        let newest = disk
+            .file_names()
+            .into_iter()
+            .rfind(|file| file.kind == kind && !disk.blocks_at_rest(*file).is_empty());
+        let rotten = match (newest, u32::try_from(block)) {
+            (Some(file), Ok(block)) => {
+                disk.blocks_at_rest(file).contains(&block) && disk.plant_rot(file, block)
+            }
+            _ => false,
+        };
+        rotten
+            .then_some(())
+            .ok_or_else(|| "nothing was written there".to_owned())
+    }
+
     fn heal(&mut self) {
         self.world.network_mut().heal();
         for shard in self.world.layout().shards.clone() {
@@ -387,8 +408,11 @@ impl Stage {
             self.run(50_000).map_err(broken)?;
             let committed = self.world.consensus().committed(P);
             let agree = self.world.hosts().all(|host| {
-                host.partition(P)
-                    .is_some_and(|partition| partition.applied() >= committed)
+                // What is damaged may wait for a repair.
+                self.world.is_damaged(host.id.node)
+                    || host
+                        .partition(P)
+                        .is_some_and(|partition| partition.applied() >= committed)
             });
             let leaders = self
                 .world
