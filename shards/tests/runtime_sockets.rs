@@ -306,14 +306,22 @@ fn connections_without_a_preface_are_dropped_and_do_not_keep_others_out() {
         stream
             .set_read_timeout(Some(Duration::from_secs(20)))
             .expect("set");
-        assert_eq!(read_some(stream, &mut [0; 1]).expect("an end"), 0, "dropped");
+        assert_eq!(
+            read_some(stream, &mut [0; 1]).expect("an end"),
+            0,
+            "dropped"
+        );
     }
     let mut stranger = TcpStream::connect(to).expect("connected");
     stranger
         .write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         .expect("sent");
     // The bytes behind the preface were not read: the end may come as a reset.
-    assert_eq!(read_some(&mut stranger, &mut [0; 1]).unwrap_or(0), 0, "refused");
+    assert_eq!(
+        read_some(&mut stranger, &mut [0; 1]).unwrap_or(0),
+        0,
+        "refused"
+    );
     assert_eq!(client.ask(b"still here"), b"still here");
     node.stop();
 }
