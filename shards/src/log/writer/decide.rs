@@ -1,0 +1,183 @@
+//! What is decided: records enter the queue, and nothing overtakes.
+
+use clustor_wire::ids::{Incarnation, LogIndex, PartitionId, Term};
+
+use super::super::batch::for_each_item;
+use super::super::fold::{Content, HardState, encode_missing};
+use super::super::item::ItemBuilder;
+use super::super::record::{
+    RECORD_HEADER_BYTES, Record, RecordKind, decode_record, encode_record_parts,
+};
+use super::super::slot::SLOT_ITEM_BYTES;
+use super::{LogRefusal, Mode, Phase, ShardLog};
+
+impl ShardLog {
+    /// Whether an append of `body_bytes` would be taken now.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn admit(&self, body_bytes: usize) -> Result<(), LogRefusal> {
+        if let Some(quarantine) = &self.quarantine {
+            return Err(LogRefusal::Quarantined(quarantine.clone()));
+        }
+        if let Some(failure) = &self.failure {
+            return Err(LogRefusal::Failed(failure.clone()));
+        }
+        if body_bytes > self.options.entry_body_bytes_max {
+            return Err(LogRefusal::TooLarge {
+                bytes: body_bytes,
+                limit: self.options.entry_body_bytes_max,
+            });
+        }
+        self.admit_frames(RECORD_HEADER_BYTES + body_bytes)
+    }
+
+    /// Whether frames that another node accepted would be taken now; their sizes were judged there.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn admit_frames(&self, bytes: usize) -> Result<(), LogRefusal> {
+        if let Some(failure) = &self.failure {
+            return Err(LogRefusal::Failed(failure.clone()));
+        }
+        let queued = self.queued_bytes + self.batch.records.len();
+        if queued + bytes > self.options.queue_bytes_max && queued > 0 {
+            if self.phase == Phase::Draining && self.spare.is_full() {
+                return Err(LogRefusal::DiskFull);
+            }
+            return Err(LogRefusal::Busy {
+                queued,
+                limit: self.options.queue_bytes_max,
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes a record that was verified and that continues its partition's log. Whoever appends entries asks
+    /// [`Self::admit`] first; small records are always taken.
+    ///
+    /// # Panics
+    /// If the record does not continue the partition's log: the caller's invariant is broken, and a log that went
+    /// on would not recover.
+    pub fn append(&mut self, record: &Record<'_>, mode: Mode) {
+        let alone = mode == Mode::Strict;
+        let full = self.batch.records.len() + record.frame.len() > self.options.batch_bytes_max
+            || self.batch.items.bytes().len() + ItemBuilder::cost(record) > SLOT_ITEM_BYTES;
+        if !self.batch.is_empty() && (alone || full) {
+            self.close_batch();
+        }
+        if record.header.kind == RecordKind::Entry {
+            let log = self
+                .decided
+                .partitions
+                .get_mut(&record.header.partition)
+                .expect("a partition is created before it has entries");
+            log.extend(record.header.term, record.header.index, record.header.index)
+                .expect("entries continue the log");
+        } else {
+            let mut single = ItemBuilder::default();
+            single.push(record);
+            for_each_item(single.bytes(), |item| {
+                self.decided
+                    .apply_item(&item, Content::Here)
+                    .expect("records continue the log");
+            });
+        }
+        self.batch.push(record);
+        if alone {
+            self.close_batch();
+        }
+    }
+
+    fn append_small(
+        &mut self,
+        kind: RecordKind,
+        partition: PartitionId,
+        term: Term,
+        index: LogIndex,
+        parts: &[&[u8]],
+    ) {
+        let mut frame = core::mem::take(&mut self.scratch);
+        frame.clear();
+        encode_record_parts(&mut frame, kind, partition, term, index, parts);
+        let record = decode_record(&frame).expect("a frame just made decodes");
+        self.append(&record, Mode::Group);
+        self.scratch = frame;
+    }
+
+    /// Creates a partition with its first configuration (in the consensus room's encoding).
+    ///
+    /// # Panics
+    /// If it exists, or the configuration exceeds 900 bytes.
+    pub fn create_partition(
+        &mut self,
+        partition: PartitionId,
+        incarnation: Incarnation,
+        configuration: &[u8],
+    ) {
+        assert!(!self.decided.partitions.contains_key(&partition));
+        assert!(configuration.len() <= 900);
+        self.append_small(
+            RecordKind::Configuration,
+            partition,
+            Term::ZERO,
+            LogIndex::ZERO,
+            &[&incarnation.get().to_le_bytes(), configuration],
+        );
+        self.durable.insert(partition, LogIndex::ZERO);
+    }
+
+    /// Records the replica's term and vote.
+    pub fn hard_state(&mut self, partition: PartitionId, state: HardState) {
+        self.append_small(
+            RecordKind::HardState,
+            partition,
+            state.term,
+            LogIndex::ZERO,
+            &[&state.body()],
+        );
+    }
+
+    /// Removes everything of the partition from `from` on, as decided in `term`. From this moment nothing
+    /// vouches for what is removed: not what has retired, not the chains in flight, not what waits.
+    pub fn truncate(&mut self, partition: PartitionId, term: Term, from: LogIndex) {
+        if let Some(durable) = self.durable.get_mut(&partition) {
+            *durable = (*durable).min(from.prev());
+        }
+        for in_flight in &mut self.in_flight {
+            in_flight.batch.vouch.clip(partition, from);
+        }
+        for waiting in &mut self.queue {
+            waiting.vouch.clip(partition, from);
+        }
+        // The record may come to stand in a batch of its own, so it does not clip the open one by itself.
+        self.batch.vouch.clip(partition, from);
+        self.locations.truncate(partition, from);
+        self.append_small(RecordKind::Truncate, partition, term, from, &[]);
+    }
+
+    /// Records that content which once was here can't be read any more.
+    pub(in crate::log) fn record_missing(
+        &mut self,
+        partition: PartitionId,
+        term: Term,
+        first: LogIndex,
+        last: LogIndex,
+    ) {
+        let mut frame = core::mem::take(&mut self.scratch);
+        frame.clear();
+        let count = last.get() - first.get() + 1;
+        encode_missing(&mut frame, partition, term, first, count);
+        let record = decode_record(&frame).expect("a frame just made decodes");
+        self.append(&record, Mode::Group);
+        self.scratch = frame;
+    }
+
+    fn close_batch(&mut self) {
+        let fresh = self.emptied.pop().unwrap_or_default();
+        let mut batch = core::mem::replace(&mut self.batch, fresh);
+        batch.closed = true;
+        self.queued_bytes += batch.records.len();
+        self.queue.push_back(batch);
+    }
+}

@@ -1,0 +1,285 @@
+//! The log of one shard while it runs: records in, durable chains out, proofs when they retire.
+//!
+//! - `decide`: records enter the queue in the order in which they were decided
+//! - `submit`: batches become chains, a full pair makes way for the next
+//! - `retire`: what the disk answers, and what that proves
+//!
+//! One queue: records of all partitions enter the open batch in the order in which they were decided, and
+//! nothing overtakes. Chains complete in any order and retire in sequence; only retiring mints proofs. The first
+//! error is final: nothing that has not retired by then ever retires. A pair is opened by two chains, each alone in the
+//! pipeline: the opening, which carries header, checkpoint and what a boot writes again, and the mark, an empty extent that
+//! leaves something behind the opening, so that this pair and none before it is chosen from then on.
+
+mod decide;
+mod retire;
+mod submit;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use clustor_wire::ids::{BootNumber, ChainNumber, LogIndex, PairNumber, PartitionId};
+
+use super::batch::{Batch, for_each_item};
+use super::checkpoint::OlderPair;
+use super::fold::{Content, PartitionLog, ShardFold};
+use super::keys::ShardKeys;
+use super::location::Locations;
+use super::options::LogOptions;
+use super::pair::{OpenPair, Spare};
+use super::proof::{HardStateDurable, LocalDurable};
+use super::read::Reads;
+use super::recovery::Quarantine;
+use super::seal::SegmentCipher;
+use crate::buffer::BlockPool;
+use crate::disk::DiskError;
+
+/// How an append is made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It gets its own extent and its own chain.
+    Strict,
+    /// It shares a chain with what arrives about the same time.
+    Group,
+}
+
+/// Why the log takes no append now. Nothing of a refused append has left a trace.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogRefusal {
+    /// The entry is longer than any may be.
+    #[error("entry of {bytes} bytes exceeds the limit of {limit}")]
+    TooLarge {
+        /// Its bytes.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Too much waits already.
+    #[error("{queued} bytes wait for the disk, the limit is {limit}")]
+    Busy {
+        /// Bytes that wait.
+        queued: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The disk is full: no new pair can be made.
+    #[error("the disk is full: no new segment can be made; free space on the log's file system")]
+    DiskFull,
+    /// A write or flush failed; this is final until a restart.
+    #[error("the disk failed: {0}; restart the node to recover what is durable")]
+    Failed(DiskError),
+    /// Damage whose identity is unknown: the shard's replicas stay silent.
+    #[error("quarantined: {0}")]
+    Quarantined(Quarantine),
+}
+
+/// What a turn's disk events amounted to. Reused: the caller drains the lists.
+#[derive(Debug, Default)]
+pub struct Retirement {
+    /// Newly minted proofs, one per partition and chain.
+    pub durable: Vec<LocalDurable>,
+    /// Terms and votes that became durable, in order.
+    pub hard_states: Vec<HardStateDurable>,
+    /// Reads that ended.
+    pub reads: Vec<super::read::ReadOutcome>,
+}
+
+/// Where the log is in the life of its pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Takes batches.
+    Running,
+    /// Waits until nothing is in flight and a spare is ready, to open it.
+    Draining,
+    /// The opening chain is in flight, alone.
+    Opening,
+    /// The mark is in flight, alone.
+    Marking,
+}
+
+struct InFlight {
+    chain: ChainNumber,
+    blocks: u32,
+    done: bool,
+    batch: Batch,
+}
+
+/// The log of one shard.
+pub struct ShardLog {
+    pub(super) options: LogOptions,
+    pub(super) keys: ShardKeys,
+    pub(super) pool: BlockPool,
+    pub(super) boot: BootNumber,
+    next_pair: PairNumber,
+    next_chain: ChainNumber,
+    retired: ChainNumber,
+    phase: Phase,
+    /// Set when the boot's mark has retired: from then on the shard may speak.
+    open_since_boot: bool,
+    quarantine: Option<Quarantine>,
+    failure: Option<DiskError>,
+    pub(super) current: Option<OpenPair>,
+    spare: Spare,
+    older: Vec<OlderPair>,
+    /// Ciphers of every living pair, for reads.
+    pub(super) ciphers: BTreeMap<PairNumber, SegmentCipher>,
+    /// Files of pairs that were passed over, removed once the boot's mark has retired.
+    passed_over: Vec<PairNumber>,
+    /// As decided: the log as it stands, submitted or not.
+    pub(super) decided: ShardFold,
+    /// As submitted: what a checkpoint states.
+    submitted: ShardFold,
+    pub(super) locations: Locations,
+    /// Per partition, the highest index of the log as it stands that has retired.
+    durable: BTreeMap<PartitionId, LogIndex>,
+    batch: Batch,
+    queue: VecDeque<Batch>,
+    queued_bytes: usize,
+    in_flight: VecDeque<InFlight>,
+    in_flight_blocks: u32,
+    /// Emptied batches, kept for their memory.
+    emptied: Vec<Batch>,
+    /// What the boot writes again in its opening.
+    rewrite: Option<Batch>,
+    scratch: Vec<u8>,
+    pub(super) reads: Reads,
+}
+
+/// What recovery hands over to make a [`ShardLog`].
+pub(super) struct Restored {
+    pub options: LogOptions,
+    pub keys: ShardKeys,
+    pub pool: BlockPool,
+    pub boot: BootNumber,
+    pub next_pair: PairNumber,
+    pub next_chain: ChainNumber,
+    pub older: Vec<OlderPair>,
+    pub ciphers: BTreeMap<PairNumber, SegmentCipher>,
+    pub passed_over: Vec<PairNumber>,
+    pub certain: ShardFold,
+    pub rewrite: Batch,
+    pub locations: Locations,
+    pub quarantine: Option<Quarantine>,
+}
+
+impl ShardLog {
+    pub(super) fn restore(restored: Restored) -> Self {
+        let mut decided = restored.certain.clone();
+        for_each_item(restored.rewrite.items.bytes(), |item| {
+            decided
+                .apply_item(&item, Content::Here)
+                .expect("what recovery kept folds");
+        });
+        Self {
+            options: restored.options,
+            keys: restored.keys,
+            pool: restored.pool,
+            boot: restored.boot,
+            next_pair: restored.next_pair,
+            next_chain: restored.next_chain,
+            retired: restored.next_chain.prev(),
+            phase: Phase::Draining,
+            open_since_boot: false,
+            quarantine: restored.quarantine,
+            failure: None,
+            current: None,
+            spare: Spare::None,
+            older: restored.older,
+            ciphers: restored.ciphers,
+            passed_over: restored.passed_over,
+            submitted: restored.certain,
+            decided,
+            locations: restored.locations,
+            durable: BTreeMap::new(),
+            batch: Batch::default(),
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            in_flight: VecDeque::new(),
+            in_flight_blocks: 0,
+            emptied: Vec::new(),
+            rewrite: Some(restored.rewrite),
+            scratch: Vec::new(),
+            reads: Reads::default(),
+        }
+    }
+
+    /// Whether the boot's opening and mark have retired: only then may the shard speak to anyone.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.open_since_boot
+    }
+
+    /// The boot's number.
+    #[must_use]
+    pub fn boot(&self) -> BootNumber {
+        self.boot
+    }
+
+    /// The last chain that retired; before the opening, the last that may have been seen.
+    #[must_use]
+    pub fn retired_chain(&self) -> ChainNumber {
+        self.retired
+    }
+
+    /// The pair that is being filled; `ZERO` before the first is opened.
+    #[must_use]
+    pub fn current_pair(&self) -> PairNumber {
+        self.current
+            .as_ref()
+            .map_or(PairNumber::ZERO, |pair| pair.header.pair)
+    }
+
+    /// The failure that ended this log, if any.
+    #[must_use]
+    pub fn failure(&self) -> Option<&DiskError> {
+        self.failure.as_ref()
+    }
+
+    /// The damage that keeps this shard's replicas silent, if any.
+    #[must_use]
+    pub fn quarantine(&self) -> Option<&Quarantine> {
+        self.quarantine.as_ref()
+    }
+
+    /// The options it runs under.
+    #[must_use]
+    pub fn options(&self) -> &LogOptions {
+        &self.options
+    }
+
+    /// Chains in flight.
+    #[must_use]
+    pub fn chains_in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Whether nothing waits and nothing is in flight.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.failure.is_some()
+            || self.quarantine.is_some()
+            || self.in_flight.is_empty()
+                && self.queue.is_empty()
+                && self.batch.is_empty()
+                && self.phase == Phase::Running
+    }
+
+    /// The partition's log as it stands, submitted or not.
+    #[must_use]
+    pub fn partition(&self, partition: PartitionId) -> Option<&PartitionLog> {
+        self.decided.partitions.get(&partition)
+    }
+
+    /// All partitions, ascending.
+    pub fn partitions(&self) -> impl Iterator<Item = (PartitionId, &PartitionLog)> {
+        self.decided.partitions.iter().map(|(id, log)| (*id, log))
+    }
+
+    /// What this replica may vouch for: the highest index up to which the log as it stands has retired and
+    /// is whole. `None` before the shard may speak, and for a partition that was never created.
+    #[must_use]
+    pub fn durable(&self, partition: PartitionId) -> Option<LocalDurable> {
+        let log = self.decided.partitions.get(&partition)?;
+        let retired = self.durable.get(&partition)?;
+        let index = (*retired).min(log.whole_until()).max(log.base);
+        Some(LocalDurable::mint(partition, log.term_at(index)?, index))
+    }
+}

@@ -1,0 +1,129 @@
+//! What comes up: chains retire in sequence, and only that mints proofs.
+
+use clustor_wire::ids::{ChainNumber, PartitionId};
+
+use super::super::batch::Vouch;
+use super::super::proof::HardStateDurable;
+use super::{Phase, Retirement, ShardLog};
+use crate::disk::DiskEvent;
+use crate::turn::Time;
+
+impl ShardLog {
+    /// Takes one event. Events of one inbox are given errors first.
+    pub fn on_event(&mut self, now: Time, event: DiskEvent, retirement: &mut Retirement) {
+        match event {
+            DiskEvent::Chain {
+                chain,
+                log,
+                ledger,
+                outcome,
+            } => {
+                self.pool.put(log);
+                self.pool.put(ledger);
+                match outcome {
+                    Ok(()) => self.chain_done(chain, retirement),
+                    Err(error) => {
+                        self.failure.get_or_insert(error);
+                    }
+                }
+            }
+            DiskEvent::Read {
+                token,
+                blocks,
+                outcome,
+                ..
+            } => self.read_done(token, blocks, outcome, retirement),
+            DiskEvent::Prepared {
+                pair,
+                salt,
+                segment_blocks_ready,
+            } => self.spare.prepared(pair, salt, segment_blocks_ready),
+            DiskEvent::Progress {
+                pair,
+                segment_blocks_ready,
+            } => {
+                self.spare.progress(pair, segment_blocks_ready);
+                if let Some(current) = &mut self.current
+                    && current.header.pair == pair
+                {
+                    current.blocks_ready = current.blocks_ready.max(segment_blocks_ready);
+                }
+            }
+            DiskEvent::PrepareFailed { pair, error } => {
+                self.spare.failed(pair, error, now);
+                if let Some(current) = &mut self.current
+                    && current.header.pair == pair
+                {
+                    current.end_at_frontier();
+                }
+            }
+            DiskEvent::Removed { .. } => {}
+        }
+    }
+
+    fn chain_done(&mut self, chain: ChainNumber, retirement: &mut Retirement) {
+        if let Some(done) = self.in_flight.iter_mut().find(|c| c.chain == chain) {
+            done.done = true;
+        }
+        if self.failure.is_some() {
+            return;
+        }
+        while self.in_flight.front().is_some_and(|front| front.done) {
+            let Some(retired) = self.in_flight.pop_front() else {
+                break;
+            };
+            assert!(retired.chain == self.retired.next());
+            self.retired = retired.chain;
+            self.in_flight_blocks -= retired.blocks;
+            let mut batch = retired.batch;
+            if self.open_since_boot {
+                self.mint(&batch.vouch, retirement);
+            }
+            batch.clear();
+            if self.emptied.len() < self.options.chains_in_flight_max {
+                self.emptied.push(batch);
+            }
+        }
+        if self.phase == Phase::Marking && self.in_flight.is_empty() {
+            self.phase = Phase::Running;
+            if !self.open_since_boot {
+                self.open_since_boot = true;
+                self.mint_recovered(retirement);
+            }
+        }
+    }
+
+    fn mint(&mut self, vouch: &Vouch, retirement: &mut Retirement) {
+        for (partition, index) in &vouch.indexes {
+            let Some(durable) = self.durable.get_mut(partition) else {
+                continue;
+            };
+            if *index > *durable {
+                *durable = *index;
+                retirement.durable.extend(self.durable(*partition));
+            }
+        }
+        for (partition, state) in &vouch.hard_states {
+            retirement
+                .hard_states
+                .push(HardStateDurable::mint(*partition, state.term, state.vote));
+        }
+    }
+
+    /// The shard may speak: for everything that the opening states or wrote again.
+    fn mint_recovered(&mut self, retirement: &mut Retirement) {
+        for (partition, log) in &self.submitted.partitions {
+            let decided = self.decided.partitions.get(partition);
+            let last = decided.map_or(log.last, |decided| decided.last.min(log.last));
+            self.durable.insert(*partition, last);
+            let state = log.hard_state;
+            retirement
+                .hard_states
+                .push(HardStateDurable::mint(*partition, state.term, state.vote));
+        }
+        let partitions: Vec<PartitionId> = self.submitted.partitions.keys().copied().collect();
+        for partition in partitions {
+            retirement.durable.extend(self.durable(partition));
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What goes down: batches as durable chains, and the opening of the next pair.
+
+use clustor_wire::ids::ChainNumber;
+
+use super::super::batch::{Batch, for_each_item};
+use super::super::checkpoint::{self, OlderPair};
+use super::super::extent::extent_blocks;
+use super::super::fold::Content;
+use super::super::location::ExtentPlace;
+use super::super::pair::{OpenPair, Spare};
+use super::{InFlight, Phase, ShardLog};
+use crate::disk::DiskOp;
+use crate::turn::Time;
+
+impl ShardLog {
+    /// Submits what may be submitted now. Called once at the end of a turn.
+    pub fn poll(&mut self, now: Time, out: &mut Vec<DiskOp>) {
+        self.reads.retries(out);
+        if self.failure.is_some() || self.quarantine.is_some() {
+            return;
+        }
+        self.ask_for_spare(now, out);
+        loop {
+            let progressed = match self.phase {
+                Phase::Running => self.submit_next(out),
+                Phase::Draining => self.in_flight.is_empty() && self.submit_opening(out),
+                Phase::Opening if self.in_flight.is_empty() => {
+                    self.phase = Phase::Marking;
+                    self.submit_mark(out);
+                    true
+                }
+                Phase::Opening | Phase::Marking => false,
+            };
+            if !progressed {
+                break;
+            }
+        }
+        self.ask_for_spare(now, out);
+        if self.open_since_boot {
+            out.extend(self.passed_over.drain(..).map(DiskOp::Remove));
+        }
+    }
+
+    /// When [`Self::poll`] should be called even if nothing happens.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        self.spare.retry_at()
+    }
+
+    fn ask_for_spare(&mut self, now: Time, out: &mut Vec<DiskOp>) {
+        if !self.spare.is_wanted(now) {
+            return;
+        }
+        let mut checkpoint = core::mem::take(&mut self.scratch);
+        checkpoint.clear();
+        checkpoint::encode(&self.submitted, &self.older, &[], &mut checkpoint);
+        let rewrite = self.rewrite.as_ref().map_or((0, 0), |batch| {
+            (batch.records.len(), batch.items.bytes().len())
+        });
+        let ask = Spare::size(
+            self.next_pair,
+            &self.options,
+            checkpoint.len() + rewrite.1,
+            rewrite.0,
+        );
+        self.scratch = checkpoint;
+        self.next_pair = self.next_pair.next();
+        self.spare = Spare::Asked(ask);
+        out.push(DiskOp::Prepare(ask));
+    }
+
+    fn submit_next(&mut self, out: &mut Vec<DiskOp>) -> bool {
+        if self.in_flight.len() >= self.options.chains_in_flight_max {
+            return false;
+        }
+        let pair = self.current.as_ref().expect("a running log has a pair");
+        let Some(waiting) = self
+            .queue
+            .front()
+            .or_else(|| (!self.batch.is_empty()).then_some(&self.batch))
+        else {
+            let roll_early =
+                self.in_flight.is_empty() && pair.is_nearly_full() && self.spare.is_ready();
+            if roll_early {
+                self.phase = Phase::Draining;
+            }
+            return roll_early;
+        };
+        let blocks = extent_blocks(waiting.records.len());
+        if !pair.has_room(blocks) {
+            self.phase = Phase::Draining;
+            return true;
+        }
+        let quarter = pair.header.segment_blocks / 4;
+        if !pair.is_ready_for(blocks)
+            || !self.in_flight.is_empty() && self.in_flight_blocks + blocks > quarter
+        {
+            return false;
+        }
+        let batch = match self.queue.pop_front() {
+            Some(batch) => {
+                self.queued_bytes -= batch.records.len();
+                batch
+            }
+            None => {
+                let fresh = self.emptied.pop().unwrap_or_default();
+                core::mem::replace(&mut self.batch, fresh)
+            }
+        };
+        self.submit(batch, out);
+        true
+    }
+
+    fn take_chain(&mut self) -> ChainNumber {
+        let chain = self.next_chain;
+        self.next_chain = chain.next();
+        chain
+    }
+
+    fn submit(&mut self, batch: Batch, out: &mut Vec<DiskOp>) {
+        let chain = self.take_chain();
+        let pair = self.current.as_mut().expect("a running log has a pair");
+        let cipher = &self.ciphers[&pair.header.pair];
+        let (operation, place) = pair.chain(
+            cipher,
+            &mut self.pool,
+            chain,
+            self.retired,
+            &batch,
+            self.options.io_writer_mode,
+        );
+        self.note_submitted(&batch, place);
+        self.fly(chain, place.blocks, batch);
+        out.push(DiskOp::Chain(operation));
+    }
+
+    fn note_submitted(&mut self, batch: &Batch, place: ExtentPlace) {
+        for_each_item(batch.items.bytes(), |item| {
+            self.submitted
+                .apply_item(&item, Content::Here)
+                .expect("what was decided in order folds in order");
+            self.locations.note(&item, place);
+        });
+    }
+
+    fn fly(&mut self, chain: ChainNumber, blocks: u32, batch: Batch) {
+        self.in_flight_blocks += blocks;
+        self.in_flight.push_back(InFlight {
+            chain,
+            blocks,
+            done: false,
+            batch,
+        });
+    }
+
+    fn submit_mark(&mut self, out: &mut Vec<DiskOp>) {
+        let batch = self.emptied.pop().unwrap_or_default();
+        self.submit(batch, out);
+    }
+
+    /// Opens the spare, if it is ready and large enough.
+    fn submit_opening(&mut self, out: &mut Vec<DiskOp>) -> bool {
+        if !self.spare.is_ready() {
+            return false;
+        }
+        let rewrite = self.rewrite.take().unwrap_or_default();
+        let mut older = self.older.clone();
+        if let Some(pair) = &self.current {
+            older.push(OlderPair {
+                pair: pair.header.pair,
+                last_certain: self.retired,
+            });
+        }
+        let mut checkpoint = Vec::new();
+        checkpoint::encode(
+            &self.submitted,
+            &older,
+            rewrite.items.bytes(),
+            &mut checkpoint,
+        );
+        let Some(prepared) = self.spare.take_for(&checkpoint, rewrite.records.len(), out) else {
+            self.rewrite = Some(rewrite);
+            return false;
+        };
+        let chain = self.take_chain();
+        let (pair, cipher) = OpenPair::new(&self.keys, self.boot, chain, &prepared, &checkpoint);
+        self.older = older;
+        let pair = self.current.insert(pair);
+        let (operation, place) = pair.opening(
+            &cipher,
+            &mut self.pool,
+            &checkpoint,
+            &rewrite,
+            self.retired,
+            self.options.io_writer_mode,
+        );
+        self.ciphers.insert(pair.header.pair, cipher);
+        self.note_submitted(&rewrite, place);
+        self.fly(chain, place.blocks, rewrite);
+        self.phase = Phase::Opening;
+        out.push(DiskOp::Chain(operation));
+        true
+    }
+}
