@@ -15,6 +15,12 @@ pub enum Exit {
     BadInput = 3,
     /// Nobody knows whether it was done: it may still happen.
     Unknown = 4,
+    /// A scrub found damage, and nothing is lost: the other copy is whole.
+    Restorable = 10,
+    /// A scrub found content lost whose identity is known.
+    ContentMissing = 11,
+    /// A scrub found damage for which a start keeps the shard silent.
+    Quarantine = 12,
 }
 
 /// What `--help` says of exit codes.

@@ -8,6 +8,7 @@
 //! - [`config`]: a node's config file
 //! - [`certs`]: certificates, keys and the signed placement of a cluster
 //! - [`inspect`]: what lies in a shard's files
+//! - [`scrub`]: whether all of it is whole
 //! - [`kv`]: the key-value machine and its commands
 //! - [`serve`]: one node of a cluster
 //! - [`demo`]: three nodes, a load, a kill, and the proof that nothing was lost
@@ -21,4 +22,5 @@ pub mod exit;
 pub mod files;
 pub mod inspect;
 pub mod kv;
+pub mod scrub;
 pub mod serve;

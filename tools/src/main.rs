@@ -12,6 +12,7 @@ use clustor_tools::client_commands::{self, AppendArgs, ReadArgs, StatusArgs};
 use clustor_tools::demo::{self, DemoArgs};
 use clustor_tools::exit::{CommandError, EXIT_HELP, Exit};
 use clustor_tools::inspect::{self, InspectArgs};
+use clustor_tools::scrub::{self, ScrubArgs};
 use clustor_tools::serve::{self, ServeArgs};
 use clustor_wire::frame::PROTOCOL_VERSION;
 
@@ -28,6 +29,7 @@ enum Command {
     Certs(CertsArgs),
     Demo(DemoArgs),
     Inspect(InspectArgs),
+    Scrub(ScrubArgs),
     Serve(ServeArgs),
     Append(AppendArgs),
     Read(ReadArgs),
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Certs(args) => certs::run(args, &mut out),
         Command::Demo(args) => demo::run(args, &mut out),
         Command::Inspect(args) => inspect::run(args, &mut out),
+        Command::Scrub(args) => scrub::run(args, &mut out),
         Command::Serve(args) => serve::run(args, &mut out),
         Command::Append(args) => client_commands::append(args, &mut out),
         Command::Read(args) => client_commands::read(args, &mut out),

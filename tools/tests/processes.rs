@@ -352,6 +352,75 @@ fn inspect_shows_what_a_node_wrote_and_leaves_it_as_it_was() {
     assert_eq!(none.status.code(), Some(3));
 }
 
+/// Flips a bit of the last block of this file that was ever written to.
+fn damage_last_block(file: &Path) {
+    let mut bytes = std::fs::read(file).expect("readable");
+    let last = bytes
+        .chunks(4096)
+        .rposition(|block| block.iter().any(|byte| *byte != 0))
+        .expect("written");
+    bytes[last * 4096 + 1000] ^= 4;
+    std::fs::write(file, bytes).expect("writable");
+}
+
+#[test]
+fn scrub_refuses_a_running_node_and_ends_with_the_worst_outcome() {
+    let dir = lone_cluster();
+    let node = Running::start(&dir.path);
+    let done = ask(&dir.path, "append", &["1", "key", "value"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let data = dir.path.join("data-1");
+    let scrub = |arguments: &[&str]| {
+        let mut command = clustor();
+        command.arg("scrub").arg(&data).args(arguments);
+        command.output().expect("runs")
+    };
+    let refused = scrub(&[]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("in use by a running node"));
+    node.kill();
+    // A killed process's ring may outlive it for a moment, and with it the shard's lock.
+    let begun = Instant::now();
+    let healthy = loop {
+        let output = scrub(&["--json"]);
+        if output.status.code() != Some(1) || begun.elapsed() > Duration::from_secs(20) {
+            break output;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!(healthy.status.code(), Some(0), "{}", text(&healthy.stderr));
+    let report: serde_json::Value =
+        serde_json::from_slice(&healthy.stdout).expect("one JSON object");
+    assert_eq!(report["outcome"], "healthy");
+    let pairs = report["shards"][0]["pairs"].as_array().expect("a list");
+    let newest = pairs
+        .iter()
+        .find(|pair| pair["role"] == "newest")
+        .expect("one was written last");
+    assert!(newest["chains"].as_u64() >= Some(3), "{newest}");
+    let pair = newest["pair"].as_str().expect("a number");
+    let wal = data.join("shard-0/wal");
+    damage_last_block(&wal.join(format!("durability-{pair}.log")));
+    let shown = scrub(&[]);
+    assert_eq!(shown.status.code(), Some(10), "{}", text(&shown.stdout));
+    assert!(text(&shown.stdout).contains("the ledger slot is bad"));
+    damage_last_block(&wal.join(format!("segment-{pair}.log")));
+    let shown = scrub(&["--shard", "0", "--threads", "1"]);
+    assert_eq!(shown.status.code(), Some(12), "{}", text(&shown.stdout));
+    // The first damage undone: what the rotten extent held is known again.
+    damage_last_block(&wal.join(format!("durability-{pair}.log")));
+    let shown = scrub(&[]);
+    assert_eq!(shown.status.code(), Some(11), "{}", text(&shown.stdout));
+    assert!(text(&shown.stdout).contains("not authentic"));
+    let key = dir.path.join("other-kek");
+    std::fs::write(&key, format!("{}\n", "a".repeat(64))).expect("writable");
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&key, permissions).expect("its mode is set");
+    let wrong = scrub(&["--key", key.to_str().expect("text")]);
+    assert_eq!(wrong.status.code(), Some(3), "{}", text(&wrong.stderr));
+    assert!(text(&wrong.stderr).contains("not authentic under this key"));
+}
+
 #[test]
 fn the_version_names_protocol_and_formats() {
     let said = text(&clustor().arg("--version").output().expect("runs").stdout);

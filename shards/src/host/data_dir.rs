@@ -25,7 +25,7 @@ use crate::log::keys::KeyError;
 
 const IDENTITY_FILE: &str = "identity";
 pub(super) const KEY_FILE: &str = "kek";
-const LOCK_FILE: &str = "lock";
+pub(super) const LOCK_FILE: &str = "lock";
 /// First line of the identity file: what it is, and its version.
 const IDENTITY_MAGIC: &str = "clustor-data 1";
 /// An identity file is at most this long.
@@ -122,6 +122,14 @@ pub enum DataDirError {
     /// Another process uses it, or another engine of this process.
     #[error("{path}: in use by another process, also after {} s; one directory serves one node", LOCK_WAIT.as_secs())]
     Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A node runs on it, or is going down.
+    #[error(
+        "{path}: in use by a running node; stop the node first, or look at a copy of the directory"
+    )]
+    InUse {
         /// The directory.
         path: PathBuf,
     },

@@ -11,4 +11,4 @@ mod offline;
 pub use data_dir::{Claim, DataDir, DataDirError, Identity, LOCK_WAIT, LONE_NODE};
 pub use key_file::FileKeyProvider;
 pub use machine::{FileSystem, Topology, file_system};
-pub use offline::{OfflineDir, OfflineDisk};
+pub use offline::{NodesKeptOut, OfflineDir, OfflineDisk};

@@ -1,24 +1,30 @@
-//! A shard's files mapped into memory, for offline tools.
-//!
-//! Never in a running shard: a bad sector under a map kills the process.
+//! A node's data directory for offline tools: read-only, and with plain reads, never maps: a bad sector under a
+//! map kills the process, a bad sector under a read is an error.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, IoSliceMut};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clustor_wire::ids::ShardId;
-use memmap2::Mmap;
 
 use crate::buffer::{BLOCK_BYTES, Block, Blocks};
 use crate::disk::{BootDisk, DiskError, FileId, FoundPair};
 use crate::log::LogIdentity;
-use crate::sys::map_read_only;
+use crate::sys;
 
-use super::data_dir::{self, DataDirError, Identity, KEY_FILE};
+use super::data_dir::{self, DataDirError, Identity, KEY_FILE, LOCK_FILE};
 use super::key_file::FileKeyProvider;
 
-/// A node's data directory looked at from outside: nothing is locked, nothing written.
+/// No node starts on the directory while this lives.
+#[derive(Debug)]
+pub struct NodesKeptOut {
+    _locks: Vec<File>,
+}
+
+/// A node's data directory looked at from outside: nothing written, and nothing locked unless it is asked for.
 #[derive(Debug)]
 pub struct OfflineDir {
     path: PathBuf,
@@ -54,6 +60,48 @@ impl OfflineDir {
         &self.keys
     }
 
+    /// The same, with the key from another file: where the directory is a copy without its key.
+    #[must_use]
+    pub fn with_key(mut self, key: &Path) -> Self {
+        self.keys = FileKeyProvider::new(key);
+        self
+    }
+
+    /// Keeps nodes out for as long as the outcome lives: locks the directory and every shard in it against those who
+    /// write. Nothing is written; other readers are let in.
+    ///
+    /// # Errors
+    /// [`DataDirError::InUse`]: a node runs on it, or a killed one's writes are still under way.
+    pub fn keep_nodes_out(&self) -> Result<NodesKeptOut, DataDirError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |error| DataDirError::Io { path, error }
+        };
+        let mut paths = vec![self.path.join(LOCK_FILE)];
+        for shard in self.shards().map_err(failed(&self.path))? {
+            paths.push(self.path.join(format!("shard-{shard}")).join(LOCK_FILE));
+        }
+        let mut locks = Vec::with_capacity(paths.len());
+        for path in paths {
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                // No node has ever opened it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(failed(&path)(error)),
+            };
+            match file.try_lock_shared() {
+                Ok(()) => locks.push(file),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(DataDirError::InUse {
+                        path: self.path.clone(),
+                    });
+                }
+                Err(TryLockError::Error(error)) => return Err(failed(&path)(error)),
+            }
+        }
+        Ok(NodesKeptOut { _locks: locks })
+    }
+
     /// The shards that have a log here, ascending.
     ///
     /// # Errors
@@ -77,7 +125,7 @@ impl OfflineDir {
     /// A shard's log: whose it is, and its files.
     ///
     /// # Errors
-    /// When its files can't be mapped.
+    /// When its files can't be opened.
     pub fn shard(&self, shard: ShardId) -> io::Result<(LogIdentity, OfflineDisk)> {
         let identity = LogIdentity {
             cluster: self.identity.cluster,
@@ -89,26 +137,85 @@ impl OfflineDir {
     }
 }
 
-/// The pairs of a shard's `wal` directory, read-only.
-#[derive(Debug)]
+/// The pairs of a shard's `wal` directory, read-only. Each clone is another view on the same open files.
+#[derive(Debug, Clone)]
 pub struct OfflineDisk {
-    files: BTreeMap<FileId, Mmap>,
+    files: Arc<BTreeMap<FileId, OfflineFile>>,
+}
+
+#[derive(Debug)]
+struct OfflineFile {
+    file: File,
+    bytes: u64,
 }
 
 impl OfflineDisk {
-    /// Maps every file of `wal` whose name is that of a pair's file; others are left alone.
+    /// Opens every file of `wal` whose name is that of a pair's file; others are left alone. Past the page cache where
+    /// the file system lets it (O_DIRECT): what matters is what lies on the device.
     ///
     /// # Errors
-    /// When the directory can't be listed, or a file can't be opened or mapped.
+    /// When the directory can't be listed, or a file can't be opened.
     pub fn open(wal: &Path) -> io::Result<Self> {
         let mut files = BTreeMap::new();
         for entry in fs::read_dir(wal)? {
             let entry = entry?;
-            if let Some(file) = entry.file_name().to_str().and_then(FileId::from_name) {
-                files.insert(file, map_read_only(&File::open(entry.path())?)?);
+            if let Some(id) = entry.file_name().to_str().and_then(FileId::from_name) {
+                let file = open_direct(&entry.path())?;
+                let bytes = file.metadata()?.len();
+                files.insert(id, OfflineFile { file, bytes });
             }
         }
-        Ok(Self { files })
+        Ok(Self {
+            files: Arc::new(files),
+        })
+    }
+}
+
+fn open_direct(path: &Path) -> io::Result<File> {
+    let direct = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(path);
+    match direct {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => File::open(path),
+        other => other,
+    }
+}
+
+impl OfflineFile {
+    fn read(&self, block: u32, into: &mut [Block]) -> io::Result<()> {
+        let mut offset = u64::from(block) * BLOCK_BYTES as u64;
+        for part in into.chunks_mut(sys::VECTORS_MAX) {
+            let wanted = part.len() * BLOCK_BYTES;
+            let mut done = 0;
+            while done < wanted {
+                let at = done / BLOCK_BYTES;
+                // A read that ended inside a block is taken up at the block's start: O_DIRECT wants it aligned.
+                done = at * BLOCK_BYTES;
+                let mut vectors: Vec<IoSliceMut<'_>> = part[at..]
+                    .iter_mut()
+                    .map(|block| IoSliceMut::new(&mut block.0))
+                    .collect();
+                match sys::read_vectored_at(&self.file, &mut vectors, offset + done as u64) {
+                    Ok(read) if done + read == wanted => break,
+                    Ok(read) if read >= BLOCK_BYTES => done += read,
+                    // The end of the file: what lies beyond reads as zero.
+                    Ok(read) => {
+                        let mut rest = &mut part[at..];
+                        if read > 0 {
+                            rest[0].0[read..].fill(0);
+                            rest = &mut rest[1..];
+                        }
+                        rest.fill(Block::ZERO);
+                        break;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            offset += wanted as u64;
+        }
+        Ok(())
     }
 }
 
@@ -116,7 +223,7 @@ impl BootDisk for OfflineDisk {
     fn pairs(&mut self) -> Result<Vec<FoundPair>, DiskError> {
         let mut pairs: Vec<_> = self.files.keys().map(|file| file.pair).collect();
         pairs.dedup();
-        let bytes = |file| self.files.get(&file).map(|map| map.len() as u64);
+        let bytes = |file| self.files.get(&file).map(|file| file.bytes);
         Ok(pairs
             .into_iter()
             .map(|pair| FoundPair {
@@ -128,15 +235,14 @@ impl BootDisk for OfflineDisk {
     }
 
     fn read(&mut self, file: FileId, block: u32, into: &mut Blocks) -> Result<(), DiskError> {
-        let bytes = self.files.get(&file).map_or(&[][..], |map| &map[..]);
-        let mut at = block as usize * BLOCK_BYTES;
-        for place in into.as_mut_slice() {
-            *place = Block::ZERO;
-            let have = bytes.get(at..).unwrap_or_default();
-            let len = have.len().min(BLOCK_BYTES);
-            place.0[..len].copy_from_slice(&have[..len]);
-            at += BLOCK_BYTES;
+        match self.files.get(&file) {
+            Some(file) => file
+                .read(block, into.as_mut_slice())
+                .map_err(|error| DiskError::Io(error.to_string())),
+            None => {
+                into.as_mut_slice().fill(Block::ZERO);
+                Ok(())
+            }
         }
-        Ok(())
     }
 }

@@ -15,8 +15,10 @@
 //! - [`proof`]: what only the log can make
 //! - [`writer`], [`read`]: the log while it runs
 //! - [`recovery`]: the log at a start
+//! - [`audit`]: every byte of its files verified and judged, offline
 //! - [`inspect`]: its files laid open, for offline tools
 
+pub mod audit;
 mod batch;
 pub mod checkpoint;
 mod codec;

@@ -2,12 +2,10 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsRawFd as _, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-
-use memmap2::Mmap;
 
 /// Makes `T` the owner of a descriptor: a listener or file of another library.
 pub fn adopt<T: FromRawFd>(fd: OwnedFd) -> T {
@@ -15,15 +13,25 @@ pub fn adopt<T: FromRawFd>(fd: OwnedFd) -> T {
     unsafe { T::from_raw_fd(fd.into_raw_fd()) }
 }
 
-/// Maps a whole file for reading. For offline tools: a bad sector under a map is a SIGBUS, so a running
-/// shard never maps.
+/// The most vectors one [`read_vectored_at`] takes (`IOV_MAX` of Linux).
+pub const VECTORS_MAX: usize = 1024;
+
+/// Reads from `offset` on into the vectors, one behind the other (preadv(2)), and returns how many bytes; fewer at the
+/// end of the file. At most [`VECTORS_MAX`] vectors.
 ///
 /// # Errors
-/// When the file can't be mapped.
-pub fn map_read_only(file: &File) -> io::Result<Mmap> {
-    // SAFETY: the map is private to this process and read-only. Its content changes if another process
-    // writes the file meanwhile; the readers treat every byte as untrusted and check it after copying.
-    unsafe { Mmap::map(file) }
+/// When the file can't be read there.
+pub fn read_vectored_at(
+    file: &File,
+    into: &mut [IoSliceMut<'_>],
+    offset: u64,
+) -> io::Result<usize> {
+    let count = into.len().min(VECTORS_MAX) as libc::c_int;
+    let offset =
+        libc::off_t::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: `IoSliceMut` has the layout of an iovec on Unix, and each lends its bytes to this call alone.
+    let read = unsafe { libc::preadv(file.as_raw_fd(), into.as_mut_ptr().cast(), count, offset) };
+    usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }
 
 /// The magic number of the file system that `path` lies on (statfs(2), `f_type`).

@@ -12,7 +12,7 @@ use super::files::{Files, PairFiles, SlotState};
 use clustor_wire::ids::ChainNumber;
 
 /// What was chosen.
-pub(super) enum Choice {
+pub(in crate::log) enum Choice {
     /// Nothing was ever said here.
     Empty,
     /// This pair.
@@ -24,7 +24,7 @@ pub(super) enum Choice {
 /// Ledger blocks looked at where no header tells their number: far more than any opening takes.
 const HEADERLESS_LEDGER_BLOCKS: u32 = 4096;
 
-pub(super) fn choose(files: &mut Files<'_>, pairs: &[PairFiles]) -> Choice {
+pub(in crate::log) fn choose(files: &mut Files<'_>, pairs: &[PairFiles]) -> Choice {
     for found in pairs.iter().rev() {
         match &found.header {
             Some(header) => {

@@ -63,7 +63,7 @@ impl<'a> Files<'a> {
     }
 
     /// The blocks of a range, read [`READ_TRIES`] times before they count as unreadable.
-    fn read(&mut self, file: FileId, block: u32, count: u32) -> Option<Blocks> {
+    pub fn read(&mut self, file: FileId, block: u32, count: u32) -> Option<Blocks> {
         let mut into = Blocks::from_heap(count as usize);
         (0..READ_TRIES)
             .any(|_| self.disk.read(file, block, &mut into).is_ok())
@@ -99,7 +99,8 @@ impl<'a> Files<'a> {
         }
     }
 
-    fn header(&mut self, kind: FileKind, pair: PairNumber) -> Result<PairHeader, HeaderError> {
+    /// Block 0 of one of a pair's files.
+    pub fn header(&mut self, kind: FileKind, pair: PairNumber) -> Result<PairHeader, HeaderError> {
         let blocks = self
             .read(FileId { pair, kind }, 0, 1)
             .ok_or(HeaderError::Bad)?;
@@ -198,7 +199,8 @@ impl<'a> Files<'a> {
         (ledger.or(segment), whole)
     }
 
-    fn ledger_checkpoint(&mut self, header: &PairHeader) -> Option<Checkpoint> {
+    /// The ledger's copy of the checkpoint, if it is whole.
+    pub fn ledger_checkpoint(&mut self, header: &PairHeader) -> Option<Checkpoint> {
         let integrity = self.keys.integrity(header.mac_epoch);
         let blocks = self.read(FileId::ledger(header.pair), 1, header.checkpoint_blocks)?;
         let mut bytes = Vec::with_capacity(blocks.byte_len());
@@ -209,7 +211,8 @@ impl<'a> Files<'a> {
         Checkpoint::decode(bytes.get(..header.checkpoint_bytes as usize)?)
     }
 
-    fn segment_checkpoint(&mut self, header: &PairHeader) -> Option<Checkpoint> {
+    /// The segment's copy of the checkpoint, if it is whole.
+    pub fn segment_checkpoint(&mut self, header: &PairHeader) -> Option<Checkpoint> {
         let cipher = cipher_of(self.keys, header);
         let mut blocks = self.read(FileId::segment(header.pair), 1, header.checkpoint_blocks)?;
         let bytes = open_payloads(
@@ -268,6 +271,30 @@ impl<'a> Files<'a> {
             return None;
         }
         ExtentHeader::decode(sealed_payload(block)).map(|extent| extent.blocks)
+    }
+
+    /// The slots of a ledger from `first` on, in order.
+    pub fn each_slot(
+        &mut self,
+        header: &PairHeader,
+        first: u32,
+        count: u32,
+        mut each: impl FnMut(SlotState),
+    ) {
+        let integrity = self.keys.integrity(header.mac_epoch);
+        let block = header.body_block() + first;
+        self.read_each(
+            FileId::ledger(header.pair),
+            block,
+            count,
+            |number, block| {
+                each(match block {
+                    None => SlotState::Unreadable,
+                    Some(block) if is_untouched(block) => SlotState::Untouched,
+                    Some(block) => slot_state(header, &integrity, number, block),
+                });
+            },
+        );
     }
 
     /// Whether a block of the segment holds anything, or can't be read.

@@ -6,6 +6,7 @@
 //!
 //! - `files`: headers, ledger slots, checkpoints and extents, read and verified
 //! - `choose`: the newest pair that has something behind its opening
+//! - `judge`: what a chain's extent and slot together amount to
 //! - `walk`: its chains in order, torn told from rotten; older pairs up to their last certain chain
 //!
 //! Torn or rotten (after Alagappan et al., "Protocol-Aware Recovery for Consensus-Based Storage", FAST '18): a chain
@@ -13,9 +14,10 @@
 //! retired, or if its slot is anything but untouched; otherwise it is the torn tail, and the walk ends. Rot is never
 //! cut: its slot says which entries it held, and they are kept as missing.
 
-mod choose;
+pub(super) mod choose;
 pub(super) mod files;
-mod walk;
+pub(super) mod judge;
+pub(super) mod walk;
 
 use clustor_wire::ids::{BootNumber, ChainNumber, PairNumber};
 

@@ -257,7 +257,7 @@ fn walk_chosen(
 
 /// Where the mark's extent begins when both the opening's extent and its slot are bad: the mark's slot says
 /// it; failing that, the extent is searched for.
-fn position_behind_opening(
+pub(in crate::log) fn position_behind_opening(
     files: &mut Files<'_>,
     header: &PairHeader,
     cipher: &SegmentCipher,

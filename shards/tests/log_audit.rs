@@ -1,0 +1,302 @@
+//! The audit of a log at rest: it finds every flipped bit, and judges as a recovery does.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use clustor_shards::buffer::{Block, Blocks};
+use clustor_shards::disk::{BootDisk, DiskError, FileId, FoundPair};
+use clustor_shards::log::audit::{
+    Audit, AuditReport, Checked, Checker, Damaged, Finding, Outcome, Piece, Role,
+};
+use clustor_shards::log::inspect::inspect;
+use clustor_shards::log::record::RecordKind;
+use clustor_shards::log::{HardState, Mode, RecoverError};
+use clustor_wire::ids::{Incarnation, LogIndex, NodeId, PairNumber, PartitionId, Term};
+use support::{MemoryDisk, TestKey, append, identity, recover, settle, start};
+
+const P: PartitionId = PartitionId(1);
+const ENTRIES: u64 = 45;
+
+/// Two boots, two partitions, everything retired.
+fn written() -> MemoryDisk {
+    let mut disk = MemoryDisk::default();
+    let mut log = start(&mut disk);
+    log.create_partition(P, Incarnation(5), b"voters");
+    for index in 1..=ENTRIES {
+        if index == ENTRIES / 2 {
+            log = start(&mut disk);
+        }
+        append(&mut log, 1, 1, index, &vec![index as u8; 900], Mode::Group);
+        if index % 3 == 0 {
+            settle(&mut log, &mut disk);
+        }
+    }
+    // A chain behind the last one of interest, so that it is known to have retired.
+    let vote = HardState {
+        term: Term(1),
+        vote: Some(NodeId(2)),
+    };
+    log.hard_state(P, vote);
+    settle(&mut log, &mut disk);
+    disk
+}
+
+fn check(audit: &mut Audit, disk: &mut dyn BootDisk, pieces: Vec<Piece>) {
+    let mut checker = Checker::new(audit, disk);
+    // The order is nobody's business.
+    let checked: Vec<Checked> = pieces
+        .iter()
+        .rev()
+        .map(|piece| checker.check(piece))
+        .collect();
+    for checked in checked {
+        audit.take(checked);
+    }
+}
+
+fn audit(disk: &mut dyn BootDisk) -> Result<AuditReport, RecoverError> {
+    let mut audit = Audit::begin(disk, identity(), &TestKey(9))?;
+    let pieces = audit.ledger_pieces();
+    check(&mut audit, disk, pieces);
+    let pieces = audit.extent_pieces();
+    check(&mut audit, disk, pieces);
+    audit.finish(disk, &TestKey(9))
+}
+
+fn touched(disk: &MemoryDisk) -> Vec<(FileId, u32)> {
+    let mut touched = Vec::new();
+    for (file, blocks) in &disk.files {
+        for (number, block) in (0u32..).zip(blocks) {
+            if block.0 != Block::ZERO.0 {
+                touched.push((*file, number));
+            }
+        }
+    }
+    touched
+}
+
+/// The touched blocks that count: not those of a chain that the next boot wrote again.
+fn counted(disk: &mut MemoryDisk) -> Vec<(FileId, u32)> {
+    let report = audit(disk).expect("audits");
+    let mut dead = BTreeSet::new();
+    inspect(disk, identity(), &TestKey(9), |view| {
+        let role = report.pairs.iter().find(|pair| pair.pair == view.pair);
+        let Some(Role::Older { last_certain }) = role.map(|pair| pair.role) else {
+            return Ok(());
+        };
+        let header = view.header.expect("whole");
+        for chain in view
+            .chains
+            .iter()
+            .filter(|chain| chain.chain > last_certain)
+        {
+            let number = (chain.chain.get() - header.first_chain.get()) as u32;
+            dead.insert((FileId::ledger(view.pair), header.body_block() + number));
+            let blocks = chain.extent.as_ref().expect("whole").header.blocks;
+            for block in chain.first_block..chain.first_block + blocks {
+                dead.insert((FileId::segment(view.pair), block));
+            }
+        }
+        Ok::<_, RecoverError>(())
+    })
+    .expect("inspects");
+    let mut counted = touched(disk);
+    counted.retain(|place| !dead.contains(place));
+    assert!(counted.len() > 40, "most of it counts");
+    counted
+}
+
+fn chosen(report: &AuditReport) -> PairNumber {
+    report
+        .pairs
+        .iter()
+        .find(|pair| pair.role == Role::Chosen)
+        .expect("one is chosen")
+        .pair
+}
+
+#[test]
+fn an_intact_log_is_healthy_and_every_touched_block_was_read() {
+    let mut disk = written();
+    let report = audit(&mut disk).expect("audits");
+    assert_eq!(report.outcome(), Outcome::Healthy);
+    assert!(report.findings.is_empty());
+    assert_eq!(report.torn, None);
+    let blocks = counted(&mut disk).len() as u64;
+    assert!(report.bytes() >= blocks * 4096, "{}", report.bytes());
+    assert!(
+        report
+            .pairs
+            .iter()
+            .any(|pair| pair.role != Role::Chosen && pair.chains > 3)
+    );
+}
+
+#[test]
+fn every_flipped_bit_is_found_and_judged_as_recovery_judges_it() {
+    let disk = written();
+    for (file, block) in counted(&mut disk.clone()) {
+        for bit in [8 * 70 + 3, 8 * 4085 + 6] {
+            let mut damaged = disk.clone();
+            damaged.flip(file, block, bit);
+            let what = format!("{file} block {block} bit {bit}");
+            let report = audit(&mut damaged).expect(&what);
+            assert!(!report.findings.is_empty(), "{what}");
+            assert!(report.outcome() > Outcome::Healthy, "{what}");
+            let recovery = recover(&mut damaged);
+            assert_eq!(
+                report.quarantine.as_ref(),
+                recovery.log.quarantine(),
+                "{what}"
+            );
+            assert_eq!(report.torn, recovery.report.torn, "{what}");
+            for incident in &recovery.report.incidents {
+                let place = |finding: &&Finding| {
+                    (finding.pair, finding.chain) == (incident.pair, incident.chain)
+                };
+                assert!(
+                    report.findings.iter().any(|f| place(&f)),
+                    "{what}: {incident}"
+                );
+            }
+            let named = |finding: &Finding| {
+                finding
+                    .bad_blocks
+                    .iter()
+                    .any(|bad| bad.file == file && bad.block == block)
+                    || matches!(finding.damaged, Damaged::Checkpoint(_))
+            };
+            assert!(
+                report.findings.iter().any(named),
+                "{what}: {:?}",
+                report.findings
+            );
+        }
+    }
+}
+
+#[test]
+fn a_rotten_extent_names_what_it_held() {
+    let mut disk = written();
+    let report = audit(&mut disk).expect("audits");
+    let newest = chosen(&report);
+    let (_, last) = *touched(&disk)
+        .iter()
+        .rfind(|(file, _)| *file == FileId::segment(newest))
+        .expect("touched");
+    // The last extent is the vote's, the one before holds the last three entries.
+    disk.flip(FileId::segment(newest), last - 1, 9);
+    let report = audit(&mut disk).expect("audits");
+    assert_eq!(report.outcome(), Outcome::Missing);
+    let [finding] = report.findings.as_slice() else {
+        panic!("{:?}", report.findings);
+    };
+    assert_eq!(finding.damaged, Damaged::Extent);
+    let held = finding.held[0];
+    assert_eq!(
+        (held.kind, held.partition, held.term),
+        (RecordKind::Entry, P, Term(1))
+    );
+    assert_eq!(
+        (held.first, held.last),
+        (LogIndex(ENTRIES - 2), LogIndex(ENTRIES))
+    );
+}
+
+#[test]
+fn an_extent_and_its_slot_both_bad_is_a_quarantine() {
+    let mut disk = written();
+    let report = audit(&mut disk).expect("audits");
+    let newest = chosen(&report);
+    let last_of = |disk: &MemoryDisk, wanted| {
+        touched(disk)
+            .iter()
+            .rfind(|(file, _)| *file == wanted)
+            .expect("touched")
+            .1
+    };
+    let (segment, ledger) = (FileId::segment(newest), FileId::ledger(newest));
+    let (extent, slot) = (last_of(&disk, segment) - 1, last_of(&disk, ledger) - 1);
+    disk.flip(segment, extent, 9);
+    disk.flip(ledger, slot, 9);
+    let report = audit(&mut disk).expect("audits");
+    assert_eq!(report.outcome(), Outcome::Quarantine);
+    assert_eq!(report.findings[0].damaged, Damaged::ExtentAndSlot);
+    assert_eq!(report.findings[0].bad_block_count, 2);
+}
+
+#[test]
+fn a_torn_tail_is_no_damage() {
+    let mut disk = written();
+    let mut log = start(&mut disk);
+    append(&mut log, 1, 1, ENTRIES + 1, &[7; 9000], Mode::Strict);
+    settle(&mut log, &mut disk);
+    let newest = log.current_pair();
+    let last_of = |disk: &MemoryDisk, wanted| {
+        touched(disk)
+            .iter()
+            .rfind(|(file, _)| *file == wanted)
+            .expect("touched")
+            .1
+    };
+    let (segment, ledger) = (FileId::segment(newest), FileId::ledger(newest));
+    let (extent, slot) = (last_of(&disk, segment), last_of(&disk, ledger));
+    disk.files.get_mut(&ledger).expect("there")[slot as usize] = Block::ZERO;
+    disk.files.get_mut(&segment).expect("there")[extent as usize] = Block::ZERO;
+    let report = audit(&mut disk).expect("audits");
+    assert_eq!(report.outcome(), Outcome::Healthy, "{:?}", report.findings);
+    assert!(report.torn.is_some());
+}
+
+/// A disk some of whose sectors can't be read.
+struct Failing {
+    disk: MemoryDisk,
+    bad: (FileId, u32),
+}
+
+impl BootDisk for Failing {
+    fn pairs(&mut self) -> Result<Vec<FoundPair>, DiskError> {
+        self.disk.pairs()
+    }
+
+    fn read(&mut self, file: FileId, block: u32, into: &mut Blocks) -> Result<(), DiskError> {
+        let (bad_file, bad_block) = self.bad;
+        let reaches = (block..block + into.len() as u32).contains(&bad_block);
+        if file == bad_file && reaches {
+            return Err(DiskError::Io("unreadable sector".to_owned()));
+        }
+        self.disk.read(file, block, into)
+    }
+}
+
+#[test]
+fn an_unreadable_sector_is_named_and_what_lies_around_it_is_verified() {
+    let disk = written();
+    for bad in counted(&mut disk.clone()) {
+        let mut failing = Failing {
+            disk: disk.clone(),
+            bad,
+        };
+        let report = audit(&mut failing).expect("audits");
+        let what = format!("{} block {}", bad.0, bad.1);
+        assert_eq!(report.findings.len(), 1, "{what}: {:?}", report.findings);
+        let finding = &report.findings[0];
+        assert!(finding.outcome < Outcome::Quarantine, "{what}");
+        let named = finding
+            .bad_blocks
+            .iter()
+            .any(|block| block.unreadable && (block.file, block.block) == bad);
+        assert!(
+            named || matches!(finding.damaged, Damaged::Checkpoint(_)),
+            "{what}: {finding:?}"
+        );
+    }
+}
+
+#[test]
+fn another_key_is_refused() {
+    let mut disk = written();
+    let refused = Audit::begin(&mut disk, identity(), &TestKey(8)).err();
+    assert!(matches!(refused, Some(RecoverError::WrongKey { .. })));
+}

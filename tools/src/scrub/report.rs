@@ -1,0 +1,233 @@
+//! What a scrub found, for people and for programs.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use clustor_shards::disk::FileKind;
+use clustor_shards::log::audit::{
+    AuditReport, BadBlock, Damaged, Finding, Held, Outcome, PairReport, Role,
+};
+use serde_json::{Value, json};
+
+use super::progress::bytes;
+
+pub(super) fn print(
+    out: &mut dyn Write,
+    reports: &[AuditReport],
+    took: Duration,
+) -> io::Result<()> {
+    for report in reports {
+        writeln!(
+            out,
+            "{}: {}",
+            report.identity,
+            outcome_name(report.outcome())
+        )?;
+        for pair in &report.pairs {
+            writeln!(out, "  {}", pair_line(pair))?;
+        }
+        for finding in &report.findings {
+            print_finding(out, finding)?;
+        }
+        for (partition, range) in &report.missing {
+            writeln!(
+                out,
+                "  missing: partition {partition} index {} to {}",
+                range.first, range.last
+            )?;
+        }
+        if let Some(chain) = report.torn {
+            writeln!(
+                out,
+                "  torn tail at chain {chain}: a start cuts it; nothing of it was acknowledged"
+            )?;
+        }
+        if let Some(quarantine) = &report.quarantine {
+            writeln!(out, "  {quarantine}")?;
+        }
+    }
+    let verified: u64 = reports.iter().map(AuditReport::bytes).sum();
+    let rate = verified as f64 / took.as_secs_f64().max(1e-3);
+    writeln!(
+        out,
+        "{} verified in {:.2} s, {}/s",
+        bytes(verified),
+        took.as_secs_f64(),
+        bytes(rate as u64)
+    )
+}
+
+fn pair_line(pair: &PairReport) -> String {
+    let role = match pair.role {
+        Role::Chosen => "written last".to_owned(),
+        Role::Older { last_certain } => format!("older, to chain {last_certain}"),
+        Role::Unused => return format!("pair {}: not part of the log, not read", pair.pair),
+    };
+    format!(
+        "pair {} ({role}): {} chains, {} records, {} of extents, {} of ledger",
+        pair.pair,
+        pair.chains,
+        pair.records,
+        bytes(pair.extent_bytes),
+        bytes(pair.ledger_bytes)
+    )
+}
+
+fn print_finding(out: &mut dyn Write, finding: &Finding) -> io::Result<()> {
+    writeln!(
+        out,
+        "  pair {}, chain {}: {}: {}",
+        finding.pair,
+        finding.chain,
+        damage_text(finding.damaged),
+        outcome_name(finding.outcome)
+    )?;
+    for block in &finding.bad_blocks {
+        writeln!(
+            out,
+            "    {} block {}: {}",
+            block.file,
+            block.block,
+            bad_text(block)
+        )?;
+    }
+    let more = finding.bad_block_count - finding.bad_blocks.len() as u64;
+    if more > 0 {
+        writeln!(out, "    and {more} more blocks")?;
+    }
+    for held in &finding.held {
+        writeln!(
+            out,
+            "    held {:?} partition {} term {} index {} to {}",
+            held.kind, held.partition, held.term, held.first, held.last
+        )?;
+    }
+    Ok(())
+}
+
+fn bad_text(block: &BadBlock) -> &'static str {
+    if block.unreadable {
+        "unreadable"
+    } else {
+        "not authentic"
+    }
+}
+
+const fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Healthy => "healthy",
+        Outcome::Restored => "restorable",
+        Outcome::Missing => "missing",
+        Outcome::Quarantine => "quarantine",
+    }
+}
+
+fn damage_text(damaged: Damaged) -> String {
+    let file = |kind| match kind {
+        FileKind::Segment => "segment",
+        FileKind::Ledger => "ledger",
+    };
+    match damaged {
+        Damaged::Header(kind) => format!(
+            "the {}'s header is bad, the other file's is whole",
+            file(kind)
+        ),
+        Damaged::Checkpoint(kind) => format!(
+            "the {}'s checkpoint is bad, the other file's is whole",
+            file(kind)
+        ),
+        Damaged::CheckpointsDiffer => "the copies of the checkpoint differ".to_owned(),
+        Damaged::BothCheckpoints => "the checkpoint is bad in both files".to_owned(),
+        Damaged::Slot => "the ledger slot is bad, the extent is whole".to_owned(),
+        Damaged::Extent => "the extent is rotten, what it held is known".to_owned(),
+        Damaged::ExtentAndSlot => "the extent and its ledger slot are both bad".to_owned(),
+        Damaged::Pair => "this older pair is gone or both its headers are bad".to_owned(),
+        Damaged::BothHeaders => "both headers are bad".to_owned(),
+    }
+}
+
+const fn damage_name(damaged: Damaged) -> &'static str {
+    match damaged {
+        Damaged::Header(FileKind::Segment) => "segment_header",
+        Damaged::Header(FileKind::Ledger) => "ledger_header",
+        Damaged::Checkpoint(FileKind::Segment) => "segment_checkpoint",
+        Damaged::Checkpoint(FileKind::Ledger) => "ledger_checkpoint",
+        Damaged::CheckpointsDiffer => "checkpoints_differ",
+        Damaged::BothCheckpoints => "both_checkpoints",
+        Damaged::Slot => "slot",
+        Damaged::Extent => "extent",
+        Damaged::ExtentAndSlot => "extent_and_slot",
+        Damaged::Pair => "pair",
+        Damaged::BothHeaders => "both_headers",
+    }
+}
+
+/// The whole report. Numbers that may exceed 2^53 are strings, as everywhere in the tools' JSON.
+pub(super) fn json(reports: &[AuditReport], took: Duration) -> Value {
+    let worst = reports.iter().map(AuditReport::outcome).max();
+    json!({
+        "outcome": outcome_name(worst.unwrap_or_default()),
+        "bytes": reports.iter().map(AuditReport::bytes).sum::<u64>(),
+        "seconds": took.as_secs_f64(),
+        "shards": reports.iter().map(shard_json).collect::<Vec<_>>(),
+    })
+}
+
+fn shard_json(report: &AuditReport) -> Value {
+    json!({
+        "shard": report.identity.shard.get(),
+        "outcome": outcome_name(report.outcome()),
+        "pairs": report.pairs.iter().map(pair_json).collect::<Vec<_>>(),
+        "findings": report.findings.iter().map(finding_json).collect::<Vec<_>>(),
+        "missing": report.missing.iter().map(|(partition, range)| json!({
+            "partition": partition.get().to_string(),
+            "first": range.first.get().to_string(),
+            "last": range.last.get().to_string(),
+        })).collect::<Vec<_>>(),
+        "torn": report.torn.map(|chain| chain.get().to_string()),
+        "quarantine": report.quarantine.as_ref().map(ToString::to_string),
+    })
+}
+
+fn pair_json(pair: &PairReport) -> Value {
+    let (role, last_certain) = match pair.role {
+        Role::Chosen => ("newest", None),
+        Role::Older { last_certain } => ("older", Some(last_certain.get().to_string())),
+        Role::Unused => ("unused", None),
+    };
+    json!({
+        "pair": pair.pair.get().to_string(),
+        "role": role,
+        "last_certain_chain": last_certain,
+        "chains": pair.chains,
+        "records": pair.records,
+        "extent_bytes": pair.extent_bytes,
+        "ledger_bytes": pair.ledger_bytes,
+    })
+}
+
+fn finding_json(finding: &Finding) -> Value {
+    json!({
+        "pair": finding.pair.get().to_string(),
+        "chain": finding.chain.get().to_string(),
+        "damage": damage_name(finding.damaged),
+        "outcome": outcome_name(finding.outcome),
+        "bad_blocks": finding.bad_blocks.iter().map(|bad| json!({
+            "file": bad.file.to_string(),
+            "block": bad.block,
+            "unreadable": bad.unreadable,
+        })).collect::<Vec<_>>(),
+        "bad_block_count": finding.bad_block_count,
+        "held": finding.held.iter().map(held_json).collect::<Vec<_>>(),
+    })
+}
+
+fn held_json(held: &Held) -> Value {
+    json!({
+        "kind": format!("{:?}", held.kind),
+        "partition": held.partition.get().to_string(),
+        "term": held.term.get().to_string(),
+        "first": held.first.get().to_string(),
+        "last": held.last.get().to_string(),
+    })
+}
