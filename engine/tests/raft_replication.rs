@@ -35,6 +35,7 @@ fn append(from: usize, to: usize, term: u64, prev: (u64, u64), terms: &[u64]) ->
         };
         encode_record_parts(
             &mut frames,
+            None,
             RecordKind::Entry,
             PARTITION,
             Term(*entry_term),

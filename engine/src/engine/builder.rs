@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clustor_shards::host::{DataDir, FileKeyProvider};
+use clustor_shards::log::Suite;
 use clustor_shards::mesh::reply::ReplyPool;
 use clustor_shards::runtime::{Build, NodeOptions, ShardPlan};
 use clustor_shards::turn::PeerId;
@@ -249,6 +250,12 @@ fn build(
         config.io_writer_mode = boot.mode as u8;
         let (core, report) = ShardCore::boot(config, boot.pool, boot.now, boot.disk, &keys)?;
         tracing::info!(shard = %boot.shard, boot = %report.boot, ?report, "recovered");
+        if report.format.sealing == Suite::None {
+            tracing::warn!(
+                shard = %boot.shard,
+                "sealing = \"none\": this shard's entries are written in clear and unprotected from tampering"
+            );
+        }
         #[cfg(feature = "net")]
         if let Some(sockets) = sockets {
             *boot.net = Some(sockets.open(&core, boot.now));

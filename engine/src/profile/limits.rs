@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use toml::Spanned;
 
-use clustor_shards::log::Mode;
+use clustor_shards::log::{LogFormat, Mode};
 
 use super::{ProfileError, start};
 
@@ -16,6 +16,9 @@ macro_rules! tunables {
             pub name: String,
             /// How appends are made durable.
             pub mode: Mode,
+            /// What the log's files are made of: the keys `sealing`, `merkle_leaves`, `hash`, `log_encoding` and
+            /// `wal_codec`.
+            pub format: LogFormat,
             $(
                 $(#[doc = $doc])*
                 #[doc = concat!("\n\nLimits: ", stringify!($min), " to ", stringify!($max), ".")]
@@ -29,24 +32,42 @@ macro_rules! tunables {
         pub(super) struct RawProfile {
             pub(super) base: Option<Spanned<String>>,
             pub(super) mode: Option<Spanned<String>>,
+            pub(super) sealing: Option<Spanned<String>>,
+            pub(super) merkle_leaves: Option<bool>,
+            pub(super) hash: Option<Spanned<String>>,
+            pub(super) log_encoding: Option<Spanned<String>>,
+            pub(super) wal_codec: Option<Spanned<String>>,
             $($key: Option<Spanned<u64>>,)*
         }
 
         impl RawProfile {
             /// The profile, if nothing is left out.
-            pub(super) fn complete(&self, name: &str, mode: Mode) -> Option<Profile> {
+            pub(super) fn complete(
+                &self,
+                name: &str,
+                mode: Mode,
+                format: LogFormat,
+            ) -> Option<Profile> {
                 Some(Profile {
                     name: name.to_owned(),
                     mode,
+                    format,
                     $($key: *self.$key.as_ref()?.get_ref(),)*
                 })
             }
 
             /// The profile, with what is left out taken from `base`.
-            pub(super) fn over(&self, base: Profile, mode: Option<Mode>, name: &str) -> Profile {
+            pub(super) fn over(
+                &self,
+                base: Profile,
+                mode: Option<Mode>,
+                format: LogFormat,
+                name: &str,
+            ) -> Profile {
                 Profile {
                     name: name.to_owned(),
                     mode: mode.unwrap_or(base.mode),
+                    format,
                     $($key: self.$key.as_ref().map_or(base.$key, |value| *value.get_ref()),)*
                 }
             }

@@ -5,10 +5,11 @@
 //! otherwise). Each value is checked against its own limits and against the others; an error names file,
 //! line, key, value and limit. Parsing takes text: whoever reads the file hands in its name.
 
+mod format;
 mod limits;
 
 use clustor_shards::buffer::BLOCK_BYTES;
-use clustor_shards::log::{LogOptions, Mode};
+use clustor_shards::log::{LogFormat, LogOptions, Mode};
 use toml::Spanned;
 
 pub use limits::Profile;
@@ -82,7 +83,9 @@ impl Profile {
 
     fn shipped(text: &str, name: &str, mode: Mode) -> Self {
         let raw: RawProfile = toml::from_str(text).expect("the shipped profiles are well-formed");
-        raw.complete(name, mode)
+        let format = format::over(&raw, LogFormat::default())
+            .expect("the shipped profiles name what there is");
+        raw.complete(name, mode, format)
             .expect("the shipped profiles leave nothing out")
     }
 
@@ -114,7 +117,9 @@ impl Profile {
                 return Err(malformed(at, "base = \"latency\" or \"throughput\""));
             }
         };
-        let profile = raw.over(base, mode, file);
+        let format =
+            format::over(&raw, base.format).map_err(|(at, expected)| malformed(at, expected))?;
+        let profile = raw.over(base, mode, format, file);
         profile.check_limits(file, |key| {
             raw.span_of(key).map_or(0, |start| line_of(text, start))
         })?;
@@ -158,6 +163,7 @@ impl Profile {
             batch_bytes_max: self.batch_bytes_max as usize,
             queue_bytes_max: (self.segment_bytes / 4) as usize,
             entry_body_bytes_max: (self.entry_bytes_max + ENTRY_HEADER_BYTES_MAX) as usize,
+            format: self.format,
             io_writer_mode,
         }
     }

@@ -24,7 +24,7 @@ pub(super) struct Expected {
     pub(super) term_max: Term,
 }
 
-/// Checks every frame: whole, checksum right, an entry of this partition with a body this build reads, index one
+/// Checks every frame: whole, checksum and leaf right, an entry of this partition with a body this build reads, index one
 /// above the one before, term not below the one before nor above `term_max`. Lays their places into `out`.
 /// `false`, and nothing of use in `out`, if any fails.
 pub(super) fn check(expected: Expected, bytes: &[u8], out: &mut Vec<Framed>) -> bool {
@@ -38,6 +38,9 @@ pub(super) fn check(expected: Expected, bytes: &[u8], out: &mut Vec<Framed>) -> 
         let Ok(body) = EntryBody::decode(record.body) else {
             return false;
         };
+        if record.check_leaf().is_err() {
+            return false;
+        }
         let header = record.header;
         index = index.next();
         let fits = header.kind == RecordKind::Entry

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use clustor_shards::log::record::{RECORD_HEADER_BYTES, Record, RecordHeader, RecordKind};
+use clustor_shards::log::record::{Record, parse_record};
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 use clustor_wire::message::{Heartbeat, HeartbeatAck, RaftBody, RaftMessage};
@@ -51,28 +51,10 @@ impl RecordToPersist {
     /// or verified by the replica in this very turn.
     #[must_use]
     pub fn entry<'a>(&self, frames: &'a [u8]) -> Option<Record<'a>> {
-        let Self::Entry {
-            partition,
-            term,
-            index,
-            frame,
-        } = self
-        else {
-            return None;
-        };
-        let frame = &frames[frame.clone()];
-        let body = &frame[RECORD_HEADER_BYTES..];
-        Some(Record {
-            header: RecordHeader {
-                kind: RecordKind::Entry,
-                partition: *partition,
-                term: *term,
-                index: *index,
-                body_len: body.len() as u32,
-            },
-            body,
-            frame,
-        })
+        match self {
+            Self::Entry { frame, .. } => parse_record(&frames[frame.clone()]).ok(),
+            _ => None,
+        }
     }
 }
 

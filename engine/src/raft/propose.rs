@@ -156,6 +156,7 @@ impl Replica {
         let start = turn.out.frames.len();
         let bytes = encode_record_parts(
             &mut turn.out.frames,
+            self.leaf,
             RecordKind::Entry,
             self.partition,
             self.term,

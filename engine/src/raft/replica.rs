@@ -1,6 +1,7 @@
 //! The state of one replica, and how it changes role. Which state belongs to which role is visible here: what only
 //! a leader or a candidate has dies with the role.
 
+use clustor_shards::log::HashSuite;
 use clustor_shards::log::proof::{HardStateDurable, LocalDurable};
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{LogIndex, NodeId, PairNumber, PartitionId, Term};
@@ -86,6 +87,8 @@ pub struct Replica {
     pub(super) configuration: Configuration,
     pub(super) timers: Timers,
     pub(super) limits: Limits,
+    /// Of entries framed here.
+    pub(super) leaf: Option<HashSuite>,
     pub(super) slot: CacheSlot,
 
     pub(super) term: Term,
@@ -155,6 +158,7 @@ impl Replica {
             configuration: restored.configuration.unwrap_or(config.voters),
             timers,
             limits: config.limits,
+            leaf: config.leaf,
             slot: cache.register(),
             term: restored.term,
             vote: restored.vote,

@@ -1,5 +1,6 @@
 //! What a replica is told when it is made: who it is, its bounds, and what its log held.
 
+use clustor_shards::log::HashSuite;
 use clustor_shards::log::{IndexRange, PartitionLog, TermRun};
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
@@ -91,6 +92,8 @@ pub struct ReplicaConfig {
     pub timers: Timers,
     /// Bounds of size.
     pub limits: Limits,
+    /// The hash of the Merkle leaf that entries framed here carry, if they carry one.
+    pub leaf: Option<HashSuite>,
 }
 
 /// What the log held when the shard opened. The default is that of a partition that never was here.

@@ -172,6 +172,7 @@ impl Cluster {
             seed: number as u64,
             timers: Timers::LOCAL,
             limits: self.limits,
+            leaf: None,
         };
         let mut cache = EntryCache::new(self.cache_bytes);
         let replica = Replica::new(config, restored, self.now, &mut cache);

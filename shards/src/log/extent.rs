@@ -18,6 +18,7 @@ use clustor_wire::ids::ChainNumber;
 use sha2::{Digest as _, Sha256};
 
 use super::codec::{Reader, Truncated, Writer};
+use super::record::records;
 use super::seal::{
     BlockPrefix, BlockUse, NotAuthentic, PAYLOAD_BYTES, SegmentCipher, sealed_payload, tag_of,
 };
@@ -193,7 +194,8 @@ impl OpenExtent {
     }
 }
 
-/// Opens the extent of `chain` in place. Everything must fit: tags, order of blocks, header, CRC.
+/// Opens the extent of `chain` in place. Everything must fit: tags, order of blocks, header, CRC, and every record's
+/// own CRC and leaf.
 pub(super) fn open_extent(
     cipher: &SegmentCipher,
     first_block: u32,
@@ -209,8 +211,8 @@ pub(super) fn open_extent(
         return Err(NotAuthentic);
     }
     let extent = OpenExtent { header, payload };
-    if crc32c::crc32c(extent.records()) != extent.header.crc {
-        return Err(NotAuthentic);
-    }
-    Ok(extent)
+    let whole = crc32c::crc32c(extent.records()) == extent.header.crc
+        && records(extent.records())
+            .all(|record| record.is_ok_and(|record| record.check_leaf().is_ok()));
+    if whole { Ok(extent) } else { Err(NotAuthentic) }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use clustor_wire::ids::{ChainNumber, Incarnation, LogIndex, NodeId, PartitionId, ShardId, Term};
 
 use super::codec::Reader;
+use super::format::HashSuite;
 use super::item::{Item, Run};
 use super::record::{Record, RecordKind, encode_record_parts};
 
@@ -362,6 +363,7 @@ impl ShardFold {
 /// Frames a Missing record: `count` entries of `term` from `first` on have no content here.
 pub(super) fn encode_missing(
     out: &mut Vec<u8>,
+    leaf: Option<HashSuite>,
     partition: PartitionId,
     term: Term,
     first: LogIndex,
@@ -369,6 +371,7 @@ pub(super) fn encode_missing(
 ) {
     encode_record_parts(
         out,
+        leaf,
         RecordKind::Missing,
         partition,
         term,

@@ -10,20 +10,20 @@ use hmac::Hmac;
 use sha2::Sha256;
 
 use super::codec::{Reader, Truncated, Writer};
+use super::format::{Encoding, HashSuite, LogFormat, Suite, SuiteUnavailable};
 use super::keys::{LogIdentity, SALT_BYTES};
-use super::seal::{SUITE_CHACHA20_POLY1305, authenticate, plain_payload, verify};
+use super::seal::{authenticate, plain_payload, verify};
 use crate::buffer::{BLOCK_BYTES, Block};
 use crate::disk::FileKind;
 
-/// Version of the file formats that this code writes and the newest it reads.
-pub const FORMAT_VERSION: u16 = 1;
-/// Number of the binary encoding.
-pub const ENCODING_BINARY: u8 = 1;
-/// Number of the SHA-256 hash suite.
-pub const HASH_SHA256: u8 = 1;
+/// Version of the file formats that this code writes and reads. It covers everything in both files of a pair:
+/// blocks, extents, record frames, checkpoints, slots.
+pub const FORMAT_VERSION: u16 = 2;
 
 const MAGIC_SEGMENT: [u8; 8] = *b"CLUSTSEG";
 const MAGIC_LEDGER: [u8; 8] = *b"CLUSTLDG";
+/// Flag: records framed under this header carry a Merkle leaf.
+const FLAG_MERKLE_LEAVES: u32 = 1;
 /// Bytes of the fields; zeros follow up to the MAC.
 const HEADER_FIELD_BYTES: usize = 128;
 
@@ -42,6 +42,8 @@ pub struct PairHeader {
     pub dek_epoch: DekEpoch,
     /// Epoch of the integrity key.
     pub mac_epoch: MacEpoch,
+    /// What the files are made of.
+    pub format: LogFormat,
     /// Size of the segment, in blocks.
     pub segment_blocks: u32,
     /// Size of the ledger, in blocks.
@@ -68,10 +70,12 @@ pub(super) enum HeaderError {
 /// What of a header does not fit this build or this shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum HeaderMismatch {
-    /// Written by a newer build.
-    Newer(u16),
-    /// Written with another encoding, suite, hash or block size; the text names it.
+    /// Written in another version of the format.
+    Version(u16),
+    /// Written with an encoding, suite, hash, flag or block size that is not known; the text names them.
     Settings(String),
+    /// Sealed with a suite that this build has no code for.
+    Suite(SuiteUnavailable),
     /// Another cluster's, node's or shard's.
     Foreign(LogIdentity),
     /// Everything fits but the MAC: another key, or damage.
@@ -97,10 +101,10 @@ impl PairHeader {
             FileKind::Ledger => &MAGIC_LEDGER,
         });
         w.u16(FORMAT_VERSION);
-        w.u8(ENCODING_BINARY);
-        w.u8(SUITE_CHACHA20_POLY1305);
-        w.u8(HASH_SHA256);
-        w.u8(0);
+        w.u8(self.format.log_encoding as u8);
+        w.u8(self.format.sealing as u8);
+        w.u8(self.format.hash as u8);
+        w.u8(self.format.ledger_encoding as u8);
         w.u16(self.identity.shard.get());
         w.u128(self.identity.cluster.get());
         w.u64(self.identity.node.get());
@@ -114,7 +118,11 @@ impl PairHeader {
         w.u32(self.ledger_blocks);
         w.u32(self.checkpoint_bytes);
         w.u32(self.checkpoint_blocks);
-        w.u32(0);
+        w.u32(if self.format.merkle_leaves {
+            FLAG_MERKLE_LEAVES
+        } else {
+            0
+        });
         w.bytes(&self.salt);
         assert!(fields.len() == HEADER_FIELD_BYTES);
         authenticate(integrity, kind, self.pair, 0, &fields, block);
@@ -130,67 +138,124 @@ impl PairHeader {
         integrity: impl Fn(MacEpoch) -> Hmac<Sha256>,
         block: &Block,
     ) -> Result<Self, HeaderError> {
-        let mut r = Reader(plain_payload(block));
+        let raw = RawHeader::parse(kind, plain_payload(block))
+            .ok()
+            .flatten()
+            .ok_or(HeaderError::Bad)?;
+        let judged = raw.judge(ours);
+        let authentic = raw.header.pair == pair
+            && verify(&integrity(raw.header.mac_epoch), kind, pair, 0, block).is_ok();
+        match (authentic, judged) {
+            (true, Ok(format)) => Ok(Self {
+                format,
+                ..raw.header
+            }),
+            (true, Err(mismatch)) => Err(HeaderError::Refused(mismatch)),
+            (false, Ok(_)) => Err(HeaderError::Suspect(HeaderMismatch::Mac)),
+            (false, Err(mismatch)) => Err(HeaderError::Suspect(mismatch)),
+        }
+    }
+}
+
+/// A header's fields as they stand; nothing of them is judged.
+struct RawHeader {
+    version: u16,
+    log_encoding: u8,
+    suite: u8,
+    hash: u8,
+    ledger_encoding: u8,
+    block_bytes: u32,
+    flags: u32,
+    /// Its format is still the default.
+    header: PairHeader,
+}
+
+impl RawHeader {
+    /// `None` if another magic stands there.
+    fn parse(kind: FileKind, payload: &[u8]) -> Result<Option<Self>, Truncated> {
+        let mut r = Reader(payload);
         let magic = match kind {
             FileKind::Segment => MAGIC_SEGMENT,
             FileKind::Ledger => MAGIC_LEDGER,
         };
-        let bad = |_: Truncated| HeaderError::Bad;
-        if r.array::<8>().map_err(bad)? != magic {
-            return Err(HeaderError::Bad);
+        if r.array::<8>()? != magic {
+            return Ok(None);
         }
-        let version = r.u16().map_err(bad)?;
-        let encoding = r.u8().map_err(bad)?;
-        let suite = r.u8().map_err(bad)?;
-        let hash = r.u8().map_err(bad)?;
-        let _reserved = r.u8().map_err(bad)?;
-        let shard = ShardId(r.u16().map_err(bad)?);
+        let version = r.u16()?;
+        let (log_encoding, suite, hash, ledger_encoding) = (r.u8()?, r.u8()?, r.u8()?, r.u8()?);
+        let shard = ShardId(r.u16()?);
         let identity = LogIdentity {
-            cluster: ClusterId(r.u128().map_err(bad)?),
-            node: NodeId(r.u64().map_err(bad)?),
+            cluster: ClusterId(r.u128()?),
+            node: NodeId(r.u64()?),
             shard,
         };
-        let block_bytes;
-        let boot = BootNumber(r.u64().map_err(bad)?);
-        let header = Self {
+        let (boot, pair, first_chain) = (BootNumber(r.u64()?), r.pair()?, r.chain()?);
+        let (dek_epoch, mac_epoch) = (DekEpoch(r.u32()?), MacEpoch(r.u32()?));
+        let block_bytes = r.u32()?;
+        let (segment_blocks, ledger_blocks) = (r.u32()?, r.u32()?);
+        let (checkpoint_bytes, checkpoint_blocks) = (r.u32()?, r.u32()?);
+        let flags = r.u32()?;
+        let header = PairHeader {
             identity,
             boot,
-            pair: r.pair().map_err(bad)?,
-            first_chain: r.chain().map_err(bad)?,
-            dek_epoch: DekEpoch(r.u32().map_err(bad)?),
-            mac_epoch: MacEpoch(r.u32().map_err(bad)?),
-            segment_blocks: {
-                block_bytes = r.u32().map_err(bad)?;
-                r.u32().map_err(bad)?
-            },
-            ledger_blocks: r.u32().map_err(bad)?,
-            checkpoint_bytes: r.u32().map_err(bad)?,
-            checkpoint_blocks: r.u32().map_err(bad)?,
-            salt: {
-                let _reserved = r.u32().map_err(bad)?;
-                r.array().map_err(bad)?
-            },
+            pair,
+            first_chain,
+            dek_epoch,
+            mac_epoch,
+            format: LogFormat::default(),
+            segment_blocks,
+            ledger_blocks,
+            checkpoint_bytes,
+            checkpoint_blocks,
+            salt: r.array()?,
         };
-        let mismatch = if version != FORMAT_VERSION {
-            Some(HeaderMismatch::Newer(version))
-        } else if header.identity != *ours {
-            Some(HeaderMismatch::Foreign(header.identity))
-        } else if (encoding, suite, hash) != (ENCODING_BINARY, SUITE_CHACHA20_POLY1305, HASH_SHA256)
-            || block_bytes as usize != BLOCK_BYTES
-        {
-            Some(HeaderMismatch::Settings(format!(
-                "encoding {encoding}, suite {suite}, hash {hash}, blocks of {block_bytes} bytes"
-            )))
-        } else {
-            None
-        };
-        let authentic = header.pair == pair
-            && verify(&integrity(header.mac_epoch), kind, pair, 0, block).is_ok();
-        match (authentic, mismatch) {
-            (true, None) => Ok(header),
-            (true, Some(mismatch)) => Err(HeaderError::Refused(mismatch)),
-            (false, None) => Err(HeaderError::Suspect(HeaderMismatch::Mac)),
-            (false, Some(mismatch)) => Err(HeaderError::Suspect(mismatch)),
+        Ok(Some(Self {
+            version,
+            log_encoding,
+            suite,
+            hash,
+            ledger_encoding,
+            block_bytes,
+            flags,
+            header,
+        }))
+    }
+
+    /// What the files are made of, if this build and this shard may use them.
+    fn judge(&self, ours: &LogIdentity) -> Result<LogFormat, HeaderMismatch> {
+        if self.version != FORMAT_VERSION {
+            return Err(HeaderMismatch::Version(self.version));
         }
+        if self.header.identity != *ours {
+            return Err(HeaderMismatch::Foreign(self.header.identity));
+        }
+        let format = self.format().ok_or_else(|| {
+            HeaderMismatch::Settings(format!(
+                "log encoding {}, ledger encoding {}, suite {}, hash {}, flags {:#x}, blocks of {} bytes",
+                self.log_encoding,
+                self.ledger_encoding,
+                self.suite,
+                self.hash,
+                self.flags,
+                self.block_bytes
+            ))
+        })?;
+        format
+            .sealing
+            .check_available()
+            .map_err(HeaderMismatch::Suite)?;
+        Ok(format)
+    }
+
+    fn format(&self) -> Option<LogFormat> {
+        let known =
+            self.flags & !FLAG_MERKLE_LEAVES == 0 && self.block_bytes as usize == BLOCK_BYTES;
+        known.then_some(LogFormat {
+            log_encoding: Encoding::from_u8(self.log_encoding)?,
+            ledger_encoding: Encoding::from_u8(self.ledger_encoding)?,
+            sealing: Suite::from_u8(self.suite)?,
+            merkle_leaves: self.flags & FLAG_MERKLE_LEAVES != 0,
+            hash: HashSuite::from_u8(self.hash)?,
+        })
     }
 }

@@ -8,12 +8,15 @@
 //!
 //! All are zeroized when dropped.
 
-use chacha20poly1305::{ChaCha20Poly1305, KeyInit as _};
 use clustor_wire::ids::{ClusterId, DekEpoch, MacEpoch, NodeId, ShardId};
 use hkdf::Hkdf;
-use hmac::Hmac;
+use hmac::{Hmac, KeyInit as _};
 use sha2::Sha256;
 use zeroize::Zeroizing;
+
+use super::aead::Aead;
+use super::format::{Suite, SuiteUnavailable};
+use super::seal::Sealer;
 
 /// Bytes of every key.
 pub const KEY_BYTES: usize = 32;
@@ -110,14 +113,30 @@ impl ShardKeys {
         key
     }
 
-    /// The cipher of one pair's segment.
-    pub fn segment_cipher(&self, epoch: DekEpoch, salt: &[u8; SALT_BYTES]) -> ChaCha20Poly1305 {
+    /// What makes the tags of one pair's segment.
+    ///
+    /// # Errors
+    /// [`SuiteUnavailable`].
+    pub fn segment_sealer(
+        &self,
+        suite: Suite,
+        epoch: DekEpoch,
+        salt: &[u8; SALT_BYTES],
+    ) -> Result<Sealer, SuiteUnavailable> {
+        suite.check_available()?;
         let dek = self.derive(b"clustor dek", epoch.get());
         let hkdf = Hkdf::<Sha256>::new(Some(salt), &*dek);
         let mut key = Zeroizing::new([0; KEY_BYTES]);
         hkdf.expand(b"clustor segment", &mut *key)
             .expect("32 bytes are a valid HKDF output length");
-        ChaCha20Poly1305::new((&*key).into())
+        match suite {
+            Suite::None => Ok(Sealer::Clear),
+            Suite::ChaCha20Poly1305 => Ok(Sealer::Aead(Aead::chacha20_poly1305(&key))),
+            #[cfg(feature = "aws-lc")]
+            Suite::Aes256Gcm => Ok(Sealer::Aead(Aead::aes_256_gcm(&key))),
+            #[cfg(not(feature = "aws-lc"))]
+            Suite::Aes256Gcm => Err(SuiteUnavailable(suite)),
+        }
     }
 
     /// The keyed MAC of one epoch, ready to be cloned per block.

@@ -7,8 +7,9 @@
 //!
 //! From the ground up:
 //!
-//! - [`record`]: the frame of one record
-//! - [`keys`], `seal`: keys; one sealed or authenticated block
+//! - [`format`]: what files are made of: encodings, suites, hashes
+//! - [`merkle`], [`record`]: leaves and roots; the frame of one record
+//! - [`aead`], [`keys`], `seal`: ciphers; keys; one sealed or authenticated block
 //! - [`header`], [`extent`], [`slot`], [`item`], [`checkpoint`]: the formats
 //! - [`fold`]: what records say about partitions
 //! - `batch`, `location`, `pair`: what the writer keeps
@@ -18,17 +19,20 @@
 //! - [`audit`]: every byte of its files verified and judged, offline
 //! - [`inspect`]: its files laid open, for offline tools
 
+pub mod aead;
 pub mod audit;
 mod batch;
 pub mod checkpoint;
 mod codec;
 pub mod extent;
 pub mod fold;
+pub mod format;
 pub mod header;
 pub mod inspect;
 pub mod item;
 pub mod keys;
 mod location;
+pub mod merkle;
 pub mod options;
 mod pair;
 pub mod proof;
@@ -40,6 +44,7 @@ pub mod slot;
 pub mod writer;
 
 pub use fold::{HardState, IndexRange, PartitionLog, TermRun};
+pub use format::{Encoding, HashSuite, LogFormat, Suite, SuiteUnavailable};
 pub use keys::{Kek, KeyError, KeyProvider, LogIdentity};
 pub use options::{LogOptions, OptionsError};
 pub use proof::{HardStateDurable, LocalDurable};

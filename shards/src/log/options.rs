@@ -1,5 +1,6 @@
 //! What a shard's log may take, as numbers with limits.
 
+use super::format::{LogFormat, SuiteUnavailable};
 use super::item::SMALL_RECORD_BYTES_MAX;
 use super::record::{RECORD_BODY_BYTES_MAX, RECORD_HEADER_BYTES};
 use crate::buffer::BLOCK_BYTES;
@@ -28,6 +29,8 @@ pub struct LogOptions {
     pub queue_bytes_max: usize,
     /// The greatest body of an entry.
     pub entry_body_bytes_max: usize,
+    /// What its files are made of.
+    pub format: LogFormat,
     /// How the bytes are written: 0 FixedUring, 1 RegisteredUring, 2 Blocking. Recorded in every slot.
     pub io_writer_mode: u8,
 }
@@ -48,6 +51,7 @@ impl LogOptions {
             batch_bytes_max: (64 << 10).min(segment / 16),
             queue_bytes_max: segment / 4,
             entry_body_bytes_max: (segment / 8 - 2 * BLOCK_BYTES).min(1 << 20),
+            format: LogFormat::default(),
             io_writer_mode: 0,
         }
     }
@@ -69,7 +73,7 @@ impl LogOptions {
             if (min..=max).contains(&value) {
                 Ok(())
             } else {
-                Err(OptionsError {
+                Err(OptionsError::Limit {
                     name,
                     value,
                     min,
@@ -77,6 +81,7 @@ impl LogOptions {
                 })
             }
         };
+        self.format.sealing.check_available()?;
         let segment = u64::from(self.segment_blocks) * BLOCK_BYTES as u64;
         let entry_max = self.segment_entry_bytes_max() as u64;
         within(
@@ -118,16 +123,22 @@ impl LogOptions {
     }
 }
 
-/// A number outside its limits.
+/// Options that can't be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{name} = {value} is outside {min}..={max}")]
-pub struct OptionsError {
-    /// Which.
-    pub name: &'static str,
-    /// Its value.
-    pub value: u64,
-    /// The least allowed.
-    pub min: u64,
-    /// The greatest allowed.
-    pub max: u64,
+pub enum OptionsError {
+    /// A number outside its limits.
+    #[error("{name} = {value} is outside {min}..={max}")]
+    Limit {
+        /// Which.
+        name: &'static str,
+        /// Its value.
+        value: u64,
+        /// The least allowed.
+        min: u64,
+        /// The greatest allowed.
+        max: u64,
+    },
+    /// A suite that this build has no code for.
+    #[error(transparent)]
+    Suite(#[from] SuiteUnavailable),
 }

@@ -6,6 +6,7 @@ use sha2::Sha256;
 
 use super::batch::Batch;
 use super::extent::{EXTENT_HEADER_BYTES, extent_blocks, seal_extent, seal_payloads};
+use super::format::LogFormat;
 use super::header::PairHeader;
 use super::keys::{SALT_BYTES, ShardKeys};
 use super::location::ExtentPlace;
@@ -176,6 +177,7 @@ impl OpenPair {
         boot: BootNumber,
         first_chain: ChainNumber,
         prepared: &Prepared,
+        format: LogFormat,
         checkpoint: &[u8],
     ) -> (Self, SegmentCipher) {
         let header = PairHeader {
@@ -185,6 +187,7 @@ impl OpenPair {
             first_chain,
             dek_epoch: DekEpoch(1),
             mac_epoch: MacEpoch(1),
+            format,
             segment_blocks: prepared.asked.segment_blocks,
             ledger_blocks: prepared.asked.ledger_blocks,
             checkpoint_bytes: checkpoint.len() as u32,
@@ -379,12 +382,12 @@ impl OpenPair {
 
 /// The cipher of a pair's segment.
 pub(super) fn cipher_of(keys: &ShardKeys, header: &PairHeader) -> SegmentCipher {
-    SegmentCipher::new(
-        keys.segment_cipher(header.dek_epoch, &header.salt),
-        header.pair,
-        header.identity.shard,
-        header.dek_epoch,
-    )
+    let sealer = keys
+        .segment_sealer(header.format.sealing, header.dek_epoch, &header.salt)
+        .expect(
+            "the suite of a header is judged when it is read, that of the options at the start",
+        );
+    SegmentCipher::new(sealer, header)
 }
 
 const _: () = assert!(EXTENT_HEADER_BYTES < PAYLOAD_BYTES);

@@ -2,34 +2,46 @@
 //! in a checkpoint and on the wire.
 //!
 //! An entry is framed once, by the leader that accepts it; the same bytes go into every log. The CRC32C
-//! covers header and body and travels with them from the leader's memory to every disk and back.
+//! covers header and body and travels with them from the leader's memory to every disk and back. A frame may carry a
+//! Merkle leaf behind its body, if the node that framed it keeps leaves; everybody takes frames with and without,
+//! of either hash.
 //!
-//! Layout, little-endian ([`RECORD_HEADER_BYTES`] bytes, then the body):
+//! Layout, little-endian ([`RECORD_HEADER_BYTES`] bytes, then the body, then the leaf):
 //!
 //! | offset | bytes | field |
 //! | --- | --- | --- |
-//! | 0 | 1 | frame version, 1 |
+//! | 0 | 1 | frame version, 2 |
 //! | 1 | 1 | kind |
 //! | 2 | 1 | codec of the body, 1 = binary |
-//! | 3 | 1 | flags, 0 (bit 0 is kept for a Merkle leaf behind the body) |
+//! | 3 | 1 | flags: bit 0, a Merkle leaf of 32 bytes follows the body; bit 1, its hash is BLAKE3, else SHA-256 |
 //! | 4 | 4 | body length |
 //! | 8 | 16 | partition |
 //! | 24 | 8 | term |
 //! | 32 | 8 | index |
 //! | 40 | 4 | reserved, 0 |
 //! | 44 | 4 | CRC32C over bytes 0..44 and the body |
+//!
+//! The leaf is [`leaf_hash`] over bytes 0..44, the body and the checksum.
 
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 
+use super::format::HashSuite;
+use super::merkle::{MERKLE_BYTES, MerkleHash, leaf_hash};
+
 /// Bytes of a record's header.
 pub const RECORD_HEADER_BYTES: usize = 48;
-/// The version of the record frame that this code writes.
-pub const RECORD_VERSION: u8 = 1;
+/// The version of the record frame that this code writes and reads.
+pub const RECORD_VERSION: u8 = 2;
 /// The codec number of binary bodies.
 pub const CODEC_BINARY: u8 = 1;
 /// The greatest body any profile allows: 4 MiB.
 pub const RECORD_BODY_BYTES_MAX: usize = 4 << 20;
 
+/// Bytes of a frame beside its body, at most.
+pub const RECORD_OVERHEAD_BYTES_MAX: usize = RECORD_HEADER_BYTES + MERKLE_BYTES;
+
+const FLAG_LEAF: u8 = 1;
+const FLAG_BLAKE3: u8 = 2;
 const CRC_OFFSET: usize = 44;
 const _: () = assert!(CRC_OFFSET + 4 == RECORD_HEADER_BYTES);
 
@@ -113,7 +125,9 @@ pub enum RecordError {
         need: usize,
     },
     /// The version is not one this code reads.
-    #[error("record version {0} is not known, this build reads {RECORD_VERSION}")]
+    #[error(
+        "record frame of version {0}, this build reads version {RECORD_VERSION}; use a build that reads it"
+    )]
     Version(u8),
     /// The kind is not known.
     #[error("record kind {0} is not known")]
@@ -132,6 +146,9 @@ pub enum RecordError {
         /// What its bytes give.
         computed: u32,
     },
+    /// The Merkle leaf does not fit the bytes.
+    #[error("the record's Merkle leaf does not fit its bytes")]
+    Leaf,
 }
 
 /// A record, borrowed from the bytes it was decoded from.
@@ -141,11 +158,41 @@ pub struct Record<'a> {
     pub header: RecordHeader,
     /// The body.
     pub body: &'a [u8],
-    /// Header and body: the bytes that travel.
+    /// Header, body and leaf: the bytes that travel.
     pub frame: &'a [u8],
+    /// The Merkle leaf, if the frame carries one. [`decode_record`] has not compared it; [`Self::check_leaf`] does.
+    pub leaf: Option<(HashSuite, &'a MerkleHash)>,
 }
 
-/// Appends one framed record to `out` and returns the length of its frame.
+impl Record<'_> {
+    /// Checks the Merkle leaf, if there is one, against header, body and checksum.
+    ///
+    /// # Errors
+    /// [`RecordError::Leaf`].
+    pub fn check_leaf(&self) -> Result<(), RecordError> {
+        match self.leaf {
+            Some((hash, leaf)) if self.compute_leaf(hash) != *leaf => Err(RecordError::Leaf),
+            _ => Ok(()),
+        }
+    }
+
+    /// Its place in a pair's Merkle tree: the leaf it carries if that is of this hash, else one computed from its
+    /// bytes.
+    #[must_use]
+    pub fn leaf(&self, hash: HashSuite) -> MerkleHash {
+        match self.leaf {
+            Some((its, leaf)) if its == hash => *leaf,
+            _ => self.compute_leaf(hash),
+        }
+    }
+
+    fn compute_leaf(&self, hash: HashSuite) -> MerkleHash {
+        let (before, crc) = self.frame[..RECORD_HEADER_BYTES].split_at(CRC_OFFSET);
+        leaf_hash(hash, &[before, self.body, crc])
+    }
+}
+
+/// Appends one framed record without a Merkle leaf to `out` and returns the length of its frame.
 ///
 /// # Panics
 /// If the body exceeds [`RECORD_BODY_BYTES_MAX`]: callers refuse such bodies with their limit before.
@@ -157,15 +204,17 @@ pub fn encode_record(
     index: LogIndex,
     body: &[u8],
 ) -> usize {
-    encode_record_parts(out, kind, partition, term, index, &[body])
+    encode_record_parts(out, None, kind, partition, term, index, &[body])
 }
 
-/// As [`encode_record`], with the body given in parts that are laid one behind the other.
+/// As [`encode_record`], with a Merkle leaf of this hash, if one is asked for, and the body given in parts that are
+/// laid one behind the other.
 ///
 /// # Panics
 /// If the parts together exceed [`RECORD_BODY_BYTES_MAX`].
 pub fn encode_record_parts(
     out: &mut Vec<u8>,
+    leaf: Option<HashSuite>,
     kind: RecordKind,
     partition: PartitionId,
     term: Term,
@@ -175,7 +224,12 @@ pub fn encode_record_parts(
     let body_len: usize = parts.iter().map(|part| part.len()).sum();
     assert!(body_len <= RECORD_BODY_BYTES_MAX);
     let start = out.len();
-    out.extend_from_slice(&[RECORD_VERSION, kind as u8, CODEC_BINARY, 0]);
+    let flags = match leaf {
+        None => 0,
+        Some(HashSuite::Sha256) => FLAG_LEAF,
+        Some(HashSuite::Blake3) => FLAG_LEAF | FLAG_BLAKE3,
+    };
+    out.extend_from_slice(&[RECORD_VERSION, kind as u8, CODEC_BINARY, flags]);
     out.extend_from_slice(&(body_len as u32).to_le_bytes());
     out.extend_from_slice(&partition.get().to_le_bytes());
     out.extend_from_slice(&term.get().to_le_bytes());
@@ -189,6 +243,12 @@ pub fn encode_record_parts(
     for part in parts {
         out.extend_from_slice(part);
     }
+    if let Some(hash) = leaf {
+        let frame = &out[start..];
+        let (before, crc) = frame[..RECORD_HEADER_BYTES].split_at(CRC_OFFSET);
+        let leaf = leaf_hash(hash, &[before, &frame[RECORD_HEADER_BYTES..], crc]);
+        out.extend_from_slice(&leaf);
+    }
     out.len() - start
 }
 
@@ -198,43 +258,55 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     out
 }
 
-/// Decodes the record at the start of `bytes` and verifies its checksum. What follows it is ignored.
+/// Decodes the record at the start of `bytes` and verifies its checksum; not its leaf, for which there is
+/// [`Record::check_leaf`]. What follows it is ignored.
 ///
 /// # Errors
 /// [`RecordError`]; nothing of a record that fails is handed out.
 pub fn decode_record(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
+    let record = parse_record(bytes)?;
+    let found = u32::from_le_bytes(array(bytes, CRC_OFFSET));
+    let computed = crc32c::crc32c_append(crc32c::crc32c(&bytes[..CRC_OFFSET]), record.body);
+    if found != computed {
+        return Err(RecordError::Checksum { found, computed });
+    }
+    Ok(record)
+}
+
+/// As [`decode_record`], for a frame that this process made or verified a moment ago: its checksum is not
+/// computed again.
+///
+/// # Errors
+/// [`RecordError`], where the bytes are no frame.
+pub fn parse_record(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
+    let short = |need| RecordError::Short {
+        have: bytes.len(),
+        need,
+    };
     if bytes.len() < RECORD_HEADER_BYTES {
-        return Err(RecordError::Short {
-            have: bytes.len(),
-            need: RECORD_HEADER_BYTES,
-        });
+        return Err(short(RECORD_HEADER_BYTES));
     }
     if bytes[0] != RECORD_VERSION {
         return Err(RecordError::Version(bytes[0]));
     }
     let kind = RecordKind::from_u8(bytes[1]).ok_or(RecordError::Kind(bytes[1]))?;
-    if bytes[2] != CODEC_BINARY || bytes[3] != 0 || bytes[40..44] != [0; 4] {
+    let hash = match bytes[3] {
+        0 => None,
+        FLAG_LEAF => Some(HashSuite::Sha256),
+        flags if flags == FLAG_LEAF | FLAG_BLAKE3 => Some(HashSuite::Blake3),
+        _ => return Err(RecordError::Fields),
+    };
+    if bytes[2] != CODEC_BINARY || bytes[40..44] != [0; 4] {
         return Err(RecordError::Fields);
     }
     let body_len = u32::from_le_bytes(array(bytes, 4));
     if body_len as usize > RECORD_BODY_BYTES_MAX {
         return Err(RecordError::BodyTooLong(body_len));
     }
-    let need = RECORD_HEADER_BYTES + body_len as usize;
-    if bytes.len() < need {
-        return Err(RecordError::Short {
-            have: bytes.len(),
-            need,
-        });
-    }
-    let found = u32::from_le_bytes(array(bytes, CRC_OFFSET));
-    let computed = crc32c::crc32c_append(
-        crc32c::crc32c(&bytes[..CRC_OFFSET]),
-        &bytes[RECORD_HEADER_BYTES..need],
-    );
-    if found != computed {
-        return Err(RecordError::Checksum { found, computed });
-    }
+    let body_end = RECORD_HEADER_BYTES + body_len as usize;
+    let need = body_end + hash.map_or(0, |_| MERKLE_BYTES);
+    let frame = bytes.get(..need).ok_or(short(need))?;
+    let leaf = frame[body_end..].first_chunk();
     Ok(Record {
         header: RecordHeader {
             kind,
@@ -243,8 +315,9 @@ pub fn decode_record(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
             index: LogIndex(u64::from_le_bytes(array(bytes, 32))),
             body_len,
         },
-        body: &bytes[RECORD_HEADER_BYTES..need],
-        frame: &bytes[..need],
+        body: &frame[RECORD_HEADER_BYTES..body_end],
+        frame,
+        leaf: hash.zip(leaf),
     })
 }
 

@@ -8,16 +8,18 @@
 //! Both carry the same [`PAYLOAD_BYTES`] of payload, so a checkpoint's blocks are the same bytes in both files.
 //! The nonce of a sealed block is pair (64 bit) and block number (32 bit), big-endian; its additional data are
 //! suite, format version, shard, data-key epoch and pair. The MAC covers file kind, pair, block number, payload.
+//!
+//! Under the suite `none` the 4080 bytes lie in clear, and the tag is four CRC32C, each over the pair's salt, the
+//! additional data, the lane's number, the block number and one quarter of the block.
 
-use chacha20poly1305::aead::AeadInOut as _;
-use chacha20poly1305::{ChaCha20Poly1305, Nonce, Tag};
-use clustor_wire::ids::{ChainNumber, DekEpoch, PairNumber, ShardId};
+use clustor_wire::ids::{ChainNumber, PairNumber};
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 use zeroize::Zeroize as _;
 
-use super::header::FORMAT_VERSION;
-use super::keys::MAC_BYTES;
+use super::aead::{Aead, NONCE_BYTES};
+use super::header::{FORMAT_VERSION, PairHeader};
+use super::keys::{MAC_BYTES, SALT_BYTES};
 use crate::buffer::{BLOCK_BYTES, Block};
 use crate::disk::FileKind;
 
@@ -25,10 +27,7 @@ use crate::disk::FileKind;
 pub const PAYLOAD_BYTES: usize = 4064;
 /// Bytes of the prefix in a sealed block.
 pub const PREFIX_BYTES: usize = 16;
-/// Bytes of an AEAD tag.
-pub const TAG_BYTES: usize = 16;
-/// Number of the ChaCha20-Poly1305 suite (RFC 8439).
-pub const SUITE_CHACHA20_POLY1305: u8 = 1;
+pub use super::aead::TAG_BYTES;
 
 const SEALED_BYTES: usize = PREFIX_BYTES + PAYLOAD_BYTES;
 const _: () = assert!(SEALED_BYTES + TAG_BYTES == BLOCK_BYTES);
@@ -56,34 +55,58 @@ pub(super) struct BlockPrefix {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NotAuthentic;
 
+/// Bytes of the additional data of every block.
+const AAD_BYTES: usize = 16;
+/// Lanes of the checksum that stands for a tag under the suite `none`.
+const LANES: usize = TAG_BYTES / 4;
+const LANE_BYTES: usize = SEALED_BYTES / LANES;
+const _: () = assert!(LANES * LANE_BYTES == SEALED_BYTES);
+
+/// What makes the tags of a pair's blocks.
+pub(super) enum Sealer {
+    /// A cipher.
+    Aead(Aead),
+    /// The suite `none`.
+    Clear,
+}
+
+enum Tags {
+    Aead(Aead),
+    /// CRC32C of salt, additional data and number of each lane.
+    Checksum([u32; LANES]),
+}
+
 /// Seals and opens the blocks of one pair's segment.
 pub(super) struct SegmentCipher {
-    aead: ChaCha20Poly1305,
+    tags: Tags,
     pair: PairNumber,
-    aad: [u8; 16],
+    aad: [u8; AAD_BYTES],
 }
 
 impl SegmentCipher {
-    pub fn new(
-        aead: ChaCha20Poly1305,
-        pair: PairNumber,
-        shard: ShardId,
-        dek_epoch: DekEpoch,
-    ) -> Self {
-        let mut aad = [0; 16];
-        aad[0] = SUITE_CHACHA20_POLY1305;
+    pub fn new(sealer: Sealer, header: &PairHeader) -> Self {
+        let mut aad = [0; AAD_BYTES];
+        aad[0] = header.format.sealing as u8;
         aad[1] = FORMAT_VERSION as u8;
-        aad[2..4].copy_from_slice(&shard.get().to_be_bytes());
-        aad[4..8].copy_from_slice(&dek_epoch.get().to_be_bytes());
-        aad[8..].copy_from_slice(&pair.get().to_be_bytes());
-        Self { aead, pair, aad }
+        aad[2..4].copy_from_slice(&header.identity.shard.get().to_be_bytes());
+        aad[4..8].copy_from_slice(&header.dek_epoch.get().to_be_bytes());
+        aad[8..].copy_from_slice(&header.pair.get().to_be_bytes());
+        let tags = match sealer {
+            Sealer::Aead(aead) => Tags::Aead(aead),
+            Sealer::Clear => Tags::Checksum(lane_seeds(&header.salt, &aad)),
+        };
+        Self {
+            tags,
+            pair: header.pair,
+            aad,
+        }
     }
 
-    fn nonce(&self, block_number: u32) -> Nonce {
-        let mut nonce = [0; 12];
+    fn nonce(&self, block_number: u32) -> [u8; NONCE_BYTES] {
+        let mut nonce = [0; NONCE_BYTES];
         nonce[..8].copy_from_slice(&self.pair.get().to_be_bytes());
         nonce[8..].copy_from_slice(&block_number.to_be_bytes());
-        nonce.into()
+        nonce
     }
 
     /// Fills `block` with prefix, `payload` (at most [`PAYLOAD_BYTES`]) and zero padding, and seals it.
@@ -101,25 +124,25 @@ impl SegmentCipher {
         let (filled, padding) = sealed[PREFIX_BYTES..].split_at_mut(payload.len());
         filled.copy_from_slice(payload);
         padding.fill(0);
-        let tag = self
-            .aead
-            .encrypt_inout_detached(&self.nonce(block_number), &self.aad, sealed.into())
-            .expect("4080 bytes are far below the cipher's limit");
+        let tag = match &self.tags {
+            Tags::Aead(aead) => aead.seal(&self.nonce(block_number), &self.aad, sealed),
+            Tags::Checksum(seeds) => checksum(seeds, block_number, sealed),
+        };
         tag_place.copy_from_slice(&tag);
-        tag.into()
+        tag
     }
 
     /// Opens `block` in place. On failure the block is zeroed: nothing unverified stays readable.
     pub fn open(&self, block_number: u32, block: &mut Block) -> Result<BlockPrefix, NotAuthentic> {
         let (sealed, tag) = block.0.split_at_mut(SEALED_BYTES);
         let tag: [u8; TAG_BYTES] = tag.try_into().map_err(|_| NotAuthentic)?;
-        let opened = self.aead.decrypt_inout_detached(
-            &self.nonce(block_number),
-            &self.aad,
-            (&mut *sealed).into(),
-            &Tag::from(tag),
-        );
-        if opened.is_err() {
+        let is_authentic = match &self.tags {
+            Tags::Aead(aead) => aead
+                .open(&self.nonce(block_number), &self.aad, sealed, &tag)
+                .is_ok(),
+            Tags::Checksum(seeds) => checksum(seeds, block_number, sealed) == tag,
+        };
+        if !is_authentic {
             block.0.zeroize();
             return Err(NotAuthentic);
         }
@@ -137,6 +160,21 @@ impl SegmentCipher {
             usage,
         })
     }
+}
+
+fn lane_seeds(salt: &[u8; SALT_BYTES], aad: &[u8; AAD_BYTES]) -> [u32; LANES] {
+    let shared = crc32c::crc32c_append(crc32c::crc32c(salt), aad);
+    core::array::from_fn(|lane| crc32c::crc32c_append(shared, &[lane as u8]))
+}
+
+fn checksum(seeds: &[u32; LANES], block_number: u32, content: &[u8]) -> [u8; TAG_BYTES] {
+    let mut tag = [0; TAG_BYTES];
+    let quarters = content.chunks_exact(LANE_BYTES);
+    for ((place, seed), quarter) in tag.chunks_exact_mut(4).zip(seeds).zip(quarters) {
+        let seed = crc32c::crc32c_append(*seed, &block_number.to_be_bytes());
+        place.copy_from_slice(&crc32c::crc32c_append(seed, quarter).to_le_bytes());
+    }
+    tag
 }
 
 /// The payload of an opened segment block.

@@ -21,7 +21,8 @@ pub(super) mod walk;
 
 use clustor_wire::ids::{BootNumber, ChainNumber, PairNumber};
 
-use super::header::HeaderMismatch;
+use super::format::{LogFormat, SuiteUnavailable};
+use super::header::{FORMAT_VERSION, HeaderMismatch};
 use super::keys::{KeyError, KeyProvider, LogIdentity, ShardKeys};
 use super::options::{LogOptions, OptionsError};
 use super::writer::{Restored, ShardLog};
@@ -87,6 +88,8 @@ impl core::fmt::Display for Incident {
 pub struct RecoveryReport {
     /// This boot.
     pub boot: BootNumber,
+    /// What the files of this boot are made of; `sealing` says whether blocks lie in clear.
+    pub format: LogFormat,
     /// The pair whose state was taken; `None` for an empty start.
     pub chosen: Option<PairNumber>,
     /// Chains walked in it.
@@ -137,7 +140,7 @@ pub enum RecoverError {
     },
     /// The files were written by a newer build.
     #[error(
-        "pair {pair} has format version {found}, this build reads up to {reads}: start a build that reads it"
+        "pair {pair} was written by format {found}, this build reads up to {reads}; use a newer build"
     )]
     Newer {
         /// Which pair.
@@ -147,15 +150,46 @@ pub enum RecoverError {
         /// What this build reads.
         reads: u16,
     },
-    /// The files were written with other settings.
+    /// The files were written by a build older than any that was released.
+    #[error("pair {pair} was written by format {found}, this build reads format {reads} only")]
+    Older {
+        /// Which pair.
+        pair: PairNumber,
+        /// Its version.
+        found: u16,
+        /// What this build reads.
+        reads: u16,
+    },
+    /// The files were written with settings that this build does not know.
     #[error(
-        "pair {pair} was written with {found}; this build expects encoding 1 (binary), suite 1 (chacha20-poly1305), hash 1 (sha-256), blocks of 4096 bytes"
+        "pair {pair} was written with {found}; this build reads encodings 1 (binary) and 2 (json), suites 0 (none), 1 (chacha20-poly1305) and 2 (aes-256-gcm), hashes 1 (sha256) and 2 (blake3), flags up to 0x1, blocks of 4096 bytes"
     )]
     Settings {
         /// Which pair.
         pair: PairNumber,
         /// Its settings.
         found: String,
+    },
+    /// The files were sealed with a suite that this build has no code for.
+    #[error("pair {pair} can't be opened: {error}")]
+    Suite {
+        /// Which pair.
+        pair: PairNumber,
+        /// Which suite, and what to do.
+        error: SuiteUnavailable,
+    },
+    /// The directory was written with other encodings than this start asks for.
+    #[error(
+        "pair {pair} was written with log encoding {} and ledger encoding {}, this start asks for {} and {}; set CLUSTOR_LOG_ENCODING and CLUSTOR_WAL_CODEC, or the profile's log_encoding and wal_codec, to what the directory has, or use another directory",
+        found.log_encoding, found.ledger_encoding, asked.log_encoding, asked.ledger_encoding
+    )]
+    Encoding {
+        /// Which pair.
+        pair: PairNumber,
+        /// What it was written with.
+        found: LogFormat,
+        /// What this start asks for.
+        asked: LogFormat,
     },
     /// Both headers of a pair fail their MAC, and no other pair is authentic.
     #[error(
@@ -175,12 +209,18 @@ impl RecoverError {
                 found,
                 ours: *ours,
             },
-            HeaderMismatch::Newer(found) => Self::Newer {
+            HeaderMismatch::Version(found) if found > FORMAT_VERSION => Self::Newer {
                 pair,
                 found,
-                reads: super::header::FORMAT_VERSION,
+                reads: FORMAT_VERSION,
+            },
+            HeaderMismatch::Version(found) => Self::Older {
+                pair,
+                found,
+                reads: FORMAT_VERSION,
             },
             HeaderMismatch::Settings(found) => Self::Settings { pair, found },
+            HeaderMismatch::Suite(error) => Self::Suite { pair, error },
             HeaderMismatch::Mac => Self::WrongKey { pair },
         }
     }
@@ -204,6 +244,7 @@ impl ShardLog {
         let found = disk.pairs().map_err(RecoverError::Disk)?;
         let mut files = files::Files::new(disk, &keys);
         let pairs = files.survey(&found)?;
+        check_encodings(&pairs, options.format)?;
         let choice = choose::choose(&mut files, &pairs);
         let numbers = Numbers::after(&found, &pairs);
         let walked = walk::walk(&mut files, &pairs, choice);
@@ -216,6 +257,7 @@ impl ShardLog {
             .collect();
         let report = RecoveryReport {
             boot: numbers.boot,
+            format: options.format,
             chosen,
             chains: walked.chains,
             certain: walked.certain,
@@ -240,6 +282,19 @@ impl ShardLog {
             quarantine: walked.quarantine,
         });
         Ok(Recovery { log, report })
+    }
+}
+
+/// Refuses a directory of other encodings.
+fn check_encodings(pairs: &[files::PairFiles], asked: LogFormat) -> Result<(), RecoverError> {
+    let mut headers = pairs.iter().filter_map(|pair| pair.header.as_ref());
+    match headers.find(|header| !header.format.has_encodings_of(&asked)) {
+        Some(header) => Err(RecoverError::Encoding {
+            pair: header.pair,
+            found: header.format,
+            asked,
+        }),
+        None => Ok(()),
     }
 }
 

@@ -320,6 +320,7 @@ fn take_identity(walked: &mut Walked, bytes: &[u8], is_certain: bool) -> Result<
                 frame.clear();
                 encode_missing(
                     &mut frame,
+                    None,
                     run.partition,
                     run.term,
                     run.first,

@@ -99,7 +99,15 @@ impl ShardLog {
     ) {
         let mut frame = core::mem::take(&mut self.scratch);
         frame.clear();
-        encode_record_parts(&mut frame, kind, partition, term, index, parts);
+        encode_record_parts(
+            &mut frame,
+            self.options.format.leaf(),
+            kind,
+            partition,
+            term,
+            index,
+            parts,
+        );
         let record = decode_record(&frame).expect("a frame just made decodes");
         self.append(&record, Mode::Group);
         self.scratch = frame;
@@ -167,7 +175,14 @@ impl ShardLog {
         let mut frame = core::mem::take(&mut self.scratch);
         frame.clear();
         let count = last.get() - first.get() + 1;
-        encode_missing(&mut frame, partition, term, first, count);
+        encode_missing(
+            &mut frame,
+            self.options.format.leaf(),
+            partition,
+            term,
+            first,
+            count,
+        );
         let record = decode_record(&frame).expect("a frame just made decodes");
         self.append(&record, Mode::Group);
         self.scratch = frame;

@@ -183,7 +183,14 @@ impl ShardLog {
             return false;
         };
         let chain = self.take_chain();
-        let (pair, cipher) = OpenPair::new(&self.keys, self.boot, chain, &prepared, &checkpoint);
+        let (pair, cipher) = OpenPair::new(
+            &self.keys,
+            self.boot,
+            chain,
+            &prepared,
+            self.options.format,
+            &checkpoint,
+        );
         self.older = older;
         let pair = self.current.insert(pair);
         let (operation, place) = pair.opening(

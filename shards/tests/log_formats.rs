@@ -1,0 +1,344 @@
+//! What files are made of: suites, leaves, versions. Each pair is read by what it says itself; what this build can't
+//! read is refused by name, before anything is written: recovery sees the disk through a trait that can't write.
+
+mod support;
+
+use clustor_shards::buffer::Block;
+use clustor_shards::disk::FileId;
+use clustor_shards::log::aead::HAS_AES;
+use clustor_shards::log::record::{RecordKind, decode_record, encode_record_parts, records};
+use clustor_shards::log::{
+    HashSuite, LogFormat, LogOptions, Mode, RecoverError, Recovery, Retirement, ShardLog, Suite,
+};
+use clustor_shards::turn::Time;
+use clustor_wire::ids::{Incarnation, LogIndex, PairNumber, PartitionId, Term};
+use hkdf::Hkdf;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+use support::{MemoryDisk, TestKey, identity, options, pool, settle};
+
+const P: PartitionId = PartitionId(1);
+const KEY: u8 = 9;
+
+fn with(format: LogFormat) -> LogOptions {
+    LogOptions {
+        format,
+        ..options()
+    }
+}
+
+fn try_recover(disk: &mut MemoryDisk, format: LogFormat) -> Result<Recovery, RecoverError> {
+    ShardLog::recover(disk, identity(), with(format), &TestKey(KEY), pool())
+}
+
+fn start(disk: &mut MemoryDisk, format: LogFormat) -> ShardLog {
+    let mut log = try_recover(disk, format).expect("recovers").log;
+    assert!(log.quarantine().is_none());
+    settle(&mut log, disk);
+    assert!(log.is_open());
+    log
+}
+
+fn body(index: u64) -> Vec<u8> {
+    vec![index as u8; 100 * index as usize]
+}
+
+fn append(log: &mut ShardLog, leaf: Option<HashSuite>, index: u64) {
+    let mut frame = Vec::new();
+    encode_record_parts(
+        &mut frame,
+        leaf,
+        RecordKind::Entry,
+        P,
+        Term(1),
+        LogIndex(index),
+        &[&body(index)],
+    );
+    log.append(&decode_record(&frame).expect("just made"), Mode::Group);
+}
+
+fn read(log: &mut ShardLog, disk: &mut MemoryDisk, index: u64) -> Option<Vec<u8>> {
+    let mut ops = Vec::new();
+    log.read(P, LogIndex(index), &mut ops).ok()?;
+    let mut retirement = Retirement::default();
+    while !ops.is_empty() {
+        for op in core::mem::take(&mut ops) {
+            let event = disk.carry(op);
+            log.on_event(Time(0), event, &mut retirement);
+        }
+        if retirement.reads.is_empty() {
+            log.poll(Time(0), &mut ops);
+        }
+    }
+    let frames = retirement.reads.pop()?.frames?;
+    let first = records(&frames).next()?.expect("sound");
+    Some(first.body.to_vec())
+}
+
+fn formats() -> Vec<LogFormat> {
+    let mut formats = Vec::new();
+    for sealing in Suite::ALL {
+        if sealing.check_available().is_err() {
+            continue;
+        }
+        for (merkle_leaves, hash) in [
+            (false, HashSuite::Sha256),
+            (true, HashSuite::Sha256),
+            (true, HashSuite::Blake3),
+        ] {
+            formats.push(LogFormat {
+                sealing,
+                merkle_leaves,
+                hash,
+                ..LogFormat::default()
+            });
+        }
+    }
+    formats
+}
+
+/// One boot for each of `formats`, ten entries each; everything is there at every boot and at the end.
+fn boots(disk: &mut MemoryDisk, formats: &[LogFormat]) {
+    let mut last = 0;
+    for format in formats {
+        let mut log = start(disk, *format);
+        if last == 0 {
+            log.create_partition(P, Incarnation(5), b"voters");
+        }
+        for index in 1..=last {
+            assert_eq!(read(&mut log, disk, index), Some(body(index)), "{format:?}");
+        }
+        for index in last + 1..=last + 10 {
+            append(&mut log, format.leaf(), index);
+            settle(&mut log, disk);
+        }
+        last += 10;
+    }
+    let mut log = start(disk, formats[0]);
+    for index in 1..=last {
+        assert_eq!(read(&mut log, disk, index), Some(body(index)));
+    }
+}
+
+#[test]
+fn every_format_survives_restarts() {
+    for format in formats() {
+        boots(&mut MemoryDisk::default(), &[format; 3]);
+    }
+}
+
+#[test]
+fn suite_and_leaves_change_with_a_boot() {
+    let mut every = formats();
+    boots(&mut MemoryDisk::default(), &every);
+    every.reverse();
+    boots(&mut MemoryDisk::default(), &every);
+}
+
+#[test]
+fn the_report_says_how_the_log_is_sealed() {
+    for format in formats() {
+        let recovery = try_recover(&mut MemoryDisk::default(), format).expect("recovers");
+        assert_eq!(recovery.report.format, format);
+    }
+}
+
+#[test]
+fn a_suite_that_the_build_lacks_is_refused_by_name() {
+    let format = LogFormat {
+        sealing: Suite::Aes256Gcm,
+        ..LogFormat::default()
+    };
+    let refused = try_recover(&mut MemoryDisk::default(), format).err();
+    assert_eq!(refused.is_none(), HAS_AES);
+    if let Some(error) = refused {
+        let text = error.to_string();
+        assert!(
+            text.contains("aes-256-gcm") && text.contains("feature `aws-lc`"),
+            "{text}"
+        );
+    }
+}
+
+/// The MAC of block 0, computed by what the specification says.
+fn sign_header(block: &mut Block, magic: &[u8], pair: PairNumber) {
+    let hkdf = Hkdf::<Sha256>::new(None, &[KEY; 32]);
+    let mut key = [0; 32];
+    let mut info = b"clustor mac".to_vec();
+    info.extend(identity().cluster.get().to_le_bytes());
+    info.extend(identity().node.get().to_le_bytes());
+    info.extend(identity().shard.get().to_le_bytes());
+    info.extend(1u32.to_le_bytes());
+    hkdf.expand(&info, &mut key).expect("32 bytes");
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("any length");
+    mac.update(magic);
+    mac.update(&pair.get().to_le_bytes());
+    mac.update(&0u32.to_le_bytes());
+    mac.update(&block.0[..4064]);
+    block.0[4064..].copy_from_slice(&mac.finalize().into_bytes());
+}
+
+/// A directory with one written pair, one field of whose header is changed and signed again, in one file.
+fn changed(file: fn(PairNumber) -> FileId, at: usize, bytes: &[u8]) -> (MemoryDisk, RecoverError) {
+    let mut disk = MemoryDisk::default();
+    let mut log = start(&mut disk, LogFormat::default());
+    let pair = log.current_pair();
+    log.create_partition(P, Incarnation(5), b"voters");
+    settle(&mut log, &mut disk);
+    let file = file(pair);
+    let magic: &[u8] = if file == FileId::segment(pair) {
+        b"seg"
+    } else {
+        b"led"
+    };
+    let block = &mut disk.files.get_mut(&file).expect("written")[0];
+    let before = block.0;
+    sign_header(block, magic, pair);
+    assert!(
+        before == block.0,
+        "the specification's MAC is the one that was written"
+    );
+    block.0[at..at + bytes.len()].copy_from_slice(bytes);
+    sign_header(block, magic, pair);
+    let error = try_recover(&mut disk, LogFormat::default())
+        .err()
+        .expect("refused");
+    (disk, error)
+}
+
+#[test]
+fn a_newer_format_is_refused_by_name_in_either_file() {
+    for file in [FileId::segment, FileId::ledger] {
+        let (_, error) = changed(file, 8, &3u16.to_le_bytes());
+        assert!(
+            matches!(
+                error,
+                RecoverError::Newer {
+                    found: 3,
+                    reads: 2,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        let text = error.to_string();
+        assert!(
+            text.contains("written by format 3, this build reads up to 2; use a newer build"),
+            "{text}"
+        );
+        let (_, error) = changed(file, 8, &1u16.to_le_bytes());
+        assert!(
+            matches!(
+                error,
+                RecoverError::Older {
+                    found: 1,
+                    reads: 2,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn unknown_settings_are_refused_by_name() {
+    for (at, name) in [
+        (10, "log encoding 9"),
+        (11, "suite 9"),
+        (12, "hash 9"),
+        (13, "ledger encoding 9"),
+        (92, "flags 0x9"),
+        (73, "blocks of 6400 bytes"),
+    ] {
+        let byte = if at == 73 { 25 } else { 9 };
+        let (_, error) = changed(FileId::segment, at, &[byte]);
+        assert!(matches!(error, RecoverError::Settings { .. }), "{error}");
+        assert!(error.to_string().contains(name), "{error}");
+    }
+}
+
+#[test]
+fn another_key_is_refused_by_name() {
+    let mut disk = MemoryDisk::default();
+    let mut log = start(&mut disk, LogFormat::default());
+    log.create_partition(P, Incarnation(5), b"voters");
+    settle(&mut log, &mut disk);
+    let refused = ShardLog::recover(&mut disk, identity(), options(), &TestKey(KEY + 1), pool());
+    assert!(matches!(refused.err(), Some(RecoverError::WrongKey { .. })));
+}
+
+/// Under every format, one flipped bit of an extent makes its entries missing, and no other.
+#[test]
+fn a_flipped_bit_of_an_extent_is_noticed_under_every_format() {
+    for format in formats() {
+        let mut disk = MemoryDisk::default();
+        let mut log = start(&mut disk, format);
+        log.create_partition(P, Incarnation(5), b"voters");
+        for index in 1..=20 {
+            append(&mut log, format.leaf(), index);
+            settle(&mut log, &mut disk);
+        }
+        let segment = FileId::segment(log.current_pair());
+        let blocks: Vec<u32> = (1..disk.files[&segment].len() as u32)
+            .filter(|block| disk.files[&segment][*block as usize].0 != Block::ZERO.0)
+            .collect();
+        let mut missing = 0;
+        for (at, block) in blocks.into_iter().enumerate() {
+            let mut disk = disk.clone();
+            disk.flip(segment, block, (at * 7919) % (4096 * 8));
+            let mut recovery = try_recover(&mut disk, format).expect("recovers");
+            assert!(recovery.log.quarantine().is_none());
+            settle(&mut recovery.log, &mut disk);
+            let partition = recovery.log.partition(P).expect("there").clone();
+            for index in 1..=partition.last.get() {
+                let found = read(&mut recovery.log, &mut disk, index);
+                if partition.is_missing(LogIndex(index)) {
+                    missing += 1;
+                    assert_eq!(found, None);
+                } else {
+                    assert_eq!(found, Some(body(index)), "{format:?} {block} {index}");
+                }
+            }
+        }
+        assert!(missing > 0);
+    }
+}
+
+/// A block that lies where another pair's block should, as in a recycled file, is not taken for this pair's.
+#[test]
+fn a_block_of_another_pair_is_not_authentic_under_any_suite() {
+    for format in formats() {
+        let mut disk = MemoryDisk::default();
+        let mut log = start(&mut disk, format);
+        log.create_partition(P, Incarnation(5), b"voters");
+        for index in 1..=4 {
+            append(&mut log, format.leaf(), index);
+            settle(&mut log, &mut disk);
+        }
+        let old = FileId::segment(log.current_pair());
+        let mut log = start(&mut disk, format);
+        for index in 5..=8 {
+            append(&mut log, format.leaf(), index);
+            settle(&mut log, &mut disk);
+        }
+        let new = FileId::segment(log.current_pair());
+        let pool_of_old = disk.files[&old].clone();
+        let place = disk.files[&new]
+            .iter()
+            .rposition(|block| block.0 != Block::ZERO.0)
+            .expect("written");
+        // The block before the last: its chain is certain, so it is rot that must be noticed, not a torn tail.
+        let place = place - 1;
+        disk.files.get_mut(&new).expect("there")[place] = pool_of_old[place];
+        let mut recovery = try_recover(&mut disk, format).expect("recovers");
+        settle(&mut recovery.log, &mut disk);
+        let partition = recovery.log.partition(P).expect("there").clone();
+        assert_eq!(partition.last, LogIndex(8));
+        assert!(partition.missing_count() > 0, "{format:?}");
+        for index in 1..=8 {
+            let found = read(&mut recovery.log, &mut disk, index);
+            assert!(found.is_none() || found == Some(body(index)));
+        }
+    }
+}
