@@ -63,29 +63,38 @@ fn frames_at(log: &mut ShardLog, disk: &mut MemoryDisk, index: u64) -> Option<Ve
     retirement.reads.pop()?.frames
 }
 
-/// Every entry is there with its own bytes or known to be missing; the log is as long as it was; the vote stands.
-fn check_nothing_lost(disk: &mut MemoryDisk, what: &str) -> u64 {
+/// Every entry is there with its own bytes or found to be missing; the log is as long as it was; the vote stands.
+/// Returns how many are missing: known at the start, and once everything was read.
+fn check_nothing_lost(disk: &mut MemoryDisk, what: &str) -> Option<(u64, u64)> {
     let recovery = recover(disk);
     let mut log = recovery.log;
     if log.quarantine().is_some() {
-        return u64::MAX;
+        return None;
     }
     settle(&mut log, disk);
     assert!(log.is_open(), "{what}");
-    let partition = log.partition(P).expect(what).clone();
-    assert_eq!(partition.last, LogIndex(ENTRIES), "{what}");
-    assert_eq!(partition.hard_state, vote(), "{what}");
-    assert_eq!(durable(&log, 1), partition.whole_until().get(), "{what}");
+    let at_start = log.partition(P).expect(what).missing_count();
     for index in 1..=ENTRIES {
-        if partition.is_missing(LogIndex(index)) {
+        if log.partition(P).expect(what).is_missing(LogIndex(index)) {
             continue;
         }
-        let frames = frames_at(&mut log, disk, index).expect(what);
+        let Some(frames) = frames_at(&mut log, disk, index) else {
+            let partition = log.partition(P).expect(what);
+            assert!(partition.is_missing(LogIndex(index)), "{what}");
+            assert!(log.found_rotten() > 0, "{what}");
+            continue;
+        };
         let first = records(&frames).next().expect(what).expect(what);
         assert_eq!(first.body, body(index), "{what}");
         assert_eq!(first.header.index, LogIndex(index), "{what}");
     }
-    partition.missing_count()
+    let partition = log.partition(P).expect(what);
+    assert_eq!(partition.last, LogIndex(ENTRIES), "{what}");
+    assert_eq!(partition.hard_state, vote(), "{what}");
+    let missing = partition.missing_count();
+    assert_eq!(durable(&log, 1), partition.whole_until().get(), "{what}");
+    settle(&mut log, disk);
+    Some((at_start, missing))
 }
 
 fn touched_blocks(disk: &MemoryDisk, file: FileId) -> Vec<u32> {
@@ -111,11 +120,15 @@ fn a_flipped_bit_anywhere_in_a_segment_loses_no_identity() {
                 let mut damaged = disk.clone();
                 damaged.flip(file, block, bit);
                 let what = format!("{file} block {block} bit {bit}");
-                let missing = check_nothing_lost(&mut damaged, &what);
-                assert_ne!(missing, u64::MAX, "quarantined: {what}");
+                let found = check_nothing_lost(&mut damaged, &what);
+                let (_, missing) = found.unwrap_or_else(|| panic!("quarantined: {what}"));
                 missing_seen = missing_seen.max(missing);
                 let again = check_nothing_lost(&mut damaged, &what);
-                assert_eq!(again, missing, "missing stays missing: {what}");
+                assert_eq!(
+                    again,
+                    Some((missing, missing)),
+                    "missing stays missing: {what}"
+                );
             }
         }
     }
@@ -135,7 +148,11 @@ fn a_flipped_bit_anywhere_in_a_ledger_loses_nothing() {
                 let mut damaged = disk.clone();
                 damaged.flip(file, block, bit);
                 let what = format!("{file} block {block} bit {bit}");
-                assert_eq!(check_nothing_lost(&mut damaged, &what), 0, "{what}");
+                assert_eq!(
+                    check_nothing_lost(&mut damaged, &what),
+                    Some((0, 0)),
+                    "{what}"
+                );
             }
         }
     }
@@ -246,4 +263,107 @@ fn a_disk_that_lost_a_listed_older_pair_reports_its_entries_as_missing() {
     assert_eq!(partition.last, LogIndex(ENTRIES));
     assert!(partition.missing_count() > 0);
     assert_eq!(partition.hard_state, vote());
+}
+
+#[test]
+fn a_start_reads_no_extent_of_a_chain_that_is_known_to_have_retired() {
+    let mut disk = written();
+    // A second boot, so that the first boot's pairs are older ones.
+    start(&mut disk);
+    disk.reads.clear();
+    recover(&mut disk);
+    let newest = newest_used(&disk);
+    let older = |file: &FileId| *file == FileId::segment(file.pair) && file.pair < newest;
+    let read: Vec<_> = disk
+        .reads
+        .iter()
+        .filter(|(file, block)| older(file) && *block > 0)
+        .collect();
+    assert!(read.is_empty(), "{read:?}");
+    let tail = disk
+        .reads
+        .iter()
+        .filter(|(file, block)| *file == FileId::segment(newest) && *block > 1);
+    assert!(
+        tail.count() <= 3,
+        "the mark, of which nobody says that it had retired"
+    );
+}
+
+#[test]
+fn rot_found_by_a_read_is_missing_from_then_on_through_rolls_and_restarts() {
+    let mut disk = written();
+    let mut log = start(&mut disk);
+    let older = PairNumber(2);
+    assert!(older < newest_used(&disk));
+    let held: Vec<u32> = touched_blocks(&disk, FileId::segment(older));
+    for block in &held[held.len() / 2..] {
+        disk.flip(FileId::segment(older), *block, 8 * 77);
+    }
+    let before = durable(&log, 1);
+    assert_eq!(before, ENTRIES, "the ledgers say that all is there");
+    let rotten = (1..=ENTRIES)
+        .find(|index| frames_at(&mut log, &mut disk, *index).is_none())
+        .expect("one of them was hit");
+    // In the same turn: missing, with its identity, and nothing from there on is vouched for.
+    let partition = log.partition(P).expect("there");
+    let range = partition.missing[0];
+    assert_eq!(range.first, LogIndex(rotten));
+    assert_eq!(partition.term_at(range.first), Some(Term(1)));
+    assert_eq!(partition.last, LogIndex(ENTRIES));
+    assert_eq!(durable(&log, 1), rotten - 1);
+    assert_eq!(log.found_rotten(), 1);
+    let missing = partition.missing.clone();
+    settle(&mut log, &mut disk);
+    let pair = log.current_pair();
+    for index in ENTRIES + 1.. {
+        append(&mut log, 1, 1, index, &body(index), Mode::Strict);
+        settle(&mut log, &mut disk);
+        if log.current_pair().get() > pair.get() + 2 {
+            break;
+        }
+    }
+    assert_eq!(log.partition(P).expect("there").missing, missing);
+    assert_eq!(durable(&log, 1), rotten - 1);
+    drop(log);
+    for _ in 0..2 {
+        let log = start(&mut disk);
+        let partition = log.partition(P).expect("there");
+        assert_eq!(partition.missing, missing);
+        assert_eq!(partition.term_at(LogIndex(rotten)), Some(Term(1)));
+        assert_eq!(durable(&log, 1), rotten - 1);
+    }
+}
+
+#[test]
+fn a_slot_that_a_crash_cut_short_is_no_damage() {
+    let mut disk = written();
+    let newest = newest_used(&disk);
+    let ledger = FileId::ledger(newest);
+    let last_slot = *touched_blocks(&disk, ledger).last().expect("one") as usize;
+    // The slot of the last chain, of which nobody says that it had retired, is there but for one sector.
+    for sector in 0..8 {
+        let mut torn = disk.clone();
+        torn.files.get_mut(&ledger).expect("there")[last_slot].0[sector * 512..(sector + 1) * 512]
+            .fill(0);
+        let report = recover(&mut torn).report;
+        assert_eq!(report.incidents, [], "sector {sector}");
+        assert_eq!(report.missing, 0);
+        // With its extent torn as well, it is the tail: that flush never ended.
+        let last_extent = *touched_blocks(&torn, FileId::segment(newest))
+            .last()
+            .expect("one");
+        torn.flip(FileId::segment(newest), last_extent, 4);
+        let recovery = recover(&mut torn);
+        assert!(recovery.log.quarantine().is_none(), "sector {sector}");
+        assert_eq!(recovery.report.incidents, [], "sector {sector}");
+        assert!(recovery.report.torn.is_some(), "sector {sector}");
+    }
+    // A whole slot that rotted is one.
+    disk.flip(ledger, last_slot as u32, 3);
+    let incidents = recover(&mut disk).report.incidents;
+    assert!(
+        incidents.iter().any(|found| found.damage == Damage::Slot),
+        "{incidents:?}"
+    );
 }

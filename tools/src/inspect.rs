@@ -193,6 +193,7 @@ fn print_chain(out: &mut dyn Write, chain: &ChainView, records: bool) -> std::io
         SlotView::Good(slot, _) => format!("retired {}", slot.retired),
         SlotView::Untouched => "slot untouched".to_owned(),
         SlotView::Bad => "slot BAD".to_owned(),
+        SlotView::Torn => "slot TORN".to_owned(),
         SlotView::Unreadable => "slot UNREADABLE".to_owned(),
     };
     writeln!(out, "  chain {}: {extent}; {slot}", chain.chain)?;
@@ -259,6 +260,7 @@ fn chain_json(chain: &ChainView, records: bool) -> Value {
         SlotView::Good(slot, held) => ("good", Some(slot), held.as_slice()),
         SlotView::Untouched => ("untouched", None, &[][..]),
         SlotView::Bad => ("bad", None, &[][..]),
+        SlotView::Torn => ("torn", None, &[][..]),
         SlotView::Unreadable => ("unreadable", None, &[][..]),
     };
     let mut value = json!({

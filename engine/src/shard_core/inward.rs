@@ -66,6 +66,10 @@ impl ShardCore {
             .partition(outcome.partition)
             .is_some_and(|log| log.is_missing(outcome.first));
         if lost {
+            tracing::error!(
+                partition = %outcome.partition, first = %outcome.first, last = %outcome.last,
+                "entries can't be read any more: their content is missing here"
+            );
             partition.replica.on_missing(outcome.first, outcome.last);
         }
         match (asked, outcome.frames) {
@@ -91,7 +95,11 @@ impl ShardCore {
                         self.answers
                             .extend(answers.drain(..).map(|answer| (id, answer)));
                     }
-                    None => partition.stuck = Some("entries it has to apply can't be read here"),
+                    None if lost => {
+                        partition.stuck = Some("entries it has to apply can't be read here");
+                    }
+                    // They were replaced meanwhile; those that stand there are asked for in this turn.
+                    None => {}
                 }
             }
         }

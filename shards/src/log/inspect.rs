@@ -53,6 +53,8 @@ pub enum SlotView {
     Untouched,
     /// Authentic.
     Good(Slot, Vec<ItemView>),
+    /// A write of it was cut short.
+    Torn,
     /// Written, and not authentic.
     Bad,
     /// It can't be read.
@@ -115,7 +117,7 @@ fn view(files: &mut Files<'_>, found: PairFiles) -> PairView {
     (view.checkpoint, view.checkpoint_copies) = files.checkpoint(header);
     let cipher = cipher_of(files.keys, header);
     let mut follows = header.body_block();
-    for (number, slot) in files.slots(header).into_iter().enumerate() {
+    for (number, slot) in files.slots(header, u32::MAX).into_iter().enumerate() {
         let chain = ChainNumber(header.first_chain.get() + number as u64);
         let (first_block, good) = match &slot {
             SlotState::Good(slot, _) => (slot.first_block, Some(slot)),
@@ -151,6 +153,7 @@ fn view(files: &mut Files<'_>, found: PairFiles) -> PairView {
 fn slot_view(slot: SlotState) -> SlotView {
     match slot {
         SlotState::Untouched => SlotView::Untouched,
+        SlotState::Torn => SlotView::Torn,
         SlotState::Bad => SlotView::Bad,
         SlotState::Unreadable => SlotView::Unreadable,
         SlotState::Good(slot, bytes) => {

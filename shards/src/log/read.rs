@@ -1,7 +1,9 @@
 //! Entries back from disk, for followers that lag and for machines that replay.
 //!
 //! A read fetches the whole extent that holds the wanted run, verifies it, and hands out the frames of the
-//! run from the wanted index on. What can't be read or verified in [`READ_TRIES`] tries is recorded as missing.
+//! run from the wanted index on. What can't be read or verified in [`READ_TRIES`] tries is recorded as missing, in the
+//! same turn: the log keeps its identity, vouches for nothing from there on, and says so to whoever asked. A start
+//! takes the ledgers' word for what had retired, so this is where rot in old extents comes to light.
 
 use std::collections::BTreeMap;
 
@@ -67,6 +69,7 @@ pub(super) struct Reads {
     pending: BTreeMap<u64, Pending>,
     next_token: u64,
     again: Vec<DiskOp>,
+    found_rotten: u64,
 }
 
 impl Reads {
@@ -166,7 +169,8 @@ impl ShardLog {
             .partitions
             .get(&pending.partition)
             .is_some_and(|log| log.term_at(pending.last) == Some(pending.term));
-        if frames.is_none() && stands {
+        if frames.is_none() && stands && self.is_still_there(&pending) {
+            self.reads.found_rotten += 1;
             self.record_missing(pending.partition, pending.term, pending.first, pending.last);
         }
         retirement.reads.push(ReadOutcome {
@@ -176,6 +180,31 @@ impl ShardLog {
             last: pending.last,
             frames: frames.filter(|_| stands),
         });
+    }
+}
+
+impl ShardLog {
+    /// Whether the run still lies where it was read, and is not known to be missing: another read may have come first,
+    /// and what was cut off and appended again has another place.
+    fn is_still_there(&self, pending: &Pending) -> bool {
+        let lies_there = |index| {
+            self.locations
+                .find(pending.partition, index)
+                .is_some_and(|location| location.place == pending.place)
+        };
+        lies_there(pending.first)
+            && lies_there(pending.last)
+            && self
+                .decided
+                .partitions
+                .get(&pending.partition)
+                .is_some_and(|log| !log.is_missing(pending.first))
+    }
+
+    /// Runs of entries that reads found rotten since the start. Each is recorded as missing.
+    #[must_use]
+    pub fn found_rotten(&self) -> u64 {
+        self.reads.found_rotten
     }
 }
 

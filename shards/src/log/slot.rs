@@ -14,6 +14,10 @@
 //! | 28 | 4 | blocks of the extent |
 //! | 32 | 32 | digest of the extent |
 //! | 64 | .. | items; none in an opening slot, whose items stand in the checkpoint |
+//! | .. | .. | filled with the byte 0xff to the end of the payload |
+//!
+//! The fill leaves no sector of a whole slot empty: in a ledger made of zeros, a slot with an empty sector is one whose
+//! write was cut short, and its chain never retired.
 
 use clustor_wire::ids::ChainNumber;
 
@@ -24,6 +28,8 @@ use super::seal::PAYLOAD_BYTES;
 pub(super) const SLOT_FIELD_BYTES: usize = 64;
 /// Bytes a slot has for items.
 pub const SLOT_ITEM_BYTES: usize = PAYLOAD_BYTES - SLOT_FIELD_BYTES;
+/// What lies between the items and the end of the payload.
+const FILL: u8 = 0xff;
 const MAGIC: u32 = u32::from_le_bytes(*b"SLT1");
 
 /// SHA-256 over the tags of an extent's blocks.
@@ -62,6 +68,7 @@ impl Slot {
         w.bytes(&self.digest);
         assert!(payload.len() - start == SLOT_FIELD_BYTES);
         payload.extend_from_slice(items);
+        payload.resize(start + PAYLOAD_BYTES, FILL);
     }
 
     /// Decodes an authenticated payload into the fields and the items' bytes.

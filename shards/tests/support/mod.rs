@@ -16,6 +16,8 @@ use clustor_wire::ids::{ClusterId, LogIndex, NodeId, PartitionId, ShardId, Term}
 pub struct MemoryDisk {
     pub files: BTreeMap<FileId, Vec<Block>>,
     salts: u8,
+    /// What was read, in order: the file and the first block.
+    pub reads: Vec<(FileId, u32)>,
 }
 
 impl MemoryDisk {
@@ -101,6 +103,7 @@ impl BootDisk for MemoryDisk {
     }
 
     fn read(&mut self, file: FileId, block: u32, into: &mut Blocks) -> Result<(), DiskError> {
+        self.reads.push((file, block));
         let blocks = self.files.get(&file).map_or(&[][..], Vec::as_slice);
         for (at, place) in (block as usize..).zip(into.as_mut_slice()) {
             *place = blocks.get(at).copied().unwrap_or(Block::ZERO);

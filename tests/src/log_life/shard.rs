@@ -169,8 +169,7 @@ impl Shard {
         self.check_incidents(&recovery.report)?;
         let log = recovery.log;
         if let Some(quarantine) = log.quarantine() {
-            // A failed flush can lose an extent whose slot is then torn: that looks like damage to both.
-            if !self.faults.damage && !self.faults.failed {
+            if !self.faults.damage {
                 return Err(Violation::QuarantinedWithoutFault(quarantine.to_string()));
             }
             return Ok(Boot::Quarantined);
@@ -194,11 +193,13 @@ impl Shard {
         Ok(Boot::Opening)
     }
 
-    /// Damage is reported only where there was some. A slot whose write a crash cut off looks like a bad one.
+    /// Damage is reported only where there was some. What a failed flush dropped is found above the last certain chain.
     fn check_incidents(&self, report: &RecoveryReport) -> Result<(), Violation> {
         let explained = |incident: &Incident| {
-            self.faults != Faults::default()
-                || incident.damage == Damage::Slot && incident.chain > report.certain
+            self.faults.damage
+                || self.faults.failed
+                    && incident.damage == Damage::Extent
+                    && incident.chain > report.certain
         };
         match report.incidents.iter().find(|i| !explained(i)) {
             Some(incident) => Err(Violation::FalseAlarm(incident.to_string())),

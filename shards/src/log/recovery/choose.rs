@@ -28,7 +28,7 @@ pub(in crate::log) fn choose(files: &mut Files<'_>, pairs: &[PairFiles]) -> Choi
     for found in pairs.iter().rev() {
         match &found.header {
             Some(header) => {
-                let slots = files.slots(header);
+                let slots = files.slots(header, u32::MAX);
                 if is_behind(files, header, &slots) {
                     return Choice::Pair(header.clone(), slots);
                 }
@@ -53,7 +53,8 @@ pub(in crate::log) fn choose(files: &mut Files<'_>, pairs: &[PairFiles]) -> Choi
 
 fn is_behind(files: &mut Files<'_>, header: &PairHeader, slots: &[SlotState]) -> bool {
     let behind = slots.get(1..).unwrap_or_default();
-    let written = |slot: &SlotState| matches!(slot, SlotState::Good(..) | SlotState::Bad);
+    let written =
+        |slot: &SlotState| matches!(slot, SlotState::Good(..) | SlotState::Torn | SlotState::Bad);
     if behind.iter().any(written) {
         return true;
     }

@@ -18,6 +18,8 @@ use super::RecoverError;
 use crate::buffer::{BLOCK_BYTES, Block, Blocks};
 use crate::disk::{BootDisk, FileId, FileKind, FoundPair};
 
+/// Bytes that a device writes whole or not at all.
+const SECTOR_BYTES: usize = 512;
 /// Blocks read at once.
 const READ_BLOCKS: u32 = 256;
 
@@ -39,6 +41,8 @@ pub(in crate::log) enum SlotState {
     Untouched,
     /// Authentic.
     Good(Slot, Vec<u8>),
+    /// A write of it was cut short: a sector of it is still as it was made. The chain never retired.
+    Torn,
     /// Written, and not authentic.
     Bad,
     /// It can't be read, so nobody knows whether it was written.
@@ -171,23 +175,19 @@ impl<'a> Files<'a> {
         touched
     }
 
-    /// Every slot of a ledger.
-    pub fn slots(&mut self, header: &PairHeader) -> Vec<SlotState> {
+    /// The first `count` slots of a ledger, or all there are.
+    pub fn slots(&mut self, header: &PairHeader, count: u32) -> Vec<SlotState> {
         let integrity = self.keys.integrity(header.mac_epoch);
         let body = header.body_block();
-        let mut slots = Vec::with_capacity(header.slots() as usize);
-        self.read_each(
-            FileId::ledger(header.pair),
-            body,
-            header.slots(),
-            |number, block| {
-                slots.push(match block {
-                    None => SlotState::Unreadable,
-                    Some(block) if is_untouched(block) => SlotState::Untouched,
-                    Some(block) => slot_state(header, &integrity, number, block),
-                });
-            },
-        );
+        let count = header.slots().min(count);
+        let mut slots = Vec::with_capacity(count as usize);
+        self.read_each(FileId::ledger(header.pair), body, count, |number, block| {
+            slots.push(match block {
+                None => SlotState::Unreadable,
+                Some(block) if is_untouched(block) => SlotState::Untouched,
+                Some(block) => slot_state(header, &integrity, number, block),
+            });
+        });
         slots
     }
 
@@ -197,6 +197,13 @@ impl<'a> Files<'a> {
         let segment = self.segment_checkpoint(header);
         let whole = [segment.is_some(), ledger.is_some()];
         (ledger.or(segment), whole)
+    }
+
+    /// The items of what the opening wrote again, from whichever checkpoint is whole.
+    pub fn checkpoint_tail(&mut self, header: &PairHeader) -> Option<Vec<u8>> {
+        self.ledger_checkpoint(header)
+            .or_else(|| self.segment_checkpoint(header))
+            .map(|checkpoint| checkpoint.tail)
     }
 
     /// The ledger's copy of the checkpoint, if it is whole.
@@ -341,7 +348,13 @@ fn slot_state(
 ) -> SlotState {
     let chain = header.first_chain.get() + u64::from(number - header.body_block());
     if verify(integrity, FileKind::Ledger, header.pair, number, block).is_err() {
-        return SlotState::Bad;
+        // A whole slot has no empty sector, so one that has was cut short by a crash.
+        let mut sectors = block.0.chunks(SECTOR_BYTES);
+        return if sectors.any(|sector| sector.iter().all(|byte| *byte == 0)) {
+            SlotState::Torn
+        } else {
+            SlotState::Bad
+        };
     }
     match Slot::decode(plain_payload(block)) {
         Some((slot, items)) if slot.chain.get() == chain => SlotState::Good(slot, items.to_vec()),

@@ -6,6 +6,7 @@ use clustor_wire::ids::{ChainNumber, LogIndex, PairNumber, PartitionId};
 
 use super::super::batch::Batch;
 use super::super::checkpoint::{Checkpoint, OlderPair};
+use super::super::extent::OpenExtent;
 use super::super::fold::{Content, ShardFold, encode_missing};
 use super::super::header::PairHeader;
 use super::super::item::{BadItems, Item, ItemBuilder, items};
@@ -112,28 +113,42 @@ fn begins_at(slot: &SlotState, follows: u32) -> (u32, Option<&Slot>) {
     }
 }
 
-/// Everything in an older pair had retired: only where its entries lie is of interest.
+/// Everything in an older pair had retired: only where its entries lie is of interest, and its slots say that. An
+/// extent is read only where its slot is bad.
 fn walk_older(files: &mut Files<'_>, pairs: &[PairFiles], older: OlderPair, walked: &mut Walked) {
-    let header = pairs
-        .iter()
-        .find(|found| found.pair == older.pair)
-        .and_then(|found| found.header.clone());
-    let Some(header) = header else {
+    let found = pairs.iter().find(|found| found.pair == older.pair);
+    let Some((found, header)) = found.and_then(|found| Some((found, found.header.clone()?))) else {
         walked.incident(older.pair, older.last_certain, Damage::Pair);
         return;
     };
-    let slots = files.slots(&header);
+    if !found.both_headers {
+        walked.incident(header.pair, header.first_chain, Damage::Header);
+    }
+    let certain = older.last_certain.get().saturating_add(1);
+    let count = certain.saturating_sub(header.first_chain.get());
+    let slots = files.slots(&header, u32::try_from(count).unwrap_or(u32::MAX));
     let cipher = cipher_of(files.keys, &header);
     let mut follows = header.body_block();
-    for (number, slot) in slots.iter().enumerate() {
-        let chain = ChainNumber(header.first_chain.get() + number as u64);
-        if chain > older.last_certain {
-            break;
-        }
+    for (chain, slot) in (header.first_chain.get()..).map(ChainNumber).zip(&slots) {
         let (first_block, good) = begins_at(slot, follows);
-        if good.is_none() {
-            walked.incident(header.pair, chain, Damage::Slot);
+        let is_opening = chain == header.first_chain;
+        let opening_items = match (is_opening, good) {
+            (true, Some(_)) => files.checkpoint_tail(&header),
+            _ => None,
+        };
+        let identity = match slot {
+            SlotState::Good(_, tail) if !is_opening => Some(tail.as_slice()),
+            _ => opening_items.as_deref(),
+        };
+        if let (Some(slot), Some(identity)) = (good, identity) {
+            let place = place_of(header.pair, slot);
+            follows = first_block + slot.blocks;
+            for item in items(identity).flatten() {
+                walked.locations.note(&item, place);
+            }
+            continue;
         }
+        walked.incident(header.pair, chain, Damage::Slot);
         match files.extent(&header, &cipher, chain, first_block, good) {
             Some((extent, _)) => {
                 let place = ExtentPlace {
@@ -148,23 +163,19 @@ fn walk_older(files: &mut Files<'_>, pairs: &[PairFiles], older: OlderPair, walk
             None => {
                 walked.incident(header.pair, chain, Damage::Extent);
                 follows = first_block + good.map_or(0, |slot| slot.blocks);
-                if let SlotState::Good(_, tail) = slot {
-                    forget_removed(tail, &mut walked.locations);
-                }
             }
         }
     }
     walked.ciphers.insert(header.pair, cipher);
 }
 
-/// What a rotten extent removed stays removed: its slot repeats the records that say so.
-fn forget_removed(identity: &[u8], locations: &mut Locations) {
-    for item in items(identity).flatten() {
-        if let Item::Small(record) = item
-            && record.header.kind == RecordKind::Truncate
-        {
-            locations.truncate(record.header.partition, record.header.index);
-        }
+/// Where the extent lies that a slot vouches for.
+fn place_of(pair: PairNumber, slot: &Slot) -> ExtentPlace {
+    ExtentPlace {
+        pair,
+        chain: slot.chain,
+        first_block: slot.first_block,
+        blocks: slot.blocks,
     }
 }
 
@@ -189,6 +200,26 @@ fn certain_chain(header: &PairHeader, slots: &[SlotState]) -> ChainNumber {
         .fold(header.first_chain, ChainNumber::max)
 }
 
+/// The chosen pair: certain chains from their slots, as far as those are whole; what lies above from its extents.
+struct ChosenWalk<'a> {
+    header: &'a PairHeader,
+    cipher: SegmentCipher,
+    checkpoint: &'a Checkpoint,
+    /// Where the next extent begins if its slot does not say.
+    follows: u32,
+    /// The digest the next extent repeats, where it is known.
+    previous: Option<ExtentDigest>,
+}
+
+/// How one chain was taken.
+enum Step {
+    Taken,
+    /// Never acknowledged, and what follows it neither: the walk ends. Whether anything of it lies there.
+    Torn(bool),
+    /// Nobody knows what it held.
+    Lost,
+}
+
 fn walk_chosen(
     files: &mut Files<'_>,
     header: &PairHeader,
@@ -197,62 +228,138 @@ fn walk_chosen(
     walked: &mut Walked,
 ) {
     walked.certain = certain_chain(header, slots);
-    let cipher = cipher_of(files.keys, header);
-    let mut follows = header.body_block();
-    let mut previous: Option<ExtentDigest> = Some([0; 32]);
-    for (number, slot) in slots.iter().enumerate() {
-        let chain = ChainNumber(header.first_chain.get() + number as u64);
-        let is_certain = chain <= walked.certain;
-        let (first_block, good) = begins_at(slot, follows);
-        let extent = files
-            .extent(header, &cipher, chain, first_block, good)
-            .filter(|(extent, _)| previous.is_none_or(|digest| digest == extent.header.previous));
-        let taken = match (&extent, slot) {
-            (Some((extent, digest)), _) => {
-                follows = first_block + extent.header.blocks;
-                previous = Some(*digest);
-                if good.is_none() && *slot != SlotState::Untouched || is_certain && good.is_none() {
-                    walked.incident(header.pair, chain, Damage::Slot);
-                }
-                let place = ExtentPlace {
-                    pair: header.pair,
-                    chain,
-                    first_block,
-                    blocks: extent.header.blocks,
-                };
-                take_extent(walked, extent.records(), is_certain.then_some(place))
-            }
-            (None, SlotState::Untouched) if !is_certain => {
-                walked.torn = files.is_written(header, first_block).then_some(chain);
+    let mut walk = ChosenWalk {
+        header,
+        cipher: cipher_of(files.keys, header),
+        checkpoint,
+        follows: header.body_block(),
+        previous: Some([0; 32]),
+    };
+    for (chain, slot) in (header.first_chain.get()..).map(ChainNumber).zip(slots) {
+        let step = if chain <= walked.certain {
+            walk.certain(files, chain, slot, slots, walked)
+        } else {
+            walk.uncertain(files, chain, slot, walked)
+        };
+        match step {
+            Ok(Step::Taken) => walked.chains += 1,
+            Ok(Step::Torn(written)) => {
+                walked.torn = written.then_some(chain);
                 break;
             }
-            (None, SlotState::Good(slot, tail)) => {
-                follows = first_block + slot.blocks;
-                previous = Some(slot.digest);
-                walked.incident(header.pair, chain, Damage::Extent);
-                let identity = if number == 0 { &checkpoint.tail } else { tail };
-                take_identity(walked, identity, is_certain)
+            Ok(Step::Lost) | Err(BadItems) => {
+                walked.quarantine = Some(Quarantine {
+                    pair: header.pair,
+                    chain,
+                    what: "an extent and its ledger slot are both bad, nobody knows what they held",
+                });
+                break;
             }
-            (None, _) if number == 0 => {
-                // The opening's identity stands in the checkpoint; only its length is unknown.
-                previous = None;
-                follows = position_behind_opening(files, header, &cipher, slots);
-                walked.incident(header.pair, chain, Damage::Extent);
-                take_identity(walked, &checkpoint.tail, is_certain)
-            }
-            (None, _) => Err(BadItems),
-        };
-        if taken.is_err() {
-            walked.quarantine = Some(Quarantine {
-                pair: header.pair,
-                chain,
-                what: "an extent and its ledger slot are both bad, nobody knows what they held",
-            });
-            break;
         }
-        walked.chains += 1;
     }
-    walked.ciphers.insert(header.pair, cipher);
+    walked.ciphers.insert(header.pair, walk.cipher);
+}
+
+impl ChosenWalk<'_> {
+    /// A chain that had retired: its slot says what it holds. The extent is read only where the slot is bad, and
+    /// otherwise when its entries are asked for.
+    fn certain(
+        &mut self,
+        files: &mut Files<'_>,
+        chain: ChainNumber,
+        slot: &SlotState,
+        slots: &[SlotState],
+        walked: &mut Walked,
+    ) -> Result<Step, BadItems> {
+        let pair = self.header.pair;
+        let is_opening = chain == self.header.first_chain;
+        if let SlotState::Good(slot, tail) = slot {
+            self.follows = slot.first_block.saturating_add(slot.blocks);
+            self.previous = Some(slot.digest);
+            let identity = if is_opening {
+                &self.checkpoint.tail
+            } else {
+                tail
+            };
+            fold_items(walked, identity, Some(place_of(pair, slot)))?;
+            return Ok(Step::Taken);
+        }
+        let extent = self.extent(files, chain, self.follows, None);
+        walked.incident(pair, chain, Damage::Slot);
+        if let Some((extent, digest)) = extent {
+            let place = ExtentPlace {
+                pair,
+                chain,
+                first_block: self.follows,
+                blocks: extent.header.blocks,
+            };
+            self.follows += extent.header.blocks;
+            self.previous = Some(digest);
+            fold_extent(walked, extent.records(), place)?;
+            return Ok(Step::Taken);
+        }
+        if !is_opening {
+            return Ok(Step::Lost);
+        }
+        // The opening's identity stands in the checkpoint; only its length is unknown.
+        self.previous = None;
+        self.follows = position_behind_opening(files, self.header, &self.cipher, slots);
+        walked.incident(pair, chain, Damage::Extent);
+        fold_items(walked, &self.checkpoint.tail, None)?;
+        Ok(Step::Taken)
+    }
+
+    /// A chain of which nobody knows whether it had retired: its extent decides.
+    fn uncertain(
+        &mut self,
+        files: &mut Files<'_>,
+        chain: ChainNumber,
+        slot: &SlotState,
+        walked: &mut Walked,
+    ) -> Result<Step, BadItems> {
+        let pair = self.header.pair;
+        let (first_block, good) = begins_at(slot, self.follows);
+        if let Some((extent, digest)) = self.extent(files, chain, first_block, good) {
+            self.follows = first_block + extent.header.blocks;
+            self.previous = Some(digest);
+            // A slot that a crash cut short, or that was never written, is no damage here.
+            if matches!(slot, SlotState::Bad | SlotState::Unreadable) {
+                walked.incident(pair, chain, Damage::Slot);
+            }
+            for record in records(extent.records()) {
+                walked.rewrite.push(&record.map_err(|_| BadItems)?);
+            }
+            return Ok(Step::Taken);
+        }
+        match slot {
+            SlotState::Untouched | SlotState::Torn => {
+                Ok(Step::Torn(files.is_written(self.header, first_block)))
+            }
+            SlotState::Good(slot, tail) => {
+                self.follows = first_block.saturating_add(slot.blocks);
+                self.previous = Some(slot.digest);
+                walked.incident(pair, chain, Damage::Extent);
+                rewrite_as_missing(walked, tail)?;
+                Ok(Step::Taken)
+            }
+            SlotState::Bad | SlotState::Unreadable => Ok(Step::Lost),
+        }
+    }
+
+    fn extent(
+        &self,
+        files: &mut Files<'_>,
+        chain: ChainNumber,
+        first_block: u32,
+        slot: Option<&Slot>,
+    ) -> Option<(OpenExtent, ExtentDigest)> {
+        files
+            .extent(self.header, &self.cipher, chain, first_block, slot)
+            .filter(|(extent, _)| {
+                self.previous
+                    .is_none_or(|digest| digest == extent.header.previous)
+            })
+    }
 }
 
 /// Where the mark's extent begins when both the opening's extent and its slot are bad: the mark's slot says
@@ -272,49 +379,49 @@ pub(in crate::log) fn position_behind_opening(
         .unwrap_or(header.segment_blocks)
 }
 
-/// Takes the records of a whole extent: into the state where it is certain, else to be written again.
-fn take_extent(
+/// Folds what a certain chain holds, from the items that say it; without a place, the content is lost.
+fn fold_items(
     walked: &mut Walked,
-    bytes: &[u8],
-    certain_at: Option<ExtentPlace>,
+    identity: &[u8],
+    place: Option<ExtentPlace>,
 ) -> Result<(), BadItems> {
-    let Some(place) = certain_at else {
-        for record in records(bytes) {
-            walked.rewrite.push(&record.map_err(|_| BadItems)?);
-        }
-        return Ok(());
+    let content = match place {
+        Some(_) => Content::Here,
+        None => Content::Lost,
     };
-    let mut noted = ItemBuilder::default();
-    for record in records(bytes) {
-        noted.push(&record.map_err(|_| BadItems)?);
-    }
-    for item in items(noted.bytes()) {
+    for item in items(identity) {
         let item = item?;
         walked
             .fold
-            .apply_item(&item, Content::Here)
+            .apply_item(&item, content)
             .map_err(|_| BadItems)?;
-        walked.locations.note(&item, place);
+        match (place, item) {
+            (Some(place), item) => walked.locations.note(&item, place),
+            // What a rotten extent removed stays removed.
+            (None, Item::Small(record)) if record.header.kind == RecordKind::Truncate => walked
+                .locations
+                .truncate(record.header.partition, record.header.index),
+            (None, _) => {}
+        }
     }
     Ok(())
 }
 
-/// Takes what is known of a rotten extent: its entries as missing, its small records as they stand.
-fn take_identity(walked: &mut Walked, bytes: &[u8], is_certain: bool) -> Result<(), BadItems> {
-    let mut frame = Vec::new();
-    if is_certain {
-        forget_removed(bytes, &mut walked.locations);
+/// Folds the records of a certain chain's extent, where its slot does not say what they are.
+fn fold_extent(walked: &mut Walked, bytes: &[u8], place: ExtentPlace) -> Result<(), BadItems> {
+    let mut noted = ItemBuilder::default();
+    for record in records(bytes) {
+        noted.push(&record.map_err(|_| BadItems)?);
     }
-    for item in items(bytes) {
-        let item = item?;
-        if is_certain {
-            walked
-                .fold
-                .apply_item(&item, Content::Lost)
-                .map_err(|_| BadItems)?;
-            continue;
-        }
-        match item {
+    fold_items(walked, noted.bytes(), Some(place))
+}
+
+/// What is known of a rotten extent above the last certain chain is written again: its entries as missing, its small
+/// records as they stand.
+fn rewrite_as_missing(walked: &mut Walked, identity: &[u8]) -> Result<(), BadItems> {
+    let mut frame = Vec::new();
+    for item in items(identity) {
+        match item? {
             Item::Small(record) => walked.rewrite.push(&record),
             Item::Run(run) => {
                 frame.clear();
