@@ -177,17 +177,9 @@ impl<'a> Files<'a> {
 
     /// The first `count` slots of a ledger, or all there are.
     pub fn slots(&mut self, header: &PairHeader, count: u32) -> Vec<SlotState> {
-        let integrity = self.keys.integrity(header.mac_epoch);
-        let body = header.body_block();
         let count = header.slots().min(count);
         let mut slots = Vec::with_capacity(count as usize);
-        self.read_each(FileId::ledger(header.pair), body, count, |number, block| {
-            slots.push(match block {
-                None => SlotState::Unreadable,
-                Some(block) if is_untouched(block) => SlotState::Untouched,
-                Some(block) => slot_state(header, &integrity, number, block),
-            });
-        });
+        self.each_slot(header, 0, count, |slot| slots.push(slot));
         slots
     }
 

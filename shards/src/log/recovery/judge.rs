@@ -14,6 +14,8 @@ pub(in crate::log) enum SlotMark {
     Untouched,
     /// Authentic.
     Good,
+    /// A write of it was cut short: its chain never retired.
+    Torn,
     /// Written, and not authentic.
     Bad,
     /// It can't be read, so nobody knows whether it was written.
@@ -25,6 +27,7 @@ impl From<&SlotState> for SlotMark {
         match slot {
             SlotState::Untouched => Self::Untouched,
             SlotState::Good(..) => Self::Good,
+            SlotState::Torn => Self::Torn,
             SlotState::Bad => Self::Bad,
             SlotState::Unreadable => Self::Unreadable,
         }
@@ -36,7 +39,7 @@ impl From<&SlotState> for SlotMark {
 pub(in crate::log) enum Verdict {
     /// The extent is whole and its slot says so.
     Proven,
-    /// The extent is whole and its chain never came to write its slot: an ordinary tail.
+    /// The extent is whole and its chain never came to write its slot, or not to the end: an ordinary tail.
     Tail,
     /// The extent is whole; its slot was written and is lost.
     SlotLost,
@@ -59,9 +62,9 @@ pub(in crate::log) fn judge(
 ) -> Verdict {
     match (extent_is_whole, slot) {
         (true, SlotMark::Good) => Verdict::Proven,
-        (true, SlotMark::Untouched) if !is_certain => Verdict::Tail,
+        (true, SlotMark::Untouched | SlotMark::Torn) if !is_certain => Verdict::Tail,
         (true, _) => Verdict::SlotLost,
-        (false, SlotMark::Untouched) if !is_certain => Verdict::End,
+        (false, SlotMark::Untouched | SlotMark::Torn) if !is_certain => Verdict::End,
         (false, SlotMark::Good) => Verdict::Rot,
         (false, _) if is_opening => Verdict::Rot,
         (false, _) => Verdict::Unnamed,

@@ -17,6 +17,7 @@ use super::super::seal::SegmentCipher;
 use super::super::slot::{ExtentDigest, Slot};
 use super::choose::Choice;
 use super::files::{Files, PairFiles, SlotState};
+use super::judge::{SlotMark, Verdict, certain_chain, judge};
 use super::{Damage, Incident, Quarantine};
 
 /// What the walk found.
@@ -189,17 +190,6 @@ fn note_locations(bytes: &[u8], place: ExtentPlace, locations: &mut Locations) {
     }
 }
 
-/// The greatest chain that any authentic slot knew to have retired. The opening counts: something is behind it.
-fn certain_chain(header: &PairHeader, slots: &[SlotState]) -> ChainNumber {
-    slots
-        .iter()
-        .filter_map(|slot| match slot {
-            SlotState::Good(slot, _) => Some(slot.retired),
-            _ => None,
-        })
-        .fold(header.first_chain, ChainNumber::max)
-}
-
 /// The chosen pair: certain chains from their slots, as far as those are whole; what lies above from its extents.
 struct ChosenWalk<'a> {
     header: &'a PairHeader,
@@ -227,7 +217,11 @@ fn walk_chosen(
     checkpoint: &Checkpoint,
     walked: &mut Walked,
 ) {
-    walked.certain = certain_chain(header, slots);
+    let retired = slots.iter().filter_map(|slot| match slot {
+        SlotState::Good(slot, _) => Some(slot.retired),
+        _ => None,
+    });
+    walked.certain = certain_chain(header, retired);
     let mut walk = ChosenWalk {
         header,
         cipher: cipher_of(files.keys, header),
@@ -319,30 +313,31 @@ impl ChosenWalk<'_> {
     ) -> Result<Step, BadItems> {
         let pair = self.header.pair;
         let (first_block, good) = begins_at(slot, self.follows);
-        if let Some((extent, digest)) = self.extent(files, chain, first_block, good) {
+        let extent = self.extent(files, chain, first_block, good);
+        let verdict = judge(extent.is_some(), SlotMark::from(slot), false, false);
+        if verdict == Verdict::SlotLost {
+            walked.incident(pair, chain, Damage::Slot);
+        }
+        if let Some((extent, digest)) = extent {
             self.follows = first_block + extent.header.blocks;
             self.previous = Some(digest);
-            // A slot that a crash cut short, or that was never written, is no damage here.
-            if matches!(slot, SlotState::Bad | SlotState::Unreadable) {
-                walked.incident(pair, chain, Damage::Slot);
-            }
             for record in records(extent.records()) {
                 walked.rewrite.push(&record.map_err(|_| BadItems)?);
             }
             return Ok(Step::Taken);
         }
         match slot {
-            SlotState::Untouched | SlotState::Torn => {
-                Ok(Step::Torn(files.is_written(self.header, first_block)))
-            }
-            SlotState::Good(slot, tail) => {
-                self.follows = first_block.saturating_add(slot.blocks);
+            SlotState::Good(slot, tail) if verdict == Verdict::Rot => {
+                self.follows = slot.first_block.saturating_add(slot.blocks);
                 self.previous = Some(slot.digest);
                 walked.incident(pair, chain, Damage::Extent);
                 rewrite_as_missing(walked, tail)?;
                 Ok(Step::Taken)
             }
-            SlotState::Bad | SlotState::Unreadable => Ok(Step::Lost),
+            _ if verdict == Verdict::End => {
+                Ok(Step::Torn(files.is_written(self.header, first_block)))
+            }
+            _ => Ok(Step::Lost),
         }
     }
 
