@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use clustor_engine::profile::Profile;
+use clustor_engine::profile::{PROFILE_BYTES_MAX, Profile};
 use clustor_engine::security::{
     PLACEMENT_BYTES_MAX, Placement, PlacementKey, Role, TlsFiles, TlsIdentity,
 };
@@ -21,7 +21,6 @@ use crate::files::{self, FileError};
 /// The longest config file in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 64 * 1024;
 const KEY_BYTES_MAX: u64 = 4096;
-const PROFILE_BYTES_MAX: u64 = 64 * 1024;
 const LOG_LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 /// Every key there is, with what it takes; the order in which they are written and explained.
 pub const CONFIG_KEYS: [(&str, &str); 12] = [
@@ -42,7 +41,7 @@ pub const CONFIG_KEYS: [(&str, &str); 12] = [
     ),
     (
         "profile",
-        "`latency`, `throughput`, or a path to a profile that ends in .toml; left out: latency",
+        "`latency`, `throughput`, `wan`, `zfs`, or a path to a profile that ends in .toml; left out: latency",
     ),
     (
         "log_level",
@@ -293,13 +292,13 @@ impl NodeConfig {
     }
 
     fn load_profile(&self) -> Result<Profile, ConfigError> {
-        let mut profile = match self.profile.as_str() {
-            "latency" => Profile::latency(),
-            "throughput" => Profile::throughput(),
-            path => {
-                let text = files::read_text(Path::new(path), PROFILE_BYTES_MAX)
+        let mut profile = match Profile::shipped(&self.profile) {
+            Some(profile) => profile,
+            None => {
+                let text = files::read_text(Path::new(&self.profile), PROFILE_BYTES_MAX)
                     .map_err(|error| self.named("profile", error))?;
-                Profile::parse(&text, path).map_err(|error| self.named("profile", error))?
+                Profile::parse(&text, &self.profile)
+                    .map_err(|error| self.named("profile", error))?
             }
         };
         if let Some(bytes) = self.segment_bytes {
@@ -482,7 +481,7 @@ impl<'a> Reader<'a> {
 
     fn profile(&mut self, key: &'static str) -> Result<String, ConfigError> {
         let text = self.text(key)?;
-        if ["latency", "throughput"].contains(&text.as_str()) || text.ends_with(".toml") {
+        if Profile::SHIPPED.contains(&text.as_str()) || text.ends_with(".toml") {
             return Ok(text);
         }
         Err(self.refuse(key, format!("\"{text}\"")))

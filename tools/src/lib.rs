@@ -9,6 +9,7 @@
 //! - [`certs`]: certificates, keys and the signed placement of a cluster
 //! - [`inspect`]: what lies in a shard's files
 //! - [`scrub`]: whether all of it is whole
+//! - [`profile`]: the shipped profiles, and files of one's own
 //! - [`kv`]: the key-value machine and its commands
 //! - [`serve`]: one node of a cluster
 //! - [`demo`]: three nodes, a load, a kill, and the proof that nothing was lost
@@ -22,5 +23,6 @@ pub mod exit;
 pub mod files;
 pub mod inspect;
 pub mod kv;
+pub mod profile;
 pub mod scrub;
 pub mod serve;

@@ -12,6 +12,7 @@ use clustor_tools::client_commands::{self, AppendArgs, ReadArgs, StatusArgs};
 use clustor_tools::demo::{self, DemoArgs};
 use clustor_tools::exit::{CommandError, EXIT_HELP, Exit};
 use clustor_tools::inspect::{self, InspectArgs};
+use clustor_tools::profile::{self, ProfileArgs};
 use clustor_tools::scrub::{self, ScrubArgs};
 use clustor_tools::serve::{self, ServeArgs};
 use clustor_wire::frame::PROTOCOL_VERSION;
@@ -30,6 +31,7 @@ enum Command {
     Demo(DemoArgs),
     Inspect(InspectArgs),
     Scrub(ScrubArgs),
+    Profile(ProfileArgs),
     Serve(ServeArgs),
     Append(AppendArgs),
     Read(ReadArgs),
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args, &mut out),
         Command::Inspect(args) => inspect::run(args, &mut out),
         Command::Scrub(args) => scrub::run(args, &mut out),
+        Command::Profile(args) => profile::run(args, &mut out),
         Command::Serve(args) => serve::run(args, &mut out),
         Command::Append(args) => client_commands::append(args, &mut out),
         Command::Read(args) => client_commands::read(args, &mut out),

@@ -1,104 +1,127 @@
 //! The table of tunables: name, limits, meaning; everything else about a profile follows from it.
+//!
+//! A line is a key, what it may stand at, and when a new value is obeyed by a running node:
+//!
+//! - `(1..=8)`: a number (`u64`), both ends included; units stand at the end of the key's stem
+//! - `(word Mode)`: a word for each value of a type; its words are given by `words!` in `knob`
+//! - `(switch)`: on or off (`bool`)
+//! - `live`: at the next batch of each shard; `restart`: at the next start
+//!
+//! The first line of the text says what it means; what follows says when to change it. It is printed above the key in
+//! the shipped files, which a test compares with the table.
 
-use serde::Deserialize;
-use toml::Spanned;
+use clustor_shards::log::{Encoding, HashSuite, Mode, Suite};
 
-use clustor_shards::log::{LogFormat, Mode};
+use super::knob::{Allowed, Kind, Knob, Value, When, Word};
 
-use super::{ProfileError, start};
+macro_rules! kind_of {
+    ((word $type:ty)) => {
+        $type
+    };
+    ((switch)) => {
+        bool
+    };
+    (($min:literal..=$max:literal)) => {
+        u64
+    };
+}
+
+macro_rules! allowed {
+    ((word $type:ty)) => {
+        Allowed::Word(<$type as Word>::WORDS)
+    };
+    ((switch)) => {
+        Allowed::Switch
+    };
+    (($min:literal..=$max:literal)) => {
+        Allowed::Number {
+            min: $min,
+            max: $max,
+        }
+    };
+}
+
+macro_rules! when {
+    (live) => {
+        When::Live
+    };
+    (restart) => {
+        When::Restart
+    };
+}
+
+macro_rules! start_of {
+    ((word $type:ty)) => {
+        <$type as Word>::from_word(<$type as Word>::WORDS[0]).expect("the first of its words")
+    };
+    ((switch)) => {
+        false
+    };
+    (($min:literal..=$max:literal)) => {
+        $min
+    };
+}
 
 macro_rules! tunables {
-    ($($(#[doc = $doc:literal])* $key:ident: $min:literal..=$max:literal,)*) => {
-        /// Every number by which a node is tuned. Units stand at the end of the names' stems.
+    ($($section:literal {
+        $($(#[doc = $doc:literal])* $key:ident: $kind:tt $when:ident,)*
+    })*) => {
+        /// Everything by which a node is tuned. Units stand at the end of the names' stems. [`Profile::KNOBS`] says
+        /// what each may stand at.
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub struct Profile {
             /// The shipped profile's name, or the file it was read from.
             pub name: String,
-            /// How appends are made durable.
-            pub mode: Mode,
-            /// What the log's files are made of: the keys `sealing`, `merkle_leaves`, `hash`, `log_encoding` and
-            /// `wal_codec`.
-            pub format: LogFormat,
-            $(
+            $($(
                 $(#[doc = $doc])*
-                #[doc = concat!("\n\nLimits: ", stringify!($min), " to ", stringify!($max), ".")]
-                pub $key: u64,
-            )*
-        }
-
-        /// A profile as its file has it: anything may be left out.
-        #[derive(Debug, Deserialize)]
-        #[serde(deny_unknown_fields)]
-        pub(super) struct RawProfile {
-            pub(super) base: Option<Spanned<String>>,
-            pub(super) mode: Option<Spanned<String>>,
-            pub(super) sealing: Option<Spanned<String>>,
-            pub(super) merkle_leaves: Option<bool>,
-            pub(super) hash: Option<Spanned<String>>,
-            pub(super) log_encoding: Option<Spanned<String>>,
-            pub(super) wal_codec: Option<Spanned<String>>,
-            $($key: Option<Spanned<u64>>,)*
-        }
-
-        impl RawProfile {
-            /// The profile, if nothing is left out.
-            pub(super) fn complete(
-                &self,
-                name: &str,
-                mode: Mode,
-                format: LogFormat,
-            ) -> Option<Profile> {
-                Some(Profile {
-                    name: name.to_owned(),
-                    mode,
-                    format,
-                    $($key: *self.$key.as_ref()?.get_ref(),)*
-                })
-            }
-
-            /// The profile, with what is left out taken from `base`.
-            pub(super) fn over(
-                &self,
-                base: Profile,
-                mode: Option<Mode>,
-                format: LogFormat,
-                name: &str,
-            ) -> Profile {
-                Profile {
-                    name: name.to_owned(),
-                    mode: mode.unwrap_or(base.mode),
-                    format,
-                    $($key: self.$key.as_ref().map_or(base.$key, |value| *value.get_ref()),)*
-                }
-            }
-
-            /// Where the value of `key` starts in the file, if it is there.
-            pub(super) fn span_of(&self, key: &str) -> Option<usize> {
-                match key {
-                    $(stringify!($key) => self.$key.as_ref().map(start),)*
-                    _ => None,
-                }
-            }
+                pub $key: kind_of!($kind),
+            )*)*
         }
 
         impl Profile {
-            pub(super) fn check_limits(
-                &self,
-                file: &str,
-                line: impl Fn(&str) -> usize,
-            ) -> Result<(), ProfileError> {
-                $(
-                    if !($min..=$max).contains(&self.$key) {
-                        return Err(ProfileError::Limit {
-                            file: file.to_owned(),
-                            line: line(stringify!($key)),
-                            key: stringify!($key),
-                            value: self.$key,
-                            min: $min,
-                            max: $max,
-                        });
-                    }
-                )*
+            /// Every knob there is, in the order of the files.
+            pub const KNOBS: &'static [Knob] = &[
+                $($(
+                    Knob {
+                        key: stringify!($key),
+                        section: $section,
+                        meaning: &[$($doc,)*],
+                        allowed: allowed!($kind),
+                        when: when!($when),
+                    },
+                )*)*
+            ];
+
+            /// All knobs at the start of what they may stand at: to be filled from a complete file.
+            pub(super) fn blank(name: &str) -> Self {
+                Self {
+                    name: name.to_owned(),
+                    $($($key: start_of!($kind),)*)*
+                }
+            }
+
+            /// What the knob of this key stands at.
+            #[must_use]
+            pub fn get(&self, key: &str) -> Option<Value> {
+                match key {
+                    $($(stringify!($key) => Some(self.$key.show()),)*)*
+                    _ => None,
+                }
+            }
+
+            /// Turns the knob of this key, within what it may stand at.
+            ///
+            /// # Errors
+            /// What it may stand at; nothing has changed. `None` where there is no such knob.
+            pub fn set(&mut self, key: &str, value: Value) -> Result<(), Option<Allowed>> {
+                let knob = Self::knob(key).ok_or(None)?;
+                if !knob.allowed.admits(value) {
+                    return Err(Some(knob.allowed));
+                }
+                match key {
+                    $($(stringify!($key) => self.$key = Kind::read(value).ok_or(Some(knob.allowed))?,)*)*
+                    _ => return Err(None),
+                }
                 Ok(())
             }
         }
@@ -106,41 +129,88 @@ macro_rules! tunables {
 }
 
 tunables! {
-    /// Group mode: a batch closes at this many bytes, or as soon as the pipeline has room for it.
-    batch_bytes_max: 4_096..=4_194_304,
-    /// Size of a segment file, in bytes; rounded down to whole blocks of 4096.
-    segment_bytes: 1_048_576..=4_294_967_296,
-    /// Segment blocks for each ledger slot: 1 suits lone small appends, 8 large batches. The pair rolls when
-    /// either file is full.
-    segment_blocks_per_slot: 1..=32,
-    /// Chains in flight on a shard.
-    chains_in_flight_max: 1..=8,
-    /// The greatest payload of an append, in bytes; with its headers at most 4 MiB.
-    entry_bytes_max: 1_024..=4_194_240,
-    /// Election timeouts are drawn from here on, in milliseconds.
-    election_ms_min: 50..=10_000,
-    /// Election timeouts are drawn up to here, in milliseconds.
-    election_ms_max: 100..=20_000,
-    /// A leader's heartbeat, in milliseconds.
-    heartbeat_ms: 10..=1_000,
-    /// A round trip over this makes a follower say high_rtt, in milliseconds.
-    high_rtt_ms: 10..=5_000,
-    /// Append batches in flight to each follower.
-    append_batches_in_flight_max: 1..=64,
-    /// Entries' bytes in one append batch; one entry may be longer.
-    append_batch_bytes_max: 4_096..=4_194_304,
-    /// Items in one batch handed to a machine.
-    apply_entries_max: 1..=2_048,
-    /// Idempotency keys remembered for each partition.
-    idempotency_keys_max: 1_024..=1_000_000,
-    /// Bytes of the idempotency table of each partition.
-    idempotency_bytes_max: 65_536..=134_217_728,
-    /// Requests that may wait for a shard, or for its answer.
-    queue_requests_max: 16..=65_536,
-    /// Payload bytes that may wait for a shard, or for its answer.
-    queue_bytes_max: 65_536..=1_073_741_824,
-    /// Bytes accepted by a leader and not yet durable on a quorum, for each partition.
-    inflight_bytes_max: 65_536..=8_388_608,
-    /// Bytes of entries kept in memory for followers and for applying, on each shard.
-    cache_bytes_max: 1_048_576..=1_073_741_824,
+    "How appends are made durable" {
+        /// Strict: every append gets a chain of its own as soon as it arrives. Group: appends that arrive together share one.
+        /// Group gives more appends a second at some latency for the lone one.
+        mode: (word Mode) live,
+        /// Group mode: a batch closes at this many bytes, or as soon as the pipeline has room for it.
+        /// At most a sixteenth of segment_bytes. Raise it where the device is faster with longer writes (`clustor probe` shows it).
+        batch_bytes_max: (4_096..=4_194_304) live,
+    }
+    "The log's files" {
+        /// Size of a segment file, in bytes; rounded down to whole blocks of 4096. Two or three exist per shard at any time.
+        /// Greater ones are rolled less often and take longer to zero before their first use; smaller ones lower the greatest entry.
+        segment_bytes: (1_048_576..=4_294_967_296) restart,
+        /// Segment blocks for each ledger slot; the pair rolls when either file is full.
+        /// 1 suits lone small appends, 8 large batches.
+        segment_blocks_per_slot: (1..=32) restart,
+        /// Chains in flight on a shard.
+        /// More share the device's flushes; beyond the device's own queue they only wait.
+        chains_in_flight_max: (1..=8) live,
+        /// The greatest payload of an append, in bytes; with its headers at most 4 MiB and an eighth of the segment.
+        /// Raise it only if entries are that long: queues must hold several.
+        entry_bytes_max: (1_024..=4_194_240) restart,
+    }
+    "What the log's files are made of" {
+        /// How blocks of the log are sealed. aes-256-gcm needs a build with the feature aws-lc; none keeps no secret and
+        /// protects against no tampering, only against rot. Another is used from the next pair of files on.
+        sealing: (word Suite) restart,
+        /// Whether records carry a 32-byte hash of themselves, and closed pairs a root over these.
+        /// On where a copy of the log must be proved record by record; costs the hash of every byte and 32 bytes a record.
+        merkle_leaves: (switch) restart,
+        /// The hash of leaves and roots.
+        /// blake3 is faster for long records.
+        hash: (word HashSuite) restart,
+        /// How records lie in segments. json is for people to read, and a third longer.
+        /// A directory that was written with another is refused.
+        log_encoding: (word Encoding) restart,
+        /// How the durability ledger and checkpoints are written. json is for people to read.
+        /// A directory that was written with another is refused.
+        wal_codec: (word Encoding) restart,
+    }
+    "Consensus" {
+        /// Election timeouts are drawn from here on, in milliseconds.
+        /// Well above the round trip between nodes and the device's worst flush; the same on every node.
+        election_ms_min: (50..=10_000) live,
+        /// Election timeouts are drawn up to here, in milliseconds.
+        /// Twice the least makes split votes rare.
+        election_ms_max: (100..=20_000) live,
+        /// A leader's heartbeat, in milliseconds; at most half of election_ms_min.
+        /// One lost heartbeat must not start an election.
+        heartbeat_ms: (10..=1_000) live,
+        /// A round trip over this makes a follower say high_rtt, in milliseconds.
+        /// Above what the network takes on a bad day.
+        high_rtt_ms: (10..=5_000) live,
+        /// Append batches in flight to each follower.
+        /// More fill a long path: its bandwidth times its round trip over append_batch_bytes_max.
+        append_batches_in_flight_max: (1..=64) live,
+        /// Entries' bytes in one append batch; one entry may be longer.
+        /// A follower takes a batch whole: long ones delay heartbeats behind them.
+        append_batch_bytes_max: (4_096..=4_194_304) live,
+    }
+    "Applying" {
+        /// Items in one batch handed to a machine.
+        /// Fewer where a machine's apply is slow: a batch is applied within one turn.
+        apply_entries_max: (1..=2_048) live,
+        /// Idempotency keys remembered for each partition; the oldest are forgotten first.
+        /// As many as appends with keys may be repeated after. The same on every node: it decides what is executed.
+        idempotency_keys_max: (1_024..=1_000_000) restart,
+        /// Bytes of the idempotency table of each partition.
+        /// The same on every node, as idempotency_keys_max.
+        idempotency_bytes_max: (65_536..=134_217_728) restart,
+    }
+    "What may wait for a shard" {
+        /// Requests that may wait for a shard, or for its answer; more are refused as Busy.
+        /// As many as clients ask at once.
+        queue_requests_max: (16..=65_536) restart,
+        /// Payload bytes that may wait for a shard, or for its answer; more are refused as Busy.
+        /// Several of the greatest entries.
+        queue_bytes_max: (65_536..=1_073_741_824) restart,
+        /// Bytes accepted by a leader and not yet durable on a quorum, for each partition.
+        /// Bounds what a leader that is cut off leaves unknown.
+        inflight_bytes_max: (65_536..=8_388_608) live,
+        /// Bytes of entries kept in memory for followers and for applying, on each shard.
+        /// Followers further behind are read for from the disk.
+        cache_bytes_max: (1_048_576..=1_073_741_824) restart,
+    }
 }

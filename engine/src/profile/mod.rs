@@ -1,62 +1,84 @@
-//! Profiles: every number by which a node is tuned, with its limits.
+//! Profiles: everything by which a node is tuned, with its limits.
 //!
-//! Two are shipped, [`Profile::latency`] and [`Profile::throughput`], read from the files in
-//! `engine/profiles`. A file of one's own names what differs from its `base` (`"latency"` unless it says
-//! otherwise). Each value is checked against its own limits and against the others; an error names file,
-//! line, key, value and limit. Parsing takes text: whoever reads the file hands in its name.
+//! Four are shipped ([`Profile::SHIPPED`]), read from the files in `engine/profiles`. A file of one's own names what
+//! differs from its `base` (`"latency"` unless it says otherwise). Each value is checked against its own limits and
+//! against the others; an error names file, line, key, value and limit, and [`Profile::judge`] gives all of them. Parsing
+//! takes text: whoever reads the file hands in its name.
+//!
+//! - `limits`: the table of knobs; everything else follows from it
+//! - `knob`: numbers, words and switches
+//! - `read`, `write`: from and to the text of a file
 
-mod format;
+mod knob;
 mod limits;
+mod read;
+mod write;
 
 use clustor_shards::buffer::BLOCK_BYTES;
-use clustor_shards::log::{LogFormat, LogOptions, Mode};
-use toml::Spanned;
+use clustor_shards::log::{LogFormat, LogOptions};
 
+pub use knob::{Allowed, Knob, Value, When, Word};
 pub use limits::Profile;
-use limits::RawProfile;
+use read::Reading;
 
 /// What the engine puts before a payload in an entry's body, at most.
 pub const ENTRY_HEADER_BYTES_MAX: u64 = 64;
+/// The longest profile file in bytes: whoever reads one reads no more.
+pub const PROFILE_BYTES_MAX: u64 = 64 * 1024;
 /// What an extent needs beside the longest entry: its header, its last block's padding.
 const EXTENT_SLACK_BYTES: u64 = 2 * BLOCK_BYTES as u64;
 
 const LATENCY: &str = include_str!("../../profiles/latency.toml");
 const THROUGHPUT: &str = include_str!("../../profiles/throughput.toml");
+const WAN: &str = include_str!("../../profiles/wan.toml");
+const ZFS: &str = include_str!("../../profiles/zfs.toml");
 
 /// Why a profile was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProfileError {
-    /// The text is not a profile: not TOML, an unknown key, a value of the wrong type.
-    #[error("{file}:{line}: {reason}")]
+    /// The text is not TOML.
+    #[error("{file}:{line}: not TOML: {reason}")]
     Malformed {
         /// The file's name, as handed in.
         file: String,
         /// Line, from 1.
         line: usize,
-        /// What is wrong there.
+        /// The parser's word.
         reason: String,
     },
-    /// A value is outside its limits.
-    #[error("{file}:{line}: {key} = {value} is outside {min} to {max}")]
-    Limit {
+    /// A key that no knob has.
+    #[error("{file}:{line}: unknown key `{key}`; the nearest known one is `{nearest}`")]
+    UnknownKey {
+        /// The file's name, as handed in.
+        file: String,
+        /// Line, from 1.
+        line: usize,
+        /// The key.
+        key: String,
+        /// The nearest known key.
+        nearest: &'static str,
+    },
+    /// A value of another kind, or outside what the knob may stand at.
+    #[error("{}: {key} = {value} is not {allowed}", at(file, *line))]
+    Value {
         /// The file's name, as handed in.
         file: String,
         /// Line, from 1; 0 where the value is not from a file.
         line: usize,
         /// The key.
         key: &'static str,
-        /// Its value.
-        value: u64,
-        /// The least it may be.
-        min: u64,
-        /// The greatest it may be.
-        max: u64,
+        /// Its value, as the file has it.
+        value: String,
+        /// What it may be.
+        allowed: Allowed,
     },
     /// Two values don't go together.
-    #[error("{file}: {key} = {value} must not exceed {limit} ({why})")]
+    #[error("{}: {key} = {value} must not exceed {limit} ({why})", at(file, *line))]
     Relation {
         /// The file's name, as handed in.
         file: String,
+        /// Line, from 1; 0 where the value is the base's.
+        line: usize,
         /// The key.
         key: &'static str,
         /// Its value.
@@ -68,25 +90,92 @@ pub enum ProfileError {
     },
 }
 
+impl ProfileError {
+    /// The line, from 1; 0 where what is wrong is not in the file.
+    #[must_use]
+    pub fn line(&self) -> usize {
+        match self {
+            Self::Malformed { line, .. }
+            | Self::UnknownKey { line, .. }
+            | Self::Value { line, .. }
+            | Self::Relation { line, .. } => *line,
+        }
+    }
+
+    /// The key, if it is about one.
+    #[must_use]
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::Malformed { .. } => None,
+            Self::UnknownKey { key, .. } => Some(key),
+            Self::Value { key, .. } | Self::Relation { key, .. } => Some(key),
+        }
+    }
+}
+
+/// A place in a file; the file alone where the line is not known.
+fn at(file: &str, line: usize) -> String {
+    match line {
+        0 => file.to_owned(),
+        line => format!("{file}:{line}"),
+    }
+}
+
 impl Profile {
+    /// The names of the shipped profiles.
+    pub const SHIPPED: [&'static str; 4] = ["latency", "throughput", "wan", "zfs"];
+
     /// The shipped latency profile: strict.
     #[must_use]
     pub fn latency() -> Self {
-        Self::shipped(LATENCY, "latency", Mode::Strict)
+        let (mut profile, reading) = (Self::blank("latency"), Reading::of(LATENCY, "latency"));
+        assert!(reading.wrong.is_empty(), "shipped: {:?}", reading.wrong);
+        assert!(
+            reading.values.len() == Self::KNOBS.len(),
+            "the latency profile leaves nothing out"
+        );
+        profile.take(&reading);
+        profile
     }
 
     /// The shipped throughput profile: group-fsync.
     #[must_use]
     pub fn throughput() -> Self {
-        Self::shipped(THROUGHPUT, "throughput", Mode::Group)
+        Self::from_shipped("throughput", THROUGHPUT)
     }
 
-    fn shipped(text: &str, name: &str, mode: Mode) -> Self {
-        let raw: RawProfile = toml::from_str(text).expect("the shipped profiles are well-formed");
-        let format = format::over(&raw, LogFormat::default())
-            .expect("the shipped profiles name what there is");
-        raw.complete(name, mode, format)
-            .expect("the shipped profiles leave nothing out")
+    /// The shipped profile for nodes far apart: group-fsync, long timeouts, more in flight.
+    #[must_use]
+    pub fn wan() -> Self {
+        Self::from_shipped("wan", WAN)
+    }
+
+    /// The shipped profile for copy-on-write file systems (ZFS): strict, large segments.
+    #[must_use]
+    pub fn zfs() -> Self {
+        Self::from_shipped("zfs", ZFS)
+    }
+
+    /// The shipped profile of this name.
+    #[must_use]
+    pub fn shipped(name: &str) -> Option<Self> {
+        match name {
+            "latency" => Some(Self::latency()),
+            "throughput" => Some(Self::throughput()),
+            "wan" => Some(Self::wan()),
+            "zfs" => Some(Self::zfs()),
+            _ => None,
+        }
+    }
+
+    fn from_shipped(name: &str, text: &str) -> Self {
+        Self::parse(text, name).expect("the shipped profiles are within their limits")
+    }
+
+    /// The knob of this key.
+    #[must_use]
+    pub fn knob(key: &str) -> Option<&'static Knob> {
+        Self::KNOBS.iter().find(|knob| knob.key == key)
     }
 
     /// Reads a profile from the text of `file`.
@@ -94,37 +183,47 @@ impl Profile {
     /// # Errors
     /// [`ProfileError`], naming the first thing that is wrong.
     pub fn parse(text: &str, file: &str) -> Result<Self, ProfileError> {
-        let raw: RawProfile = toml::from_str(text).map_err(|error| ProfileError::Malformed {
-            file: file.to_owned(),
-            line: error.span().map_or(1, |span| line_of(text, span.start)),
-            reason: error.message().to_owned(),
-        })?;
-        let malformed = |at: &Spanned<String>, expected: &str| ProfileError::Malformed {
-            file: file.to_owned(),
-            line: line_of(text, at.span().start),
-            reason: format!("\"{}\": expected {expected}", at.get_ref()),
-        };
-        let mode = match named(raw.mode.as_ref()) {
-            None => None,
-            Some((_, "strict")) => Some(Mode::Strict),
-            Some((_, "group")) => Some(Mode::Group),
-            Some((at, _)) => return Err(malformed(at, "mode = \"strict\" or \"group\"")),
-        };
-        let base = match named(raw.base.as_ref()) {
-            None | Some((_, "latency")) => Self::latency(),
-            Some((_, "throughput")) => Self::throughput(),
-            Some((at, _)) => {
-                return Err(malformed(at, "base = \"latency\" or \"throughput\""));
-            }
-        };
-        let format =
-            format::over(&raw, base.format).map_err(|(at, expected)| malformed(at, expected))?;
-        let profile = raw.over(base, mode, format, file);
-        profile.check_limits(file, |key| {
-            raw.span_of(key).map_or(0, |start| line_of(text, start))
-        })?;
-        profile.check_relations(file)?;
-        Ok(profile)
+        Self::judge(text, file).map_err(|mut wrong| wrong.swap_remove(0))
+    }
+
+    /// Reads a profile from the text of `file`, and finds everything that is wrong with it.
+    ///
+    /// # Errors
+    /// What is wrong, by line; never empty. How values go together is judged only where each is right for itself.
+    pub fn judge(text: &str, file: &str) -> Result<Self, Vec<ProfileError>> {
+        let reading = Reading::of(text, file);
+        if !reading.wrong.is_empty() {
+            return Err(reading.wrong);
+        }
+        let base = reading.base.unwrap_or("latency");
+        let mut profile = Self::shipped(base).expect("a base is one of the shipped");
+        file.clone_into(&mut profile.name);
+        profile.take(&reading);
+        let wrong = profile.wrong_relations(file, |key| reading.line_of(key));
+        if wrong.is_empty() {
+            Ok(profile)
+        } else {
+            Err(wrong)
+        }
+    }
+
+    fn take(&mut self, reading: &Reading<'_>) {
+        for (knob, value, _) in &reading.values {
+            self.set(knob.key, *value)
+                .expect("reading refuses what is outside");
+        }
+    }
+
+    /// The keys that stand differently in the other profile, with both values: this one's, then the other's.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<(&'static Knob, Value, Value)> {
+        Self::KNOBS
+            .iter()
+            .filter_map(|knob| {
+                let (mine, theirs) = (self.get(knob.key)?, other.get(knob.key)?);
+                (mine != theirs).then_some((knob, mine, theirs))
+            })
+            .collect()
     }
 
     /// The profile with segments of this size. What an eighth of a segment can't hold is lowered with it: the
@@ -145,10 +244,24 @@ impl Profile {
     /// Checks a profile that was put together in code.
     ///
     /// # Errors
-    /// [`ProfileError::Limit`] or [`ProfileError::Relation`], with the profile's name for a file.
+    /// [`ProfileError::Value`] or [`ProfileError::Relation`], with the profile's name for a file.
     pub fn check(&self) -> Result<(), ProfileError> {
-        self.check_limits(&self.name, |_| 0)?;
-        self.check_relations(&self.name)
+        for knob in Self::KNOBS {
+            let value = self.get(knob.key).expect("every knob has a value");
+            if !knob.allowed.admits(value) {
+                return Err(ProfileError::Value {
+                    file: self.name.clone(),
+                    line: 0,
+                    key: knob.key,
+                    value: value.to_string(),
+                    allowed: knob.allowed,
+                });
+            }
+        }
+        match self.wrong_relations(&self.name, |_| 0).into_iter().next() {
+            Some(wrong) => Err(wrong),
+            None => Ok(()),
+        }
     }
 
     /// What the log of each shard takes, written in the given mode (0 FixedUring, 1 RegisteredUring, 2
@@ -163,12 +276,24 @@ impl Profile {
             batch_bytes_max: self.batch_bytes_max as usize,
             queue_bytes_max: (self.segment_bytes / 4) as usize,
             entry_body_bytes_max: (self.entry_bytes_max + ENTRY_HEADER_BYTES_MAX) as usize,
-            format: self.format,
+            format: self.format(),
             io_writer_mode,
         }
     }
 
-    fn check_relations(&self, file: &str) -> Result<(), ProfileError> {
+    /// What the log's files are made of.
+    #[must_use]
+    pub const fn format(&self) -> LogFormat {
+        LogFormat {
+            log_encoding: self.log_encoding,
+            ledger_encoding: self.wal_codec,
+            sealing: self.sealing,
+            merkle_leaves: self.merkle_leaves,
+            hash: self.hash,
+        }
+    }
+
+    fn wrong_relations(&self, file: &str, line: impl Fn(&str) -> usize) -> Vec<ProfileError> {
         let relations: [(&'static str, u64, u64, &'static str); 6] = [
             (
                 "entry_bytes_max",
@@ -207,18 +332,18 @@ impl Profile {
                 "inflight_bytes_max: an entry must fit what may be in flight",
             ),
         ];
-        for (key, value, limit, why) in relations {
-            if value > limit {
-                return Err(ProfileError::Relation {
-                    file: file.to_owned(),
-                    key,
-                    value,
-                    limit,
-                    why,
-                });
-            }
-        }
-        Ok(())
+        relations
+            .into_iter()
+            .filter(|(_, value, limit, _)| value > limit)
+            .map(|(key, value, limit, why)| ProfileError::Relation {
+                file: file.to_owned(),
+                line: line(key),
+                key,
+                value,
+                limit,
+                why,
+            })
+            .collect()
     }
 }
 
@@ -228,16 +353,25 @@ impl Default for Profile {
     }
 }
 
-fn named(value: Option<&Spanned<String>>) -> Option<(&Spanned<String>, &str)> {
-    value.map(|value| (value, value.get_ref().as_str()))
+/// The known key that is nearest to this one (Levenshtein's distance, by characters; the first 60 count).
+fn nearest(key: &str) -> &'static str {
+    let keys = Profile::KNOBS.iter().map(|knob| knob.key);
+    keys.chain(["base"])
+        .min_by_key(|known| distance(known, key))
+        .expect("there are keys")
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
-    let before = &text.as_bytes()[..offset.min(text.len())];
-    1 + before.iter().filter(|byte| **byte == b'\n').count()
-}
-
-/// Start of a value in its file.
-fn start<T>(value: &Spanned<T>) -> usize {
-    value.span().start
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().take(60).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().take(60).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
 }

@@ -220,7 +220,7 @@ fn make_replica(
         seed: mix(seed, me, id),
         timers,
         limits,
-        leaf: profile.format.leaf(),
+        leaf: profile.format().leaf(),
     };
     let mut restored = match known {
         Some(log) => Restored::from_log(log).map_err(|error| BootError::Configuration {

@@ -121,7 +121,7 @@ struct ClusterArgs {
     #[arg(long = "client")]
     clients: Vec<String>,
     /// Profile in the configs.
-    #[arg(long, default_value = "latency", value_parser = ["latency", "throughput"])]
+    #[arg(long, default_value = "latency", value_parser = ["latency", "throughput", "wan", "zfs"])]
     profile: String,
     #[command(flatten)]
     life: Life,
