@@ -126,6 +126,17 @@ pub struct PreparePair {
     pub ledger_blocks: u32,
 }
 
+/// Write the trailer of a closed pair's segment, then flush the segment: two ordered steps.
+#[derive(Debug)]
+pub struct WriteTrailer {
+    /// Of which pair.
+    pub pair: PairNumber,
+    /// The segment's last block.
+    pub block: u32,
+    /// The trailer: one block.
+    pub trailer: Blocks,
+}
+
 /// What the log asks for.
 #[derive(Debug)]
 pub enum DiskOp {
@@ -135,6 +146,8 @@ pub enum DiskOp {
     Read(ReadBlocks),
     /// Make a new pair.
     Prepare(PreparePair),
+    /// Write a segment's trailer.
+    Trailer(WriteTrailer),
     /// Remove both files of a pair, where they exist, and flush the directory.
     Remove(PairNumber),
 }
@@ -212,6 +225,15 @@ pub enum DiskEvent {
         /// Why.
         error: DiskError,
     },
+    /// A trailer was written and flushed, or not.
+    Trailer {
+        /// Of which pair.
+        pair: PairNumber,
+        /// The buffer.
+        trailer: Blocks,
+        /// Whether both steps were done.
+        outcome: Result<(), DiskError>,
+    },
     /// A pair's files are gone, or not.
     Removed {
         /// Which.
@@ -228,6 +250,9 @@ impl DiskEvent {
         matches!(
             self,
             DiskEvent::Chain {
+                outcome: Err(_),
+                ..
+            } | DiskEvent::Trailer {
                 outcome: Err(_),
                 ..
             } | DiskEvent::PrepareFailed { .. }

@@ -15,6 +15,7 @@ mod read;
 mod write;
 
 use clustor_shards::buffer::BLOCK_BYTES;
+use clustor_shards::log::nonce::NONCE_RANGE_BLOCKS;
 use clustor_shards::log::{LogFormat, LogOptions};
 
 pub use knob::{Allowed, Knob, Value, When, Word};
@@ -277,6 +278,7 @@ impl Profile {
             queue_bytes_max: (self.segment_bytes / 4) as usize,
             entry_body_bytes_max: (self.entry_bytes_max + ENTRY_HEADER_BYTES_MAX) as usize,
             format: self.format(),
+            nonce_range_blocks: NONCE_RANGE_BLOCKS,
             io_writer_mode,
         }
     }

@@ -51,6 +51,14 @@ impl MemoryDisk {
                     segment_blocks_ready: ask.segment_blocks,
                 }
             }
+            DiskOp::Trailer(write) => {
+                self.write(FileId::segment(write.pair), write.block, &write.trailer);
+                DiskEvent::Trailer {
+                    pair: write.pair,
+                    trailer: write.trailer,
+                    outcome: Ok(()),
+                }
+            }
             DiskOp::Remove(pair) => {
                 self.files.remove(&FileId::segment(pair));
                 self.files.remove(&FileId::ledger(pair));

@@ -26,6 +26,7 @@ use super::recovery::walk::position_behind_opening;
 use super::recovery::{Quarantine, RecoverError};
 use super::seal::SegmentCipher;
 use super::slot::{ExtentDigest, Slot};
+use super::trailer::{self, FoundTrailer, TrailerState};
 use super::writer::ShardLog;
 use crate::buffer::{BLOCK_BYTES, Block, BlockPool, SizeClass};
 use crate::disk::{BootDisk, FileId, FileKind};
@@ -81,6 +82,8 @@ pub enum Damaged {
     Extent,
     /// An extent and its slot.
     ExtentAndSlot,
+    /// The trailer of a closed segment; the checkpoint states what it held.
+    Trailer,
     /// A listed older pair: gone, or both headers bad.
     Pair,
     /// The pair that was written last: both headers are bad.
@@ -587,7 +590,10 @@ fn roles(
     };
     let (checkpoint, _) = files.checkpoint(&header);
     let mut roles = vec![(header.pair, Role::Chosen)];
-    for OlderPair { pair, last_certain } in checkpoint.iter().flat_map(|c| &c.older).copied() {
+    for older in checkpoint.iter().flat_map(|c| &c.older).copied() {
+        let OlderPair {
+            pair, last_certain, ..
+        } = older;
         roles.push((pair, Role::Older { last_certain }));
         let is_there = pairs
             .iter()
@@ -599,9 +605,35 @@ fn roles(
                 Damaged::Pair,
                 Outcome::Missing,
             ));
+        } else {
+            findings.extend(check_trailer(files, &older));
         }
     }
     roles
+}
+
+/// The trailer of a closed pair. One that is not there is written at the next start; whether a bad one was torn or is
+/// rotten, a start restores it.
+fn check_trailer(files: &mut Files<'_>, older: &OlderPair) -> Option<Finding> {
+    let found = files.trailer(older.pair, older.segment_blocks);
+    let state = trailer::judge(&found, older.trailer.as_ref(), older.trailer_durable);
+    let is_bad = match state {
+        TrailerState::Whole | TrailerState::None => false,
+        TrailerState::Torn => found != FoundTrailer::Untouched,
+        TrailerState::Rotten => true,
+    };
+    is_bad.then(|| {
+        let mut finding = Finding::at(
+            older.pair,
+            older.last_certain,
+            Damaged::Trailer,
+            Outcome::Restored,
+        );
+        let unreadable = found == FoundTrailer::Unreadable;
+        let block = older.segment_blocks.saturating_sub(1);
+        finding.bad_block(FileId::segment(older.pair), block, unreadable);
+        finding
+    })
 }
 
 impl Finding {

@@ -7,6 +7,7 @@ use clustor_wire::ids::{ChainNumber, Incarnation, NodeId, PairNumber, ShardId, T
 
 use super::codec::{Reader, Truncated, Writer};
 use super::fold::{ConfigurationAt, HardState, IndexRange, PartitionLog, ShardFold, TermRun};
+use super::trailer::Trailer;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CKP1");
 
@@ -17,6 +18,12 @@ pub struct OlderPair {
     pub pair: PairNumber,
     /// The last chain in it that is certain; what lies beyond is dead.
     pub last_certain: ChainNumber,
+    /// Size of its segment, in blocks; the last is the trailer's.
+    pub segment_blocks: u32,
+    /// Its trailer; `None` where the slot that holds the figures is bad.
+    pub trailer: Option<Trailer>,
+    /// Whether the trailer's block was known to be durable.
+    pub trailer_durable: bool,
 }
 
 /// What a checkpoint says.
@@ -41,6 +48,13 @@ pub(super) fn encode(fold: &ShardFold, older: &[OlderPair], tail: &[u8], out: &m
     for older in older {
         w.u64(older.pair.get());
         w.u64(older.last_certain.get());
+        w.u32(older.segment_blocks);
+        w.u8(u8::from(older.trailer.is_some()));
+        w.u8(u8::from(older.trailer_durable));
+        w.u16(0);
+        if let Some(trailer) = &older.trailer {
+            trailer.encode(&mut w);
+        }
     }
     for ((node, shard), chain) in &fold.peers {
         w.u64(node.get());
@@ -67,10 +81,22 @@ impl Checkpoint {
         let (partitions, peers, older, tail) = (r.u32()?, r.u32()?, r.u32()?, r.u32()?);
         let mut checkpoint = Self::default();
         for _ in 0..older {
-            checkpoint.older.push(OlderPair {
+            let mut older = OlderPair {
                 pair: r.pair()?,
                 last_certain: r.chain()?,
-            });
+                segment_blocks: r.u32()?,
+                trailer: None,
+                trailer_durable: false,
+            };
+            let (stated, durable, _reserved) = (r.u8()?, r.u8()?, r.u16()?);
+            older.trailer_durable = durable != 0;
+            if stated != 0 {
+                let Some(trailer) = Trailer::decode(&mut r)? else {
+                    return Ok(None);
+                };
+                older.trailer = Some(trailer);
+            }
+            checkpoint.older.push(older);
         }
         for _ in 0..peers {
             let node = NodeId(r.u64()?);

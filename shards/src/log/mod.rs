@@ -10,11 +10,12 @@
 //! - [`format`]: what files are made of: encodings, suites, hashes
 //! - [`merkle`], [`record`]: leaves and roots; the frame of one record
 //! - [`aead`], [`keys`], `seal`: ciphers; keys; one sealed or authenticated block
-//! - [`header`], [`extent`], [`slot`], [`item`], [`checkpoint`]: the formats
+//! - [`header`], [`extent`], [`slot`], [`item`], [`checkpoint`], [`trailer`]: the formats
+//! - [`nonce`]: which blocks may seal something, and the evidence of it
 //! - [`fold`]: what records say about partitions
 //! - `batch`, `location`, `pair`: what the writer keeps
 //! - [`proof`]: what only the log can make
-//! - [`writer`], [`read`]: the log while it runs
+//! - [`writer`], [`read`], `reclaim`: the log while it runs
 //! - [`recovery`]: the log at a start
 //! - [`audit`]: every byte of its files verified and judged, offline
 //! - [`inspect`]: its files laid open, for offline tools
@@ -33,14 +34,17 @@ pub mod item;
 pub mod keys;
 mod location;
 pub mod merkle;
+pub mod nonce;
 pub mod options;
 mod pair;
 pub mod proof;
 pub mod read;
+mod reclaim;
 pub mod record;
 pub mod recovery;
 mod seal;
 pub mod slot;
+pub mod trailer;
 pub mod writer;
 
 pub use fold::{HardState, IndexRange, PartitionLog, TermRun};

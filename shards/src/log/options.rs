@@ -2,6 +2,7 @@
 
 use super::format::{LogFormat, SuiteUnavailable};
 use super::item::SMALL_RECORD_BYTES_MAX;
+use super::nonce::{NONCE_RANGE_BLOCKS, NONCE_RANGE_BLOCKS_MAX, NONCE_RANGE_BLOCKS_MIN};
 use super::record::{RECORD_BODY_BYTES_MAX, RECORD_HEADER_BYTES};
 use crate::buffer::BLOCK_BYTES;
 
@@ -31,6 +32,8 @@ pub struct LogOptions {
     pub entry_body_bytes_max: usize,
     /// What its files are made of.
     pub format: LogFormat,
+    /// Blocks whose nonces are reserved at once.
+    pub nonce_range_blocks: u32,
     /// How the bytes are written: 0 FixedUring, 1 RegisteredUring, 2 Blocking. Recorded in every slot.
     pub io_writer_mode: u8,
 }
@@ -52,6 +55,7 @@ impl LogOptions {
             queue_bytes_max: segment / 4,
             entry_body_bytes_max: (segment / 8 - 2 * BLOCK_BYTES).min(1 << 20),
             format: LogFormat::default(),
+            nonce_range_blocks: NONCE_RANGE_BLOCKS,
             io_writer_mode: 0,
         }
     }
@@ -113,6 +117,12 @@ impl LogOptions {
             self.queue_bytes_max as u64,
             self.batch_bytes_max as u64,
             segment,
+        )?;
+        within(
+            "nonce_range_blocks",
+            self.nonce_range_blocks.into(),
+            NONCE_RANGE_BLOCKS_MIN.into(),
+            NONCE_RANGE_BLOCKS_MAX.into(),
         )?;
         within(
             "entry_body_bytes_max",

@@ -5,14 +5,16 @@ use hmac::Hmac;
 use sha2::Sha256;
 
 use super::batch::Batch;
+use super::checkpoint::OlderPair;
 use super::extent::{EXTENT_HEADER_BYTES, extent_blocks, seal_extent, seal_payloads};
-use super::format::LogFormat;
 use super::header::PairHeader;
 use super::keys::{SALT_BYTES, ShardKeys};
 use super::location::ExtentPlace;
+use super::nonce::{NonceRecords, NonceReservationAbandon, Reservation};
 use super::options::{LEDGER_SLOTS_MIN, LogOptions, SEGMENT_BLOCKS_MAX};
 use super::seal::{BlockUse, PAYLOAD_BYTES, SegmentCipher, authenticate};
 use super::slot::{ExtentDigest, Slot};
+use super::trailer::{SegmentFigures, Trailer};
 use crate::buffer::BlockPool;
 use crate::disk::{DiskError, DiskOp, DurableChain, FileKind, PreparePair};
 use crate::turn::Time;
@@ -137,8 +139,9 @@ impl Spare {
         } else {
             ready.asked.segment_blocks
         };
+        // The last block is the trailer's.
         let too_small =
-            opening.saturating_mul(2) > end || body + LEDGER_SLOTS_MIN > ready.asked.ledger_blocks;
+            opening.saturating_mul(2) >= end || body + LEDGER_SLOTS_MIN > ready.asked.ledger_blocks;
         if too_small {
             out.push(DiskOp::Remove(ready.asked.pair));
             *self = Spare::None;
@@ -167,6 +170,10 @@ pub(super) struct OpenPair {
     next_block: u32,
     next_slot: u32,
     previous: ExtentDigest,
+    reservation: Reservation,
+    figures: SegmentFigures,
+    /// Nonce records of the next slot.
+    nonces: NonceRecords,
     integrity: Hmac<Sha256>,
     payload: Vec<u8>,
 }
@@ -174,12 +181,16 @@ pub(super) struct OpenPair {
 impl OpenPair {
     pub fn new(
         keys: &ShardKeys,
-        boot: BootNumber,
-        first_chain: ChainNumber,
+        (boot, first_chain): (BootNumber, ChainNumber),
         prepared: &Prepared,
-        format: LogFormat,
-        checkpoint: &[u8],
+        (checkpoint, rewrite): (&[u8], &Batch),
+        options: &LogOptions,
     ) -> (Self, SegmentCipher) {
+        let segment_blocks = if prepared.cut {
+            prepared.blocks_ready
+        } else {
+            prepared.asked.segment_blocks
+        };
         let header = PairHeader {
             identity: *keys.identity(),
             boot,
@@ -187,24 +198,34 @@ impl OpenPair {
             first_chain,
             dek_epoch: DekEpoch(1),
             mac_epoch: MacEpoch(1),
-            format,
-            segment_blocks: prepared.asked.segment_blocks,
+            format: options.format,
+            segment_blocks,
             ledger_blocks: prepared.asked.ledger_blocks,
             checkpoint_bytes: checkpoint.len() as u32,
             checkpoint_blocks: blocks_of(checkpoint.len()),
             salt: prepared.salt,
         };
         let cipher = cipher_of(keys, &header);
+        // The last block is the trailer's.
+        let end = segment_blocks - 1;
+        let (reservation, reserved) = Reservation::open(
+            header.pair,
+            (options.nonce_range_blocks, options.chains_in_flight_max),
+            header.body_block() + extent_blocks(rewrite.records.len()),
+            end,
+        );
         let pair = Self {
             blocks_ready: prepared.blocks_ready,
-            end: if prepared.cut {
-                prepared.blocks_ready
-            } else {
-                header.segment_blocks
-            },
+            end,
             next_block: header.body_block(),
             next_slot: 0,
             previous: [0; 32],
+            reservation,
+            figures: SegmentFigures::default(),
+            nonces: NonceRecords {
+                reserved,
+                abandoned: None,
+            },
             integrity: keys.integrity(header.mac_epoch),
             payload: Vec::with_capacity(PAYLOAD_BYTES),
             header,
@@ -229,22 +250,58 @@ impl OpenPair {
 
     /// Zeroing stopped: the pair ends where it is ready.
     pub fn end_at_frontier(&mut self) {
-        self.end = self.blocks_ready;
+        self.end = self.end.min(self.blocks_ready);
+        self.reservation.end_at(self.end);
     }
 
-    /// Seals `batch` into the next extent and slot.
+    /// Whether the nonces of an extent of `blocks` are reserved. The last that are reserved are kept for the
+    /// chain that carries the next range.
+    pub fn is_reserved_for(&self, blocks: u32) -> bool {
+        self.reservation.covers(self.next_block + blocks)
+    }
+
+    /// Whether a reservation is in a chain that has not retired.
+    pub fn is_reserving(&self) -> bool {
+        self.reservation.is_riding()
+    }
+
+    /// A chain of this pair has retired.
+    pub fn retired(&mut self, chain: ChainNumber) {
+        self.reservation.retired(chain);
+    }
+
+    /// This pair as the next one's checkpoint states it, once all its chains have retired, `last` last.
+    pub fn closed(&self, last: ChainNumber) -> OlderPair {
+        OlderPair {
+            pair: self.header.pair,
+            last_certain: last,
+            segment_blocks: self.header.segment_blocks,
+            trailer: Some(Trailer {
+                pair: self.header.pair,
+                first: (self.header.first_chain, self.header.body_block()),
+                last: (last, self.next_block),
+                figures: self.figures,
+                merkle_root: None,
+            }),
+            trailer_durable: false,
+        }
+    }
+
+    /// Seals `batch` into the next extent and slot. `blocks_wanted` are those of the greatest extent that is in sight:
+    /// so that nonces are reserved in time.
     pub fn chain(
         &mut self,
         cipher: &SegmentCipher,
         pool: &mut BlockPool,
-        chain: ChainNumber,
-        retired: ChainNumber,
+        (chain, retired): (ChainNumber, ChainNumber),
         batch: &Batch,
+        blocks_wanted: u32,
         io_writer_mode: u8,
     ) -> (DurableChain, ExtentPlace) {
         let slot_number = self.next_slot;
         assert!(chain.get() == self.header.first_chain.get() + u64::from(slot_number));
         let place = self.take_place(chain, batch);
+        self.nonces.reserved = self.reservation.ride(chain, self.next_block, blocks_wanted);
         let mut log = pool.take(place.blocks as usize);
         let records = (batch.records.as_slice(), batch.count);
         self.previous = seal_extent(
@@ -286,6 +343,9 @@ impl OpenPair {
         self.next_slot += 1;
         assert!(self.next_block <= self.blocks_ready);
         assert!(self.next_slot <= self.header.slots());
+        assert!(self.reservation.covers(self.next_block));
+        self.figures
+            .add_extent(place.first_block, place.blocks, &batch.records, batch.count);
         place
     }
 
@@ -305,6 +365,8 @@ impl OpenPair {
             blocks: place.blocks,
             digest: self.previous,
             io_writer_mode,
+            figures: self.figures,
+            nonces: core::mem::take(&mut self.nonces),
         };
         slot.encode(items, &mut self.payload);
         let slot_number = (place.chain.get() - self.header.first_chain.get()) as u32;
@@ -318,17 +380,19 @@ impl OpenPair {
         );
     }
 
-    /// Header, checkpoint and what is written again, into both files.
+    /// Header, checkpoint and what is written again, into both files. `abandoned`: the pair of which the rest will not be
+    /// sealed.
     pub fn opening(
         &mut self,
         cipher: &SegmentCipher,
         pool: &mut BlockPool,
-        checkpoint: &[u8],
-        rewrite: &Batch,
+        (checkpoint, rewrite): (&[u8], &Batch),
+        abandoned: Option<NonceReservationAbandon>,
         retired: ChainNumber,
         io_writer_mode: u8,
     ) -> (DurableChain, ExtentPlace) {
         let chain = self.header.first_chain;
+        self.nonces.abandoned = abandoned;
         let body = self.header.body_block() as usize;
         let place = self.take_place(chain, rewrite);
         let mut log = pool.take(body + place.blocks as usize);

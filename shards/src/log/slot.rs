@@ -6,14 +6,16 @@
 //! | --- | --- | --- |
 //! | 0 | 4 | magic `SLT1` |
 //! | 4 | 1 | io_writer_mode |
-//! | 5 | 1 | reserved, 0 |
+//! | 5 | 1 | number of nonce records |
 //! | 6 | 2 | length of the items |
 //! | 8 | 8 | chain |
 //! | 16 | 8 | retired: the last chain that had retired when this one was submitted |
 //! | 24 | 4 | first block of the extent |
 //! | 28 | 4 | blocks of the extent |
 //! | 32 | 32 | digest of the extent |
-//! | 64 | .. | items; none in an opening slot, whose items stand in the checkpoint |
+//! | 64 | 40 | figures of the segment up to this chain: records (8), four-lane CRC32C of entries (16), of offsets (16) |
+//! | 104 | 24 each | nonce records |
+//! | | .. | items; none in an opening slot, whose items stand in the checkpoint |
 //! | .. | .. | filled with the byte 0xff to the end of the payload |
 //!
 //! The fill leaves no sector of a whole slot empty: in a ledger made of zeros, a slot with an empty sector is one whose
@@ -22,12 +24,16 @@
 use clustor_wire::ids::ChainNumber;
 
 use super::codec::{Reader, Truncated, Writer};
+use super::nonce::{NONCE_RECORD_BYTES, NonceRecords, OPENING_RECORDS_MAX, RANGES_PER_SLOT_MAX};
 use super::seal::PAYLOAD_BYTES;
+use super::trailer::{FIGURES_BYTES, SegmentFigures};
 
 /// Bytes of a slot's fields.
-pub(super) const SLOT_FIELD_BYTES: usize = 64;
-/// Bytes a slot has for items.
-pub const SLOT_ITEM_BYTES: usize = PAYLOAD_BYTES - SLOT_FIELD_BYTES;
+pub(super) const SLOT_FIELD_BYTES: usize = 64 + FIGURES_BYTES;
+/// Bytes a slot has for items: what its fields and the nonce records of an ordinary chain leave.
+pub const SLOT_ITEM_BYTES: usize =
+    PAYLOAD_BYTES - SLOT_FIELD_BYTES - RANGES_PER_SLOT_MAX * NONCE_RECORD_BYTES;
+const _: () = assert!(SLOT_FIELD_BYTES + OPENING_RECORDS_MAX * NONCE_RECORD_BYTES <= PAYLOAD_BYTES);
 /// What lies between the items and the end of the payload.
 const FILL: u8 = 0xff;
 const MAGIC: u32 = u32::from_le_bytes(*b"SLT1");
@@ -50,23 +56,30 @@ pub struct Slot {
     pub digest: ExtentDigest,
     /// How the bytes were written: 0 FixedUring, 1 RegisteredUring, 2 Blocking.
     pub io_writer_mode: u8,
+    /// Figures of the segment up to this chain.
+    pub figures: SegmentFigures,
+    /// What it says of nonces.
+    pub nonces: NonceRecords,
 }
 
 impl Slot {
     pub(super) fn encode(&self, items: &[u8], payload: &mut Vec<u8>) {
         assert!(items.len() <= SLOT_ITEM_BYTES);
+        assert!(self.nonces.count() <= OPENING_RECORDS_MAX);
         let start = payload.len();
         let mut w = Writer(payload);
         w.u32(MAGIC);
         w.u8(self.io_writer_mode);
-        w.u8(0);
+        w.u8(self.nonces.count() as u8);
         w.u16(items.len() as u16);
         w.u64(self.chain.get());
         w.u64(self.retired.get());
         w.u32(self.first_block);
         w.u32(self.blocks);
         w.bytes(&self.digest);
-        assert!(payload.len() - start == SLOT_FIELD_BYTES);
+        self.figures.encode(&mut w);
+        assert!(w.0.len() - start == SLOT_FIELD_BYTES);
+        self.nonces.encode(&mut w);
         payload.extend_from_slice(items);
         payload.resize(start + PAYLOAD_BYTES, FILL);
     }
@@ -82,16 +95,22 @@ impl Slot {
             return Ok(None);
         }
         let io_writer_mode = r.u8()?;
-        let _reserved = r.u8()?;
+        let nonce_count = r.u8()?;
         let item_bytes = usize::from(r.u16()?);
-        let slot = Self {
+        let mut slot = Self {
             chain: r.chain()?,
             retired: r.chain()?,
             first_block: r.u32()?,
             blocks: r.u32()?,
             digest: r.array()?,
+            figures: SegmentFigures::decode(&mut r)?,
             io_writer_mode,
+            nonces: NonceRecords::default(),
         };
+        let Some(nonces) = NonceRecords::decode(&mut r, nonce_count)? else {
+            return Ok(None);
+        };
+        slot.nonces = nonces;
         Ok(Some((slot, r.bytes(item_bytes)?)))
     }
 }

@@ -27,6 +27,8 @@ pub enum ChainSteps {
     WriteFlush,
     /// Log write, flush, ledger write, flush.
     Full,
+    /// As `WriteFlush`, for a trailer: the chain has no number and no ledger blocks.
+    Trailer,
 }
 
 /// A chain in flight. Owns the buffers until every completion was drained.
@@ -94,7 +96,7 @@ impl InFlight {
         let ledger = pieces(self.chain.ledger.byte_len());
         match self.steps {
             ChainSteps::Write => log,
-            ChainSteps::WriteFlush => log + 1,
+            ChainSteps::WriteFlush | ChainSteps::Trailer => log + 1,
             ChainSteps::Full => log + 1 + ledger + 1,
         }
     }
@@ -223,6 +225,13 @@ impl InFlight {
     /// The event of a chain that ended.
     pub(super) fn into_event(self) -> DiskEvent {
         assert_eq!(self.outstanding, 0, "a chain ends with its last completion");
+        if self.steps == ChainSteps::Trailer {
+            return DiskEvent::Trailer {
+                pair: self.chain.pair,
+                trailer: self.chain.log,
+                outcome: self.failed.map_or(Ok(()), |(_, error)| Err(error)),
+            };
+        }
         DiskEvent::Chain {
             chain: self.chain.chain,
             log: self.chain.log,

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 
-use clustor_wire::ids::PairNumber;
+use clustor_wire::ids::{ChainNumber, PairNumber};
 
 use super::chain::{ChainSteps, InFlight};
 use super::error::RingError;
@@ -16,6 +16,7 @@ use super::read::Reading;
 use super::remove::Removing;
 use super::ring::{Done, Mark, Owner, Ring};
 use super::slab::Slab;
+use crate::buffer::Blocks;
 use crate::disk::{DiskError, DiskEvent, DiskOp, DurableChain, FileId, PreparePair, ReadBlocks};
 
 /// Pairs that may wait to be made.
@@ -77,6 +78,17 @@ impl Disk {
             DiskOp::Chain(chain) => self.start_chain(ring, chain, ChainSteps::Full),
             DiskOp::Read(read) => self.start_read(ring, read),
             DiskOp::Prepare(order) => self.start_prepare(ring, order),
+            DiskOp::Trailer(write) => {
+                let chain = DurableChain {
+                    chain: ChainNumber::ZERO,
+                    pair: write.pair,
+                    log_block: write.block,
+                    log: write.trailer,
+                    ledger_block: 0,
+                    ledger: Blocks::from_heap(0),
+                };
+                self.start_chain(ring, chain, ChainSteps::Trailer)
+            }
             DiskOp::Remove(pair) => self.start_remove(ring, pair),
         }
     }

@@ -60,6 +60,14 @@ impl MemoryDisk {
                     segment_blocks_ready: ask.segment_blocks,
                 }
             }
+            DiskOp::Trailer(write) => {
+                self.write(FileId::segment(write.pair), write.block, &write.trailer);
+                DiskEvent::Trailer {
+                    pair: write.pair,
+                    trailer: write.trailer,
+                    outcome: Ok(()),
+                }
+            }
             DiskOp::Remove(pair) => {
                 self.files.remove(&FileId::segment(pair));
                 self.files.remove(&FileId::ledger(pair));
@@ -75,6 +83,11 @@ impl MemoryDisk {
         let place = block as usize..block as usize + blocks.len();
         self.files.get_mut(&file).expect("a prepared file")[place]
             .copy_from_slice(blocks.as_slice());
+    }
+
+    /// A file's blocks.
+    pub fn file(&mut self, file: FileId) -> &mut Vec<Block> {
+        self.files.get_mut(&file).expect("a file")
     }
 
     /// Flips one bit.

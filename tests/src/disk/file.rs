@@ -47,6 +47,8 @@ pub(super) struct SimFile {
     writes: u64,
     /// Blocks that were handed over to be written, whether or not they landed.
     submitted: BTreeSet<u32>,
+    /// The trailer that was handed over.
+    trailer: Option<Page>,
     /// Reads that still fail, by block; `u32::MAX` for ever.
     unreadable: BTreeMap<u32, u32>,
 }
@@ -76,6 +78,7 @@ impl SimFile {
             pending: Vec::new(),
             writes: 0,
             submitted: BTreeSet::new(),
+            trailer: None,
             unreadable: BTreeMap::new(),
         }
     }
@@ -110,6 +113,27 @@ impl SimFile {
             }
         }
         Ok(())
+    }
+
+    /// Notes that a trailer is about to be written, and says what is wrong with that: it is outside the file, or not
+    /// behind all else that was written, or another trailer was written before. The same may be written again.
+    pub(super) fn admit_trailer(&mut self, block: u32, trailer: &Block) -> Result<(), String> {
+        let last = self.submitted.last().copied().unwrap_or(0);
+        if block >= self.blocks || block < last {
+            return Err(format!(
+                "a trailer at block {block} of {}, the last written is {last}",
+                self.blocks
+            ));
+        }
+        let first = self.submitted.insert(block);
+        let before = self.trailer.replace(Arc::new(trailer.0));
+        match before {
+            None if !first => Err(format!("a trailer at block {block}, which is in use")),
+            Some(before) if before != Arc::new(trailer.0) => {
+                Err("a second trailer that is another".into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Completes a write: `keep` says which sectors of each block landed.

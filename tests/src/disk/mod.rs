@@ -199,6 +199,7 @@ impl SimDisk {
             DiskOp::Chain(op) => self.begin_chain(op),
             DiskOp::Read(op) => self.begin_read(op),
             DiskOp::Prepare(op) => self.begin_prepare(op),
+            DiskOp::Trailer(op) => self.begin_trailer(op),
             DiskOp::Remove(pair) => self.begin_remove(pair),
         };
         self.tasks_begun += 1;

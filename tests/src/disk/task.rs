@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use clustor_shards::buffer::Blocks;
 use clustor_shards::disk::{
-    DiskError, DiskEvent, DurableChain, FileId, FileKind, PreparePair, ReadBlocks,
+    DiskError, DiskEvent, DurableChain, FileId, FileKind, PreparePair, ReadBlocks, WriteTrailer,
 };
 use clustor_wire::ids::PairNumber;
 use rand::Rng;
@@ -38,10 +38,22 @@ enum Work {
         ledger: InodeId,
         stage: PrepareStage,
     },
+    Trailer {
+        op: WriteTrailer,
+        segment: InodeId,
+        stage: TrailerStage,
+    },
     Remove {
         pair: PairNumber,
         stage: RemoveStage,
     },
+}
+
+#[derive(Debug, Clone, Copy)]
+enum TrailerStage {
+    Write,
+    Flush,
+    Flushing(u64),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +95,7 @@ impl Task {
 
     /// Whether the kernel goes on with it after the process is gone: a chain was submitted as a whole.
     pub(super) fn is_in_kernel(&self) -> bool {
-        matches!(self.work, Work::Chain { .. })
+        matches!(self.work, Work::Chain { .. } | Work::Trailer { .. })
     }
 
     /// The write that a crash finds under way.
@@ -98,6 +110,11 @@ impl Task {
                 FileKind::Segment => (*segment, op.log_block, &op.log),
                 FileKind::Ledger => (*ledger, op.ledger_block, &op.ledger),
             }),
+            Work::Trailer {
+                op,
+                segment,
+                stage: TrailerStage::Write,
+            } => Some((*segment, op.block, &op.trailer)),
             _ => None,
         }
     }
@@ -123,6 +140,14 @@ fn end_chain(op: DurableChain, outcome: Result<(), DiskError>) -> Next {
         chain: op.chain,
         log: op.log,
         ledger: op.ledger,
+        outcome,
+    })
+}
+
+fn end_trailer(op: WriteTrailer, outcome: Result<(), DiskError>) -> Next {
+    Next::End(DiskEvent::Trailer {
+        pair: op.pair,
+        trailer: op.trailer,
         outcome,
     })
 }
@@ -174,6 +199,41 @@ impl SimDisk {
         })
     }
 
+    pub(super) fn begin_trailer(&mut self, op: WriteTrailer) -> Task {
+        let id = FileId::segment(op.pair);
+        let inode = self.directory.lookup(id);
+        let Some((segment, file)) = inode.and_then(|i| Some((i, self.files.get_mut(&i)?))) else {
+            panic!("a trailer: {id} is not in place");
+        };
+        if let Err(why) = file.admit_trailer(op.block, &op.trailer.as_slice()[0]) {
+            panic!("{id}: {why}");
+        }
+        self.task(Work::Trailer {
+            op,
+            segment,
+            stage: TrailerStage::Write,
+        })
+    }
+
+    fn advance_trailer(&mut self, op: WriteTrailer, segment: InodeId, stage: TrailerStage) -> Next {
+        let kind = FileKind::Segment;
+        let step = match stage {
+            TrailerStage::Write => self
+                .end_write(kind, segment, op.block, &op.trailer)
+                .map(|()| Some(TrailerStage::Flush)),
+            TrailerStage::Flush => {
+                let cover = self.files.get(&segment).map_or(0, SimFile::flush_begins);
+                Ok(Some(TrailerStage::Flushing(cover)))
+            }
+            TrailerStage::Flushing(cover) => self.end_flush(kind, segment, cover).map(|()| None),
+        };
+        match step {
+            Ok(Some(stage)) => Next::On(Work::Trailer { op, segment, stage }),
+            Ok(None) => end_trailer(op, Ok(())),
+            Err(error) => end_trailer(op, Err(error)),
+        }
+    }
+
     pub(super) fn begin_remove(&mut self, pair: PairNumber) -> Task {
         self.task(Work::Remove {
             pair,
@@ -198,6 +258,11 @@ impl SimDisk {
                 PrepareStage::FlushFirst
                 | PrepareStage::FlushingDirectory(_)
                 | PrepareStage::FlushZeroed(_) => timing.flush_us,
+            },
+            Work::Trailer { stage, .. } => match stage {
+                TrailerStage::Write => timing.write_us,
+                TrailerStage::Flush => (0, 0),
+                TrailerStage::Flushing(_) => timing.flush_us,
             },
             Work::Remove { stage, .. } => match stage {
                 RemoveStage::Unlink(_) | RemoveStage::FlushDirectory => (0, 0),
@@ -237,6 +302,7 @@ impl SimDisk {
                 ledger,
                 stage,
             } => self.advance_prepare(op, segment, ledger, stage),
+            Work::Trailer { op, segment, stage } => self.advance_trailer(op, segment, stage),
             Work::Remove { pair, stage } => self.advance_remove(pair, stage),
         };
         match next {

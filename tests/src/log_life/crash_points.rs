@@ -105,6 +105,7 @@ pub fn every_crash_point(
 fn new_shard(schedule: u64) -> Shard {
     let mut options = LogOptions::for_segment_bytes(u64::from(SEGMENT_BLOCKS_MIN) * 4096);
     options.ledger_slots = LEDGER_SLOTS_MIN;
+    options.nonce_range_blocks = 8;
     let mut shard = Shard::new(SimDisk::new(schedule), options);
     shard.trace = Some(Vec::new());
     shard
@@ -199,7 +200,8 @@ fn end_during_opening(
 /// Recovers, opens, reads everything back.
 fn come_back(shard: &mut Shard) -> Result<(), Violation> {
     recover(shard)?;
-    shard.settle()
+    shard.settle()?;
+    shard.check_closed()
 }
 
 fn recover(shard: &mut Shard) -> Result<(), Violation> {

@@ -121,6 +121,7 @@ impl Life {
         let segment_blocks = pick(&mut rng, &[SEGMENT_BLOCKS_MIN, 40, 64, 96]);
         let mut options = LogOptions::for_segment_bytes(u64::from(segment_blocks) * 4096);
         options.ledger_slots = pick(&mut rng, &[LEDGER_SLOTS_MIN, 12, 24]);
+        options.nonce_range_blocks = pick(&mut rng, &[2, 3, 8, 1024]);
         options.chains_in_flight_max = rng.random_range(1..=options.chains_in_flight_max);
         let disk = SimDisk::with_options(
             rng.random(),
@@ -194,6 +195,7 @@ impl Life {
             return Ok(());
         }
         self.shard.settle()?;
+        self.shard.check_closed()?;
         if !self.shard.is_open() && !self.shard.has_failed() {
             return Err(Violation::Stuck("the last boot did not open".into()));
         }

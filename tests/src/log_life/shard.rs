@@ -326,6 +326,24 @@ impl Shard {
         }
     }
 
+    /// Checks that every closed pair has its trailer, once the log has settled.
+    ///
+    /// # Errors
+    /// [`Violation::Stuck`] if one has not.
+    pub fn check_closed(&self) -> Result<(), Violation> {
+        let Some(log) = self.log.as_ref().filter(|log| log.failure().is_none()) else {
+            return Ok(());
+        };
+        let mut closed = log.older_pairs().iter();
+        match closed.find(|pair| pair.trailer.is_some() && !pair.trailer_durable) {
+            Some(pair) => Err(Violation::Stuck(format!(
+                "the trailer of pair {} was never written",
+                pair.pair
+            ))),
+            None => Ok(()),
+        }
+    }
+
     // ---- reading back
 
     /// Reads every entry, compares it, and goes on from what the log holds.
@@ -518,6 +536,7 @@ fn describe(op: &DiskOp) -> String {
             "prepare {}: {} + {} blocks",
             prepare.pair, prepare.segment_blocks, prepare.ledger_blocks
         ),
+        DiskOp::Trailer(write) => format!("trailer of pair {}", write.pair),
         DiskOp::Remove(pair) => format!("remove {pair}"),
     }
 }

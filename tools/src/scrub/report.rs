@@ -141,6 +141,7 @@ fn damage_text(damaged: Damaged) -> String {
         Damaged::Slot => "the ledger slot is bad, the extent is whole".to_owned(),
         Damaged::Extent => "the extent is rotten, what it held is known".to_owned(),
         Damaged::ExtentAndSlot => "the extent and its ledger slot are both bad".to_owned(),
+        Damaged::Trailer => "the trailer is bad, the checkpoint restores it".to_owned(),
         Damaged::Pair => "this older pair is gone or both its headers are bad".to_owned(),
         Damaged::BothHeaders => "both headers are bad".to_owned(),
     }
@@ -157,6 +158,7 @@ const fn damage_name(damaged: Damaged) -> &'static str {
         Damaged::Slot => "slot",
         Damaged::Extent => "extent",
         Damaged::ExtentAndSlot => "extent_and_slot",
+        Damaged::Trailer => "trailer",
         Damaged::Pair => "pair",
         Damaged::BothHeaders => "both_headers",
     }

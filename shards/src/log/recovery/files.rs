@@ -1,6 +1,6 @@
 //! A pair's files, read and verified piece by piece.
 
-use clustor_wire::ids::{ChainNumber, PairNumber};
+use clustor_wire::ids::{ChainNumber, MacEpoch, PairNumber};
 use hmac::Hmac;
 use sha2::Sha256;
 
@@ -14,6 +14,7 @@ use super::super::seal::{
     BlockUse, SegmentCipher, is_untouched, plain_payload, sealed_payload, verify,
 };
 use super::super::slot::{ExtentDigest, Slot};
+use super::super::trailer::{FoundTrailer, Trailer};
 use super::RecoverError;
 use crate::buffer::{BLOCK_BYTES, Block, Blocks};
 use crate::disk::{BootDisk, FileId, FileKind, FoundPair};
@@ -294,6 +295,16 @@ impl<'a> Files<'a> {
                 });
             },
         );
+    }
+
+    /// The last block of a pair's segment, where its trailer stands.
+    pub fn trailer(&mut self, pair: PairNumber, segment_blocks: u32) -> FoundTrailer {
+        let number = segment_blocks.saturating_sub(1);
+        let integrity = self.keys.integrity(MacEpoch(1));
+        match self.read(FileId::segment(pair), number, 1) {
+            Some(blocks) => Trailer::read(&integrity, pair, number, &blocks.as_slice()[0]),
+            None => FoundTrailer::Unreadable,
+        }
     }
 
     /// Whether a block of the segment holds anything, or can't be read.

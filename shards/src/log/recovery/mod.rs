@@ -55,6 +55,8 @@ pub enum Damage {
     Slot,
     /// An extent is rotten; its slot says what it held, which is missing now.
     Extent,
+    /// A segment's trailer had been durable and is bad; it is written again from the checkpoint.
+    Trailer,
     /// A listed older pair is gone, or its headers are bad.
     Pair,
 }
@@ -77,6 +79,7 @@ impl core::fmt::Display for Incident {
             Damage::Checkpoint => "a checkpoint was bad and taken from the other file",
             Damage::Slot => "a ledger slot was bad, its extent is whole",
             Damage::Extent => "an extent was rotten, what it held is missing",
+            Damage::Trailer => "a trailer was bad and is restored from the checkpoint",
             Damage::Pair => "an older pair is gone or unreadable, what it held is missing",
         };
         write!(f, "pair {}, chain {}: {what}", self.pair, self.chain)

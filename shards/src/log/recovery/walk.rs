@@ -15,6 +15,7 @@ use super::super::pair::cipher_of;
 use super::super::record::{RecordKind, decode_record, records};
 use super::super::seal::SegmentCipher;
 use super::super::slot::{ExtentDigest, Slot};
+use super::super::trailer::{self, Trailer, TrailerState};
 use super::choose::Choice;
 use super::files::{Files, PairFiles, SlotState};
 use super::judge::{SlotMark, Verdict, certain_chain, judge};
@@ -97,13 +98,52 @@ pub(super) fn walk(files: &mut Files<'_>, pairs: &[PairFiles], choice: Choice) -
     for older in &checkpoint.older {
         walk_older(files, pairs, *older, &mut walked);
     }
+    check_trailers(files, &mut walked);
     walk_chosen(files, &header, &slots, &checkpoint, &mut walked);
-    walked.older.push(OlderPair {
-        pair: header.pair,
-        last_certain: walked.certain,
-    });
+    let closed = closed_pair(&header, &slots, walked.certain);
+    walked.older.push(closed);
     mark_uncovered(&mut walked);
     walked
+}
+
+/// Compares each closed pair's trailer to what the checkpoint states. Whichever is not known to be durable, what was read
+/// may be in the device's cache only, is written once more when the boot's mark has retired.
+fn check_trailers(files: &mut Files<'_>, walked: &mut Walked) {
+    for at in 0..walked.older.len() {
+        let older = walked.older[at];
+        if !walked.ciphers.contains_key(&older.pair) {
+            continue; // Its files are gone.
+        }
+        let found = files.trailer(older.pair, older.segment_blocks);
+        let state = trailer::judge(&found, older.trailer.as_ref(), older.trailer_durable);
+        if state == TrailerState::Rotten {
+            walked.incident(older.pair, older.last_certain, Damage::Trailer);
+        }
+        walked.older[at].trailer_durable &= state == TrailerState::Whole;
+    }
+}
+
+/// The chosen pair as the boot's checkpoint states it. Its trailer's figures stand in the slot of the last certain
+/// chain; where that is bad there is no trailer.
+fn closed_pair(header: &PairHeader, slots: &[SlotState], certain: ChainNumber) -> OlderPair {
+    let at = (certain.get() - header.first_chain.get()) as usize;
+    let trailer = match slots.get(at) {
+        Some(SlotState::Good(slot, _)) => Some(Trailer {
+            pair: header.pair,
+            first: (header.first_chain, header.body_block()),
+            last: (certain, slot.first_block + slot.blocks),
+            figures: slot.figures,
+            merkle_root: None,
+        }),
+        _ => None,
+    };
+    OlderPair {
+        pair: header.pair,
+        last_certain: certain,
+        segment_blocks: header.segment_blocks,
+        trailer,
+        trailer_durable: false,
+    }
 }
 
 /// Where a chain's extent begins: the slot says it, else it follows the one before.

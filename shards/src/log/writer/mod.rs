@@ -27,6 +27,7 @@ use super::options::LogOptions;
 use super::pair::{OpenPair, Spare};
 use super::proof::{HardStateDurable, LocalDurable};
 use super::read::Reads;
+use super::reclaim::Closing;
 use super::recovery::Quarantine;
 use super::seal::SegmentCipher;
 use crate::buffer::BlockPool;
@@ -115,12 +116,13 @@ pub struct ShardLog {
     /// Set when the boot's mark has retired: from then on the shard may speak.
     open_since_boot: bool,
     quarantine: Option<Quarantine>,
-    failure: Option<DiskError>,
+    pub(super) failure: Option<DiskError>,
     pub(super) current: Option<OpenPair>,
     spare: Spare,
-    older: Vec<OlderPair>,
+    pub(super) older: Vec<OlderPair>,
     /// Ciphers of every living pair, for reads.
     pub(super) ciphers: BTreeMap<PairNumber, SegmentCipher>,
+    pub(super) closing: Closing,
     /// Files of pairs that were passed over, removed once the boot's mark has retired.
     passed_over: Vec<PairNumber>,
     /// As decided: the log as it stands, submitted or not.
@@ -184,6 +186,7 @@ impl ShardLog {
             spare: Spare::None,
             older: restored.older,
             ciphers: restored.ciphers,
+            closing: Closing::default(),
             passed_over: restored.passed_over,
             submitted: restored.certain,
             decided,

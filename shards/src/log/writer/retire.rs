@@ -57,6 +57,11 @@ impl ShardLog {
                     current.end_at_frontier();
                 }
             }
+            DiskEvent::Trailer {
+                pair,
+                trailer,
+                outcome,
+            } => self.trailer_done(now, pair, trailer, outcome),
             DiskEvent::Removed { .. } => {}
         }
     }
@@ -74,6 +79,9 @@ impl ShardLog {
             };
             assert!(retired.chain == self.retired.next());
             self.retired = retired.chain;
+            if let Some(pair) = &mut self.current {
+                pair.retired(retired.chain);
+            }
             self.in_flight_blocks -= retired.blocks;
             let mut batch = retired.batch;
             if self.open_since_boot {

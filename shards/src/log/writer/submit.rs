@@ -3,10 +3,11 @@
 use clustor_wire::ids::ChainNumber;
 
 use super::super::batch::{Batch, for_each_item};
-use super::super::checkpoint::{self, OlderPair};
+use super::super::checkpoint;
 use super::super::extent::extent_blocks;
 use super::super::fold::Content;
 use super::super::location::ExtentPlace;
+use super::super::nonce::{AbandonReason, NonceReservationAbandon};
 use super::super::pair::{OpenPair, Spare};
 use super::{InFlight, Phase, ShardLog};
 use crate::disk::DiskOp;
@@ -38,13 +39,20 @@ impl ShardLog {
         self.ask_for_spare(now, out);
         if self.open_since_boot {
             out.extend(self.passed_over.drain(..).map(DiskOp::Remove));
+            // Until the mark of the newest pair has retired, the one before it may be chosen again.
+            if matches!(self.phase, Phase::Running | Phase::Draining) {
+                self.write_trailers(now, out);
+            }
         }
     }
 
     /// When [`Self::poll`] should be called even if nothing happens.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        self.spare.retry_at()
+        [self.spare.retry_at(), self.closing.retry_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn ask_for_spare(&mut self, now: Time, out: &mut Vec<DiskOp>) {
@@ -91,6 +99,9 @@ impl ShardLog {
             self.phase = Phase::Draining;
             return true;
         }
+        if !pair.is_reserved_for(blocks) {
+            return self.submit_reservation(blocks, out);
+        }
         let quarter = pair.header.segment_blocks / 4;
         if !pair.is_ready_for(blocks)
             || !self.in_flight.is_empty() && self.in_flight_blocks + blocks > quarter
@@ -107,7 +118,18 @@ impl ShardLog {
                 core::mem::replace(&mut self.batch, fresh)
             }
         };
-        self.submit(batch, out);
+        self.submit(batch, blocks, out);
+        true
+    }
+
+    /// An empty chain that carries the reservation for an extent of `blocks`, unless one is on its way.
+    fn submit_reservation(&mut self, blocks: u32, out: &mut Vec<DiskOp>) -> bool {
+        let pair = self.current.as_ref().expect("a running log has a pair");
+        if pair.is_reserving() || !pair.is_ready_for(1) {
+            return false;
+        }
+        let empty = self.emptied.pop().unwrap_or_default();
+        self.submit(empty, blocks, out);
         true
     }
 
@@ -117,16 +139,17 @@ impl ShardLog {
         chain
     }
 
-    fn submit(&mut self, batch: Batch, out: &mut Vec<DiskOp>) {
+    /// `blocks_wanted`: of the greatest extent in sight.
+    fn submit(&mut self, batch: Batch, blocks_wanted: u32, out: &mut Vec<DiskOp>) {
         let chain = self.take_chain();
         let pair = self.current.as_mut().expect("a running log has a pair");
         let cipher = &self.ciphers[&pair.header.pair];
         let (operation, place) = pair.chain(
             cipher,
             &mut self.pool,
-            chain,
-            self.retired,
+            (chain, self.retired),
             &batch,
+            blocks_wanted,
             self.options.io_writer_mode,
         );
         self.note_submitted(&batch, place);
@@ -155,7 +178,7 @@ impl ShardLog {
 
     fn submit_mark(&mut self, out: &mut Vec<DiskOp>) {
         let batch = self.emptied.pop().unwrap_or_default();
-        self.submit(batch, out);
+        self.submit(batch, 1, out);
     }
 
     /// Opens the spare, if it is ready and large enough.
@@ -165,12 +188,17 @@ impl ShardLog {
         }
         let rewrite = self.rewrite.take().unwrap_or_default();
         let mut older = self.older.clone();
-        if let Some(pair) = &self.current {
-            older.push(OlderPair {
-                pair: pair.header.pair,
-                last_certain: self.retired,
-            });
-        }
+        let reason = match &self.current {
+            Some(pair) => {
+                older.push(pair.closed(self.retired));
+                AbandonReason::Rolled
+            }
+            None => AbandonReason::Ended,
+        };
+        let abandoned = older.last().map(|older| NonceReservationAbandon {
+            pair: older.pair,
+            reason,
+        });
         let mut checkpoint = Vec::new();
         checkpoint::encode(
             &self.submitted,
@@ -185,19 +213,18 @@ impl ShardLog {
         let chain = self.take_chain();
         let (pair, cipher) = OpenPair::new(
             &self.keys,
-            self.boot,
-            chain,
+            (self.boot, chain),
             &prepared,
-            self.options.format,
-            &checkpoint,
+            (&checkpoint, &rewrite),
+            &self.options,
         );
         self.older = older;
         let pair = self.current.insert(pair);
         let (operation, place) = pair.opening(
             &cipher,
             &mut self.pool,
-            &checkpoint,
-            &rewrite,
+            (&checkpoint, &rewrite),
+            abandoned,
             self.retired,
             self.options.io_writer_mode,
         );

@@ -1,0 +1,251 @@
+//! The trailer of a segment: what was in it when it was closed, in its last block.
+//!
+//! A pair is closed by the opening of the next one, whose checkpoint states the trailer. The trailer's own block is
+//! written once that opening and its mark have retired, so a torn one is restored from the checkpoint at a later start.
+//! Its figures run along in the ledger's slots: the slot of the last certain chain holds them, and no extent need be read
+//! to close a pair that a crash left.
+//!
+//! Payload of the block, little-endian, authenticated like a header (`seal`):
+//!
+//! | offset | bytes | field |
+//! | --- | --- | --- |
+//! | 0 | 4 | magic `TRL1` |
+//! | 4 | 4 | flags: bit 0, a Merkle root follows |
+//! | 8 | 8 | pair |
+//! | 16 | 8, 4 | first position: first chain, first block of its extent |
+//! | 28 | 8, 4 | last position: last certain chain, the block behind its extent |
+//! | 40 | 8 | records |
+//! | 48 | 16 | four-lane CRC32C of the entries |
+//! | 64 | 16 | four-lane CRC32C of the offsets |
+//! | 80 | 32 | Merkle root, or zeros |
+
+use clustor_wire::ids::{ChainNumber, PairNumber};
+use hmac::Hmac;
+use sha2::Sha256;
+
+use super::codec::{Reader, Truncated, Writer};
+use super::seal::{authenticate, is_untouched, plain_payload, verify};
+use crate::buffer::Block;
+use crate::disk::FileKind;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"TRL1");
+const FLAG_ROOT: u32 = 1;
+/// Bytes of a trailer's fields, in its block and in a checkpoint.
+pub(super) const TRAILER_BYTES: usize = 112;
+/// Bytes of the figures that run along in the slots.
+pub(super) const FIGURES_BYTES: usize = 40;
+
+const LANES: usize = 4;
+const WORD: usize = 4;
+/// Words of each lane that are gathered before the checksum runs over them.
+const GATHERED: usize = 256;
+
+/// CRC32C in four lanes: the 32-bit words of what is fed are dealt to them in turn, so that four checksums run
+/// side by side. What does not fill a row of four words is padded with zeros.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FourLaneCrc(pub [u32; LANES]);
+
+impl FourLaneCrc {
+    /// Feeds `bytes`, padded with zeros to whole rows of 16 bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        let mut words = [[[0u8; WORD]; GATHERED]; LANES];
+        for chunk in bytes.chunks(LANES * WORD * GATHERED) {
+            let (rows, rest) = chunk.as_chunks::<{ LANES * WORD }>();
+            for (at, row) in rows.iter().enumerate() {
+                let (dealt, _) = row.as_chunks::<WORD>();
+                for lane in 0..LANES {
+                    words[lane][at] = dealt[lane];
+                }
+            }
+            let mut filled = rows.len();
+            if !rest.is_empty() {
+                let mut row = [0; LANES * WORD];
+                row[..rest.len()].copy_from_slice(rest);
+                let (dealt, _) = row.as_chunks::<WORD>();
+                for lane in 0..LANES {
+                    words[lane][filled] = dealt[lane];
+                }
+                filled += 1;
+            }
+            for (crc, lane) in self.0.iter_mut().zip(&words) {
+                *crc = crc32c::crc32c_append(*crc, lane[..filled].as_flattened());
+            }
+        }
+    }
+
+    /// The lanes, packed little-endian into 128 bits.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; LANES * WORD] {
+        let mut bytes = [0; LANES * WORD];
+        for (place, lane) in bytes.chunks_mut(WORD).zip(self.0) {
+            place.copy_from_slice(&lane.to_le_bytes());
+        }
+        bytes
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Truncated> {
+        Ok(Self([r.u32()?, r.u32()?, r.u32()?, r.u32()?]))
+    }
+}
+
+/// Figures of a segment up to some chain; each slot holds those up to its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SegmentFigures {
+    /// Records in all extents.
+    pub records: u64,
+    /// Over the record bytes of each extent, each padded to whole rows.
+    pub entries: FourLaneCrc,
+    /// Over four words for each extent: its first block, its blocks, its record bytes, its records.
+    pub offsets: FourLaneCrc,
+}
+
+impl SegmentFigures {
+    /// Takes the next extent: where it lies, and its records.
+    pub(super) fn add_extent(&mut self, first_block: u32, blocks: u32, records: &[u8], count: u32) {
+        self.records += u64::from(count);
+        self.entries.update(records);
+        let mut row = [0; LANES * WORD];
+        let words = [first_block, blocks, records.len() as u32, count];
+        for (place, word) in row.chunks_mut(WORD).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        self.offsets.update(&row);
+    }
+
+    pub(super) fn encode(&self, w: &mut Writer<'_>) {
+        w.u64(self.records);
+        w.bytes(&self.entries.to_bytes());
+        w.bytes(&self.offsets.to_bytes());
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Truncated> {
+        Ok(Self {
+            records: r.u64()?,
+            entries: FourLaneCrc::decode(r)?,
+            offsets: FourLaneCrc::decode(r)?,
+        })
+    }
+}
+
+/// The trailer of a closed segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trailer {
+    /// Of which pair.
+    pub pair: PairNumber,
+    /// The first chain and the first block of its extent.
+    pub first: (ChainNumber, u32),
+    /// The last certain chain and the block behind its extent.
+    pub last: (ChainNumber, u32),
+    /// What lies between.
+    pub figures: SegmentFigures,
+    /// Root of the Merkle tree over the records' leaves, where the profile keeps leaves.
+    pub merkle_root: Option<[u8; 32]>,
+}
+
+impl Trailer {
+    pub(super) fn encode(&self, w: &mut Writer<'_>) {
+        w.u32(MAGIC);
+        w.u32(if self.merkle_root.is_some() {
+            FLAG_ROOT
+        } else {
+            0
+        });
+        w.u64(self.pair.get());
+        for (chain, block) in [self.first, self.last] {
+            w.u64(chain.get());
+            w.u32(block);
+        }
+        self.figures.encode(w);
+        w.bytes(&self.merkle_root.unwrap_or_default());
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Option<Self>, Truncated> {
+        let (magic, flags) = (r.u32()?, r.u32()?);
+        let pair = r.pair()?;
+        let first = (r.chain()?, r.u32()?);
+        let last = (r.chain()?, r.u32()?);
+        let figures = SegmentFigures::decode(r)?;
+        let root = r.array()?;
+        let known = magic == MAGIC && flags & !FLAG_ROOT == 0;
+        Ok(known.then_some(Self {
+            pair,
+            first,
+            last,
+            figures,
+            merkle_root: (flags & FLAG_ROOT != 0).then_some(root),
+        }))
+    }
+
+    /// Fills the block of number `block` with this trailer.
+    pub(super) fn write(&self, integrity: &Hmac<Sha256>, number: u32, block: &mut Block) {
+        let mut payload = Vec::with_capacity(TRAILER_BYTES);
+        self.encode(&mut Writer(&mut payload));
+        assert!(payload.len() == TRAILER_BYTES);
+        authenticate(
+            integrity,
+            FileKind::Segment,
+            self.pair,
+            number,
+            &payload,
+            block,
+        );
+    }
+
+    /// Reads the block of number `number` of `pair`'s segment.
+    pub(super) fn read(
+        integrity: &Hmac<Sha256>,
+        pair: PairNumber,
+        number: u32,
+        block: &Block,
+    ) -> FoundTrailer {
+        if is_untouched(block) {
+            return FoundTrailer::Untouched;
+        }
+        if verify(integrity, FileKind::Segment, pair, number, block).is_err() {
+            return FoundTrailer::Bad;
+        }
+        match Self::decode(&mut Reader(plain_payload(block))) {
+            Ok(Some(trailer)) if trailer.pair == pair => FoundTrailer::Whole(trailer),
+            _ => FoundTrailer::Bad,
+        }
+    }
+}
+
+/// A segment's last block, as found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FoundTrailer {
+    /// Never written.
+    Untouched,
+    /// Authentic.
+    Whole(Trailer),
+    /// Written, and not authentic; or what a recycled segment held before.
+    Bad,
+    /// It can't be read.
+    Unreadable,
+}
+
+/// What a trailer's block amounts to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrailerState {
+    /// It says what the checkpoint states.
+    Whole,
+    /// It is to be written, or to be written again: a crash cut it off.
+    Torn,
+    /// It had been written and flushed, and is bad: to be restored from the checkpoint, and an incident.
+    Rotten,
+    /// No checkpoint states one: the pair is not closed, or was closed without.
+    None,
+}
+
+/// Judges a trailer as found against what the newest checkpoint states of it, if it does, and whether that
+/// knew it to be durable.
+#[must_use]
+pub fn judge(found: &FoundTrailer, stated: Option<&Trailer>, was_durable: bool) -> TrailerState {
+    match (found, stated) {
+        (FoundTrailer::Whole(trailer), Some(stated)) if trailer == stated => TrailerState::Whole,
+        (_, Some(_)) if was_durable => TrailerState::Rotten,
+        (_, Some(_)) => TrailerState::Torn,
+        (FoundTrailer::Whole(_), None) => TrailerState::Whole,
+        (_, None) => TrailerState::None,
+    }
+}

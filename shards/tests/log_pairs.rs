@@ -1,0 +1,260 @@
+//! The life of a pair: its nonces are accounted for, it is closed by a trailer, and it goes when nothing needs it.
+
+mod support;
+
+use clustor_shards::disk::FileId;
+use clustor_shards::log::inspect::{PairView, SlotView, inspect};
+use clustor_shards::log::nonce::{
+    GAP_ALARM_BYTES, GAP_INCIDENT_BYTES, GapVerdict, NonceEvidence, gaps, judge,
+};
+use clustor_shards::log::recovery::Damage;
+use clustor_shards::log::trailer::{FourLaneCrc, Trailer};
+use clustor_shards::log::{Mode, RecoverError, ShardLog};
+use clustor_wire::ids::{Incarnation, PairNumber, PartitionId};
+use support::{MemoryDisk, TestKey, append, identity, recover, settle, start};
+
+const P: PartitionId = PartitionId(1);
+
+/// A log that has filled a few pairs: 64 blocks each, entries of 3 KiB.
+fn rolled(disk: &mut MemoryDisk) -> ShardLog {
+    let mut log = start(disk);
+    log.create_partition(P, Incarnation(5), b"voters");
+    for index in 1..=150 {
+        append(&mut log, 1, 1, index, &[index as u8; 3000], Mode::Strict);
+        settle(&mut log, disk);
+    }
+    assert!(log.current_pair() >= PairNumber(3));
+    log
+}
+
+fn views(disk: &mut MemoryDisk) -> Vec<PairView> {
+    let mut views = Vec::new();
+    inspect(disk, identity(), &TestKey(9), |view| {
+        views.push(view);
+        Ok::<_, RecoverError>(())
+    })
+    .expect("this shard's directory");
+    views.retain(|view| view.header.is_some());
+    views
+}
+
+/// What the ledgers say of each pair's nonces, ascending by pair.
+fn evidence(views: &[PairView]) -> Vec<NonceEvidence> {
+    let slots = |view: &PairView| -> Vec<_> {
+        let good = |chain: &clustor_shards::log::inspect::ChainView| match &chain.slot {
+            SlotView::Good(slot, _) => Some(*slot),
+            _ => None,
+        };
+        view.chains.iter().filter_map(good).collect()
+    };
+    views
+        .iter()
+        .map(|view| {
+            let header = view.header.as_ref().expect("kept above");
+            let mut evidence = NonceEvidence {
+                sealed: vec![(1, header.checkpoint_blocks)],
+                is_open: header.pair == views.last().expect("one at least").pair,
+                ..NonceEvidence::default()
+            };
+            for slot in slots(view) {
+                evidence.sealed.push((slot.first_block, slot.blocks));
+                if let Some(range) = slot.nonces.reserved {
+                    assert_eq!(range.pair, header.pair);
+                    evidence.reserved.push((range.start, range.blocks));
+                }
+            }
+            evidence.is_abandoned = views
+                .iter()
+                .flat_map(slots)
+                .filter_map(|slot| slot.nonces.abandoned)
+                .any(|abandon| abandon.pair == header.pair);
+            evidence
+        })
+        .collect()
+}
+
+#[test]
+fn four_lanes_are_four_checksums_of_every_fourth_word() {
+    let bytes: Vec<u8> = (0..9_999u32).map(|at| (at * 7 % 251) as u8).collect();
+    for len in [0, 1, 4, 15, 16, 17, 4096, 4100, 9_999] {
+        let mut padded = bytes[..len].to_vec();
+        padded.resize(len.next_multiple_of(16), 0);
+        let mut expected = [0u32; 4];
+        for (lane, crc) in expected.iter_mut().enumerate() {
+            let words = padded.chunks(4).skip(lane).step_by(4);
+            *crc = crc32c::crc32c(&words.collect::<Vec<_>>().concat());
+        }
+        let mut lanes = FourLaneCrc::default();
+        lanes.update(&bytes[..len]);
+        assert_eq!(lanes.0, expected, "{len} bytes");
+    }
+    let mut lanes = FourLaneCrc::default();
+    lanes.update(&[1; 16]);
+    lanes.update(&[2; 4]);
+    let mut at_once = FourLaneCrc::default();
+    at_once.update(&[[1; 16].as_slice(), &[2; 4]].concat());
+    assert_eq!(lanes, at_once);
+}
+
+#[test]
+fn every_sealed_block_lies_in_a_range_that_its_ledger_reserved() {
+    let mut disk = MemoryDisk::default();
+    let _ = rolled(&mut disk);
+    let views = views(&mut disk);
+    assert!(views.len() >= 3);
+    for (view, evidence) in views.iter().zip(evidence(&views)) {
+        let mut next = 1;
+        for (start, blocks) in &evidence.reserved {
+            assert_eq!(*start, next, "ranges are contiguous");
+            next += blocks;
+        }
+        assert_eq!(gaps(&evidence).bytes(), 0, "pair {}", view.pair);
+        assert!(
+            evidence.is_abandoned || evidence.is_open,
+            "pair {}",
+            view.pair
+        );
+    }
+}
+
+#[test]
+fn what_a_crash_left_of_a_reservation_is_given_up_by_the_next_boot() {
+    let mut disk = MemoryDisk::default();
+    drop(rolled(&mut disk));
+    let mut log = start(&mut disk);
+    settle(&mut log, &mut disk);
+    for evidence in evidence(&views(&mut disk)) {
+        assert_eq!(gaps(&evidence).bytes(), 0);
+    }
+}
+
+#[test]
+fn gaps_are_what_is_sealed_without_a_range_or_reserved_and_lost() {
+    let whole = NonceEvidence {
+        reserved: vec![(1, 10), (11, 10)],
+        sealed: vec![(1, 3), (4, 5)],
+        is_open: true,
+        ..NonceEvidence::default()
+    };
+    assert_eq!(gaps(&whole).bytes(), 0);
+    let closed_without_a_word = NonceEvidence {
+        is_open: false,
+        ..whole.clone()
+    };
+    assert_eq!(gaps(&closed_without_a_word).unsealed_bytes, 12 * 4096);
+    let given_up = NonceEvidence {
+        is_abandoned: true,
+        ..closed_without_a_word
+    };
+    assert_eq!(gaps(&given_up).bytes(), 0);
+    let slot_with_a_range_lost = NonceEvidence {
+        reserved: vec![(1, 4), (15, 6)],
+        sealed: vec![(1, 3), (4, 5), (12, 6)],
+        ..given_up
+    };
+    assert_eq!(gaps(&slot_with_a_range_lost).unreserved_bytes, 7 * 4096);
+}
+
+#[test]
+fn gaps_are_judged_by_their_bytes_and_their_company() {
+    use GapVerdict::{Alarm, Healthy, Incident, Quarantine};
+    for (bytes, before, failed, verdict) in [
+        (0, 0, true, Healthy),
+        (GAP_ALARM_BYTES, 0, true, Healthy),
+        (GAP_ALARM_BYTES + 1, u64::MAX, true, Alarm),
+        (GAP_INCIDENT_BYTES + 1, 0, false, Incident),
+        (GAP_INCIDENT_BYTES + 1, GAP_INCIDENT_BYTES, false, Incident),
+        (
+            GAP_INCIDENT_BYTES + 1,
+            GAP_INCIDENT_BYTES + 1,
+            false,
+            Quarantine,
+        ),
+        (GAP_INCIDENT_BYTES + 1, 0, true, Quarantine),
+    ] {
+        assert_eq!(
+            judge(bytes, before, failed),
+            verdict,
+            "{bytes} {before} {failed}"
+        );
+    }
+}
+
+/// Every closed pair, and the last block of its segment.
+fn trailers(disk: &mut MemoryDisk, log: &ShardLog) -> Vec<(Trailer, [u8; 4096])> {
+    log.older_pairs()
+        .iter()
+        .map(|older| {
+            let trailer = older.trailer.expect("a pair closed in order has one");
+            let segment = disk.file(FileId::segment(older.pair));
+            assert_eq!(segment.len(), older.segment_blocks as usize);
+            (trailer, segment.last().expect("it has blocks").0)
+        })
+        .collect()
+}
+
+#[test]
+fn a_closed_pair_has_a_trailer_that_says_what_is_in_it() {
+    let mut disk = MemoryDisk::default();
+    let log = rolled(&mut disk);
+    assert!(log.older_pairs().iter().all(|older| older.trailer_durable));
+    let views = views(&mut disk);
+    for (trailer, block) in trailers(&mut disk, &log) {
+        assert_eq!(&block[..4], b"TRL1");
+        let view = views.iter().find(|view| view.pair == trailer.pair);
+        let view = view.expect("its files are there");
+        let extents = view.chains.iter().filter_map(|chain| chain.extent.as_ref());
+        let records: u64 = extents.map(|extent| u64::from(extent.header.records)).sum();
+        assert_eq!(trailer.figures.records, records);
+        let last = view.chains.last().expect("it has chains");
+        assert_eq!(trailer.last.0, last.chain);
+    }
+}
+
+#[test]
+fn a_rotten_trailer_is_restored_from_the_checkpoint_and_reported() {
+    let mut disk = MemoryDisk::default();
+    let log = rolled(&mut disk);
+    let whole = trailers(&mut disk, &log);
+    drop(log);
+    // Only a checkpoint that came later knows that it had been durable: that of the second pair after.
+    let pair = whole[0].0.pair;
+    disk.file(FileId::segment(pair))
+        .last_mut()
+        .expect("there")
+        .0[9] ^= 1;
+    let recovery = recover(&mut disk);
+    let incidents: Vec<_> = recovery.report.incidents.iter().collect();
+    assert_eq!(incidents.len(), 1, "{incidents:?}");
+    assert_eq!(
+        (incidents[0].pair, incidents[0].damage),
+        (pair, Damage::Trailer)
+    );
+    let mut log = recovery.log;
+    settle(&mut log, &mut disk);
+    assert_eq!(trailers(&mut disk, &log)[..whole.len()], whole[..]);
+}
+
+#[test]
+fn a_torn_trailer_is_written_again_without_a_word() {
+    let mut disk = MemoryDisk::default();
+    let log = rolled(&mut disk);
+    let whole = trailers(&mut disk, &log);
+    drop(log);
+    // The newest checkpoint can't know yet what became of the trailer of the pair before it.
+    let pair = whole.last().expect("some").0.pair;
+    disk.file(FileId::segment(pair))
+        .last_mut()
+        .expect("there")
+        .0[700..]
+        .fill(0);
+    disk.file(FileId::segment(pair))
+        .last_mut()
+        .expect("there")
+        .0[4] ^= 1;
+    let recovery = recover(&mut disk);
+    assert_eq!(recovery.report.incidents, vec![]);
+    let mut log = recovery.log;
+    settle(&mut log, &mut disk);
+    assert_eq!(trailers(&mut disk, &log)[..whole.len()], whole[..]);
+}
