@@ -8,7 +8,8 @@ use clustor_shards::disk::FileId;
 use clustor_shards::log::aead::HAS_AES;
 use clustor_shards::log::record::{RecordKind, decode_record, encode_record_parts, records};
 use clustor_shards::log::{
-    HashSuite, LogFormat, LogOptions, Mode, RecoverError, Recovery, Retirement, ShardLog, Suite,
+    Encoding, HashSuite, LogFormat, LogOptions, Mode, RecoverError, Recovery, Retirement, ShardLog,
+    Suite,
 };
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{Incarnation, LogIndex, PairNumber, PartitionId, Term};
@@ -21,10 +22,7 @@ const P: PartitionId = PartitionId(1);
 const KEY: u8 = 9;
 
 fn with(format: LogFormat) -> LogOptions {
-    LogOptions {
-        format,
-        ..options()
-    }
+    options().with_format(format)
 }
 
 fn try_recover(disk: &mut MemoryDisk, format: LogFormat) -> Result<Recovery, RecoverError> {
@@ -75,7 +73,8 @@ fn read(log: &mut ShardLog, disk: &mut MemoryDisk, index: u64) -> Option<Vec<u8>
     Some(first.body.to_vec())
 }
 
-fn formats() -> Vec<LogFormat> {
+/// Everything that may change between boots of a directory with these encodings.
+fn formats_with(log_encoding: Encoding, ledger_encoding: Encoding) -> Vec<LogFormat> {
     let mut formats = Vec::new();
     for sealing in Suite::ALL {
         if sealing.check_available().is_err() {
@@ -87,11 +86,24 @@ fn formats() -> Vec<LogFormat> {
             (true, HashSuite::Blake3),
         ] {
             formats.push(LogFormat {
+                log_encoding,
+                ledger_encoding,
                 sealing,
                 merkle_leaves,
                 hash,
-                ..LogFormat::default()
             });
+        }
+    }
+    formats
+}
+
+const ENCODINGS: [Encoding; 2] = [Encoding::Binary, Encoding::Json];
+
+fn formats() -> Vec<LogFormat> {
+    let mut formats = Vec::new();
+    for log in ENCODINGS {
+        for ledger in ENCODINGS {
+            formats.extend(formats_with(log, ledger));
         }
     }
     formats
@@ -129,10 +141,131 @@ fn every_format_survives_restarts() {
 
 #[test]
 fn suite_and_leaves_change_with_a_boot() {
-    let mut every = formats();
-    boots(&mut MemoryDisk::default(), &every);
-    every.reverse();
-    boots(&mut MemoryDisk::default(), &every);
+    for encoding in ENCODINGS {
+        let mut every = formats_with(encoding, encoding);
+        boots(&mut MemoryDisk::default(), &every);
+        every.reverse();
+        boots(&mut MemoryDisk::default(), &every);
+    }
+}
+
+#[test]
+fn a_directory_of_other_encodings_is_refused_by_both_names() {
+    for found in formats() {
+        let mut disk = MemoryDisk::default();
+        start(&mut disk, found);
+        for asked in formats() {
+            let outcome = try_recover(&mut disk, asked);
+            if asked.has_encodings_of(&found) {
+                assert!(outcome.is_ok());
+                continue;
+            }
+            let error = outcome.err().expect("refused");
+            assert!(matches!(error, RecoverError::Encoding { .. }), "{error}");
+            let text = error.to_string();
+            let (has, wants) = (
+                format!(
+                    "log encoding {} and ledger encoding {}",
+                    found.log_encoding, found.ledger_encoding
+                ),
+                format!(
+                    "asks for {} and {}",
+                    asked.log_encoding, asked.ledger_encoding
+                ),
+            );
+            assert!(text.contains(&has) && text.contains(&wants), "{text}");
+        }
+    }
+}
+
+fn text_of(disk: &MemoryDisk, file: FileId) -> String {
+    let bytes: Vec<u8> = disk.files[&file].iter().flat_map(|block| block.0).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[test]
+fn json_files_can_be_read() {
+    let mut disk = MemoryDisk::default();
+    let format = LogFormat {
+        log_encoding: Encoding::Json,
+        ledger_encoding: Encoding::Json,
+        sealing: Suite::None,
+        merkle_leaves: true,
+        ..LogFormat::default()
+    };
+    let mut log = start(&mut disk, format);
+    log.create_partition(P, Incarnation(5), b"voters");
+    settle(&mut log, &mut disk);
+    append(&mut log, format.leaf(), 1);
+    settle(&mut log, &mut disk);
+    let segment = text_of(&disk, FileId::segment(log.current_pair()));
+    let entry = "{\"version\":2,\"kind\":\"Entry\",\"codec\":\"binary\",\"partition\":\"1\",\"term\":\"1\",\"index\":\"1\",\"body_len\":100,\"body\":\"AQEB";
+    assert!(segment.contains(entry), "{segment}");
+    assert!(segment.contains("\"leaf\":\"sha256:"), "{segment}");
+    let ledger = text_of(&disk, FileId::ledger(log.current_pair()));
+    let run = "\"items\":[{\"run\":{\"kind\":\"Entry\",\"count\":1,\"partition\":\"1\",\"term\":\"1\",\"first\":\"1\"}}]}";
+    assert!(ledger.contains(run), "{ledger}");
+    let configuration = "\"items\":[{\"record\":{\"version\":2,\"kind\":\"Configuration\"";
+    assert!(ledger.contains(configuration), "{ledger}");
+    // The checkpoint, in both files.
+    for text in [&segment, &ledger] {
+        assert!(
+            text.contains("{\"older\":[],\"peers\":[],\"partitions\":{},\"tail\":[]}"),
+            "{text}"
+        );
+    }
+}
+
+/// The greatest entries, the longest small records and many partitions at once: whatever is admitted fits.
+#[test]
+fn what_is_admitted_fits_under_every_format() {
+    for format in formats() {
+        let mut disk = MemoryDisk::default();
+        let mut log = start(&mut disk, format);
+        let partition = |number: u64| PartitionId(u128::MAX - u128::from(number));
+        for number in 0..120 {
+            log.create_partition(partition(number), Incarnation(u64::MAX), &[0xff; 900]);
+        }
+        settle(&mut log, &mut disk);
+        let greatest = log.options().entry_body_bytes_max;
+        assert!(log.admit(greatest).is_ok() && log.admit(greatest + 1).is_err());
+        for index in 1..=3 {
+            for (number, bytes) in [(0, greatest), (1, 1), (2, 0), (3, 700)] {
+                let mut frame = Vec::new();
+                encode_record_parts(
+                    &mut frame,
+                    format.leaf(),
+                    RecordKind::Entry,
+                    partition(number),
+                    Term(u64::MAX),
+                    LogIndex(index),
+                    &[&vec![0xff; bytes]],
+                );
+                log.append(&decode_record(&frame).expect("just made"), Mode::Group);
+            }
+            for number in 4..120 {
+                let mut frame = Vec::new();
+                encode_record_parts(
+                    &mut frame,
+                    format.leaf(),
+                    RecordKind::Entry,
+                    partition(number),
+                    Term(u64::MAX),
+                    LogIndex(index),
+                    &[b"x"],
+                );
+                log.append(&decode_record(&frame).expect("just made"), Mode::Group);
+            }
+            settle(&mut log, &mut disk);
+        }
+        let log = start(&mut disk, format);
+        for number in 0..120 {
+            let found = log.partition(partition(number)).expect("there");
+            assert_eq!(found.last, LogIndex(3));
+            assert_eq!(found.missing_count(), 0);
+            assert_eq!(found.configurations[0].body, [0xff; 900]);
+        }
+    }
 }
 
 #[test]

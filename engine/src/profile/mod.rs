@@ -16,7 +16,7 @@ mod write;
 
 use clustor_shards::buffer::BLOCK_BYTES;
 use clustor_shards::log::nonce::NONCE_RANGE_BLOCKS;
-use clustor_shards::log::{LogFormat, LogOptions};
+use clustor_shards::log::{Encoding, LogFormat, LogOptions};
 
 pub use knob::{Allowed, Knob, Value, When, Word};
 pub use limits::Profile;
@@ -26,8 +26,6 @@ use read::Reading;
 pub const ENTRY_HEADER_BYTES_MAX: u64 = 64;
 /// The longest profile file in bytes: whoever reads one reads no more.
 pub const PROFILE_BYTES_MAX: u64 = 64 * 1024;
-/// What an extent needs beside the longest entry: its header, its last block's padding.
-const EXTENT_SLACK_BYTES: u64 = 2 * BLOCK_BYTES as u64;
 
 const LATENCY: &str = include_str!("../../profiles/latency.toml");
 const THROUGHPUT: &str = include_str!("../../profiles/throughput.toml");
@@ -237,9 +235,21 @@ impl Profile {
         self
     }
 
-    /// The greatest entry that segments of this size allow.
+    /// The profile with log and ledger in these encodings. What an eighth of a segment can't hold as text is lowered
+    /// with them: the greatest entry.
+    #[must_use]
+    pub fn with_encodings(mut self, log: Encoding, ledger: Encoding) -> Self {
+        self.log_encoding = log;
+        self.wal_codec = ledger;
+        self.entry_bytes_max = self.entry_bytes_max.min(self.entry_bytes_limit());
+        self
+    }
+
+    /// The greatest entry that segments of this size and records of this encoding allow.
     fn entry_bytes_limit(&self) -> u64 {
-        (self.segment_bytes / 8).saturating_sub(EXTENT_SLACK_BYTES + ENTRY_HEADER_BYTES_MAX)
+        let segment_blocks = self.segment_bytes / BLOCK_BYTES as u64;
+        let body_bytes_max = LogOptions::entry_bytes_max_in(segment_blocks, &self.format());
+        (body_bytes_max as u64).saturating_sub(ENTRY_HEADER_BYTES_MAX)
     }
 
     /// Checks a profile that was put together in code.
@@ -301,7 +311,7 @@ impl Profile {
                 "entry_bytes_max",
                 self.entry_bytes_max,
                 self.entry_bytes_limit(),
-                "an eighth of segment_bytes, less headers: half a segment may lie in chains in flight",
+                "an eighth of segment_bytes, less headers, and in json a quarter of that: half a segment may lie in chains in flight",
             ),
             (
                 "batch_bytes_max",

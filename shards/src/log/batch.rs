@@ -1,10 +1,14 @@
 //! Records gathered for one chain.
 
+use std::borrow::Cow;
+
 use clustor_wire::ids::{LogIndex, PartitionId};
 
 use super::fold::HardState;
+use super::format::{Encoding, LogFormat};
 use super::item::{Item, ItemBuilder, items};
 use super::record::{Record, RecordKind};
+use super::text;
 
 /// The records of one chain, before they are sealed.
 #[derive(Debug, Default)]
@@ -32,6 +36,32 @@ impl Batch {
         self.records.extend_from_slice(record.frame);
         self.count += 1;
         self.vouch.note(record);
+    }
+
+    /// Whether `record` joins what is here within `bytes_max` of records as they are stored, and within a slot.
+    pub fn has_room_for(&self, record: &Record<'_>, format: &LogFormat, bytes_max: usize) -> bool {
+        let more = match format.log_encoding {
+            Encoding::Binary => record.frame.len(),
+            Encoding::Json => text::record_text_bytes_max(record.body.len()),
+        };
+        self.stored_bytes(format) + more <= bytes_max
+            && self.items.has_room_for(record, format.ledger_encoding)
+    }
+
+    /// Bytes that the records take at rest, at most.
+    pub fn stored_bytes(&self, format: &LogFormat) -> usize {
+        match format.log_encoding {
+            Encoding::Binary => self.records.len(),
+            Encoding::Json => text::records_text_bytes_max(&self.records),
+        }
+    }
+
+    /// The records as they lie at rest.
+    pub fn stored(&self, format: &LogFormat) -> Cow<'_, [u8]> {
+        match format.log_encoding {
+            Encoding::Binary => Cow::Borrowed(&self.records),
+            Encoding::Json => Cow::Owned(text::from_frames(&self.records)),
+        }
     }
 
     pub fn clear(&mut self) {

@@ -1,18 +1,25 @@
 //! The checkpoint at the start of a pair: everything that must outlive the pairs before it.
 //!
 //! A byte string cut into blocks of payload, the same in both files. Its length stands in the header, its
-//! integrity is the blocks' own. Layout in docs/specification.md.
+//! integrity is the blocks' own. Layout in docs/specification.md. In a json ledger it is one JSON object with the same
+//! fields, their names those of the structures here.
 
-use clustor_wire::ids::{ChainNumber, Incarnation, NodeId, PairNumber, ShardId, Term};
+use std::collections::BTreeMap;
+
+use clustor_wire::ids::{ChainNumber, Incarnation, NodeId, PairNumber, PartitionId, ShardId, Term};
+use serde::{Deserialize, Serialize};
 
 use super::codec::{Reader, Truncated, Writer};
 use super::fold::{ConfigurationAt, HardState, IndexRange, PartitionLog, ShardFold, TermRun};
+use super::format::Encoding;
+use super::text::{ItemsText, OBJECT_BEGIN};
 use super::trailer::Trailer;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CKP1");
 
 /// An older pair that still lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct OlderPair {
     /// Its number.
     pub pair: PairNumber,
@@ -37,8 +44,62 @@ pub struct Checkpoint {
     pub tail: Vec<u8>,
 }
 
+/// A checkpoint in text, from its parts.
+#[derive(Serialize)]
+struct CheckpointParts<'a> {
+    older: &'a [OlderPair],
+    peers: Vec<PeerChain>,
+    partitions: &'a BTreeMap<PartitionId, PartitionLog>,
+    tail: ItemsText,
+}
+
+/// The same, read back.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CheckpointText {
+    older: Vec<OlderPair>,
+    peers: Vec<PeerChain>,
+    partitions: BTreeMap<PartitionId, PartitionLog>,
+    tail: ItemsText,
+}
+
+/// The highest retired chain heard of from a peer shard.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PeerChain {
+    node: NodeId,
+    shard: ShardId,
+    chain: ChainNumber,
+}
+
 /// Appends the encoding of a checkpoint, given by its parts.
-pub(super) fn encode(fold: &ShardFold, older: &[OlderPair], tail: &[u8], out: &mut Vec<u8>) {
+pub(super) fn encode(
+    encoding: Encoding,
+    fold: &ShardFold,
+    older: &[OlderPair],
+    tail: &[u8],
+    out: &mut Vec<u8>,
+) {
+    match encoding {
+        Encoding::Binary => encode_binary(fold, older, tail, out),
+        Encoding::Json => {
+            let peers = fold.peers.iter().map(|((node, shard), chain)| PeerChain {
+                node: *node,
+                shard: *shard,
+                chain: *chain,
+            });
+            let parts = CheckpointParts {
+                older,
+                peers: peers.collect(),
+                partitions: &fold.partitions,
+                tail: ItemsText(tail.to_vec()),
+            };
+            serde_json::to_writer(out, &parts).expect("every part of a checkpoint has a text");
+        }
+    }
+}
+
+fn encode_binary(fold: &ShardFold, older: &[OlderPair], tail: &[u8], out: &mut Vec<u8>) {
     let mut w = Writer(out);
     w.u32(MAGIC);
     w.u32(fold.partitions.len() as u32);
@@ -70,6 +131,20 @@ pub(super) fn encode(fold: &ShardFold, older: &[OlderPair], tail: &[u8], out: &m
 
 impl Checkpoint {
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        if bytes.first() == Some(&OBJECT_BEGIN) {
+            let text: CheckpointText = serde_json::from_slice(bytes).ok()?;
+            let peers = text.peers.into_iter();
+            return Some(Self {
+                fold: ShardFold {
+                    partitions: text.partitions,
+                    peers: peers
+                        .map(|peer| ((peer.node, peer.shard), peer.chain))
+                        .collect(),
+                },
+                older: text.older,
+                tail: text.tail.0,
+            });
+        }
         Self::parse(bytes).ok().flatten()
     }
 

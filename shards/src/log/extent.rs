@@ -14,15 +14,19 @@
 //!
 //! An extent's digest is SHA-256 over the tags of its blocks.
 
+use core::ops::Range;
+
 use clustor_wire::ids::ChainNumber;
 use sha2::{Digest as _, Sha256};
 
 use super::codec::{Reader, Truncated, Writer};
+use super::format::Encoding;
 use super::record::records;
 use super::seal::{
     BlockPrefix, BlockUse, NotAuthentic, PAYLOAD_BYTES, SegmentCipher, sealed_payload, tag_of,
 };
 use super::slot::ExtentDigest;
+use super::text;
 use crate::buffer::Block;
 
 /// Bytes of an extent's header.
@@ -185,12 +189,13 @@ pub(super) fn open_payloads(
 pub(super) struct OpenExtent {
     pub header: ExtentHeader,
     payload: Vec<u8>,
+    records: Range<usize>,
 }
 
 impl OpenExtent {
-    /// The record bytes.
+    /// The frames of its records, whatever they were stored as.
     pub fn records(&self) -> &[u8] {
-        &self.payload[EXTENT_HEADER_BYTES..EXTENT_HEADER_BYTES + self.header.bytes as usize]
+        &self.payload[self.records.clone()]
     }
 }
 
@@ -202,7 +207,7 @@ pub(super) fn open_extent(
     chain: ChainNumber,
     blocks: &mut [Block],
 ) -> Result<OpenExtent, NotAuthentic> {
-    let payload = open_payloads(cipher, first_block, chain, BlockUse::Extent, blocks)?;
+    let mut payload = open_payloads(cipher, first_block, chain, BlockUse::Extent, blocks)?;
     let header = ExtentHeader::decode(&payload).ok_or(NotAuthentic)?;
     let fits = header.chain == chain
         && header.blocks as usize == blocks.len()
@@ -210,9 +215,22 @@ pub(super) fn open_extent(
     if !fits {
         return Err(NotAuthentic);
     }
-    let extent = OpenExtent { header, payload };
-    let whole = crc32c::crc32c(extent.records()) == extent.header.crc
-        && records(extent.records())
-            .all(|record| record.is_ok_and(|record| record.check_leaf().is_ok()));
-    if whole { Ok(extent) } else { Err(NotAuthentic) }
+    let mut place = EXTENT_HEADER_BYTES..EXTENT_HEADER_BYTES + header.bytes as usize;
+    if crc32c::crc32c(&payload[place.clone()]) != header.crc {
+        return Err(NotAuthentic);
+    }
+    if cipher.log_encoding == Encoding::Json {
+        payload = text::to_frames(&payload[place]).ok_or(NotAuthentic)?;
+        place = 0..payload.len();
+    }
+    let whole = records(&payload[place.clone()])
+        .all(|record| record.is_ok_and(|record| record.check_leaf().is_ok()));
+    if !whole {
+        return Err(NotAuthentic);
+    }
+    Ok(OpenExtent {
+        header,
+        payload,
+        records: place,
+    })
 }

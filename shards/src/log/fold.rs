@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use clustor_wire::ids::{ChainNumber, Incarnation, LogIndex, NodeId, PartitionId, ShardId, Term};
+use serde::{Deserialize, Serialize};
 
 use super::codec::Reader;
 use super::format::HashSuite;
@@ -13,7 +14,8 @@ use super::item::{Item, Run};
 use super::record::{Record, RecordKind, encode_record_parts};
 
 /// Entries from `first` on have `term`, up to the next run's first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TermRun {
     /// Their term.
     pub term: Term,
@@ -22,7 +24,8 @@ pub struct TermRun {
 }
 
 /// Indexes `first` to `last`, both included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct IndexRange {
     /// The first.
     pub first: LogIndex,
@@ -31,18 +34,21 @@ pub struct IndexRange {
 }
 
 /// A configuration and its place in the log; index 0 is the one the partition was created with.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ConfigurationAt {
     /// Its term.
     pub term: Term,
     /// Its index.
     pub index: LogIndex,
     /// The configuration, in the consensus room's encoding.
+    #[serde(with = "super::text::base64_bytes")]
     pub body: Vec<u8>,
 }
 
 /// A replica's term and vote.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct HardState {
     /// The greatest term the replica has acted in.
     pub term: Term,
@@ -77,7 +83,8 @@ impl HardState {
 }
 
 /// One partition, as the log tells.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PartitionLog {
     /// Drawn when the partition was created on this disk.
     pub incarnation: Incarnation,

@@ -1,6 +1,8 @@
 //! What a pair's files are made of: encodings, sealing suite, hash. Names for people, numbers for headers.
 
 use super::aead;
+use super::record::RECORD_OVERHEAD_BYTES_MAX;
+use super::text;
 
 /// How fixed structures are laid down: packed, or as text that people can read.
 ///
@@ -187,6 +189,24 @@ impl LogFormat {
             Some(self.hash)
         } else {
             None
+        }
+    }
+
+    /// Bytes that a record framed here with a body of this many bytes takes at rest, at most.
+    #[must_use]
+    pub fn stored_bytes_max(&self, body_bytes: usize) -> usize {
+        match self.log_encoding {
+            Encoding::Binary => RECORD_OVERHEAD_BYTES_MAX + body_bytes,
+            Encoding::Json => text::record_text_bytes_max(body_bytes),
+        }
+    }
+
+    /// The longest body of which [`Self::stored_bytes_max`] is at most `stored_bytes`.
+    #[must_use]
+    pub fn body_bytes_within(&self, stored_bytes: usize) -> usize {
+        match self.log_encoding {
+            Encoding::Binary => stored_bytes.saturating_sub(RECORD_OVERHEAD_BYTES_MAX),
+            Encoding::Json => stored_bytes.saturating_sub(text::RECORD_TEXT_OVERHEAD_MAX) / 4 * 3,
         }
     }
 

@@ -12,7 +12,10 @@
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 
 use super::codec::{Reader, Writer};
+use super::format::Encoding;
 use super::record::{Record, RecordKind, decode_record};
+use super::slot::{SLOT_ITEM_BYTES, SLOT_TEXT_ITEM_BYTES};
+use super::text;
 
 /// Bytes of one run.
 pub(super) const RUN_BYTES: usize = 40;
@@ -80,11 +83,37 @@ impl ItemBuilder {
         &self.bytes
     }
 
-    /// Bytes that `record` would add at most.
-    pub fn cost(record: &Record<'_>) -> usize {
-        match record.header.kind {
-            RecordKind::Entry | RecordKind::Relocated => RUN_BYTES,
-            _ => SMALL_PREFIX_BYTES + record.frame.len(),
+    /// Whether `record` joins what is here without exceeding what a slot of this encoding has for items.
+    pub fn has_room_for(&self, record: &Record<'_>, encoding: Encoding) -> bool {
+        let is_small = !matches!(
+            record.header.kind,
+            RecordKind::Entry | RecordKind::Relocated
+        );
+        match encoding {
+            Encoding::Binary => {
+                let cost = if is_small {
+                    SMALL_PREFIX_BYTES + record.frame.len()
+                } else {
+                    RUN_BYTES
+                };
+                self.bytes.len() + cost <= SLOT_ITEM_BYTES
+            }
+            Encoding::Json => {
+                let cost = if is_small {
+                    text::small_text_bytes_max(record)
+                } else {
+                    text::RUN_TEXT_BYTES_MAX
+                };
+                text::items_text_bytes_max(&self.bytes) + cost <= SLOT_TEXT_ITEM_BYTES
+            }
+        }
+    }
+
+    /// Bytes that the items take in this encoding, at most.
+    pub fn stored_bytes(&self, encoding: Encoding) -> usize {
+        match encoding {
+            Encoding::Binary => self.bytes.len(),
+            Encoding::Json => text::items_text_bytes_max(&self.bytes),
         }
     }
 
@@ -100,8 +129,7 @@ impl ItemBuilder {
             if let Some(at) = grows {
                 self.growing.swap_remove(at);
             }
-            self.bytes.extend_from_slice(&[TAG_SMALL, 0, 0, 0]);
-            self.bytes.extend_from_slice(record.frame);
+            write_small(&mut self.bytes, record.frame);
             return;
         }
         if let Some(at) = grows {
@@ -125,13 +153,24 @@ impl ItemBuilder {
             count: 1,
         };
         self.growing.push((run.partition, self.bytes.len(), run));
-        let mut w = Writer(&mut self.bytes);
-        w.bytes(&[TAG_RUN, run.kind as u8, 0, 0]);
-        w.u32(run.count);
-        w.u128(run.partition.get());
-        w.u64(run.term.get());
-        w.u64(run.first.get());
+        write_run(&mut self.bytes, &run);
     }
+}
+
+/// Appends a run.
+pub(super) fn write_run(bytes: &mut Vec<u8>, run: &Run) {
+    let mut w = Writer(bytes);
+    w.bytes(&[TAG_RUN, run.kind as u8, 0, 0]);
+    w.u32(run.count);
+    w.u128(run.partition.get());
+    w.u64(run.term.get());
+    w.u64(run.first.get());
+}
+
+/// Appends a small record.
+pub(super) fn write_small(bytes: &mut Vec<u8>, frame: &[u8]) {
+    bytes.extend_from_slice(&[TAG_SMALL, 0, 0, 0]);
+    bytes.extend_from_slice(frame);
 }
 
 /// The items in `bytes`; ends after the first that is none.

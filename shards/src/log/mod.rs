@@ -10,7 +10,7 @@
 //! - [`format`]: what files are made of: encodings, suites, hashes
 //! - [`merkle`], [`record`]: leaves and roots; the frame of one record
 //! - [`aead`], [`keys`], `seal`: ciphers; keys; one sealed or authenticated block
-//! - [`header`], [`extent`], [`slot`], [`item`], [`checkpoint`], [`trailer`]: the formats
+//! - [`header`], [`extent`], [`slot`], [`item`], [`checkpoint`], [`trailer`], `text`: the formats
 //! - [`nonce`]: which blocks may seal something, and the evidence of it
 //! - [`fold`]: what records say about partitions
 //! - `batch`, `location`, `pair`: what the writer keeps
@@ -44,6 +44,7 @@ pub mod record;
 pub mod recovery;
 mod seal;
 pub mod slot;
+mod text;
 pub mod trailer;
 pub mod writer;
 

@@ -10,6 +10,7 @@
 //! once its chain has retired. It is asked for so early that no append waits for it.
 
 use clustor_wire::ids::{ChainNumber, PairNumber};
+use serde::{Deserialize, Serialize};
 
 use super::codec::{Reader, Truncated, Writer};
 use crate::buffer::BLOCK_BYTES;
@@ -36,7 +37,8 @@ const KIND_RANGE: u8 = 1;
 const KIND_ABANDON: u8 = 2;
 
 /// `blocks` block numbers of a pair, from `start` on, may seal something from now on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NonceReservationRange {
     /// Whose segment.
     pub pair: PairNumber,
@@ -47,7 +49,7 @@ pub struct NonceReservationRange {
 }
 
 /// Why the rest of a pair's reservation will never be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum AbandonReason {
     /// The pair was full, and the next was opened.
@@ -57,7 +59,8 @@ pub enum AbandonReason {
 }
 
 /// What is reserved of a pair and not sealed will never be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NonceReservationAbandon {
     /// Whose segment.
     pub pair: PairNumber,
@@ -66,7 +69,8 @@ pub struct NonceReservationAbandon {
 }
 
 /// What one ledger slot says of nonces.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NonceRecords {
     /// A reservation; written as several where it is longer than one may be.
     pub reserved: Option<NonceReservationRange>,

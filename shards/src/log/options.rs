@@ -3,7 +3,7 @@
 use super::format::{LogFormat, SuiteUnavailable};
 use super::item::SMALL_RECORD_BYTES_MAX;
 use super::nonce::{NONCE_RANGE_BLOCKS, NONCE_RANGE_BLOCKS_MAX, NONCE_RANGE_BLOCKS_MIN};
-use super::record::{RECORD_BODY_BYTES_MAX, RECORD_HEADER_BYTES};
+use super::record::{RECORD_BODY_BYTES_MAX, RECORD_OVERHEAD_BYTES_MAX};
 use crate::buffer::BLOCK_BYTES;
 
 /// The smallest segment, in blocks: 128 KiB, for simulations. Profiles ask for 1 MiB at least.
@@ -14,6 +14,9 @@ pub const SEGMENT_BLOCKS_MAX: u32 = 1 << 20;
 pub const LEDGER_SLOTS_MIN: u32 = 8;
 /// Chains in flight at most, and by default.
 pub const CHAINS_IN_FLIGHT_MAX: usize = 8;
+
+/// What is kept of an eighth of a segment for an extent's header and the padding of its last block.
+const EXTENT_SLACK_BYTES: usize = 2 * BLOCK_BYTES - RECORD_OVERHEAD_BYTES_MAX;
 
 /// How the log of a shard is laid out and how much it takes at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +67,27 @@ impl LogOptions {
     /// overhead, so that at most half a segment lies above the last chain known to have retired.
     #[must_use]
     pub fn segment_entry_bytes_max(&self) -> usize {
-        let segment = self.segment_blocks as usize * BLOCK_BYTES;
-        (segment / 8 - 2 * BLOCK_BYTES).min(RECORD_BODY_BYTES_MAX)
+        Self::entry_bytes_max_in(u64::from(self.segment_blocks), &self.format)
+    }
+
+    /// The same, for segments of `segment_blocks` that are made of `format`.
+    #[must_use]
+    pub fn entry_bytes_max_in(segment_blocks: u64, format: &LogFormat) -> usize {
+        let segment = usize::try_from(segment_blocks.saturating_mul(BLOCK_BYTES as u64));
+        let eighth = segment.unwrap_or(usize::MAX) / 8;
+        format
+            .body_bytes_within(eighth.saturating_sub(EXTENT_SLACK_BYTES))
+            .min(RECORD_BODY_BYTES_MAX)
+    }
+
+    /// These options with files made of this. What such files can't hold is lowered: the greatest entry.
+    #[must_use]
+    pub fn with_format(mut self, format: LogFormat) -> Self {
+        self.format = format;
+        self.entry_body_bytes_max = self
+            .entry_body_bytes_max
+            .min(self.segment_entry_bytes_max());
+        self
     }
 
     /// Checks every number against its limit.
@@ -109,7 +131,7 @@ impl LogOptions {
         within(
             "batch_bytes_max",
             self.batch_bytes_max as u64,
-            (RECORD_HEADER_BYTES + SMALL_RECORD_BYTES_MAX) as u64,
+            self.format.stored_bytes_max(SMALL_RECORD_BYTES_MAX) as u64,
             segment / 16,
         )?;
         within(

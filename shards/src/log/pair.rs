@@ -211,7 +211,7 @@ impl OpenPair {
         let (reservation, reserved) = Reservation::open(
             header.pair,
             (options.nonce_range_blocks, options.chains_in_flight_max),
-            header.body_block() + extent_blocks(rewrite.records.len()),
+            header.body_block() + extent_blocks(rewrite.stored_bytes(&options.format)),
             end,
         );
         let pair = Self {
@@ -300,10 +300,11 @@ impl OpenPair {
     ) -> (DurableChain, ExtentPlace) {
         let slot_number = self.next_slot;
         assert!(chain.get() == self.header.first_chain.get() + u64::from(slot_number));
-        let place = self.take_place(chain, batch);
+        let stored = batch.stored(&self.header.format);
+        let place = self.take_place(chain, batch, stored.len());
         self.nonces.reserved = self.reservation.ride(chain, self.next_block, blocks_wanted);
         let mut log = pool.take(place.blocks as usize);
-        let records = (batch.records.as_slice(), batch.count);
+        let records = (&*stored, batch.count);
         self.previous = seal_extent(
             cipher,
             place.first_block,
@@ -332,12 +333,17 @@ impl OpenPair {
         (operation, place)
     }
 
-    fn take_place(&mut self, chain: ChainNumber, batch: &Batch) -> ExtentPlace {
+    fn take_place(
+        &mut self,
+        chain: ChainNumber,
+        batch: &Batch,
+        stored_bytes: usize,
+    ) -> ExtentPlace {
         let place = ExtentPlace {
             pair: self.header.pair,
             chain,
             first_block: self.next_block,
-            blocks: extent_blocks(batch.records.len()),
+            blocks: extent_blocks(stored_bytes),
         };
         self.next_block += place.blocks;
         self.next_slot += 1;
@@ -368,7 +374,7 @@ impl OpenPair {
             figures: self.figures,
             nonces: core::mem::take(&mut self.nonces),
         };
-        slot.encode(items, &mut self.payload);
+        slot.encode(self.header.format.ledger_encoding, items, &mut self.payload);
         let slot_number = (place.chain.get() - self.header.first_chain.get()) as u32;
         authenticate(
             &self.integrity,
@@ -394,7 +400,8 @@ impl OpenPair {
         let chain = self.header.first_chain;
         self.nonces.abandoned = abandoned;
         let body = self.header.body_block() as usize;
-        let place = self.take_place(chain, rewrite);
+        let stored = rewrite.stored(&self.header.format);
+        let place = self.take_place(chain, rewrite, stored.len());
         let mut log = pool.take(body + place.blocks as usize);
         let (front, extent) = log.as_mut_slice().split_at_mut(body);
         self.header
@@ -412,7 +419,7 @@ impl OpenPair {
             place.first_block,
             chain,
             [0; 32],
-            (&rewrite.records, rewrite.count),
+            (&stored, rewrite.count),
             extent,
         );
         let mut ledger = pool.take(body + 1);

@@ -91,6 +91,31 @@ impl RecordKind {
         })
     }
 
+    /// Its name in text.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Entry => "Entry",
+            Self::HardState => "HardState",
+            Self::Truncate => "Truncate",
+            Self::Configuration => "Configuration",
+            Self::ExitCommitted => "ExitCommitted",
+            Self::SnapshotMark => "SnapshotMark",
+            Self::PartitionTombstone => "PartitionTombstone",
+            Self::Missing => "Missing",
+            Self::Relocated => "Relocated",
+            Self::PeerChains => "PeerChains",
+        }
+    }
+
+    /// The kind of this name, if there is one.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        (1..=u8::MAX)
+            .map_while(Self::from_u8)
+            .find(|kind| kind.name() == name)
+    }
+
     /// Whether a record of this kind takes a place in the partition's log.
     #[must_use]
     pub const fn has_log_position(self) -> bool {
@@ -176,6 +201,12 @@ impl Record<'_> {
         }
     }
 
+    /// The checksum that its frame carries.
+    #[must_use]
+    pub fn crc(&self) -> u32 {
+        u32::from_le_bytes(array(self.frame, CRC_OFFSET))
+    }
+
     /// Its place in a pair's Merkle tree: the leaf it carries if that is of this hash, else one computed from its
     /// bytes.
     #[must_use]
@@ -224,17 +255,7 @@ pub fn encode_record_parts(
     let body_len: usize = parts.iter().map(|part| part.len()).sum();
     assert!(body_len <= RECORD_BODY_BYTES_MAX);
     let start = out.len();
-    let flags = match leaf {
-        None => 0,
-        Some(HashSuite::Sha256) => FLAG_LEAF,
-        Some(HashSuite::Blake3) => FLAG_LEAF | FLAG_BLAKE3,
-    };
-    out.extend_from_slice(&[RECORD_VERSION, kind as u8, CODEC_BINARY, flags]);
-    out.extend_from_slice(&(body_len as u32).to_le_bytes());
-    out.extend_from_slice(&partition.get().to_le_bytes());
-    out.extend_from_slice(&term.get().to_le_bytes());
-    out.extend_from_slice(&index.get().to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
+    write_frame_head(out, leaf, kind, partition, term, index, body_len);
     let mut crc = crc32c::crc32c(&out[start..]);
     for part in parts {
         crc = crc32c::crc32c_append(crc, part);
@@ -252,6 +273,29 @@ pub fn encode_record_parts(
     out.len() - start
 }
 
+/// Appends a frame's header but its checksum.
+pub(super) fn write_frame_head(
+    out: &mut Vec<u8>,
+    leaf: Option<HashSuite>,
+    kind: RecordKind,
+    partition: PartitionId,
+    term: Term,
+    index: LogIndex,
+    body_len: usize,
+) {
+    let flags = match leaf {
+        None => 0,
+        Some(HashSuite::Sha256) => FLAG_LEAF,
+        Some(HashSuite::Blake3) => FLAG_LEAF | FLAG_BLAKE3,
+    };
+    out.extend_from_slice(&[RECORD_VERSION, kind as u8, CODEC_BINARY, flags]);
+    out.extend_from_slice(&(body_len as u32).to_le_bytes());
+    out.extend_from_slice(&partition.get().to_le_bytes());
+    out.extend_from_slice(&term.get().to_le_bytes());
+    out.extend_from_slice(&index.get().to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+}
+
 fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     let mut out = [0; N];
     out.copy_from_slice(&bytes[at..at + N]);
@@ -265,7 +309,7 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 /// [`RecordError`]; nothing of a record that fails is handed out.
 pub fn decode_record(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
     let record = parse_record(bytes)?;
-    let found = u32::from_le_bytes(array(bytes, CRC_OFFSET));
+    let found = record.crc();
     let computed = crc32c::crc32c_append(crc32c::crc32c(&bytes[..CRC_OFFSET]), record.body);
     if found != computed {
         return Err(RecordError::Checksum { found, computed });

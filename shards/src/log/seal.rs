@@ -18,6 +18,7 @@ use sha2::Sha256;
 use zeroize::Zeroize as _;
 
 use super::aead::{Aead, NONCE_BYTES};
+use super::format::Encoding;
 use super::header::{FORMAT_VERSION, PairHeader};
 use super::keys::{MAC_BYTES, SALT_BYTES};
 use crate::buffer::{BLOCK_BYTES, Block};
@@ -78,6 +79,8 @@ enum Tags {
 
 /// Seals and opens the blocks of one pair's segment.
 pub(super) struct SegmentCipher {
+    /// Of the records in the blocks.
+    pub log_encoding: Encoding,
     tags: Tags,
     pair: PairNumber,
     aad: [u8; AAD_BYTES],
@@ -96,6 +99,7 @@ impl SegmentCipher {
             Sealer::Clear => Tags::Checksum(lane_seeds(&header.salt, &aad)),
         };
         Self {
+            log_encoding: header.format.log_encoding,
             tags,
             pair: header.pair,
             aad,

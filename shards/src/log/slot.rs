@@ -20,12 +20,20 @@
 //!
 //! The fill leaves no sector of a whole slot empty: in a ledger made of zeros, a slot with an empty sector is one whose
 //! write was cut short, and its chain never retired.
+//!
+//! In a json ledger the payload is an object `{"slot":{...},"items":[...]}` and blanks to its end: the same fields by
+//! these names, and the items as `text` has them.
+
+use std::borrow::Cow;
 
 use clustor_wire::ids::ChainNumber;
+use serde::{Deserialize, Serialize};
 
 use super::codec::{Reader, Truncated, Writer};
+use super::format::Encoding;
 use super::nonce::{NONCE_RECORD_BYTES, NonceRecords, OPENING_RECORDS_MAX, RANGES_PER_SLOT_MAX};
 use super::seal::PAYLOAD_BYTES;
+use super::text::{self, ItemsText};
 use super::trailer::{FIGURES_BYTES, SegmentFigures};
 
 /// Bytes of a slot's fields.
@@ -36,13 +44,20 @@ pub const SLOT_ITEM_BYTES: usize =
 const _: () = assert!(SLOT_FIELD_BYTES + OPENING_RECORDS_MAX * NONCE_RECORD_BYTES <= PAYLOAD_BYTES);
 /// What lies between the items and the end of the payload.
 const FILL: u8 = 0xff;
+/// The same in text.
+const FILL_TEXT: u8 = b' ';
+/// Bytes a slot's text takes beside its items, at most.
+const SLOT_TEXT_FIELD_BYTES: usize = 1024;
+/// Bytes a slot in text has for items.
+pub(super) const SLOT_TEXT_ITEM_BYTES: usize = PAYLOAD_BYTES - SLOT_TEXT_FIELD_BYTES;
 const MAGIC: u32 = u32::from_le_bytes(*b"SLT1");
 
 /// SHA-256 over the tags of an extent's blocks.
 pub type ExtentDigest = [u8; 32];
 
 /// A slot's fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Slot {
     /// Its chain.
     pub chain: ChainNumber,
@@ -53,6 +68,7 @@ pub struct Slot {
     /// Blocks of the extent.
     pub blocks: u32,
     /// Digest of the extent.
+    #[serde(with = "text::hex_digest")]
     pub digest: ExtentDigest,
     /// How the bytes were written: 0 FixedUring, 1 RegisteredUring, 2 Blocking.
     pub io_writer_mode: u8,
@@ -62,8 +78,34 @@ pub struct Slot {
     pub nonces: NonceRecords,
 }
 
+/// A slot in text.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SlotText {
+    slot: Slot,
+    items: ItemsText,
+}
+
 impl Slot {
-    pub(super) fn encode(&self, items: &[u8], payload: &mut Vec<u8>) {
+    pub(super) fn encode(&self, encoding: Encoding, items: &[u8], payload: &mut Vec<u8>) {
+        match encoding {
+            Encoding::Binary => self.encode_binary(items, payload),
+            Encoding::Json => self.encode_text(items, payload),
+        }
+    }
+
+    fn encode_text(&self, items: &[u8], payload: &mut Vec<u8>) {
+        let start = payload.len();
+        let slot = SlotText {
+            slot: *self,
+            items: ItemsText(items.to_vec()),
+        };
+        serde_json::to_writer(&mut *payload, &slot).expect("items of a batch have a text");
+        assert!(payload.len() - start <= PAYLOAD_BYTES);
+        payload.resize(start + PAYLOAD_BYTES, FILL_TEXT);
+    }
+
+    fn encode_binary(&self, items: &[u8], payload: &mut Vec<u8>) {
         assert!(items.len() <= SLOT_ITEM_BYTES);
         assert!(self.nonces.count() <= OPENING_RECORDS_MAX);
         let start = payload.len();
@@ -85,8 +127,13 @@ impl Slot {
     }
 
     /// Decodes an authenticated payload into the fields and the items' bytes.
-    pub(super) fn decode(payload: &[u8]) -> Option<(Self, &[u8])> {
-        Self::parse(payload).ok().flatten()
+    pub(super) fn decode(payload: &[u8]) -> Option<(Self, Cow<'_, [u8]>)> {
+        if payload.first() == Some(&text::OBJECT_BEGIN) {
+            let slot: SlotText = serde_json::from_slice(payload).ok()?;
+            return Some((slot.slot, Cow::Owned(slot.items.0)));
+        }
+        let (slot, items) = Self::parse(payload).ok().flatten()?;
+        Some((slot, Cow::Borrowed(items)))
     }
 
     fn parse(payload: &[u8]) -> Result<Option<(Self, &[u8])>, Truncated> {

@@ -21,6 +21,7 @@
 
 use clustor_wire::ids::{ChainNumber, PairNumber};
 use hmac::Hmac;
+use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use super::codec::{Reader, Truncated, Writer};
@@ -42,7 +43,7 @@ const GATHERED: usize = 256;
 
 /// CRC32C in four lanes: the 32-bit words of what is fed are dealt to them in turn, so that four checksums run
 /// side by side. What does not fill a row of four words is padded with zeros.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FourLaneCrc(pub [u32; LANES]);
 
 impl FourLaneCrc {
@@ -89,9 +90,11 @@ impl FourLaneCrc {
 }
 
 /// Figures of a segment up to some chain; each slot holds those up to its own.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SegmentFigures {
     /// Records in all extents.
+    #[serde(with = "super::text::decimal")]
     pub records: u64,
     /// Over the record bytes of each extent, each padded to whole rows.
     pub entries: FourLaneCrc,
@@ -128,7 +131,8 @@ impl SegmentFigures {
 }
 
 /// The trailer of a closed segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Trailer {
     /// Of which pair.
     pub pair: PairNumber,
@@ -139,6 +143,7 @@ pub struct Trailer {
     /// What lies between.
     pub figures: SegmentFigures,
     /// Root of the Merkle tree over the records' leaves, where the profile keeps leaves.
+    #[serde(with = "super::text::hex_digest_or_null")]
     pub merkle_root: Option<[u8; 32]>,
 }
 

@@ -360,7 +360,9 @@ fn slot_state(
         };
     }
     match Slot::decode(plain_payload(block)) {
-        Some((slot, items)) if slot.chain.get() == chain => SlotState::Good(slot, items.to_vec()),
+        Some((slot, items)) if slot.chain.get() == chain => {
+            SlotState::Good(slot, items.into_owned())
+        }
         _ => SlotState::Bad,
     }
 }

@@ -8,7 +8,6 @@ use super::super::item::ItemBuilder;
 use super::super::record::{
     RECORD_HEADER_BYTES, Record, RecordKind, decode_record, encode_record_parts,
 };
-use super::super::slot::SLOT_ITEM_BYTES;
 use super::{LogRefusal, Mode, Phase, ShardLog};
 
 impl ShardLog {
@@ -61,8 +60,10 @@ impl ShardLog {
     /// on would not recover.
     pub fn append(&mut self, record: &Record<'_>, mode: Mode) {
         let alone = mode == Mode::Strict;
-        let full = self.batch.records.len() + record.frame.len() > self.options.batch_bytes_max
-            || self.batch.items.bytes().len() + ItemBuilder::cost(record) > SLOT_ITEM_BYTES;
+        let full =
+            !self
+                .batch
+                .has_room_for(record, &self.options.format, self.options.batch_bytes_max);
         if !self.batch.is_empty() && (alone || full) {
             self.close_batch();
         }

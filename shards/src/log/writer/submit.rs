@@ -61,9 +61,19 @@ impl ShardLog {
         }
         let mut checkpoint = core::mem::take(&mut self.scratch);
         checkpoint.clear();
-        checkpoint::encode(&self.submitted, &self.older, &[], &mut checkpoint);
+        checkpoint::encode(
+            self.options.format.ledger_encoding,
+            &self.submitted,
+            &self.older,
+            &[],
+            &mut checkpoint,
+        );
         let rewrite = self.rewrite.as_ref().map_or((0, 0), |batch| {
-            (batch.records.len(), batch.items.bytes().len())
+            let format = &self.options.format;
+            (
+                batch.stored_bytes(format),
+                batch.items.stored_bytes(format.ledger_encoding),
+            )
         });
         let ask = Spare::size(
             self.next_pair,
@@ -94,7 +104,7 @@ impl ShardLog {
             }
             return roll_early;
         };
-        let blocks = extent_blocks(waiting.records.len());
+        let blocks = extent_blocks(waiting.stored_bytes(&self.options.format));
         if !pair.has_room(blocks) {
             self.phase = Phase::Draining;
             return true;
@@ -201,12 +211,16 @@ impl ShardLog {
         });
         let mut checkpoint = Vec::new();
         checkpoint::encode(
+            self.options.format.ledger_encoding,
             &self.submitted,
             &older,
             rewrite.items.bytes(),
             &mut checkpoint,
         );
-        let Some(prepared) = self.spare.take_for(&checkpoint, rewrite.records.len(), out) else {
+        let Some(prepared) =
+            self.spare
+                .take_for(&checkpoint, rewrite.stored_bytes(&self.options.format), out)
+        else {
             self.rewrite = Some(rewrite);
             return false;
         };
