@@ -73,6 +73,43 @@ impl Batch {
     }
 }
 
+/// Emptied batches, kept for their memory: appends are to find some, however many batches wait at a time.
+#[derive(Debug)]
+pub(super) struct Emptied {
+    batches: Vec<Batch>,
+    /// Bytes that their record buffers have room for.
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Emptied {
+    /// None yet, and never more than have room for `bytes_max` bytes of records.
+    pub const fn new(bytes_max: usize) -> Self {
+        Self {
+            batches: Vec::new(),
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    /// An empty batch, with memory if there is one.
+    pub fn take(&mut self) -> Batch {
+        let batch = self.batches.pop().unwrap_or_default();
+        self.bytes -= batch.records.capacity();
+        batch
+    }
+
+    /// Empties a batch and keeps it, if there is room.
+    pub fn put(&mut self, mut batch: Batch) {
+        batch.clear();
+        let bytes = self.bytes + batch.records.capacity();
+        if bytes <= self.bytes_max {
+            self.bytes = bytes;
+            self.batches.push(batch);
+        }
+    }
+}
+
 /// What a chain makes durable when it retires, as the log stands now: truncations decided later clip it.
 #[derive(Debug, Default)]
 pub(super) struct Vouch {

@@ -19,7 +19,7 @@ use core::ops::Range;
 use clustor_wire::ids::ChainNumber;
 use sha2::{Digest as _, Sha256};
 
-use super::codec::{Reader, Truncated, Writer};
+use super::codec::{Reader, Truncated};
 use super::format::Encoding;
 use super::record::records;
 use super::seal::{
@@ -57,17 +57,14 @@ pub struct ExtentHeader {
 
 impl ExtentHeader {
     fn encode(&self) -> [u8; EXTENT_HEADER_BYTES] {
-        let mut fields = Vec::with_capacity(EXTENT_HEADER_BYTES);
-        let mut w = Writer(&mut fields);
-        w.u32(MAGIC);
-        w.u32(self.blocks);
-        w.u64(self.chain.get());
-        w.u32(self.records);
-        w.u32(self.crc);
-        w.u64(self.bytes);
-        w.bytes(&self.previous);
         let mut header = [0; EXTENT_HEADER_BYTES];
-        header.copy_from_slice(&fields);
+        header[..4].copy_from_slice(&MAGIC.to_le_bytes());
+        header[4..8].copy_from_slice(&self.blocks.to_le_bytes());
+        header[8..16].copy_from_slice(&self.chain.get().to_le_bytes());
+        header[16..20].copy_from_slice(&self.records.to_le_bytes());
+        header[20..24].copy_from_slice(&self.crc.to_le_bytes());
+        header[24..32].copy_from_slice(&self.bytes.to_le_bytes());
+        header[32..].copy_from_slice(&self.previous);
         header
     }
 

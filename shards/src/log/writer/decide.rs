@@ -190,7 +190,7 @@ impl ShardLog {
     }
 
     fn close_batch(&mut self) {
-        let fresh = self.emptied.pop().unwrap_or_default();
+        let fresh = self.emptied.take();
         let mut batch = core::mem::replace(&mut self.batch, fresh);
         batch.closed = true;
         self.queued_bytes += batch.records.len();

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use clustor_wire::ids::{BootNumber, ChainNumber, LogIndex, PairNumber, PartitionId};
 
-use super::batch::{Batch, for_each_item};
+use super::batch::{Batch, Emptied, for_each_item};
 use super::checkpoint::OlderPair;
 use super::fold::{Content, PartitionLog, ShardFold};
 use super::keys::ShardKeys;
@@ -138,7 +138,7 @@ pub struct ShardLog {
     in_flight: VecDeque<InFlight>,
     in_flight_blocks: u32,
     /// Emptied batches, kept for their memory.
-    emptied: Vec<Batch>,
+    emptied: Emptied,
     /// What the boot writes again in its opening.
     rewrite: Option<Batch>,
     scratch: Vec<u8>,
@@ -197,7 +197,7 @@ impl ShardLog {
             queued_bytes: 0,
             in_flight: VecDeque::new(),
             in_flight_blocks: 0,
-            emptied: Vec::new(),
+            emptied: Emptied::new(restored.options.queue_bytes_max / 2),
             rewrite: Some(restored.rewrite),
             scratch: Vec::new(),
             reads: Reads::default(),

@@ -83,14 +83,10 @@ impl ShardLog {
                 pair.retired(retired.chain);
             }
             self.in_flight_blocks -= retired.blocks;
-            let mut batch = retired.batch;
             if self.open_since_boot {
-                self.mint(&batch.vouch, retirement);
+                self.mint(&retired.batch.vouch, retirement);
             }
-            batch.clear();
-            if self.emptied.len() < self.options.chains_in_flight_max {
-                self.emptied.push(batch);
-            }
+            self.emptied.put(retired.batch);
         }
         if self.phase == Phase::Marking && self.in_flight.is_empty() {
             self.phase = Phase::Running;

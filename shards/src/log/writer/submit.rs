@@ -124,7 +124,7 @@ impl ShardLog {
                 batch
             }
             None => {
-                let fresh = self.emptied.pop().unwrap_or_default();
+                let fresh = self.emptied.take();
                 core::mem::replace(&mut self.batch, fresh)
             }
         };
@@ -138,7 +138,7 @@ impl ShardLog {
         if pair.is_reserving() || !pair.is_ready_for(1) {
             return false;
         }
-        let empty = self.emptied.pop().unwrap_or_default();
+        let empty = self.emptied.take();
         self.submit(empty, blocks, out);
         true
     }
@@ -187,7 +187,7 @@ impl ShardLog {
     }
 
     fn submit_mark(&mut self, out: &mut Vec<DiskOp>) {
-        let batch = self.emptied.pop().unwrap_or_default();
+        let batch = self.emptied.take();
         self.submit(batch, 1, out);
     }
 
