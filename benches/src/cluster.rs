@@ -19,17 +19,18 @@ use clustor_engine::profile::Profile;
 use clustor_engine::security::{
     PlacedNode, Placement, PlacementDraft, PlacementSecret, Role, SpiffeId, TlsFiles, TlsIdentity,
 };
-use clustor_shards::buffer::BLOCK_BYTES;
 use clustor_shards::log::record::CODEC_BINARY;
 use clustor_shards::uring::ChainSteps;
 use clustor_wire::ids::{ClusterId, NodeId, PartitionId};
 use rcgen::{CertificateParams, IsCa, Issuer, KeyPair, SanType};
 
-use crate::device::Device;
+use crate::closed_loop::{Span, closed_loop};
+use crate::device::{Device, DeviceWork};
 use crate::interrupt::Interrupt;
 use crate::nothing::Nothing;
-use crate::place::Place;
-use crate::report::{Machine, Measured, MeasuredAt, Report, Run, Workload};
+use crate::progress::Progress;
+use crate::report::{Line, Machine, MeasuredAt, Report, Round, Workload};
+use crate::setup::{STOP_WAIT, Setup};
 use crate::{BenchError, Common};
 
 const NODES: u64 = 3;
@@ -37,6 +38,8 @@ const TRUST_DOMAIN: &str = "clustor-bench";
 const SEGMENT_BYTES: u64 = 64 << 20;
 /// What is run before the clock starts.
 const WARM_UP: Duration = Duration::from_millis(500);
+/// How long a client that found no leader waits before it looks again.
+const LEADER_PAUSE: Duration = Duration::from_millis(5);
 /// How long the nodes may take to elect leaders.
 const LEADERS_WAIT: Duration = Duration::from_secs(20);
 
@@ -71,52 +74,46 @@ pub struct Options {
 /// Measures strict and group-fsync with every number of clients.
 ///
 /// # Errors
-/// When the place is no good, a node fails, or a signal came.
+/// When the place is no good, a node fails, or a signal came before anything was measured.
 pub fn run(options: &Options) -> Result<Report, BenchError> {
-    let interrupt = Interrupt::listen()?;
-    let place = Place::new(&options.common.dir)?;
-    let time = Duration::from_secs(options.common.seconds);
-    let workload = |clients, payload_bytes| Workload {
-        depth: clients,
-        blocks: 1,
-        payload_bytes,
-        seconds: options.common.seconds,
-    };
-    let (machine, device) = {
-        let mut device = Device::open(place.path(), 1, 1, &interrupt)?;
-        let measured = device.measure(ChainSteps::Full, 1, time)?;
-        (Machine::of(&place, device.writer_mode()), measured)
-    };
-    let device_p50 = device.quantile_us(0.5);
-    let mut runs = vec![Run::new(
-        "device",
-        "full_chain",
-        workload(1, BLOCK_BYTES as u32),
-        MeasuredAt::Shard,
-        &device,
-        Some(device_p50),
-    )];
+    let setup = Setup::begin(&options.common)?;
+    let mut device = Device::open(setup.path(), 1, &setup.interrupt)?;
+    let mut report = Report::new(Machine::of(&setup.place, device.writer_mode()));
+    let mut progress = Progress::new(2 * options.clients.len());
     for (name, profile) in [
         ("strict", Profile::latency()),
         ("group", Profile::throughput()),
     ] {
-        let directory = place.path().join(name);
-        let cluster = Cluster::start(&directory, options.partitions, &profile, &interrupt)?;
+        let directory = setup.path().join(name);
+        let cluster = Cluster::start(&directory, options.partitions, &profile, &setup.interrupt)?;
         for &clients in &options.clients {
-            interrupt.check()?;
-            let measured = cluster.measure(clients, options.payload_bytes, time)?;
-            runs.push(Run::new(
-                "cluster",
-                name,
-                workload(clients, options.payload_bytes),
-                MeasuredAt::Handle,
-                &measured,
-                Some(device_p50),
-            ));
+            progress.step(&format!("{name}, {clients} clients"));
+            let line = Line {
+                benchmark: "cluster",
+                mode: name,
+                suite: "chacha20-poly1305",
+                workload: Workload {
+                    depth: clients,
+                    payload_bytes: options.payload_bytes,
+                },
+                measured_at: MeasuredAt::Handle,
+            };
+            let mut rounds = Vec::new();
+            for _ in 0..options.common.repeat {
+                match cluster.round(&setup, &mut device, clients, options.payload_bytes) {
+                    Ok(round) => rounds.push(round),
+                    Err(BenchError::Interrupted) => {
+                        report.add(line, rounds);
+                        return report.interrupted();
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            report.add(line, rounds);
         }
         cluster.stop()?;
     }
-    Ok(Report { machine, runs })
+    Ok(report)
 }
 
 /// Three engines and the handles of their partitions.
@@ -170,35 +167,42 @@ impl Cluster {
         Ok(Self { engines, handles })
     }
 
-    fn measure(
+    /// One round, and the device's lone chain right behind it.
+    fn round(
         &self,
+        setup: &Setup,
+        device: &mut Device<'_>,
         clients: u32,
         payload_bytes: u32,
-        time: Duration,
-    ) -> Result<Measured, BenchError> {
-        let begun = Instant::now() + WARM_UP;
-        let until = begun + time;
-        let threads: Vec<_> = (0..clients as usize)
+    ) -> Result<Round, BenchError> {
+        let span = Span {
+            warm_up: WARM_UP,
+            time: setup.time,
+        };
+        let clients = (0..clients as usize)
             .map(|client| {
                 let nodes = self.handles[client % self.handles.len()].clone();
                 let body = vec![0x5a; payload_bytes as usize];
-                std::thread::spawn(move || drive(&nodes, &body, begun, until))
+                move || Ok(append(&nodes, &body))
             })
             .collect();
-        let mut measured = Measured::new();
-        for thread in threads {
-            for latency in thread.join().expect("a client does not panic")? {
-                measured.record(latency);
-            }
-        }
-        measured.took(begun.elapsed());
-        Ok(measured)
+        let (measured, allocations) = closed_loop(clients, span, &setup.interrupt)?;
+        let work = DeviceWork {
+            steps: ChainSteps::Full,
+            depth: 1,
+            blocks: 1,
+        };
+        Ok(Round {
+            allocations: Some(allocations),
+            device: Some((work, device.measure(work, setup.time)?)),
+            ..Round::new(measured)
+        })
     }
 
     fn stop(self) -> Result<(), BenchError> {
         drop(self.handles);
         for engine in self.engines {
-            engine.shutdown(Duration::from_secs(10))?;
+            engine.shutdown(STOP_WAIT)?;
         }
         Ok(())
     }
@@ -210,34 +214,19 @@ fn leader_of(nodes: &[PartitionHandle<Nothing>]) -> Option<&PartitionHandle<Noth
         .find(|node| matches!(node.leadership().latest(), Leadership::Ready { .. }))
 }
 
-/// One client: appends at the leader, one after another, and looks for the leader again when it is refused.
-fn drive(
-    nodes: &[PartitionHandle<Nothing>],
-    body: &[u8],
-    begun: Instant,
-    until: Instant,
-) -> Result<Vec<Duration>, BenchError> {
-    let mut latencies = Vec::new();
-    let mut leader = leader_of(nodes);
-    loop {
-        let at = Instant::now();
-        if at >= until {
-            return Ok(latencies);
-        }
-        let Some(node) = leader else {
-            std::thread::sleep(Duration::from_millis(5));
-            leader = leader_of(nodes);
-            continue;
-        };
-        let answer = node
-            .append_with(body.to_vec(), AppendOptions::new().at_commit())
-            .wait();
-        match answer {
-            Ok(_) if at >= begun => latencies.push(at.elapsed()),
-            Ok(_) => {}
-            Err(_) => leader = None,
-        }
+/// Appends at the leader; false if it was refused, or nobody leads: then the leader is looked for again.
+fn append(nodes: &[PartitionHandle<Nothing>], body: &[u8]) -> bool {
+    let Some(node) = leader_of(nodes) else {
+        std::thread::sleep(LEADER_PAUSE);
+        return false;
+    };
+    let answer = node
+        .append_with(body.to_vec(), AppendOptions::new().at_commit())
+        .wait();
+    if answer.is_err() {
+        std::thread::sleep(LEADER_PAUSE);
     }
+    answer.is_ok()
 }
 
 /// Certificates, and a placement that names three free ports.

@@ -14,8 +14,9 @@ use clustor_shards::uring::{ChainSteps, ShardRing, WriterMode};
 use clustor_wire::ids::{ChainNumber, PairNumber};
 
 use crate::interrupt::Interrupt;
-use crate::place::Place;
-use crate::report::{Machine, Measured, MeasuredAt, Report, Run, Workload};
+use crate::measured::Measured;
+use crate::report::{Line, Machine, MeasuredAt, Report, Round, Workload};
+use crate::setup::Setup;
 use crate::{BenchError, Common};
 
 const PAIR: PairNumber = PairNumber(1);
@@ -23,9 +24,9 @@ const PAIR: PairNumber = PairNumber(1);
 const SEGMENT_BLOCKS: u32 = 16_384;
 const LEDGER_BLOCKS: u32 = 4_096;
 /// The deepest pipeline: the log keeps 8 in flight.
-const DEPTH_MAX: u32 = 32;
+pub const DEPTH_MAX: u32 = 32;
 /// The largest log write, in blocks: 4 MiB.
-const BLOCKS_MAX: u32 = 1_024;
+pub const BLOCKS_MAX: u32 = 1_024;
 /// What is run before the clock starts.
 const WARM_UP: Duration = Duration::from_millis(200);
 
@@ -64,47 +65,67 @@ const MODES: [(&str, ChainSteps); 3] = [
 /// Measures every mode at every depth.
 ///
 /// # Errors
-/// When the place is no good, the device fails, or a signal came.
+/// When the place is no good, the device fails, or a signal came before anything was measured.
 pub fn run(options: &Options) -> Result<Report, BenchError> {
-    let interrupt = Interrupt::listen()?;
-    let place = Place::new(&options.common.dir)?;
-    let mut device = Device::open(place.path(), options.blocks, DEPTH_MAX, &interrupt)?;
-    let mut report = Report {
-        machine: Machine::of(&place, device.writer_mode()),
-        runs: Vec::new(),
-    };
+    let setup = Setup::begin(&options.common)?;
+    let mut device = Device::open(setup.path(), options.blocks, &setup.interrupt)?;
+    let mut report = Report::new(Machine::of(&setup.place, device.writer_mode()));
     for (mode, steps) in MODES {
         for &depth in &options.depths {
-            let time = Duration::from_secs(options.common.seconds);
-            let measured = device.measure(steps, depth, time)?;
-            let workload = Workload {
+            let work = DeviceWork {
+                steps,
                 depth,
                 blocks: options.blocks,
-                payload_bytes: options.blocks * BLOCK_BYTES as u32,
-                seconds: options.common.seconds,
             };
-            // The full chain is what ratios are to.
-            let own = (steps == ChainSteps::Full).then(|| measured.quantile_us(0.5));
-            report.runs.push(Run::new(
-                "device",
+            let line = Line {
+                benchmark: "device",
                 mode,
-                workload,
-                MeasuredAt::Shard,
-                &measured,
-                own,
-            ));
+                suite: "none",
+                workload: Workload {
+                    depth,
+                    payload_bytes: options.blocks * BLOCK_BYTES as u32,
+                },
+                measured_at: MeasuredAt::Shard,
+            };
+            let mut rounds = Vec::new();
+            for _ in 0..options.common.repeat {
+                let measured = match device.measure(work, setup.time) {
+                    Ok(measured) => measured,
+                    Err(BenchError::Interrupted) => return report.interrupted(),
+                    Err(error) => return Err(error),
+                };
+                // The full chain is what ratios are to: here, to itself.
+                let own = (steps == ChainSteps::Full).then(|| (work, measured.clone()));
+                rounds.push(Round {
+                    chain_blocks: f64::from(options.blocks),
+                    device: own,
+                    ..Round::new(measured)
+                });
+            }
+            report.add(line, rounds);
         }
     }
     Ok(report)
+}
+
+/// What the device is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceWork {
+    /// How much of each chain.
+    pub steps: ChainSteps,
+    /// Chains in flight (1 to 32).
+    pub depth: u32,
+    /// Log blocks in each (1 to what the device was opened for).
+    pub blocks: u32,
 }
 
 /// A ring with one zeroed pair to write to.
 pub struct Device<'a> {
     ring: ShardRing,
     pool: BlockPool,
-    blocks: u32,
-    /// Blocks written so far; wraps around the segment.
-    written: u64,
+    blocks_max: u32,
+    /// The next block of the segment; wraps around.
+    next_block: u32,
     /// Chains started so far.
     chains: u64,
     events: Vec<DiskEvent>,
@@ -112,31 +133,34 @@ pub struct Device<'a> {
 }
 
 impl<'a> Device<'a> {
-    /// Opens a ring in `directory` and makes the pair.
+    /// Opens a ring in `directory` and makes the pair, for chains of up to `blocks_max` blocks.
     ///
     /// # Errors
     /// When the ring or the pair can't be made.
     pub fn open(
         directory: &Path,
-        blocks: u32,
-        depth_max: u32,
+        blocks_max: u32,
         interrupt: &'a Interrupt,
     ) -> Result<Self, BenchError> {
         let mut ring = ShardRing::open(&directory.join("device"))?;
-        let runs = depth_max as usize;
-        let mut pool = BlockPool::new(&[
-            SizeClass { blocks: 1, runs },
-            SizeClass {
-                blocks: blocks as usize,
+        let runs = DEPTH_MAX as usize;
+        let mut classes = vec![SizeClass {
+            blocks: 1,
+            runs: 2 * runs,
+        }];
+        if blocks_max > 1 {
+            classes.push(SizeClass {
+                blocks: blocks_max as usize,
                 runs,
-            },
-        ]);
+            });
+        }
+        let mut pool = BlockPool::new(&classes);
         ring.register_pool(&mut pool);
         let mut device = Self {
             ring,
             pool,
-            blocks,
-            written: 0,
+            blocks_max,
+            next_block: 0,
             chains: 0,
             events: Vec::new(),
             interrupt,
@@ -176,34 +200,29 @@ impl<'a> Device<'a> {
         }
     }
 
-    /// Keeps `depth` chains in flight for `time`, and measures each from its submission to its event.
+    /// Keeps chains in flight for `time`, and measures each from its submission to its event.
     ///
     /// # Errors
     /// When a chain fails or a signal came.
-    pub fn measure(
-        &mut self,
-        steps: ChainSteps,
-        depth: u32,
-        time: Duration,
-    ) -> Result<Measured, BenchError> {
-        self.keep(steps, depth, WARM_UP)?;
-        self.keep(steps, depth, time)
+    ///
+    /// # Panics
+    /// If the work exceeds what the device was opened for.
+    pub fn measure(&mut self, work: DeviceWork, time: Duration) -> Result<Measured, BenchError> {
+        assert!((1..=DEPTH_MAX).contains(&work.depth));
+        assert!((1..=self.blocks_max).contains(&work.blocks));
+        self.keep(work, WARM_UP.min(time))?;
+        self.keep(work, time)
     }
 
-    fn keep(
-        &mut self,
-        steps: ChainSteps,
-        depth: u32,
-        time: Duration,
-    ) -> Result<Measured, BenchError> {
+    fn keep(&mut self, work: DeviceWork, time: Duration) -> Result<Measured, BenchError> {
         let mut measured = Measured::new();
         let mut started = BTreeMap::new();
         let begun = Instant::now();
         loop {
             let open = begun.elapsed() < time;
-            while open && started.len() < depth as usize {
+            while open && started.len() < work.depth as usize {
                 started.insert(self.chains, Instant::now());
-                self.start(steps)?;
+                self.start(work)?;
             }
             if started.is_empty() {
                 break;
@@ -234,23 +253,24 @@ impl<'a> Device<'a> {
         Ok(measured)
     }
 
-    fn start(&mut self, steps: ChainSteps) -> Result<(), BenchError> {
-        let fits = u64::from(SEGMENT_BLOCKS / self.blocks);
-        let turn = self.written % fits;
-        self.written += 1;
-        let log = self.take(self.blocks);
+    fn start(&mut self, work: DeviceWork) -> Result<(), BenchError> {
+        if self.next_block + work.blocks > SEGMENT_BLOCKS {
+            self.next_block = 0;
+        }
+        let log = self.take(work.blocks);
         let ledger = self.take(1);
         let chain = DurableChain {
             chain: ChainNumber(self.chains),
             pair: PAIR,
-            log_block: u32::try_from(turn).expect("below the segment's size") * self.blocks,
+            log_block: self.next_block,
             log,
             ledger_block: u32::try_from(self.chains % u64::from(LEDGER_BLOCKS))
                 .expect("below the ledger's size"),
             ledger,
         };
+        self.next_block += work.blocks;
         self.chains += 1;
-        self.ring.start_chain(chain, steps)?;
+        self.ring.start_chain(chain, work.steps)?;
         Ok(())
     }
 

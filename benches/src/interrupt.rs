@@ -1,4 +1,4 @@
-//! ^C and SIGTERM end a measurement at its next step, so that directories are removed.
+//! ^C and SIGTERM end a measurement at its next step, so that what was measured is shown and directories are removed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,14 +10,15 @@ use crate::BenchError;
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Listens from here on.
+    /// Listens from here on. A second signal ends the program at once.
     ///
     /// # Errors
     /// When the handlers can't be installed.
     pub fn listen() -> Result<Self, BenchError> {
         let flag = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-            signal_hook::flag::register(signal, Arc::clone(&flag))
+            signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))
+                .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&flag)))
                 .map_err(|error| BenchError::Place(format!("listening for ^C: {error}")))?;
         }
         Ok(Self(flag))

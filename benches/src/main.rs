@@ -3,18 +3,29 @@
 //! Each subcommand fills a [`report::Report`]; all share its table, its JSON and the place to measure in
 //! ([`place::Place`]). Every ratio is to the raw device as measured in the same run.
 
+mod allocations;
+mod closed_loop;
 mod cluster;
 mod device;
+mod instructions;
 mod interrupt;
 mod log;
+mod measured;
 mod nothing;
+#[cfg(feature = "peers")]
+mod peers;
 mod place;
+mod progress;
 mod report;
+mod setup;
+mod shard;
+mod wake;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use clustor_shards::buffer::BLOCK_BYTES;
 
 /// Measures what this machine can do, shard by shard.
 #[derive(Debug, Parser)]
@@ -32,6 +43,13 @@ enum What {
     Log(log::Options),
     /// Three nodes in one process, over loopback TLS.
     Cluster(cluster::Options),
+    /// The work that `log --instructions` has callgrind watch.
+    #[command(hide = true)]
+    CountInstructions(instructions::Options),
+    /// The same work through other logs, in turns.
+    #[cfg(feature = "peers")]
+    #[command(subcommand)]
+    Peers(peers::Peers),
 }
 
 /// What every subcommand takes.
@@ -41,12 +59,44 @@ pub struct Common {
     /// end, also after ^C.
     #[arg(long, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
-    /// How long each line of the table is measured.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    seconds: u64,
-    /// Also write the results to this file, as one JSON object with `machine` and `runs`.
+    /// How long each round takes (0.05 to 3600).
+    #[arg(long, value_name = "N", default_value_t = 1.0, value_parser = seconds)]
+    seconds: f64,
+    /// Rounds of each line; the table shows their medians.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = count)]
+    repeat: usize,
+    #[command(flatten)]
+    outputs: Outputs,
+}
+
+/// Where results go besides the table.
+#[derive(Debug, Args)]
+pub struct Outputs {
+    /// Also write the results to this file, as one JSON object with `machine`, `complete` and `runs`.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Also write each line's latencies to this directory, as HdrHistogram percentile files.
+    #[arg(long, value_name = "DIR")]
+    hgrm: Option<PathBuf>,
+    /// Also draw plots into this directory.
+    #[arg(long, value_name = "DIR")]
+    svg: Option<PathBuf>,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.05..=3600.0).contains(&seconds) => Ok(seconds),
+        Ok(_) => Err("is outside 0.05 to 3600".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(count) if (1..=1_000).contains(&count) => Ok(count),
+        Ok(_) => Err("is outside 1 to 1000".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Why nothing was measured, or not to the end.
@@ -70,7 +120,7 @@ pub enum BenchError {
     /// An append was not executed.
     #[error("an append failed: {0}")]
     Refused(String),
-    /// The results could not be written.
+    /// A file could not be read or written.
     #[error("{path}: {source}")]
     Output {
         /// Where to.
@@ -78,29 +128,27 @@ pub enum BenchError {
         /// Why.
         source: std::io::Error,
     },
-    /// ^C or SIGTERM.
+    /// The profile is no good.
+    #[error(transparent)]
+    Profile(#[from] clustor_engine::profile::ProfileError),
+    /// ^C or SIGTERM, before anything was measured.
     #[error("interrupted; what was made is removed")]
     Interrupted,
+    /// ^C or SIGTERM; what was measured before is shown.
+    #[error("interrupted; what was measured before is shown, what was made is removed")]
+    CutShort,
 }
 
 fn run(command: Command) -> Result<(), BenchError> {
-    match command.what {
-        What::Device(options) => {
-            let report = device::run(&options)?;
-            report.print();
-            report.save(options.common.json.as_deref())
-        }
-        What::Cluster(options) => {
-            let report = cluster::run(&options)?;
-            report.print();
-            report.save(options.common.json.as_deref())
-        }
-        What::Log(options) => {
-            let report = log::run(&options)?;
-            report.print();
-            report.save(options.common.json.as_deref())
-        }
-    }
+    let (report, outputs) = match &command.what {
+        What::Device(options) => (device::run(options)?, &options.common.outputs),
+        What::Cluster(options) => (cluster::run(options)?, &options.common.outputs),
+        What::Log(options) => (log::run(options)?, &options.common.outputs),
+        What::CountInstructions(options) => return instructions::run_inner(options),
+        #[cfg(feature = "peers")]
+        What::Peers(peers::Peers::Log(options)) => (peers::run(options)?, &options.common.outputs),
+    };
+    report.publish(outputs)
 }
 
 fn main() -> ExitCode {
@@ -109,7 +157,7 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("clustor-bench: {error}");
             match error {
-                BenchError::Interrupted => ExitCode::from(130),
+                BenchError::Interrupted | BenchError::CutShort => ExitCode::from(130),
                 _ => ExitCode::FAILURE,
             }
         }

@@ -22,7 +22,7 @@ fn text(bytes: &[u8]) -> String {
 
 fn measure(dir: &Path, json: &Path) -> Output {
     bench()
-        .args(["device", "--seconds", "1", "--depths", "1,8", "--dir"])
+        .args(["device", "--seconds", "0.3", "--depths", "1,8", "--dir"])
         .arg(dir)
         .arg("--json")
         .arg(json)

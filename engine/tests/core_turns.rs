@@ -9,7 +9,7 @@ use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
 use clustor_engine::outcome::{IdempotencyKey, Leadership, Outcome, RefusalClause};
 use clustor_engine::profile::Profile;
 use clustor_engine::request::{Reply, Request, RequestBody, Wait};
-use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore, log_pool};
+use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
 use clustor_shards::turn::{Application, Inbox, Outbox, PeerEvent, PeerId, Time};
 use clustor_wire::ids::{ClusterId, LogIndex, NodeId, PartitionId, ShardId};
 use support::{MemoryDisk, TestKey};
@@ -66,8 +66,8 @@ impl Node {
             seed: id * 31,
             placement: None,
         };
-        let (core, _) =
-            ShardCore::boot(config, log_pool(), now, &mut disk, &TestKey(9)).expect("boots");
+        let pool = config.profile.log_options(0).pool();
+        let (core, _) = ShardCore::boot(config, pool, now, &mut disk, &TestKey(9)).expect("boots");
         Self {
             core,
             disk,

@@ -24,7 +24,7 @@ use super::{Engine, EngineError, Local};
 use crate::machine::{AnyMachine, MachineFactory, StateMachine};
 use crate::outcome::Leadership;
 use crate::profile::Profile;
-use crate::shard_core::{BootError, CoreConfig, LOG_POOL, PartitionSpec, ShardCore};
+use crate::shard_core::{BootError, CoreConfig, PartitionSpec, ShardCore};
 
 /// How long a start waits for its partitions to be led; then it returns, and they refuse until they are.
 const READY_WAIT: Duration = Duration::from_secs(5);
@@ -152,7 +152,7 @@ impl EngineBuilder {
             };
             plans.push(ShardPlan {
                 directory: directory.shard(me.shard)?,
-                pool: LOG_POOL.to_vec(),
+                pool: self.profile.log_options(0).pool_classes().to_vec(),
                 build: build(
                     CoreConfig {
                         cluster: directory.identity().cluster,

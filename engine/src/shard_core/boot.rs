@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use clustor_shards::buffer::{BlockPool, SizeClass};
+use clustor_shards::buffer::BlockPool;
 use clustor_shards::disk::BootDisk;
 use clustor_shards::log::{
     KeyProvider, LogIdentity, PartitionLog, RecoverError, Recovery, RecoveryReport, Retirement,
@@ -78,28 +78,6 @@ pub enum BootError {
         /// Why.
         error: ConfigurationError,
     },
-}
-
-/// The pool of a shard's log: enough runs for all chains in flight, and for group batches of 64 KiB.
-pub const LOG_POOL: [SizeClass; 3] = [
-    SizeClass {
-        blocks: 1,
-        runs: 24,
-    },
-    SizeClass {
-        blocks: 4,
-        runs: 16,
-    },
-    SizeClass {
-        blocks: 17,
-        runs: 10,
-    },
-];
-
-/// The buffers of a shard's log. The carrier registers them with its ring before the shard boots.
-#[must_use]
-pub fn log_pool() -> BlockPool {
-    BlockPool::new(&LOG_POOL)
 }
 
 impl ShardCore {

@@ -28,7 +28,7 @@ use crate::partition::{Answer, Partition, refusal};
 use crate::raft::{EntryCache, Output, Turn, WantedEntries};
 use crate::request::{Reply, Request};
 
-pub use boot::{BootError, CoreConfig, LOG_POOL, PartitionSpec, log_pool};
+pub use boot::{BootError, CoreConfig, PartitionSpec};
 use links::Links;
 
 /// What shards of one node say to each other; nothing yet: partitions don't move between shards, and whoever asks

@@ -1,10 +1,11 @@
 //! What a shard's log may take, as numbers with limits.
 
+use super::extent::extent_blocks;
 use super::format::{LogFormat, SuiteUnavailable};
 use super::item::SMALL_RECORD_BYTES_MAX;
 use super::nonce::{NONCE_RANGE_BLOCKS, NONCE_RANGE_BLOCKS_MAX, NONCE_RANGE_BLOCKS_MIN};
 use super::record::{RECORD_BODY_BYTES_MAX, RECORD_OVERHEAD_BYTES_MAX};
-use crate::buffer::BLOCK_BYTES;
+use crate::buffer::{BLOCK_BYTES, BlockPool, SizeClass};
 
 /// The smallest segment, in blocks: 128 KiB, for simulations. Profiles ask for 1 MiB at least.
 pub const SEGMENT_BLOCKS_MIN: u32 = 32;
@@ -88,6 +89,26 @@ impl LogOptions {
             .entry_body_bytes_max
             .min(self.segment_entry_bytes_max());
         self
+    }
+
+    /// The buffers for all chains that may be in flight: for each a ledger slot and a lone small append, a batch of
+    /// middling size, or a full batch; and some for reads. A greater extent, of one long entry, comes from the heap.
+    #[must_use]
+    pub fn pool_classes(&self) -> [SizeClass; 3] {
+        let chains = self.chains_in_flight_max;
+        let batch = extent_blocks(self.batch_bytes_max) as usize;
+        let class = |blocks, runs| SizeClass { blocks, runs };
+        [
+            class(1, 3 * chains),
+            class(4, 2 * chains),
+            class(batch, chains + 2),
+        ]
+    }
+
+    /// A pool of [`Self::pool_classes`]. The carrier registers it with its ring before the log is opened.
+    #[must_use]
+    pub fn pool(&self) -> BlockPool {
+        BlockPool::new(&self.pool_classes())
     }
 
     /// Checks every number against its limit.

@@ -2,7 +2,7 @@
 
 use clustor_engine::partition::Partition;
 use clustor_engine::request::Request;
-use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore, log_pool};
+use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
 use clustor_shards::log::{Kek, KeyError, KeyProvider, RecoveryReport};
 use clustor_shards::turn::{Inbox, PeerId, Time};
 use clustor_wire::ids::PartitionId;
@@ -143,8 +143,9 @@ impl Host {
             placement: None,
         };
         let now = self.clock(now_us);
-        let (core, report) = ShardCore::boot(config, log_pool(), now, &mut self.disk, &SimKey)
-            .map_err(|error| {
+        let pool = config.profile.log_options(0).pool();
+        let (core, report) =
+            ShardCore::boot(config, pool, now, &mut self.disk, &SimKey).map_err(|error| {
                 Violation::new("a shard boots from its own disk", error.to_string())
             })?;
         self.core = Some(core);

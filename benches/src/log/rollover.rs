@@ -1,0 +1,104 @@
+//! What the end of a segment does to the appends around it.
+
+use clustor_engine::profile::Profile;
+use clustor_shards::uring::ChainSteps;
+
+use super::{Bench, ModeName, Plan};
+use crate::BenchError;
+use crate::device::{Device, DeviceWork};
+use crate::measured::Measured;
+use crate::report::{Line, MeasuredAt, Round, Workload};
+use crate::setup::Setup;
+use crate::shard::{Rolling, ShardBench, ShardWork};
+
+/// The lines of one combination: everything, and everything by what it met.
+const LINES: [&str; 4] = ["all", "quiet", "zeroing", "rollover"];
+
+/// Measures one variant with every size and number of clients, over as many rollovers as the time allows.
+pub(super) fn measure_variant(
+    setup: &Setup,
+    plan: &Plan,
+    (mode, profile): (ModeName, Profile),
+    (device, report, progress): Bench<'_, '_>,
+) -> Result<(), BenchError> {
+    for &payload_bytes in &plan.sizes {
+        for &clients in &plan.clients {
+            progress.step(&format!(
+                "{}, {payload_bytes} bytes, {clients} clients, over rollovers",
+                mode.name()
+            ));
+            let work = ShardWork {
+                mode: mode.mode(),
+                clients,
+                payload_bytes,
+            };
+            let mut rounds: [Vec<Round>; 4] = Default::default();
+            let outcome = measure(setup, plan, &profile, work, device, &mut rounds);
+            for (met, rounds) in LINES.into_iter().zip(rounds) {
+                let line = Line {
+                    benchmark: match mode {
+                        ModeName::Strict => "strict",
+                        ModeName::Group => "group",
+                    },
+                    mode: met,
+                    suite: profile.sealing.name(),
+                    workload: Workload {
+                        depth: clients,
+                        payload_bytes,
+                    },
+                    measured_at: MeasuredAt::Shard,
+                };
+                report.add(line, rounds);
+            }
+            outcome?;
+        }
+    }
+    Ok(())
+}
+
+/// Rounds in a log of its own, of the profile's segments, removed afterwards.
+fn measure(
+    setup: &Setup,
+    plan: &Plan,
+    profile: &Profile,
+    work: ShardWork,
+    device: &mut Device<'_>,
+    rounds: &mut [Vec<Round>; 4],
+) -> Result<(), BenchError> {
+    let directory = setup.path().join("rollover");
+    for _ in 0..plan.repeat {
+        let mut shard = ShardBench::open(&directory, profile.clone(), &setup.interrupt)?;
+        let Rolling {
+            quiet,
+            preparing,
+            rollover,
+            rollovers,
+        } = shard.measure_rolling(work, plan.time)?;
+        drop(shard);
+        std::fs::remove_dir_all(&directory).map_err(|source| BenchError::Output {
+            path: directory.clone(),
+            source,
+        })?;
+        let lone = DeviceWork {
+            steps: ChainSteps::Full,
+            depth: 1,
+            blocks: 1,
+        };
+        let device = device.measure(lone, plan.time.min(std::time::Duration::from_secs(1)))?;
+        let mut all = Measured::new();
+        for part in [&quiet, &preparing, &rollover] {
+            all.join(part, false);
+        }
+        for (measured, rounds) in [all, quiet, preparing, rollover]
+            .into_iter()
+            .zip(&mut *rounds)
+        {
+            rounds.push(Round {
+                device: Some((lone, device.clone())),
+                rollovers: Some(rollovers),
+                ..Round::new(measured)
+            });
+        }
+    }
+    Ok(())
+}

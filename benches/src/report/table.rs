@@ -1,0 +1,107 @@
+//! The table on standard output.
+
+use super::{MeasuredAt, Report, Run};
+
+const HEADER: [(&str, usize); 19] = [
+    ("what", 6),
+    ("mode", 12),
+    ("suite", 17),
+    ("at", 6),
+    ("depth", 5),
+    ("bytes", 8),
+    ("blocks", 6),
+    ("p50 us", 9),
+    ("p99 us", 9),
+    ("p99.9 us", 9),
+    ("per second", 10),
+    ("MiB/s", 8),
+    ("p50:dev", 7),
+    ("p99:dev", 7),
+    ("bw:dev", 6),
+    ("alloc/op", 8),
+    ("instr/op", 9),
+    ("rate:peer", 9),
+    ("p99:peer", 8),
+];
+
+/// Shows the machine and a row for each line.
+pub(super) fn print(report: &Report) {
+    let machine = &report.machine;
+    println!(
+        "{} x {}, Linux {}, {}, {}",
+        machine.processors,
+        machine.processor,
+        machine.kernel,
+        machine.file_system,
+        machine.writer_mode
+    );
+    println!();
+    let with_peers = report.runs.iter().any(|run| run.rate_to_peer.is_some());
+    let columns = HEADER.len() - if with_peers { 0 } else { 2 };
+    row(&HEADER.map(|(title, _)| title.to_owned()), columns);
+    for run in &report.runs {
+        row(&cells(run), columns);
+    }
+    if let Some(wake) = report.runs.iter().find_map(|run| run.wake_p50_us) {
+        println!("\nWaking a thread: {wake:.1} us (p50). An answer through a handle needs two.");
+    }
+    if let Some(rollovers) = report.runs.iter().filter_map(|run| run.rollovers).max() {
+        println!(
+            "\nRollovers: up to {rollovers} in a line. A full chain of the device is the measure of what they may cost."
+        );
+    }
+    if !report.complete {
+        println!("\nInterrupted: what is missing was not measured.");
+    }
+}
+
+fn cells(run: &Run) -> [String; 19] {
+    let ratio = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
+    let at = match run.measured_at {
+        MeasuredAt::Shard => "shard",
+        MeasuredAt::Handle => "handle",
+        MeasuredAt::Caller => "caller",
+    };
+    let blocks = if run.chain_blocks > 0.0 {
+        format!("{:.1}", run.chain_blocks)
+    } else {
+        "-".to_owned()
+    };
+    [
+        run.benchmark.to_owned(),
+        run.mode.to_owned(),
+        run.suite.to_owned(),
+        at.to_owned(),
+        run.workload.depth.to_string(),
+        run.workload.payload_bytes.to_string(),
+        blocks,
+        format!("{:.1}", run.p50_us),
+        format!("{:.1}", run.p99_us),
+        format!("{:.1}", run.p999_us),
+        format!("{:.0}", run.per_s),
+        format!("{:.1}", run.mib_per_s),
+        ratio(run.ratio_to_device),
+        ratio(run.ratio_p99_to_device),
+        ratio(run.bandwidth_to_device),
+        run.allocations_per_operation
+            .map_or_else(|| "-".to_owned(), |count| format!("{count:.3}")),
+        run.instructions_per_operation
+            .map_or_else(|| "-".to_owned(), |count| format!("{count:.0}")),
+        ratio(run.rate_to_peer),
+        ratio(run.p99_to_peer),
+    ]
+}
+
+/// Words to the left, numbers to the right.
+fn row(cells: &[String; 19], columns: usize) {
+    let mut line = String::new();
+    for (place, (cell, (_, width))) in cells.iter().zip(HEADER).take(columns).enumerate() {
+        let cell = if place < 4 {
+            format!("{cell:<width$} ")
+        } else {
+            format!("{cell:>width$} ")
+        };
+        line.push_str(&cell);
+    }
+    println!("{}", line.trim_end());
+}
