@@ -385,6 +385,7 @@ impl Case {
             device: Some((beside, device)),
             allocations: Some(allocations),
             wake: Some(wake::measure()),
+            in_shard_p50_us: Some(in_shard.measured.quantile_us(0.5)),
             ..Round::new(measured)
         };
         Ok((in_shard, Some(at_handle)))

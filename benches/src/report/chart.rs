@@ -178,7 +178,8 @@ pub(super) fn plain(value: f64) -> String {
     match value {
         v if v >= 1_000_000.0 => format!("{} M", trimmed(v / 1_000_000.0)),
         v if v >= 1_000.0 => format!("{} k", trimmed(v / 1_000.0)),
-        v => trimmed(v),
+        v if v >= 1.0 => trimmed(v),
+        v => format!("{v:.4}").trim_end_matches('0').to_owned(),
     }
 }
 

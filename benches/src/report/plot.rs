@@ -31,9 +31,9 @@ pub(super) fn save_all(report: &Report, directory: &Path) -> Result<(), BenchErr
     for (name, members) in &groups {
         let runs: Vec<&Run> = members.iter().map(|&at| &report.runs[at]).collect();
         for (kind, chart) in [
-            ("rate", over_clients(name, &runs)),
-            ("latency", latency_over_clients(name, &runs)),
-            ("bandwidth", over_sizes(name, &runs)),
+            ("rate", over_clients(&runs)),
+            ("latency", latency_over_clients(&runs)),
+            ("bandwidth", over_sizes(&runs)),
         ] {
             save(chart, directory, &format!("{kind}-{name}"))?;
         }
@@ -43,7 +43,7 @@ pub(super) fn save_all(report: &Report, directory: &Path) -> Result<(), BenchErr
             sizes.entry(size).or_default().push(at);
         }
         for (size, members) in sizes {
-            let chart = percentiles(report, name, size, &members);
+            let chart = percentiles(report, &title(runs[0]), size, &members);
             save(
                 Some(chart),
                 directory,
@@ -70,6 +70,20 @@ fn group_name(run: &Run) -> String {
     format!("{}-{}-{}-{}", run.benchmark, run.mode, run.suite, at(run))
 }
 
+/// A group as a title has it.
+fn title(run: &Run) -> String {
+    if run.benchmark == "peers" {
+        return "group-fsync and its peers".to_owned();
+    }
+    format!(
+        "{}, {}, {}, at the {}",
+        run.benchmark,
+        run.mode,
+        run.suite,
+        at(run)
+    )
+}
+
 fn at(run: &Run) -> &'static str {
     match run.measured_at {
         MeasuredAt::Shard => "shard",
@@ -83,7 +97,10 @@ fn label(run: &Run, by_size: bool) -> String {
     let fixed = if by_size {
         format!("{} B", run.workload.payload_bytes)
     } else {
-        format!("{} clients", run.workload.depth)
+        match run.workload.depth {
+            1 => "1 client".to_owned(),
+            depth => format!("{depth} clients"),
+        }
     };
     if run.benchmark == "peers" {
         format!("{} {}, {fixed}", run.mode, at(run))
@@ -167,9 +184,9 @@ fn device_rate(run: &Run) -> Option<f64> {
     Some(device.per_s * each)
 }
 
-fn over_clients(name: &str, runs: &[&Run]) -> Option<Chart<'static>> {
+fn over_clients(runs: &[&Run]) -> Option<Chart<'static>> {
     has_several(runs, |run| run.workload.depth).then(|| Chart {
-        title: format!("{name}: operations in a second"),
+        title: format!("{}: operations in a second", title(runs[0])),
         x_label: "operations under way",
         y_label: "operations in a second",
         x_format: &power_of_two,
@@ -177,9 +194,9 @@ fn over_clients(name: &str, runs: &[&Run]) -> Option<Chart<'static>> {
     })
 }
 
-fn latency_over_clients(name: &str, runs: &[&Run]) -> Option<Chart<'static>> {
+fn latency_over_clients(runs: &[&Run]) -> Option<Chart<'static>> {
     has_several(runs, |run| run.workload.depth).then(|| Chart {
-        title: format!("{name}: median latency"),
+        title: format!("{}: median latency", title(runs[0])),
         x_label: "operations under way",
         y_label: "p50 in microseconds",
         x_format: &power_of_two,
@@ -193,9 +210,9 @@ fn latency_over_clients(name: &str, runs: &[&Run]) -> Option<Chart<'static>> {
     })
 }
 
-fn over_sizes(name: &str, runs: &[&Run]) -> Option<Chart<'static>> {
+fn over_sizes(runs: &[&Run]) -> Option<Chart<'static>> {
     has_several(runs, |run| run.workload.payload_bytes).then(|| Chart {
-        title: format!("{name}: payload in a second"),
+        title: format!("{}: payload in a second", title(runs[0])),
         x_label: "bytes of each entry",
         y_label: "MiB in a second",
         x_format: &power_of_two,
@@ -212,7 +229,7 @@ fn over_sizes(name: &str, runs: &[&Run]) -> Option<Chart<'static>> {
     })
 }
 
-fn percentiles(report: &Report, name: &str, size: u32, members: &[usize]) -> Chart<'static> {
+fn percentiles(report: &Report, of: &str, size: u32, members: &[usize]) -> Chart<'static> {
     let mut series = Vec::new();
     for (colour, &at) in members.iter().enumerate() {
         let run = &report.runs[at];
@@ -238,7 +255,7 @@ fn percentiles(report: &Report, name: &str, size: u32, members: &[usize]) -> Cha
         }
     }
     Chart {
-        title: format!("{name}, {size} bytes: latency by percentile"),
+        title: format!("{of}, {size} bytes: latency by percentile"),
         x_label: "percentile",
         y_label: "microseconds",
         x_format: &|nines| {

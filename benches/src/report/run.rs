@@ -65,6 +65,8 @@ pub struct Round {
     pub device: Option<(DeviceWork, Measured)>,
     /// Wake-ups of a thread right behind it.
     pub wake: Option<Measured>,
+    /// The median of the same work in the shard, in microseconds, where this line is at a handle.
+    pub in_shard_p50_us: Option<f64>,
     /// The same work through a peer, beside it.
     pub peer: Option<Measured>,
     /// Instructions of one operation, if they were counted.
@@ -84,6 +86,7 @@ impl Round {
             enters: None,
             device: None,
             wake: None,
+            in_shard_p50_us: None,
             peer: None,
             instructions: None,
             rollovers: None,
@@ -156,6 +159,8 @@ pub struct Run {
     pub bandwidth_to_device: Option<f64>,
     /// Waking a thread took this long in half of the cases, in microseconds.
     pub wake_p50_us: Option<f64>,
+    /// What the handle adds to the median in the shard, in wake-ups of a thread.
+    pub wakes_over_shard: Option<f64>,
     /// Operations in a second over the peer's.
     pub rate_to_peer: Option<f64>,
     /// p99 over the peer's.
@@ -205,7 +210,7 @@ impl Run {
                     .fold(0.0, f64::max),
             ),
             per_s: tenth(over(&|round| round.measured.per_second())),
-            mib_per_s: tenth(over(&|round| round.measured.per_second() * payload / MIB)),
+            mib_per_s: thousandth(over(&|round| round.measured.per_second() * payload / MIB)),
             chain_blocks: tenth(over(&|round| round.chain_blocks)),
             operations_per_chain: tenth(over(&|round| round.operations_per_chain)),
             allocations_per_operation: some(&|round| {
@@ -226,6 +231,12 @@ impl Run {
                 let (work, device) = round.device.as_ref()?;
                 let device = device.per_second() * f64::from(work.blocks);
                 Some(blocks(round)? / device).filter(|ratio| ratio.is_finite())
+            })
+            .map(hundredth),
+            wakes_over_shard: some(&|round| {
+                let wake = round.wake.as_ref()?.quantile_us(0.5);
+                let more = round.measured.quantile_us(0.5) - round.in_shard_p50_us?;
+                Some(more / wake).filter(|wakes| wakes.is_finite())
             })
             .map(hundredth),
             rate_to_peer: some(&|round| {
@@ -281,6 +292,10 @@ fn beside(rounds: &[Round]) -> Option<DeviceBeside> {
 /// Rounded to one decimal place: what is measured is not more exact.
 fn tenth(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
+}
+
+fn thousandth(value: f64) -> f64 {
+    (value * 1_000.0).round() / 1_000.0
 }
 
 fn hundredth(value: f64) -> f64 {

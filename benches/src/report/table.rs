@@ -42,9 +42,7 @@ pub(super) fn print(report: &Report) {
     for run in &report.runs {
         row(&cells(run), columns);
     }
-    if let Some(wake) = report.runs.iter().find_map(|run| run.wake_p50_us) {
-        println!("\nWaking a thread: {wake:.1} us (p50). An answer through a handle needs two.");
-    }
+    print_handles(report);
     if let Some(rollovers) = report.runs.iter().filter_map(|run| run.rollovers).max() {
         println!(
             "\nRollovers: up to {rollovers} in a line. A full chain of the device is the measure of what they may cost."
@@ -52,6 +50,20 @@ pub(super) fn print(report: &Report) {
     }
     if !report.complete {
         println!("\nInterrupted: what is missing was not measured.");
+    }
+}
+
+/// What handles add where one client waits alone: with more, it is the scheduler that is measured.
+fn print_handles(report: &Report) {
+    let lone = |run: &&Run| run.workload.depth == 1;
+    for run in report.runs.iter().filter(lone) {
+        let (Some(wakes), Some(wake)) = (run.wakes_over_shard, run.wake_p50_us) else {
+            continue;
+        };
+        println!(
+            "\n{}, {} bytes: a handle adds {wakes:.2} wake-ups of a thread ({wake:.1} us each, p50) to the shard's median.",
+            run.mode, run.workload.payload_bytes
+        );
     }
 }
 
