@@ -12,6 +12,7 @@ use clustor_wire::ids::{LogIndex, PartitionId};
 use clustor_wire::message::{IdempotencyKey, PartitionStatus, Refusal};
 
 use crate::outcome::{Leadership, Outcome};
+use crate::profile::ProfileNews;
 
 /// A question to a partition on the shard.
 #[derive(Debug)]
@@ -40,6 +41,9 @@ pub enum RequestBody {
     Read(ReadFn),
     /// Ask how the replica stands. Answered by [`Reply::Status`].
     Status,
+    /// Take news of the node's profile: for the shard as a whole, whichever partition is named. Answered by
+    /// [`Reply::Profile`].
+    Profile(ProfileNews),
 }
 
 impl fmt::Debug for RequestBody {
@@ -53,6 +57,7 @@ impl fmt::Debug for RequestBody {
                 .finish(),
             Self::Read(_) => f.write_str("Read(..)"),
             Self::Status => f.write_str("Status"),
+            Self::Profile(news) => f.debug_tuple("Profile").field(news).finish(),
         }
     }
 }
@@ -95,6 +100,11 @@ pub enum Reply {
         /// Its status.
         status: Result<PartitionStatus, Refusal>,
     },
+    /// The news of the profile was taken.
+    Profile {
+        /// The request's ticket.
+        ticket: u64,
+    },
     /// The leadership of a partition changed. Unasked for, sent at each change; before the first of a
     /// partition it is [`Leadership::Follower`].
     Leadership {
@@ -112,7 +122,8 @@ impl Reply {
         match self {
             Self::Append { ticket, .. }
             | Self::Read { ticket, .. }
-            | Self::Status { ticket, .. } => Some(*ticket),
+            | Self::Status { ticket, .. }
+            | Self::Profile { ticket } => Some(*ticket),
             Self::Leadership { .. } => None,
         }
     }
@@ -136,6 +147,7 @@ impl fmt::Debug for Reply {
                 .field("ticket", ticket)
                 .field("status", status)
                 .finish(),
+            Self::Profile { ticket } => f.debug_struct("Profile").field("ticket", ticket).finish(),
             Self::Leadership {
                 partition,
                 leadership,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
 use clustor_engine::outcome::{IdempotencyKey, Leadership, Outcome, RefusalClause};
-use clustor_engine::profile::Profile;
+use clustor_engine::profile::{Profile, ProfileNews};
 use clustor_engine::request::{Reply, Request, RequestBody, Wait};
 use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
 use clustor_shards::turn::{Application, Inbox, Outbox, PeerEvent, PeerId, Time};
@@ -274,4 +274,58 @@ fn three_nodes_elect_replicate_and_fail_over_without_losing_what_was_acknowledge
         applied.iter().all(|index| *index == applied[0]),
         "{applied:?}"
     );
+}
+
+#[test]
+fn a_new_profile_is_obeyed_from_the_next_batch_on_and_a_refused_one_is_in_the_status() {
+    let mut node = Node::boot(1, &[1], MemoryDisk::default(), Time(0));
+    let mut now = Time(0);
+    let mut settle = |node: &mut Node| {
+        for _ in 0..20 {
+            now = now.plus_ms(50);
+            node.turn(now);
+        }
+    };
+    settle(&mut node);
+    let tell = |node: &mut Node, ticket: u64, news: ProfileNews| {
+        node.inbox.requests.push(Request {
+            ticket,
+            partition: PartitionId::default(),
+            body: RequestBody::Profile(news),
+        });
+    };
+    tell(
+        &mut node,
+        1,
+        ProfileNews::Refused("mine.toml:3: no".to_owned()),
+    );
+    settle(&mut node);
+    assert!(matches!(
+        node.replies.pop(),
+        Some(Reply::Profile { ticket: 1 })
+    ));
+    let trouble = node.core.status(None).trouble;
+    assert!(trouble.contains("mine.toml:3: no"), "{trouble}");
+
+    let before = *node.core.log().options();
+    let mut profile = Profile::latency();
+    profile.batch_bytes_max = 8_192;
+    profile.chains_in_flight_max = 2;
+    // An append before and one behind it, in the same turn: both are executed.
+    node.append(2, b"one", None);
+    tell(&mut node, 3, ProfileNews::Obey(Box::new(profile)));
+    node.append(4, b"three", None);
+    settle(&mut node);
+    let after = *node.core.log().options();
+    assert_eq!(
+        (after.batch_bytes_max, after.chains_in_flight_max),
+        (8_192, 2)
+    );
+    assert_eq!(after.segment_blocks, before.segment_blocks);
+    assert_eq!(after.entry_body_bytes_max, before.entry_body_bytes_max);
+    for ticket in [2, 4] {
+        let outcome = node.outcome(ticket).expect("answered");
+        assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
+    }
+    assert_eq!(node.core.status(None).trouble, "");
 }

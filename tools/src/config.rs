@@ -291,6 +291,28 @@ impl NodeConfig {
         })
     }
 
+    /// The profile file, if it is not a shipped profile.
+    #[must_use]
+    pub fn profile_file(&self) -> Option<&Path> {
+        (!Profile::SHIPPED.contains(&self.profile.as_str())).then(|| Path::new(&self.profile))
+    }
+
+    /// Reads the profile that the config names, with the config's own segment size; everything that is wrong with it,
+    /// with file, line, key, value and limit.
+    ///
+    /// # Errors
+    /// What is wrong; never empty.
+    pub fn judge_profile(&self) -> Result<Profile, Vec<String>> {
+        let Some(file) = self.profile_file() else {
+            return self.load_profile().map_err(|error| vec![error.to_string()]);
+        };
+        let text =
+            files::read_text(file, PROFILE_BYTES_MAX).map_err(|error| vec![error.to_string()])?;
+        Profile::judge(&text, &self.profile)
+            .map_err(|wrong| wrong.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        self.load_profile().map_err(|error| vec![error.to_string()])
+    }
+
     fn load_profile(&self) -> Result<Profile, ConfigError> {
         let mut profile = match Profile::shipped(&self.profile) {
             Some(profile) => profile,

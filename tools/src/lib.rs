@@ -9,6 +9,7 @@
 //! - [`certs`]: certificates, keys and the signed placement of a cluster
 //! - [`inspect`]: what lies in a shard's files
 //! - [`scrub`]: whether all of it is whole
+//! - [`reload`]: a running node's profile file: watched, read again, obeyed
 //! - [`profile`]: the shipped profiles, and files of one's own
 //! - [`kv`]: the key-value machine and its commands
 //! - [`serve`]: one node of a cluster
@@ -24,5 +25,6 @@ pub mod files;
 pub mod inspect;
 pub mod kv;
 pub mod profile;
+pub mod reload;
 pub mod scrub;
 pub mod serve;

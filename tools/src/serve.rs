@@ -1,7 +1,7 @@
 //! `clustor serve`: one node of a cluster, as a process.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
@@ -10,13 +10,14 @@ use clustor_engine::engine::{Engine, Member};
 use clustor_wire::ids::PartitionId;
 use clustor_wire::ids::ShardId;
 use serde_json::json;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::NodeConfig;
 use crate::exit::{CommandError, EXIT_HELP};
 use crate::kv::KvMachine;
+use crate::reload::{Reloader, Stamp};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,7 +27,7 @@ Examples:
 
 Prints one line on standard output when the node is ready: its logs are recovered and its port is open. Stops in
 order on SIGTERM and ^C: refuses new work, hands leadership over, finishes what is in flight; a second signal
-ends it at once. Every partition holds the built-in key-value machine (`clustor append`, `clustor read`).";
+ends it at once. On SIGHUP, and within a second of its change, its profile file is read again. Every partition holds the built-in key-value machine (`clustor append`, `clustor read`).";
 
 /// Work in flight at a stop is given this long.
 const STOP_WAIT: Duration = Duration::from_secs(10);
@@ -55,6 +56,7 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     let config = NodeConfig::load(&args.config).map_err(CommandError::bad_input)?;
     let level = args.log_level.as_ref().unwrap_or(&config.log_level);
     start_log(level)?;
+    let seen = Stamp::of(Path::new(&config.profile));
     let parts = config
         .load_parts(SystemTime::now())
         .map_err(CommandError::bad_input)?;
@@ -62,7 +64,7 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), CommandError> {
         tracing::warn!(%warning, "placement");
     }
     // Before anything is started: a signal that comes early is not lost.
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(CommandError::failed)?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(CommandError::failed)?;
     let mut builder = Engine::builder(&config.data_dir).profile(parts.profile);
     let mut partitions = 0;
     for shard in 0..parts.shards {
@@ -83,10 +85,13 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), CommandError> {
         })
         .start()
         .map_err(CommandError::failed)?;
+    let node = config.node;
+    let reloader = Reloader::new(config, engine.handle());
+    let watch = reloader.watch(seen).map_err(CommandError::failed)?;
     let ready = if args.json {
         json!({
             "ready": true,
-            "node": config.node.get(),
+            "node": node.get(),
             "listen": parts.listen.to_string(),
             "shards": parts.shards,
             "partitions": partitions,
@@ -94,18 +99,24 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), CommandError> {
         .to_string()
     } else {
         format!(
-            "ready: node {} listens on {}, {} shards, {partitions} partitions",
-            config.node, parts.listen, parts.shards
+            "ready: node {node} listens on {}, {} shards, {partitions} partitions",
+            parts.listen, parts.shards
         )
     };
     writeln!(out, "{ready}")
         .and_then(|()| out.flush())
         .map_err(CommandError::failed)?;
-    if let Some(signal) = signals.forever().next() {
+    for signal in signals.forever() {
+        if signal == SIGHUP {
+            reloader.reload();
+            continue;
+        }
         tracing::info!(signal, "stopping");
+        break;
     }
+    drop(watch);
     std::thread::spawn(move || {
-        if signals.forever().next().is_some() {
+        if signals.forever().any(|signal| signal != SIGHUP) {
             tracing::warn!("stopped at once by a second signal; what was acknowledged is durable");
             std::process::exit(130);
         }

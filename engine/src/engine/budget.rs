@@ -11,7 +11,7 @@ pub(super) struct Budget {
     requests: AtomicU64,
     bytes: AtomicU64,
     requests_max: u64,
-    bytes_max: u64,
+    bytes_max: AtomicU64,
 }
 
 impl Budget {
@@ -20,7 +20,7 @@ impl Budget {
             requests: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             requests_max,
-            bytes_max,
+            bytes_max: AtomicU64::new(bytes_max),
         }
     }
 
@@ -34,16 +34,26 @@ impl Budget {
                 "the shard has {requests} unanswered requests, as many as queue_requests_max allows"
             ));
         }
+        let bytes_max = self.bytes_max.load(Ordering::Relaxed);
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > self.bytes_max {
+        if before.saturating_add(bytes) > bytes_max {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
             self.requests.fetch_sub(1, Ordering::Relaxed);
             return Err(format!(
-                "{before} unanswered payload bytes wait for the shard, {bytes} more would exceed queue_bytes_max = {}",
-                self.bytes_max
+                "{before} unanswered payload bytes wait for the shard, {bytes} more would exceed queue_bytes_max = {bytes_max}"
             ));
         }
         Ok(())
+    }
+
+    /// Takes one request without bytes, whatever the bounds: for what a busy shard must hear.
+    pub fn take_beyond(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Bounds the bytes anew. What was taken under the bound before stays taken.
+    pub fn retune(&self, bytes_max: u64) {
+        self.bytes_max.store(bytes_max, Ordering::Relaxed);
     }
 
     /// Gives one request of `bytes` back.

@@ -20,6 +20,7 @@ use super::leaders::Leaders;
 use super::seat::Member;
 use super::seat::{Core, Seat, Sockets};
 use super::served::Served;
+use super::tuning::EngineHandle;
 use super::{Engine, EngineError, Local};
 use crate::machine::{AnyMachine, MachineFactory, StateMachine};
 use crate::outcome::Leadership;
@@ -174,6 +175,7 @@ impl EngineBuilder {
         }
         let node = seat.start(&options, plans)?;
         let mut partitions = BTreeMap::new();
+        let mut ports = Vec::with_capacity(shards.len());
         for (number, shard) in (0u16..).zip(&shards) {
             let port = Arc::new(Port {
                 submitter: node.submitter(ShardId(number)),
@@ -181,6 +183,7 @@ impl EngineBuilder {
                 outcomes: ReplyPool::new(OUTCOME_CELLS_MAX),
                 entry_bytes_max,
             });
+            ports.push(Arc::clone(&port));
             for (id, type_id, type_name) in &shard.known {
                 let local = Local {
                     type_id: *type_id,
@@ -198,6 +201,7 @@ impl EngineBuilder {
             directory,
             partitions,
             node,
+            handle: EngineHandle::new(ports, self.profile),
         })
     }
 

@@ -25,6 +25,7 @@ mod pending;
 mod seat;
 mod served;
 mod submission;
+mod tuning;
 mod waiting;
 
 use std::any::TypeId;
@@ -44,6 +45,7 @@ pub use handle::{AppendOptions, PartitionHandle, Refused};
 pub use pending::{AppendFuture, ReadError, ReadFuture, StatusFuture};
 #[cfg(feature = "net")]
 pub use seat::Member;
+pub use tuning::{EngineHandle, ReloadError};
 
 use crate::machine::StateMachine;
 use handle::Port;
@@ -68,6 +70,7 @@ pub struct Engine {
     directory: DataDir,
     partitions: BTreeMap<PartitionId, Local>,
     node: Node<Submission>,
+    handle: EngineHandle,
 }
 
 impl core::fmt::Debug for Engine {
@@ -94,6 +97,12 @@ impl Engine {
     /// The partitions that have a replica on this node, ascending.
     pub fn partitions(&self) -> impl Iterator<Item = PartitionId> {
         self.partitions.keys().copied()
+    }
+
+    /// What any thread may turn of it while it runs.
+    #[must_use]
+    pub fn handle(&self) -> EngineHandle {
+        self.handle.clone()
     }
 
     /// A handle to the partition whose machine is an `M`.

@@ -26,6 +26,8 @@ pub(super) enum Answer {
     },
     Read(ReplySender<Found>),
     Status(ReplySender<Status>),
+    /// Whether it is obeyed; a stopping shard obeys nothing new.
+    Profile(ReplySender<bool>),
 }
 
 impl Answer {
@@ -38,6 +40,7 @@ impl Answer {
             (Self::Append { to, .. }, Reply::Append { outcome, .. }) => answer(to, outcome),
             (Self::Read(to), Reply::Read { found, .. }) => answer(to, found),
             (Self::Status(to), Reply::Status { status, .. }) => answer(to, status),
+            (Self::Profile(to), Reply::Profile { .. }) => answer(to, true),
             (_, reply) => panic!("a request was answered by another kind of reply: {reply:?}"),
         }
     }
@@ -48,6 +51,7 @@ impl Answer {
             Self::Append { to, .. } => answer(to, Outcome::NotExecuted { refusal }),
             Self::Read(to) => answer(to, Err(refusal)),
             Self::Status(to) => answer(to, Err(refusal)),
+            Self::Profile(to) => answer(to, false),
         }
     }
 

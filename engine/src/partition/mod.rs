@@ -20,7 +20,7 @@ use crate::machine::{AnyMachine, Effects, MachineFactory};
 use crate::outcome::{Leadership, Outcome};
 use crate::profile::Profile;
 use crate::raft::entry::EntryKey;
-use crate::raft::{ProposeError, ReadError, ReadReady, Replica};
+use crate::raft::{Limits, ProposeError, ReadError, ReadReady, Replica, Timers};
 use crate::request::{ReadFn, Wait};
 
 pub use apply::{ApplyStep, MachineTrouble};
@@ -167,6 +167,12 @@ impl Partition {
         };
         partition.open_machine(now);
         partition
+    }
+
+    /// Obeys the profile from here on, in what can be turned while it runs.
+    pub(crate) fn retune(&mut self, timers: Timers, limits: Limits, profile: &Profile) {
+        self.replica.retune(timers, limits);
+        self.apply_entries_max = usize::try_from(profile.apply_entries_max).unwrap_or(512);
     }
 
     /// Applied up to here.

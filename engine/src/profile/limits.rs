@@ -205,7 +205,7 @@ tunables! {
         queue_requests_max: (16..=65_536) restart,
         /// Payload bytes that may wait for a shard, or for its answer; more are refused as Busy.
         /// Several of the greatest entries.
-        queue_bytes_max: (65_536..=1_073_741_824) restart,
+        queue_bytes_max: (65_536..=1_073_741_824) live,
         /// Bytes accepted by a leader and not yet durable on a quorum, for each partition.
         /// Bounds what a leader that is cut off leaves unknown.
         inflight_bytes_max: (65_536..=8_388_608) live,

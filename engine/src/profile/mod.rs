@@ -8,10 +8,12 @@
 //! - `limits`: the table of knobs; everything else follows from it
 //! - `knob`: numbers, words and switches
 //! - `read`, `write`: from and to the text of a file
+//! - `retune`: what of a new profile a running node obeys
 
 mod knob;
 mod limits;
 mod read;
+mod retune;
 mod write;
 
 use clustor_shards::buffer::BLOCK_BYTES;
@@ -21,6 +23,7 @@ use clustor_shards::log::{Encoding, LogFormat, LogOptions};
 pub use knob::{Allowed, Knob, Value, When, Word};
 pub use limits::Profile;
 use read::Reading;
+pub use retune::{ProfileNews, Retuned};
 
 /// What the engine puts before a payload in an entry's body, at most.
 pub const ENTRY_HEADER_BYTES_MAX: u64 = 64;

@@ -133,12 +133,7 @@ impl Replica {
         cache: &mut EntryCache,
     ) -> Self {
         let timers = config.timers;
-        assert!(timers.heartbeat_ms > 0);
-        assert!(timers.election_ms_min > timers.heartbeat_ms);
-        assert!(timers.election_ms_max >= timers.election_ms_min);
-        assert!(timers.election_backoff_ms_max >= timers.election_ms_max);
-        assert!(timers.rpc_ms_min > 0 && timers.rpc_ms_max >= timers.rpc_ms_min);
-        assert!(config.limits.inflight_batches_max > 0);
+        check_bounds(&timers, &config.limits);
         // Term 0 was never voted nor heard a leader in: there is nothing it could have forgotten.
         let silence_ms = if restored.term == Term::ZERO {
             0
@@ -190,6 +185,20 @@ impl Replica {
             replica.reset_election_timer(now);
         }
         replica
+    }
+
+    /// Obeys other bounds from here on. What is drawn or in flight under those before stays: a timer that runs is not
+    /// drawn again, so that nothing is due earlier than it was promised.
+    ///
+    /// # Panics
+    /// If they make no sense (a zero, a least above its most).
+    pub fn retune(&mut self, timers: Timers, limits: Limits) {
+        check_bounds(&timers, &limits);
+        self.window_ms = self
+            .window_ms
+            .clamp(timers.election_ms_max, timers.election_backoff_ms_max);
+        self.timers = timers;
+        self.limits = limits;
     }
 
     /// Gives back what the replica holds of the shard's cache.
@@ -407,4 +416,13 @@ impl Replica {
         let wait = if damaged { window } else { 0 };
         self.election_due = now.plus_us(wait + least + drawn);
     }
+}
+
+fn check_bounds(timers: &Timers, limits: &Limits) {
+    assert!(timers.heartbeat_ms > 0);
+    assert!(timers.election_ms_min > timers.heartbeat_ms);
+    assert!(timers.election_ms_max >= timers.election_ms_min);
+    assert!(timers.election_backoff_ms_max >= timers.election_ms_max);
+    assert!(timers.rpc_ms_min > 0 && timers.rpc_ms_max >= timers.rpc_ms_min);
+    assert!(limits.inflight_batches_max > 0);
 }

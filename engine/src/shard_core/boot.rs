@@ -149,6 +149,7 @@ impl ShardCore {
             failure_told: false,
             stopping_since: None,
             patience_ms: config.profile.election_ms_max,
+            profile_refused: None,
         };
         Ok((core, report))
     }
@@ -172,25 +173,7 @@ fn make_replica(
         partition: id,
         error,
     })?;
-    let ms = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-    let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
-    let timers = Timers {
-        election_ms_min: ms(profile.election_ms_min),
-        election_ms_max: ms(profile.election_ms_max),
-        election_backoff_ms_max: Timers::LOCAL
-            .election_backoff_ms_max
-            .max(ms(profile.election_ms_max)),
-        heartbeat_ms: ms(profile.heartbeat_ms),
-        high_rtt_ms: ms(profile.high_rtt_ms),
-        ..Timers::LOCAL
-    };
-    let limits = Limits {
-        payload_bytes_max: number(profile.entry_bytes_max),
-        inflight_batches_max: number(profile.append_batches_in_flight_max),
-        batch_bytes_max: number(profile.append_batch_bytes_max),
-        uncommitted_bytes_max: profile.inflight_bytes_max,
-        ..Limits::default()
-    };
+    let (timers, limits) = (timers(profile), limits(profile));
     let config = ReplicaConfig {
         partition: id,
         me,
@@ -209,6 +192,33 @@ fn make_replica(
     };
     restored.quarantined = quarantined;
     Ok(Replica::new(config, restored, now, cache))
+}
+
+/// The bounds of time that a profile sets.
+pub(super) fn timers(profile: &Profile) -> Timers {
+    let ms = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    Timers {
+        election_ms_min: ms(profile.election_ms_min),
+        election_ms_max: ms(profile.election_ms_max),
+        election_backoff_ms_max: Timers::LOCAL
+            .election_backoff_ms_max
+            .max(ms(profile.election_ms_max)),
+        heartbeat_ms: ms(profile.heartbeat_ms),
+        high_rtt_ms: ms(profile.high_rtt_ms),
+        ..Timers::LOCAL
+    }
+}
+
+/// The bounds of size that a profile sets.
+pub(super) fn limits(profile: &Profile) -> Limits {
+    let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    Limits {
+        payload_bytes_max: number(profile.entry_bytes_max),
+        inflight_batches_max: number(profile.append_batches_in_flight_max),
+        batch_bytes_max: number(profile.append_batch_bytes_max),
+        uncommitted_bytes_max: profile.inflight_bytes_max,
+        ..Limits::default()
+    }
 }
 
 /// A partition that was never here begins with its first configuration, at index 0, and an incarnation: an empty

@@ -260,6 +260,12 @@ impl ShardCore {
                 RequestBody::Read(closure) => {
                     self.read(stopping, partition, origin, ReadWhat::Closure(closure));
                 }
+                RequestBody::Profile(news) => {
+                    self.take_profile(news);
+                    outbox.replies.push(Reply::Profile {
+                        ticket: request.ticket,
+                    });
+                }
                 RequestBody::Status => {
                     let status = match self.partitions.get(&partition) {
                         Some(partition) => Ok(partition.status()),

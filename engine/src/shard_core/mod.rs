@@ -25,10 +25,12 @@ use clustor_wire::message::{RefusalClause, ShardStatus};
 
 use crate::outcome::Leadership;
 use crate::partition::{Answer, Partition, refusal};
+use crate::profile::ProfileNews;
 use crate::raft::{EntryCache, Output, Turn, WantedEntries};
 use crate::request::{Reply, Request};
 
 pub use boot::{BootError, CoreConfig, PartitionSpec};
+use boot::{limits, timers};
 use links::Links;
 
 /// What shards of one node say to each other; nothing yet: partitions don't move between shards, and whoever asks
@@ -90,6 +92,8 @@ pub struct ShardCore {
     /// Since when the shard is stopping.
     stopping_since: Option<Time>,
     patience_ms: u64,
+    /// Why the newest profile was refused; the one before it stays.
+    profile_refused: Option<String>,
 }
 
 impl ShardCore {
@@ -131,7 +135,12 @@ impl ShardCore {
                 format!("the disk failed: {failure}; restart the node to recover what is durable")
             }
             (None, Some(quarantine)) => format!("quarantined: {quarantine}"),
-            (None, None) => String::new(),
+            (None, None) => match &self.profile_refused {
+                Some(why) => {
+                    format!("the profile was not reloaded, the one before it stays: {why}")
+                }
+                None => String::new(),
+            },
         };
         ShardStatus {
             node: self.me.node,
@@ -146,6 +155,26 @@ impl ShardCore {
                 .map(Partition::status)
                 .collect(),
         }
+    }
+
+    /// Takes news of the profile: batches after this one are made under it.
+    fn take_profile(&mut self, news: ProfileNews) {
+        let profile = match news {
+            ProfileNews::Refused(why) => {
+                self.profile_refused = Some(why);
+                return;
+            }
+            ProfileNews::Obey(profile) => profile,
+        };
+        self.profile_refused = None;
+        self.shared.mode = profile.mode;
+        let writer = self.shared.log.options().io_writer_mode;
+        self.shared.log.retune(&profile.log_options(writer));
+        self.patience_ms = profile.election_ms_max;
+        for partition in self.partitions.values_mut() {
+            partition.retune(timers(&profile), limits(&profile), &profile);
+        }
+        self.touched.extend(self.partitions.keys().copied());
     }
 
     /// Which node this is.

@@ -185,6 +185,12 @@ impl DataDir {
         })
     }
 
+    /// The file that the process which uses a directory holds open and locked.
+    #[must_use]
+    pub fn lock_file(directory: &Path) -> PathBuf {
+        directory.join(LOCK_FILE)
+    }
+
     /// Whose it is.
     #[must_use]
     pub const fn identity(&self) -> Identity {

@@ -6,7 +6,7 @@ use clustor_engine::outcome::{Outcome, RefusalClause};
 use clustor_engine::request::{Reply, RequestBody, Wait};
 use clustor_shards::disk::FileKind;
 use clustor_shards::turn::PeerId;
-use clustor_wire::ids::NodeId;
+use clustor_wire::ids::{NodeId, PartitionId};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -14,7 +14,7 @@ use super::check::Violation;
 use super::load::Clients;
 use super::machine::History;
 use super::network::NetworkOptions;
-use super::swarm::{Every, Faults, Swarm};
+use super::swarm::{Every, Faults, Swarm, draw_news};
 use super::trace::Trace;
 use super::world::{Happened, World};
 use crate::disk::{Crash, WriteFault};
@@ -110,9 +110,10 @@ enum Fault {
     Disk,
     Heal,
     Room,
+    Retune,
 }
 
-const FAULTS: [Fault; 12] = [
+const FAULTS: [Fault; 13] = [
     Fault::Kill,
     Fault::Power,
     Fault::Blackout,
@@ -125,6 +126,7 @@ const FAULTS: [Fault; 12] = [
     Fault::Disk,
     Fault::Heal,
     Fault::Room,
+    Fault::Retune,
 ];
 
 fn token_of(fault: Fault) -> u64 {
@@ -229,6 +231,7 @@ impl Run {
             Fault::Full => faults.full,
             Fault::Sabotage => faults.sabotage,
             Fault::Disk => faults.fragile.and(faults.disk),
+            Fault::Retune => faults.retune,
             Fault::Heal | Fault::Room => None,
         }
     }
@@ -306,8 +309,17 @@ impl Run {
                     .say(|| format!("a machine of {shard:?} will fail"));
             }
             Fault::Disk => self.fail_disk(),
+            Fault::Retune => self.retune(),
         }
         self.file(fault);
+    }
+
+    /// A shard is told of another profile, or that one was refused.
+    fn retune(&mut self) {
+        let shard = self.any_shard();
+        let news = draw_news(&mut self.rng, self.world.layout());
+        let body = RequestBody::Profile(news);
+        self.world.read(shard, PartitionId::default(), body);
     }
 
     fn end_one(&mut self, crash: Crash) {

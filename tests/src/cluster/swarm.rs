@@ -3,7 +3,7 @@
 //! Most faults are off on most seeds (swarm testing, Groce et al., ISSTA 2012): a run in which everything fails
 //! at once never gets far enough to show what one fault alone would.
 
-use clustor_engine::profile::Profile;
+use clustor_engine::profile::{Profile, ProfileNews};
 use clustor_shards::log::Mode;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{NodeId, PartitionId};
@@ -47,6 +47,8 @@ pub struct Faults {
     pub sabotage: Every,
     /// A flush or a write fails on the node whose disk may fail.
     pub disk: Every,
+    /// A shard is told of another profile.
+    pub retune: Every,
     /// The node whose disk may fail.
     pub fragile: Option<NodeId>,
     /// It does not fail but rot, once: a block that was at rest when the node ended.
@@ -96,13 +98,18 @@ impl Swarm {
         let nodes = pick(rng, &[1, 3, 3, 3, 3, 5]);
         let layout = draw_layout(rng, nodes);
         let faults = draw_faults(rng, &layout);
-        Self {
+        let mut swarm = Self {
             network: draw_network(rng),
             faults,
             load: draw_load(rng),
             chaos_us: rng.random_range(1_000_000..8_000_000),
             layout,
+        };
+        // Drawn last: what a seed draws before it stays what it was.
+        if rng.random_bool(0.2) {
+            swarm.faults.retune = Some(rng.random_range(100_000..=1_000_000));
         }
+        swarm
     }
 }
 
@@ -223,9 +230,31 @@ fn draw_faults(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Faults {
         full,
         sabotage,
         disk,
+        retune: None,
         fragile,
         rot: fragile.is_some() && rng.random_bool(0.5),
     }
+}
+
+/// What a shard is told of its profile: other values for what may be turned while it runs, or a refusal.
+pub(super) fn draw_news(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> ProfileNews {
+    if rng.random_bool(0.1) {
+        return ProfileNews::Refused("drawn".to_owned());
+    }
+    let mut profile = layout.profile.clone();
+    // Not on the slowest disk: see `draw_layout`.
+    if layout.disk.timing.write_us.1 < 500 {
+        profile.mode = pick(rng, &[Mode::Strict, Mode::Group]);
+    }
+    profile.batch_bytes_max = pick(rng, &[4 << 10, 16 << 10]);
+    profile.chains_in_flight_max = pick(rng, &[1, 4, 8]);
+    profile.apply_entries_max = pick(rng, &[1, 16, 512]);
+    profile.append_batches_in_flight_max = pick(rng, &[1, 4, 16]);
+    profile.append_batch_bytes_max = pick(rng, &[4 << 10, 64 << 10]);
+    profile.inflight_bytes_max = pick(rng, &[64 << 10, 1 << 20]);
+    profile.heartbeat_ms = pick(rng, &[20, 50]);
+    (profile.election_ms_min, profile.election_ms_max) = pick(rng, &[(150, 300), (200, 500)]);
+    ProfileNews::Obey(Box::new(profile))
 }
 
 fn draw_load(rng: &mut Xoshiro256PlusPlus) -> Load {

@@ -300,7 +300,7 @@ impl Stage {
                 let taken = &self.world.consensus().agreed(P).taken()[..seen];
                 Became::Saw(taken.iter().map(|taken| self.text(taken.op)).collect())
             }
-            Reply::Status { .. } | Reply::Leadership { .. } => return,
+            Reply::Status { .. } | Reply::Profile { .. } | Reply::Leadership { .. } => return,
         };
         self.answers.insert(name, became);
     }

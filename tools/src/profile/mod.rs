@@ -3,6 +3,8 @@
 //! Parsing, limits and the text of a file are the engine's; this shows them. A file is judged whole: everything that is
 //! wrong with it is said at once, with file, line, key, value and limit.
 
+mod reload;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +16,7 @@ use serde_json::json;
 
 use crate::exit::{CommandError, EXIT_HELP};
 use crate::files;
+use reload::ReloadArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,6 +25,7 @@ Examples:
   clustor profile show latency --toml > my.toml  a complete file to start from, every knob explained
   clustor profile check my.toml                  is it good? says everything that is wrong, by line
   clustor profile diff latency my.toml           what differs
+  clustor profile reload --config node.toml      a running node takes its changed file
 
 A PROFILE is the name of a shipped one (latency, throughput, wan, zfs) or a file.";
 
@@ -75,12 +79,13 @@ enum ProfileCommand {
         #[arg(long)]
         json: bool,
     },
+    Reload(ReloadArgs),
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// A profile is not acceptable or the output is gone.
+/// A profile is not acceptable, a node does not take it, or the output is gone.
 pub fn run(args: &ProfileArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     match &args.command {
         ProfileCommand::List { json } => list(*json, out).map_err(CommandError::failed),
@@ -97,6 +102,7 @@ pub fn run(args: &ProfileArgs, out: &mut dyn Write) -> Result<(), CommandError> 
             let (a, b) = (load(a)?, load(b)?);
             diff(&a, &b, *json, out).map_err(CommandError::failed)
         }
+        ProfileCommand::Reload(args) => reload::run(args, out),
     }
 }
 

@@ -189,7 +189,7 @@ impl ShardLog {
         self.scratch = frame;
     }
 
-    fn close_batch(&mut self) {
+    pub(super) fn close_batch(&mut self) {
         let fresh = self.emptied.take();
         let mut batch = core::mem::replace(&mut self.batch, fresh);
         batch.closed = true;

@@ -248,6 +248,16 @@ impl ShardLog {
         &self.options
     }
 
+    /// Obeys what can be turned while it runs: the greatest batch and the chains in flight. The open batch closes as it
+    /// stands, so that no batch is made under both.
+    pub fn retune(&mut self, options: &LogOptions) {
+        self.options.batch_bytes_max = options.batch_bytes_max;
+        self.options.chains_in_flight_max = options.chains_in_flight_max;
+        if !self.batch.is_empty() {
+            self.close_batch();
+        }
+    }
+
     /// Chains in flight.
     #[must_use]
     pub fn chains_in_flight(&self) -> usize {

@@ -131,7 +131,10 @@ impl Clients {
                 self.on_read(consensus, asked, seen)?;
                 Ok(None)
             }
-            (Reply::Read { found: Err(_), .. } | Reply::Status { .. }, None) => Ok(None),
+            (
+                Reply::Read { found: Err(_), .. } | Reply::Status { .. } | Reply::Profile { .. },
+                None,
+            ) => Ok(None),
             _ => Err(Violation::new(
                 "a request is answered in its own kind",
                 format!("ticket {number}: {reply:?}"),

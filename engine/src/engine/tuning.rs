@@ -1,0 +1,184 @@
+//! Turning a running engine's knobs.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use clustor_shards::mesh::Rejected;
+use clustor_shards::mesh::reply::pair;
+use clustor_wire::ids::PartitionId;
+
+use super::handle::Port;
+use super::served::on_shard;
+use super::submission::{Answer, Asked, Submission};
+use crate::profile::{Profile, ProfileError, ProfileNews, Retuned};
+use crate::request::RequestBody;
+
+/// How long a reload waits for the shards.
+const RELOAD_WAIT: Duration = Duration::from_secs(5);
+/// How often it tries a queue that is full.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// Why a running engine does not obey a new profile, or not everywhere yet.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReloadError {
+    /// The profile is not acceptable; nothing has changed.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// Shards that did not say within five seconds that they obey it: their queue is full, or they are in a long turn.
+    /// Those that were told obey it when they come to it; repeat the reload for the others.
+    #[error("of {shards} shards, {late} have not said within {} s that they obey the profile; repeat it", RELOAD_WAIT.as_secs())]
+    Late {
+        /// How many are late.
+        late: usize,
+        /// How many there are.
+        shards: usize,
+    },
+    /// The engine is stopping.
+    #[error("the engine is stopping")]
+    Stopping,
+}
+
+/// What of an engine any thread may turn. Cheap to clone; outlives its engine, and then refuses.
+#[derive(Clone)]
+pub struct EngineHandle {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    ports: Vec<Arc<Port>>,
+    /// What the engine runs under. Held while the shards are told, so that all hear reloads in one order.
+    profile: Mutex<Profile>,
+}
+
+impl core::fmt::Debug for EngineHandle {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("EngineHandle")
+            .field("shards", &self.shared.ports.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl EngineHandle {
+    pub(super) fn new(ports: Vec<Arc<Port>>, profile: Profile) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                ports,
+                profile: Mutex::new(profile),
+            }),
+        }
+    }
+
+    /// What the engine runs under. What waits for the next start is not in it.
+    #[must_use]
+    pub fn profile(&self) -> Profile {
+        self.lock().clone()
+    }
+
+    /// Runs under this profile from each shard's next batch on, without a restart. Knobs that can't be turned while it runs
+    /// stay, and are named in the answer. Waits until every shard has said that it obeys, up to five seconds.
+    ///
+    /// # Errors
+    /// [`ReloadError`]. A profile that is not acceptable changes nothing.
+    ///
+    /// # Panics
+    /// On a shard's thread, where it would wait for itself.
+    pub fn reload_profile(&self, wanted: &Profile) -> Result<Retuned, ReloadError> {
+        let mut running = self.lock();
+        let retuned = running.retune(wanted)?;
+        // Also where nothing differs: it takes back what was said of a bad file.
+        *running = retuned.profile.clone();
+        for port in &self.shared.ports {
+            port.budget.retune(retuned.profile.queue_bytes_max);
+        }
+        self.tell(&ProfileNews::Obey(Box::new(retuned.profile.clone())))?;
+        Ok(retuned)
+    }
+
+    /// Has every shard say in its status why a new profile was refused; the one it runs under stays.
+    ///
+    /// # Errors
+    /// [`ReloadError::Late`] or [`ReloadError::Stopping`].
+    ///
+    /// # Panics
+    /// On a shard's thread, where it would wait for itself.
+    pub fn refuse_profile(&self, why: impl Into<String>) -> Result<(), ReloadError> {
+        let running = self.lock();
+        let told = self.tell(&ProfileNews::Refused(why.into()));
+        drop(running);
+        told
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Profile> {
+        // A profile is replaced whole: one that a panic left is whole too.
+        self.shared
+            .profile
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, news: &ProfileNews) -> Result<(), ReloadError> {
+        assert!(
+            !on_shard(),
+            "a reload on a shard's thread would wait for itself: call it from another thread"
+        );
+        let until = Instant::now() + RELOAD_WAIT;
+        let mut late = 0;
+        let mut replies = Vec::with_capacity(self.shared.ports.len());
+        for port in &self.shared.ports {
+            let (to, reply) = pair();
+            let asked = Asked {
+                answer: Answer::Profile(to),
+                bytes: 0,
+                deadline: None,
+            };
+            // Beyond the bound on requests: it must be heard by a shard that is busy.
+            port.budget.take_beyond();
+            let body = RequestBody::Profile(news.clone());
+            match submit(
+                port,
+                Submission::new(PartitionId::default(), body, asked),
+                until,
+            ) {
+                Ok(()) => replies.push(reply),
+                Err(rejected) => {
+                    port.budget.give_back(0);
+                    if matches!(rejected, Rejected::Closed(_)) {
+                        return Err(ReloadError::Stopping);
+                    }
+                    late += 1;
+                }
+            }
+        }
+        for mut reply in replies {
+            let left = until.saturating_duration_since(Instant::now());
+            match reply.wait_timeout(left) {
+                Ok(true) => {}
+                Ok(false) => return Err(ReloadError::Stopping),
+                Err(_) => late += 1,
+            }
+        }
+        if late > 0 {
+            let shards = self.shared.ports.len();
+            return Err(ReloadError::Late { late, shards });
+        }
+        Ok(())
+    }
+}
+
+/// Submits, trying again while the queue is full.
+fn submit(
+    port: &Port,
+    mut submission: Submission,
+    until: Instant,
+) -> Result<(), Rejected<Submission>> {
+    loop {
+        match port.submitter.try_submit(submission) {
+            Ok(()) => return Ok(()),
+            Err(Rejected::Full(back)) if Instant::now() < until => {
+                std::thread::sleep(RETRY);
+                submission = back;
+            }
+            Err(rejected) => return Err(rejected),
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! `clustor profile` as its users meet it: shown, checked, compared, and reloaded by a running node.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+fn clustor() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_clustor"))
+}
+
+fn profile(args: &[&str], dir: &Path) -> Output {
+    clustor()
+        .arg("profile")
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .expect("runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).expect("one JSON object")
+}
+
+#[test]
+fn shipped_profiles_are_listed_and_shown() {
+    let home = tempfile::tempdir().expect("a directory");
+    let listed = profile(&["list"], home.path());
+    assert!(listed.status.success());
+    let said = text(&listed.stdout);
+    for name in ["latency", "throughput", "wan", "zfs", "segment_bytes"] {
+        assert!(said.contains(name), "{said}");
+    }
+    let listed = json(&profile(&["list", "--json"], home.path()));
+    assert_eq!(listed["profiles"].as_array().map(Vec::len), Some(4));
+
+    let shown = json(&profile(&["show", "wan", "--json"], home.path()));
+    let knobs = shown["knobs"].as_array().expect("a list");
+    let mode = knobs.iter().find(|knob| knob["key"] == "mode");
+    assert_eq!(mode.expect("there")["value"], "group");
+
+    let unknown = profile(&["show", "fast"], home.path());
+    assert_eq!(unknown.status.code(), Some(3));
+    let said = text(&unknown.stderr);
+    assert!(said.contains("latency, throughput, wan, zfs"), "{said}");
+}
+
+#[test]
+fn a_shown_file_is_good_and_a_wrong_one_is_told_by_line() {
+    let home = tempfile::tempdir().expect("a directory");
+    let shown = profile(&["show", "throughput", "--toml"], home.path());
+    let mine = home.path().join("mine.toml");
+    std::fs::write(&mine, &shown.stdout).expect("written");
+    let checked = profile(&["check", "mine.toml"], home.path());
+    assert!(checked.status.success(), "{}", text(&checked.stderr));
+    assert_eq!(text(&checked.stdout), "mine.toml: good: as throughput\n");
+
+    std::fs::write(&mine, "mode = \"fast\"\n\nheartbeat_ms = 5_000\n").expect("written");
+    let checked = profile(&["check", "mine.toml"], home.path());
+    assert_eq!(checked.status.code(), Some(3));
+    assert_eq!(
+        text(&checked.stdout),
+        "mine.toml:1: mode = \"fast\" is not \"strict\" or \"group\"\n\
+         mine.toml:3: heartbeat_ms = 5_000 is not a number from 10 to 1_000\n"
+    );
+    let checked = json(&profile(&["check", "--json", "mine.toml"], home.path()));
+    let wrong = &checked["wrong"][1];
+    assert_eq!(
+        (
+            &wrong["line"],
+            &wrong["key"],
+            &wrong["value"],
+            &wrong["limit"]["max"]
+        ),
+        (
+            &3.into(),
+            &"heartbeat_ms".into(),
+            &"5_000".into(),
+            &1000.into()
+        )
+    );
+    let gone = profile(&["check", "gone.toml"], home.path());
+    assert_eq!(gone.status.code(), Some(3));
+}
+
+#[test]
+fn profiles_are_compared_knob_by_knob() {
+    let home = tempfile::tempdir().expect("a directory");
+    std::fs::write(home.path().join("mine.toml"), "chains_in_flight_max = 2\n").expect("written");
+    let output = profile(&["diff", "latency", "mine.toml"], home.path());
+    assert!(output.status.success());
+    let said = text(&output.stdout);
+    assert!(said.starts_with("chains_in_flight_max"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    let same = profile(&["diff", "wan", "wan"], home.path());
+    assert_eq!(text(&same.stdout), "wan and wan stand the same\n");
+    let differences = json(&profile(
+        &["diff", "latency", "mine.toml", "--json"],
+        home.path(),
+    ));
+    assert_eq!(differences["differences"][0]["b"], 2);
+}
+
+/// A node of its own cluster, under `mine.toml` beside its config.
+struct Node {
+    home: tempfile::TempDir,
+    child: Child,
+}
+
+impl Node {
+    fn start(profile: &str) -> Self {
+        let home = tempfile::tempdir().expect("a directory");
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .expect("a port")
+            .port();
+        let made = clustor()
+            .args([
+                "certs",
+                "cluster",
+                "--nodes",
+                "1",
+                "--replicas",
+                "1",
+                "--shards",
+                "1",
+            ])
+            .args(["--partitions", "1", "--dir", "dev", "--listen"])
+            .arg(format!("127.0.0.1:{port}"))
+            .current_dir(home.path())
+            .output()
+            .expect("runs");
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        std::fs::write(home.path().join("dev/mine.toml"), profile).expect("written");
+        let config = home.path().join("dev/node-1.toml");
+        let said = std::fs::read_to_string(&config).expect("there");
+        let said = said.replace("profile = \"latency\"", "profile = \"mine.toml\"");
+        assert!(said.contains("mine.toml"), "{said}");
+        std::fs::write(&config, said).expect("written");
+        let mut child = clustor()
+            .args(["serve", "--log-level", "error", "--config"])
+            .arg(&config)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("runs");
+        let mut line = String::new();
+        let out = child.stdout.take().expect("piped");
+        BufReader::new(out).read_line(&mut line).expect("a line");
+        assert!(line.starts_with("ready"), "{line}");
+        Self { home, child }
+    }
+
+    fn write(&self, profile: &str) {
+        // As editors do: another file is renamed over it.
+        let path = self.home.path().join("dev/mine.toml.new");
+        std::fs::write(&path, profile).expect("written");
+        std::fs::rename(path, self.home.path().join("dev/mine.toml")).expect("renamed");
+    }
+
+    fn reload(&self) -> Output {
+        profile(
+            &["reload", "--config", "dev/node-1.toml", "--json"],
+            self.home.path(),
+        )
+    }
+
+    fn state(&self) -> Value {
+        let path = self.home.path().join("dev/data-1/profile-state.json");
+        serde_json::from_slice(&std::fs::read(path).expect("there")).expect("JSON")
+    }
+
+    fn trouble(&self) -> String {
+        let output = clustor()
+            .args(["status", "--json", "--cluster", "dev"])
+            .current_dir(self.home.path())
+            .output()
+            .expect("runs");
+        json(&output)["shards"][0]["trouble"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // One that has ended can't be killed; either way it is waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < until, "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_running_node_reloads_its_file_on_command_and_by_itself() {
+    let node = Node::start("heartbeat_ms = 40\n");
+    node.write("heartbeat_ms = 30\nsegment_blocks_per_slot = 2\n");
+    let output = node.reload();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    // By itself it may have read the file before the command came: then there was nothing left to turn.
+    let state = json(&output);
+    assert_eq!(state["obeyed"], true);
+    assert_eq!(state["at_restart"][0]["key"], "segment_blocks_per_slot");
+
+    // Not acceptable: the command says so by line and tells the node nothing; the node sees it by itself, keeps what it
+    // has, and says so in its status.
+    node.write("heartbeat_ms = 30\nchains_in_flight_max = 9\n");
+    let output = node.reload();
+    assert_eq!(output.status.code(), Some(3));
+    let said = text(&output.stderr);
+    assert!(
+        said.contains("mine.toml:2: chains_in_flight_max = 9"),
+        "{said}"
+    );
+    eventually("the node has seen the bad file", || {
+        node.state()["obeyed"] == false
+    });
+    let wrong = node.state()["wrong"][0]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    assert!(
+        wrong.contains("mine.toml:2: chains_in_flight_max = 9"),
+        "{wrong}"
+    );
+    let trouble = node.trouble();
+    assert!(trouble.contains("mine.toml:2"), "{trouble}");
+
+    node.write("heartbeat_ms = 25\n");
+    eventually("the node obeys the good file", || {
+        node.state()["obeyed"] == true
+    });
+    eventually("its status says nothing more", || node.trouble().is_empty());
+}
+
+#[test]
+fn a_reload_where_no_node_runs_says_so() {
+    let mut node = Node::start("heartbeat_ms = 40\n");
+    node.child.kill().expect("it runs");
+    node.child.wait().expect("it ends");
+    let output = node.reload();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("no node runs here"),
+        "{}",
+        text(&output.stderr)
+    );
+}
