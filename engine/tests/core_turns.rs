@@ -48,7 +48,18 @@ struct Node {
 }
 
 impl Node {
-    fn boot(id: u64, voters: &[u64], mut disk: MemoryDisk, now: Time) -> Self {
+    fn boot(id: u64, voters: &[u64], disk: MemoryDisk, now: Time) -> Self {
+        Self::boot_on(id, voters, disk, now, None)
+    }
+
+    /// On a host that must stay silent, for a reason.
+    fn boot_on(
+        id: u64,
+        voters: &[u64],
+        mut disk: MemoryDisk,
+        now: Time,
+        silent: Option<&str>,
+    ) -> Self {
         let mut profile = Profile::throughput();
         profile.segment_bytes = 1 << 20;
         profile.entry_bytes_max = 64 << 10;
@@ -65,6 +76,7 @@ impl Node {
             io_writer_mode: 0,
             seed: id * 31,
             placement: None,
+            silent: silent.map(str::to_owned),
         };
         let pool = config.profile.log_options(0).pool();
         let (core, _) = ShardCore::boot(config, pool, now, &mut disk, &TestKey(9)).expect("boots");
@@ -328,4 +340,42 @@ fn a_new_profile_is_obeyed_from_the_next_batch_on_and_a_refused_one_is_in_the_st
         assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
     }
     assert_eq!(node.core.status(None).trouble, "");
+}
+
+#[test]
+fn on_a_host_that_can_keep_no_acknowledgement_a_replica_is_silent_and_says_why() {
+    let mut node = Node::boot_on(
+        1,
+        &[1],
+        MemoryDisk::default(),
+        Time(0),
+        Some("fuse: nobody knows"),
+    );
+    let mut now = Time(0);
+    node.append(1, b"x", None);
+    for _ in 0..40 {
+        now = now.plus_ms(100);
+        assert!(node.turn(now).is_empty(), "it says nothing to anyone");
+    }
+    match node.outcome(1).expect("answered") {
+        Outcome::NotExecuted { refusal } => {
+            assert_eq!(refusal.clause, RefusalClause::Unavailable);
+            assert!(
+                refusal.message.contains("fuse: nobody knows"),
+                "{}",
+                refusal.message
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    let status = node.core.status(None);
+    assert!(
+        status.trouble.contains("fuse: nobody knows"),
+        "{}",
+        status.trouble
+    );
+    assert_eq!(
+        status.partitions[0].role,
+        clustor_wire::message::Role::Quarantined
+    );
 }

@@ -11,6 +11,7 @@
 //! - [`scrub`]: whether all of it is whole
 //! - [`reload`]: a running node's profile file: watched, read again, obeyed
 //! - [`profile`]: the shipped profiles, and files of one's own
+//! - [`host`]: what lies under a data directory, judged
 //! - [`kv`]: the key-value machine and its commands
 //! - [`serve`]: one node of a cluster
 //! - [`demo`]: three nodes, a load, a kill, and the proof that nothing was lost
@@ -22,6 +23,7 @@ pub mod config;
 pub mod demo;
 pub mod exit;
 pub mod files;
+pub mod host;
 pub mod inspect;
 pub mod kv;
 pub mod profile;

@@ -11,6 +11,7 @@ use clustor_tools::certs::{self, CertsArgs};
 use clustor_tools::client_commands::{self, AppendArgs, ReadArgs, StatusArgs};
 use clustor_tools::demo::{self, DemoArgs};
 use clustor_tools::exit::{CommandError, EXIT_HELP, Exit};
+use clustor_tools::host::{self, HostArgs};
 use clustor_tools::inspect::{self, InspectArgs};
 use clustor_tools::profile::{self, ProfileArgs};
 use clustor_tools::scrub::{self, ScrubArgs};
@@ -29,6 +30,7 @@ struct Arguments {
 enum Command {
     Certs(CertsArgs),
     Demo(DemoArgs),
+    Host(HostArgs),
     Inspect(InspectArgs),
     Scrub(ScrubArgs),
     Profile(ProfileArgs),
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
     let result = match &arguments.command {
         Command::Certs(args) => certs::run(args, &mut out),
         Command::Demo(args) => demo::run(args, &mut out),
+        Command::Host(args) => host::run(args, &mut out),
         Command::Inspect(args) => inspect::run(args, &mut out),
         Command::Scrub(args) => scrub::run(args, &mut out),
         Command::Profile(args) => profile::run(args, &mut out),

@@ -2,11 +2,11 @@
 
 use std::any::TypeId;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use clustor_shards::host::{DataDir, FileKeyProvider};
+use clustor_shards::host::{DataDir, FileKeyProvider, Judgement};
 use clustor_shards::log::Suite;
 use clustor_shards::mesh::reply::ReplyPool;
 use clustor_shards::runtime::{Build, NodeOptions, ShardPlan};
@@ -116,6 +116,7 @@ impl EngineBuilder {
     pub fn start(mut self) -> Result<Engine, EngineError> {
         self.check()?;
         let mut seat = self.take_seat()?;
+        let silent = judge_host(&self.data)?;
         let directory = DataDir::open(&self.data, seat.claim)?;
         let options = NodeOptions {
             requests_max: self.profile.queue_requests_max as usize,
@@ -163,6 +164,7 @@ impl EngineBuilder {
                         io_writer_mode: 0,
                         seed: seed()?,
                         placement: seat.placement_file(),
+                        silent: silent.clone(),
                     },
                     directory.keys().clone(),
                     Arc::clone(&shard.budget),
@@ -268,6 +270,31 @@ fn build(
         let () = sockets;
         Ok(Served::new(core, budget, leadership))
     })
+}
+
+/// Judges what the directory lies on, and warns of what was found. Why the node must stay silent, if it must.
+fn judge_host(data: &Path) -> Result<Option<String>, EngineError> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let judgement = Judgement::gather(data, now.map_or(0, |now| now.as_secs()))?;
+    for finding in &judgement.findings {
+        let allowed = finding.allowed_by.as_ref();
+        tracing::warn!(
+            path = %judgement.facts.path.display(),
+            clause = finding.clause.name(),
+            outcome = %finding.outcome,
+            allowed_until = allowed.map(|by| by.until.as_str()),
+            allowed_because = allowed.map(|by| by.reason.as_str()),
+            "{}",
+            finding.reason
+        );
+    }
+    for unneeded in &judgement.unneeded {
+        tracing::info!(
+            clause = unneeded.clause.name(),
+            "an override of the host policy is not needed"
+        );
+    }
+    Ok(judgement.admit()?)
 }
 
 fn seed() -> Result<u64, EngineError> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clustor_shards::host::DataDirError;
+use clustor_shards::host::{DataDirError, HostError};
 use clustor_shards::runtime::{StartError, StopError};
 use clustor_wire::ids::PartitionId;
 
@@ -21,6 +21,9 @@ pub enum EngineError {
     /// The profile's values don't hold their limits.
     #[error("profile: {0}")]
     Profile(#[from] ProfileError),
+    /// An acknowledgement could not be kept on what the data directory lies on. Nothing was written.
+    #[error("host policy: {0}; see clustor host")]
+    Host(#[from] HostError),
     /// The data directory can't be used.
     #[error("data directory: {0}")]
     Directory(#[from] DataDirError),

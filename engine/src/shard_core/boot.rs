@@ -47,6 +47,9 @@ pub struct CoreConfig {
     pub seed: u64,
     /// The bytes of the signed placement, handed to clients that ask.
     pub placement: Option<Vec<u8>>,
+    /// Why its replicas must stay silent, if the host can't keep an acknowledgement: they neither vote nor campaign nor
+    /// acknowledge.
+    pub silent: Option<String>,
 }
 
 /// Why a shard can't boot. Nothing was written.
@@ -119,7 +122,7 @@ impl ShardCore {
                 config.seed,
                 (id, spec.voters),
                 known,
-                log.quarantine().is_some(),
+                log.quarantine().is_some() || config.silent.is_some(),
                 now,
                 &mut cache,
             )?;
@@ -150,6 +153,7 @@ impl ShardCore {
             stopping_since: None,
             patience_ms: config.profile.election_ms_max,
             profile_refused: None,
+            silent: config.silent,
         };
         Ok((core, report))
     }

@@ -300,6 +300,13 @@ impl ShardCore {
                 1000,
             ));
         }
+        if let Some(why) = &self.silent {
+            return Err(refusal(
+                RefusalClause::Unavailable,
+                format!("quarantined by the host policy: {why}"),
+                0,
+            ));
+        }
         if let Some(quarantine) = self.shared.log.quarantine() {
             return Err(refusal(
                 RefusalClause::Unavailable,

@@ -94,6 +94,8 @@ pub struct ShardCore {
     patience_ms: u64,
     /// Why the newest profile was refused; the one before it stays.
     profile_refused: Option<String>,
+    /// Why the replicas stay silent, if the host can't keep an acknowledgement.
+    silent: Option<String>,
 }
 
 impl ShardCore {
@@ -135,11 +137,12 @@ impl ShardCore {
                 format!("the disk failed: {failure}; restart the node to recover what is durable")
             }
             (None, Some(quarantine)) => format!("quarantined: {quarantine}"),
-            (None, None) => match &self.profile_refused {
-                Some(why) => {
+            (None, None) => match (&self.silent, &self.profile_refused) {
+                (Some(why), _) => format!("quarantined by the host policy: {why}"),
+                (None, Some(why)) => {
                     format!("the profile was not reloaded, the one before it stays: {why}")
                 }
-                None => String::new(),
+                (None, None) => String::new(),
             },
         };
         ShardStatus {

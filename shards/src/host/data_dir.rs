@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use clustor_wire::ids::{ClusterId, NodeId, ShardId};
 
 use super::files;
+use super::host_override::OVERRIDE_FILE;
 use super::key_file::FileKeyProvider;
 use crate::log::keys::KeyError;
 
@@ -297,7 +298,7 @@ fn judge_empty(path: &Path) -> Result<(), DataDirError> {
             .strip_suffix(files::TEMPORARY)
             .and_then(|stem| stem.strip_suffix('.'))
             .unwrap_or(&name);
-        if ![IDENTITY_FILE, KEY_FILE, LOCK_FILE].contains(&stem) {
+        if ![IDENTITY_FILE, KEY_FILE, LOCK_FILE, OVERRIDE_FILE].contains(&stem) {
             return Err(DataDirError::NotOurs {
                 path: path.to_owned(),
                 found: name.into_owned(),

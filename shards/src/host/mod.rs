@@ -4,11 +4,19 @@
 
 mod data_dir;
 mod files;
+mod host_override;
 mod key_file;
 mod machine;
+mod mounts;
 mod offline;
+mod policy;
 
 pub use data_dir::{Claim, DataDir, DataDirError, Identity, LOCK_WAIT, LONE_NODE};
+pub use host_override::{
+    OVERRIDE_DAYS_MAX, Override, OverrideError, override_file, parse_overrides,
+};
 pub use key_file::FileKeyProvider;
 pub use machine::{FileSystem, Topology, file_system};
+pub use mounts::{Mount, mount_of};
 pub use offline::{NodesKeptOut, OfflineDir, OfflineDisk};
+pub use policy::{BlockDevice, Clause, Finding, HostError, HostFacts, Judgement, Outcome};

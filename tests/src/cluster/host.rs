@@ -141,6 +141,7 @@ impl Host {
             io_writer_mode: 0,
             seed,
             placement: None,
+            silent: None,
         };
         let now = self.clock(now_us);
         let pool = config.profile.log_options(0).pool();
