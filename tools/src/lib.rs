@@ -12,6 +12,7 @@
 //! - [`reload`]: a running node's profile file: watched, read again, obeyed
 //! - [`profile`]: the shipped profiles, and files of one's own
 //! - [`host`]: what lies under a data directory, judged
+//! - [`probe`]: what a device can do, and the profile that follows
 //! - [`kv`]: the key-value machine and its commands
 //! - [`serve`]: one node of a cluster
 //! - [`demo`]: three nodes, a load, a kill, and the proof that nothing was lost
@@ -26,6 +27,7 @@ pub mod files;
 pub mod host;
 pub mod inspect;
 pub mod kv;
+pub mod probe;
 pub mod profile;
 pub mod reload;
 pub mod scrub;

@@ -13,6 +13,7 @@ use clustor_tools::demo::{self, DemoArgs};
 use clustor_tools::exit::{CommandError, EXIT_HELP, Exit};
 use clustor_tools::host::{self, HostArgs};
 use clustor_tools::inspect::{self, InspectArgs};
+use clustor_tools::probe::{self, ProbeArgs};
 use clustor_tools::profile::{self, ProfileArgs};
 use clustor_tools::scrub::{self, ScrubArgs};
 use clustor_tools::serve::{self, ServeArgs};
@@ -33,6 +34,7 @@ enum Command {
     Host(HostArgs),
     Inspect(InspectArgs),
     Scrub(ScrubArgs),
+    Probe(ProbeArgs),
     Profile(ProfileArgs),
     Serve(ServeArgs),
     Append(AppendArgs),
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Command::Host(args) => host::run(args, &mut out),
         Command::Inspect(args) => inspect::run(args, &mut out),
         Command::Scrub(args) => scrub::run(args, &mut out),
+        Command::Probe(args) => probe::run(args, &mut out),
         Command::Profile(args) => profile::run(args, &mut out),
         Command::Serve(args) => serve::run(args, &mut out),
         Command::Append(args) => client_commands::append(args, &mut out),

@@ -170,6 +170,24 @@ impl Profile {
         }
     }
 
+    /// What a shipped profile's file says at its top, without the comment signs; [`Profile::to_toml`] with it gives the
+    /// whole file.
+    #[must_use]
+    pub fn shipped_head(name: &str) -> Option<String> {
+        let text = match name {
+            "latency" => LATENCY,
+            "throughput" => THROUGHPUT,
+            "wan" => WAN,
+            "zfs" => ZFS,
+            _ => return None,
+        };
+        let lines = text.lines().map_while(|line| line.strip_prefix('#'));
+        let lines: Vec<&str> = lines
+            .map(|line| line.strip_prefix(' ').unwrap_or(line))
+            .collect();
+        Some(lines.join("\n"))
+    }
+
     fn from_shipped(name: &str, text: &str) -> Self {
         Self::parse(text, name).expect("the shipped profiles are within their limits")
     }

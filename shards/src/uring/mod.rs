@@ -21,6 +21,7 @@ mod read;
 #[cfg(feature = "net")]
 mod receive_buffers;
 mod remove;
+mod rig;
 mod ring;
 mod shard_ring;
 mod slab;
@@ -31,6 +32,7 @@ mod sockets;
 
 pub use chain::ChainSteps;
 pub use error::RingError;
+pub use rig::{Rig, RigError, RigOptions, RigWork};
 pub use ring::WriterMode;
 pub use shard_ring::ShardRing;
 #[cfg(feature = "net")]

@@ -161,10 +161,10 @@ fn show(profile: &Profile, json: bool, toml: bool, out: &mut dyn Write) -> io::R
         return writeln!(out, "{}", profile_json(profile));
     }
     if toml {
-        let head = format!(
-            "As {}. What is left out is as in its base, `base = \"latency\"` unless it names another.",
-            profile.name
-        );
+        let head = Profile::shipped_head(&profile.name).unwrap_or_else(|| {
+            let name = &profile.name;
+            format!("As {name}. What is left out is as in its base.")
+        });
         return write!(out, "{}", profile.to_toml(&head));
     }
     let width = widest(Profile::KNOBS.iter().map(|knob| knob.key));
