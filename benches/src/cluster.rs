@@ -19,7 +19,7 @@ use clustor_engine::profile::Profile;
 use clustor_engine::security::{
     PlacedNode, Placement, PlacementDraft, PlacementSecret, Role, SpiffeId, TlsFiles, TlsIdentity,
 };
-use clustor_shards::log::record::CODEC_BINARY;
+use clustor_shards::log::Encoding;
 use clustor_shards::uring::ChainSteps;
 use clustor_wire::ids::{ClusterId, NodeId, PartitionId};
 use rcgen::{CertificateParams, IsCa, Issuer, KeyPair, SanType};
@@ -250,7 +250,7 @@ fn credentials(
     let signed = PlacementDraft {
         cluster: ClusterId(1),
         trust_domain: TRUST_DOMAIN.to_owned(),
-        record_codec: CODEC_BINARY,
+        record_codec: Encoding::Binary as u8,
         nodes,
         partitions: BTreeMap::<PartitionId, _>::new(),
     }

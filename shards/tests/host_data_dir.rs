@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::process::Command;
 
 use clustor_shards::host::{Claim, DataDir, DataDirError, FileKeyProvider, LONE_NODE};
 use clustor_shards::log::keys::KeyProvider as _;
@@ -113,9 +114,40 @@ fn a_damaged_identity_is_refused() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let path = temp.path().join("data");
     drop(DataDir::open(&path, Claim::Alone).expect("first start"));
-    fs::write(path.join("identity"), "clustor-data 2\n").expect("written");
-    let error = DataDir::open(&path, Claim::Alone).expect_err("another version");
-    assert!(matches!(error, DataDirError::Identity { .. }), "{error}");
+    for text in [
+        "",
+        "clustor-data\n",
+        "clustor-data one\n",
+        "clustor-data 1\n",
+    ] {
+        fs::write(path.join("identity"), text).expect("written");
+        let error = DataDir::open(&path, Claim::Alone).expect_err("damaged");
+        assert!(matches!(error, DataDirError::Identity { .. }), "{error}");
+    }
+}
+
+#[test]
+fn an_identity_of_a_newer_build_is_refused_by_name() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let path = temp.path().join("data");
+    drop(DataDir::open(&path, Claim::Alone).expect("first start"));
+    fs::write(path.join("identity"), "clustor-data 2\nsomething else\n").expect("written");
+    let error = DataDir::open(&path, Claim::Alone).expect_err("newer");
+    assert!(
+        matches!(error, DataDirError::Newer { found: 2, .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains("use a newer build"), "{error}");
+}
+
+#[test]
+fn a_key_that_is_a_pipe_is_refused_without_waiting() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let path = temp.path().join("kek");
+    let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo");
+    assert!(made.success());
+    let error = FileKeyProvider::new(&path).kek().expect_err("a pipe");
+    assert!(error.to_string().contains("not a regular file"), "{error}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 mod net_support;
 
+use clustor_shards::log::Encoding;
 use clustor_shards::net::{
     Connection, ConnectionLimits, Expected, LocalShard, NetError, NetLimits, Preface, SessionKind,
     ShardNet, SocketId, TlsIdentity,
@@ -124,17 +125,22 @@ fn nodes_under_different_placements_do_not_talk_and_both_say_why() {
 }
 
 #[test]
-fn other_record_frames_are_refused() {
+fn another_encoding_of_the_log_is_refused_by_both_names_on_both_sides() {
     let ca = Ca::new();
     let other = LocalShard {
-        record_codec: 2,
+        record_codec: Encoding::Json as u8,
         ..local(2)
     };
     let mut world = world_of(vec![local(1), other], &ca, 1);
     world.run(40, 1);
     assert!(world.peer_events.iter().all(Vec::is_empty));
-    assert!(world.troubles(0).iter().any(|t| t.contains("codec")));
-    assert!(world.troubles(1).iter().any(|t| t.contains("codec")));
+    for at in [0, 1] {
+        let troubles = world.troubles(at);
+        let names_both = |t: &String| {
+            t.contains("binary") && t.contains("json") && t.contains("CLUSTOR_LOG_ENCODING")
+        };
+        assert!(troubles.iter().any(names_both), "{troubles:?}");
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ use super::seat::Member;
 use super::seat::{Core, Seat, Sockets};
 use super::served::Served;
 use super::tuning::EngineHandle;
-use super::{Engine, EngineError, Local};
+use super::{Engine, EngineError, Local, environment};
 use crate::machine::{AnyMachine, MachineFactory, StateMachine};
 use crate::outcome::Leadership;
 use crate::profile::Profile;
@@ -110,10 +110,14 @@ impl EngineBuilder {
     /// Starts the engine: makes or opens the data directory, recovers the logs, makes the machines, and waits,
     /// up to five seconds, until the partitions are led and have applied what was committed before.
     ///
+    /// The environment variables `CLUSTOR_LOG_ENCODING` and `CLUSTOR_WAL_CODEC`, `binary` or `json`, go before the
+    /// profile's `log_encoding` and `wal_codec`.
+    ///
     /// # Errors
     /// [`EngineError`]. Nothing runs then; and nothing was written where the error is about the builder, the
     /// profile, or a directory that is someone else's.
     pub fn start(mut self) -> Result<Engine, EngineError> {
+        self.profile = environment::apply(self.profile)?;
         self.check()?;
         let mut seat = self.take_seat()?;
         let silent = judge_host(&self.data)?;
@@ -210,7 +214,11 @@ impl EngineBuilder {
     #[cfg(feature = "net")]
     fn take_seat(&mut self) -> Result<Seat, EngineError> {
         match self.member.take() {
-            Some(member) => Seat::of_member(member, self.partitions.iter().map(|plan| plan.id)),
+            Some(member) => Seat::of_member(
+                member,
+                self.profile.format().log_encoding,
+                self.partitions.iter().map(|plan| plan.id),
+            ),
             None => Ok(Seat::alone()),
         }
     }

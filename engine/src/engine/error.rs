@@ -24,6 +24,16 @@ pub enum EngineError {
     /// An acknowledgement could not be kept on what the data directory lies on. Nothing was written.
     #[error("host policy: {0}; see clustor host")]
     Host(#[from] HostError),
+    /// An environment variable has a value that names nothing.
+    #[error(
+        "environment: {variable} = {value:?} is neither \"binary\" nor \"json\"; correct it, or unset it to go by the profile"
+    )]
+    Variable {
+        /// Which.
+        variable: &'static str,
+        /// Its value.
+        value: std::ffi::OsString,
+    },
     /// The data directory can't be used.
     #[error("data directory: {0}")]
     Directory(#[from] DataDirError),
@@ -39,6 +49,17 @@ pub enum EngineError {
     NotANode {
         /// Who it is.
         found: String,
+    },
+    /// The node's log is to have another encoding than the cluster's.
+    #[cfg(feature = "net")]
+    #[error(
+        "log encoding: this node is to write {node}, the placement says record_codec = \"{cluster}\"; set CLUSTOR_LOG_ENCODING, or log_encoding in the profile, to {cluster}, or sign a placement that says {node}"
+    )]
+    OtherEncoding {
+        /// What the node is to write.
+        node: clustor_shards::log::Encoding,
+        /// What the placement says.
+        cluster: clustor_shards::log::Encoding,
     },
     /// The placement knows nothing of this node.
     #[error(

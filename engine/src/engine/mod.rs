@@ -18,6 +18,7 @@
 
 mod budget;
 mod builder;
+mod environment;
 mod error;
 mod handle;
 mod leaders;
@@ -40,6 +41,7 @@ use clustor_wire::ids::PartitionId;
 
 pub use builder::EngineBuilder;
 pub use clustor_shards::mesh::watch::Watch;
+pub use environment::{LOG_ENCODING_VARIABLE, WAL_CODEC_VARIABLE};
 pub use error::EngineError;
 pub use handle::{AppendOptions, PartitionHandle, Refused};
 pub use pending::{AppendFuture, ReadError, ReadFuture, StatusFuture};

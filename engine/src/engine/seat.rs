@@ -139,7 +139,8 @@ mod cluster {
     use std::time::{Duration, Instant};
 
     use clustor_shards::host::{Claim, LOCK_WAIT, Topology};
-    use clustor_shards::log::record::{CODEC_BINARY, RECORD_VERSION};
+    use clustor_shards::log::Encoding;
+    use clustor_shards::log::record::RECORD_VERSION;
     use clustor_shards::net::{LocalShard, NetLimits, ShardNet, TlsIdentity};
     use clustor_shards::turn::{PeerId, Time};
     use clustor_wire::ids::{NodeId, PartitionId};
@@ -172,9 +173,10 @@ mod cluster {
 
     impl Seat {
         /// A member's seat. Everything that can be refused is, before anything is written: the certificate, the
-        /// partitions, the port.
+        /// encoding of the log, the partitions, the port.
         pub fn of_member(
             member: Member,
+            log_encoding: Encoding,
             given: impl Iterator<Item = PartitionId>,
         ) -> Result<Self, EngineError> {
             let Role::Node(node) = *member.identity.id().role() else {
@@ -182,6 +184,12 @@ mod cluster {
                     found: member.identity.id().to_string(),
                 });
             };
+            if log_encoding as u8 != member.placement.record_codec() {
+                return Err(EngineError::OtherEncoding {
+                    node: log_encoding,
+                    cluster: Encoding::from_u8(member.placement.record_codec()).unwrap_or_default(),
+                });
+            }
             let placed = member
                 .placement
                 .node(node)
@@ -282,7 +290,7 @@ mod cluster {
                 last_chain: core.log().retired_chain(),
                 placement_digest: self.placement.digest(),
                 record_version: RECORD_VERSION,
-                record_codec: CODEC_BINARY,
+                record_codec: core.log().options().format.log_encoding as u8,
             };
             let peers = self.placement.peers_of(self.me);
             ShardNet::new(

@@ -8,6 +8,7 @@ use core::net::SocketAddr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use clustor_shards::log::Encoding;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{ClusterId, NodeId, PartitionId, ShardId};
 use serde::Deserialize;
@@ -30,8 +31,6 @@ pub const PLACEMENT_REPLICAS_MAX: usize = 7;
 
 const TRUST_DOMAIN_BYTES_MAX: usize = 255;
 const VALUE_CHARS_SHOWN: usize = 60;
-/// Names of record codecs in manifests, by number.
-const CODECS: [(&str, u8); 2] = [("binary", 1), ("json", 2)];
 
 /// A node as the placement names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,8 +90,7 @@ impl PlacementDraft {
     }
 
     fn to_text(&self) -> String {
-        let codec = CODECS.iter().find(|(_, n)| *n == self.record_codec);
-        let codec = codec.map_or("unknown", |(name, _)| name);
+        let codec = Encoding::from_u8(self.record_codec).map_or("unknown", Encoding::name);
         let mut text = format!(
             "version = {PLACEMENT_VERSION}\ncluster = \"{:032x}\"\ntrust_domain = \"{}\"\nrecord_codec = \"{codec}\"\n",
             self.cluster.get(),
@@ -381,8 +379,7 @@ impl Manifest {
             let expected = "1 to 255 of a-z 0-9 . - _";
             return Err(field("trust_domain", &self.trust_domain, expected));
         }
-        let codec = CODECS.iter().find(|(name, _)| *name == self.record_codec);
-        let Some((_, record_codec)) = codec else {
+        let Some(record_codec) = Encoding::from_name(&self.record_codec) else {
             return Err(field(
                 "record_codec",
                 &self.record_codec,
@@ -394,7 +391,7 @@ impl Manifest {
         Ok(PlacementDraft {
             cluster: ClusterId(cluster),
             trust_domain: self.trust_domain,
-            record_codec: *record_codec,
+            record_codec: record_codec as u8,
             nodes,
             partitions,
         })

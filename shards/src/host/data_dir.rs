@@ -29,6 +29,10 @@ pub(super) const KEY_FILE: &str = "kek";
 pub(super) const LOCK_FILE: &str = "lock";
 /// First line of the identity file: what it is, and its version.
 const IDENTITY_MAGIC: &str = "clustor-data 1";
+/// The same without the version.
+const IDENTITY_NAME: &str = "clustor-data ";
+/// The version in [`IDENTITY_MAGIC`].
+const IDENTITY_VERSION: u32 = 1;
 /// An identity file is at most this long.
 const IDENTITY_BYTES_MAX: u64 = 256;
 /// Entries of a directory that are looked at to judge whether it is a data directory.
@@ -112,7 +116,17 @@ pub enum DataDirError {
         /// The directory.
         path: PathBuf,
     },
-    /// Its identity file is damaged, or of a newer build. Nothing was written.
+    /// Its identity file is of a newer build. Nothing was written.
+    #[error(
+        "{path}: written by format {found} of data directories, this build reads up to {IDENTITY_VERSION}; use a newer build"
+    )]
+    Newer {
+        /// The identity file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// Its identity file is damaged. Nothing was written.
     #[error(
         "{path}: expected the lines \"{IDENTITY_MAGIC}\", \"alone\" or \"member\", \"cluster HEX\" and \"node N\"; restore the file"
     )]
@@ -359,7 +373,14 @@ pub(super) fn read_identity(directory: &Path) -> Result<Option<Identity>, DataDi
     let Some((bytes, _)) = files::get(&path, IDENTITY_BYTES_MAX).map_err(io_error(&path))? else {
         return Ok(None);
     };
-    let parsed = core::str::from_utf8(&bytes).ok().and_then(parse_identity);
+    let text = core::str::from_utf8(&bytes).ok();
+    let version = text
+        .and_then(|text| text.lines().next()?.strip_prefix(IDENTITY_NAME))
+        .and_then(|version| version.parse().ok());
+    if let Some(found) = version.filter(|found| *found > IDENTITY_VERSION) {
+        return Err(DataDirError::Newer { path, found });
+    }
+    let parsed = text.and_then(parse_identity);
     parsed.map(Some).ok_or(DataDirError::Identity { path })
 }
 

@@ -27,8 +27,15 @@ pub(super) fn put(directory: &Path, name: &str, mode: u32, bytes: &[u8]) -> io::
     File::open(directory)?.sync_all()
 }
 
-/// Reads a file of at most `bytes_max` bytes; `None` if there is none.
+/// Reads a regular file of at most `bytes_max` bytes; `None` if there is none. Anything else by that name is an error: a
+/// pipe would keep its reader waiting.
 pub(super) fn get(path: &Path, bytes_max: u64) -> io::Result<Option<(Vec<u8>, std::fs::Metadata)>> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => {
+            return Err(io::Error::other("this is not a regular file"));
+        }
+        _ => {}
+    }
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

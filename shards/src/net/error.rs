@@ -1,5 +1,6 @@
 //! What goes wrong on the way between two shards: one enum for the room.
 
+use crate::log::Encoding;
 use std::path::PathBuf;
 
 use clustor_wire::ids::{ClusterId, NodeId, ShardId};
@@ -256,7 +257,8 @@ pub enum NetError {
     },
     /// Their record frames are not ours.
     #[error(
-        "their log has record version {version} codec {codec}, ours {our_version} codec {our_codec}; run the same release and codec on all nodes"
+        "their log has record version {version} and encoding {}, ours version {our_version} and encoding {}; run the same release on all nodes, and set CLUSTOR_LOG_ENCODING, or log_encoding in the profile, to the same",
+        encoding_name(*.codec), encoding_name(*.our_codec)
     )]
     RecordsDiffer {
         /// Their version.
@@ -323,5 +325,12 @@ impl NetError {
             found: found.get(),
             expected: expected.get(),
         }
+    }
+}
+
+fn encoding_name(number: u8) -> String {
+    match Encoding::from_u8(number) {
+        Some(encoding) => encoding.name().to_owned(),
+        None => format!("{number}, which this build does not know"),
     }
 }

@@ -26,7 +26,7 @@ pub struct LocalShard {
     pub placement_digest: [u8; 32],
     /// Version of the record frame in this shard's log.
     pub record_version: u8,
-    /// Codec of record bodies in this shard's log.
+    /// Encoding of this shard's log, which bounds what entries it can take: `log::Encoding`'s number.
     pub record_codec: u8,
 }
 

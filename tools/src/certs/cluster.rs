@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clustor_engine::security::{
     PlacedNode, Placement, PlacementDraft, PlacementKey, PlacementSecret, Role, SpiffeId, TlsFiles,
 };
+use clustor_shards::log::Encoding;
 use clustor_wire::ids::{ClusterId, NodeId};
 
 use super::CertsError;
@@ -15,7 +16,6 @@ use crate::config::NodeConfig;
 use crate::files;
 
 const SECRET_BYTES_MAX: u64 = 4096;
-const CODEC_BINARY: u8 = 1;
 
 /// What a new cluster shall be.
 #[derive(Debug, Clone)]
@@ -99,7 +99,7 @@ pub fn make_cluster(plan: &ClusterPlan) -> Result<Cluster, CertsError> {
     let draft = PlacementDraft {
         cluster,
         trust_domain: trust_domain.clone(),
-        record_codec: CODEC_BINARY,
+        record_codec: Encoding::Binary as u8,
         nodes: plan.nodes.clone(),
         partitions: BTreeMap::new(),
     }

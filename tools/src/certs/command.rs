@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use clustor_engine::security::{
     PLACEMENT_BYTES_MAX, PlacedNode, Placement, PlacementDraft, PlacementKey, Role, SpiffeId,
 };
+use clustor_shards::log::Encoding;
 use clustor_wire::ids::NodeId;
 use serde_json::{Value, json};
 
@@ -322,7 +323,7 @@ fn placement(args: &PlacementArgs) -> Result<Made, CertsError> {
             let mut draft = PlacementDraft {
                 cluster: random_cluster()?,
                 trust_domain: args.home.trust_domain.clone(),
-                record_codec: 1,
+                record_codec: Encoding::Binary as u8,
                 nodes: args.nodes.iter().copied().collect(),
                 partitions: std::collections::BTreeMap::new(),
             };
