@@ -2,16 +2,18 @@
 
 mod support;
 
-use clustor_shards::disk::FileId;
+use clustor_shards::disk::{DiskOp, FileId};
 use clustor_shards::log::inspect::{PairView, SlotView, inspect};
 use clustor_shards::log::nonce::{
     GAP_ALARM_BYTES, GAP_INCIDENT_BYTES, GapVerdict, NonceEvidence, gaps, judge,
 };
+use clustor_shards::log::record::{RecordKind, decode_record};
 use clustor_shards::log::recovery::Damage;
 use clustor_shards::log::trailer::{FourLaneCrc, Trailer};
-use clustor_shards::log::{Mode, RecoverError, ShardLog};
-use clustor_wire::ids::{Incarnation, PairNumber, PartitionId};
-use support::{MemoryDisk, TestKey, append, identity, recover, settle, start};
+use clustor_shards::log::{Mode, RecoverError, Retirement, ShardLog};
+use clustor_shards::turn::Time;
+use clustor_wire::ids::{Incarnation, LogIndex, PairNumber, PartitionId, Term};
+use support::{MemoryDisk, TestKey, append, durable, identity, recover, settle, start};
 
 const P: PartitionId = PartitionId(1);
 
@@ -257,4 +259,159 @@ fn a_torn_trailer_is_written_again_without_a_word() {
     let mut log = recovery.log;
     settle(&mut log, &mut disk);
     assert_eq!(trailers(&mut disk, &log)[..whole.len()], whole[..]);
+}
+
+/// Turns until the log asks for nothing, time going on between them.
+fn settle_for(log: &mut ShardLog, disk: &mut MemoryDisk, from_ms: u64) -> Vec<PairNumber> {
+    let mut removed = Vec::new();
+    let mut retirement = Retirement::default();
+    for ms in from_ms..from_ms + 1_000 {
+        let now = Time(0).plus_ms(ms);
+        let mut ops = Vec::new();
+        log.poll(now, &mut ops);
+        for op in ops {
+            if let DiskOp::Remove(pair) = op {
+                removed.push(pair);
+            }
+            let event = disk.carry(op);
+            log.on_event(now, event, &mut retirement);
+        }
+    }
+    removed
+}
+
+fn body_of(
+    log: &mut ShardLog,
+    disk: &mut MemoryDisk,
+    partition: PartitionId,
+    index: u64,
+) -> Option<Vec<u8>> {
+    let mut ops = Vec::new();
+    log.read(partition, LogIndex(index), &mut ops).ok()?;
+    let mut retirement = Retirement::default();
+    for op in ops {
+        let event = disk.carry(op);
+        log.on_event(Time(0), event, &mut retirement);
+    }
+    let frames = retirement.reads.pop()?.frames?;
+    let record = decode_record(&frames).expect("a verified frame");
+    assert_eq!(record.header.kind, RecordKind::Entry);
+    assert_eq!(record.header.index, LogIndex(index));
+    Some(record.body.to_vec())
+}
+
+#[test]
+fn a_pair_goes_when_every_floor_is_past_it_and_no_sooner() {
+    let mut disk = MemoryDisk::default();
+    let mut log = rolled(&mut disk);
+    let before: Vec<_> = log.older_pairs().iter().map(|older| older.pair).collect();
+    assert_eq!(
+        settle_for(&mut log, &mut disk, 0),
+        vec![],
+        "no floor was given"
+    );
+    log.set_floor(P, LogIndex(60));
+    let removed = settle_for(&mut log, &mut disk, 1_000);
+    assert!(!removed.is_empty() && removed.len() < before.len());
+    assert_eq!(removed[..], before[..removed.len()], "oldest first");
+    assert_eq!(log.partition(P).expect("there").base, LogIndex(60));
+    assert_eq!(body_of(&mut log, &mut disk, P, 60), None);
+    assert_eq!(body_of(&mut log, &mut disk, P, 61), Some(vec![61; 3000]));
+    // What lies above the floor comes back, and nothing is missed.
+    let recovery = recover(&mut disk);
+    assert_eq!(recovery.report.incidents, vec![]);
+    assert_eq!(recovery.report.missing, 0);
+    let mut log = recovery.log;
+    settle(&mut log, &mut disk);
+    assert_eq!(log.partition(P).expect("there").base, LogIndex(60));
+    for index in 61..=150 {
+        assert_eq!(
+            body_of(&mut log, &mut disk, P, index),
+            Some(vec![index as u8; 3000])
+        );
+    }
+}
+
+#[test]
+fn the_few_live_entries_of_a_cold_partition_are_written_again_first() {
+    const COLD: PartitionId = PartitionId(2);
+    let mut disk = MemoryDisk::default();
+    let mut log = start(&mut disk);
+    log.create_partition(P, Incarnation(5), b"voters");
+    log.create_partition(COLD, Incarnation(6), b"voters");
+    for index in 1..=3 {
+        append(
+            &mut log,
+            2,
+            1,
+            index,
+            &[0xc0 | index as u8; 500],
+            Mode::Group,
+        );
+    }
+    for index in 1..=150 {
+        append(&mut log, 1, 1, index, &[index as u8; 3000], Mode::Strict);
+        settle(&mut log, &mut disk);
+    }
+    let oldest = log.older_pairs()[0].pair;
+    log.set_floor(P, LogIndex(150));
+    let removed = settle_for(&mut log, &mut disk, 0);
+    assert!(removed.contains(&oldest));
+    assert!(log.older_pairs().is_empty());
+    for _ in 0..2 {
+        for index in 1..=3 {
+            let expected = vec![0xc0 | index as u8; 500];
+            assert_eq!(body_of(&mut log, &mut disk, COLD, index), Some(expected));
+        }
+        assert_eq!(durable(&log, 2), 3);
+        let recovery = recover(&mut disk);
+        assert_eq!(
+            (recovery.report.missing, recovery.report.incidents),
+            (0, vec![])
+        );
+        log = recovery.log;
+        settle(&mut log, &mut disk);
+    }
+}
+
+#[test]
+fn a_copy_of_what_was_truncated_meanwhile_is_dropped() {
+    let mut disk = MemoryDisk::default();
+    let mut log = start(&mut disk);
+    log.create_partition(P, Incarnation(5), b"voters");
+    log.create_partition(PartitionId(2), Incarnation(6), b"voters");
+    for index in 1..=3 {
+        append(&mut log, 2, 1, index, b"old", Mode::Group);
+    }
+    for index in 1..=150 {
+        append(&mut log, 1, 1, index, &[index as u8; 3000], Mode::Strict);
+        settle(&mut log, &mut disk);
+    }
+    log.set_floor(P, LogIndex(150));
+    // As many turns as it takes until the copies are in flight.
+    let mut retirement = Retirement::default();
+    for turn in 0..12 {
+        let now = Time(0).plus_ms(turn * 50);
+        let mut ops = Vec::new();
+        log.poll(now, &mut ops);
+        if turn == 5 {
+            log.truncate(PartitionId(2), Term(2), LogIndex(2));
+            append(&mut log, 2, 2, 2, b"new", Mode::Group);
+        }
+        for op in ops {
+            let event = disk.carry(op);
+            log.on_event(now, event, &mut retirement);
+        }
+    }
+    settle_for(&mut log, &mut disk, 1_000);
+    for _ in 0..2 {
+        assert_eq!(
+            log.partition(PartitionId(2)).expect("there").last,
+            LogIndex(2)
+        );
+        let cold = PartitionId(2);
+        assert_eq!(body_of(&mut log, &mut disk, cold, 1), Some(b"old".to_vec()));
+        assert_eq!(body_of(&mut log, &mut disk, cold, 2), Some(b"new".to_vec()));
+        log = start(&mut disk);
+    }
 }

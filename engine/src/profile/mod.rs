@@ -18,6 +18,7 @@ mod write;
 
 use clustor_shards::buffer::BLOCK_BYTES;
 use clustor_shards::log::nonce::NONCE_RANGE_BLOCKS;
+use clustor_shards::log::options::{RELOCATE_SHARE, RELOCATE_TURN_BYTES_MAX};
 use clustor_shards::log::{Encoding, LogFormat, LogOptions};
 
 pub use knob::{Allowed, Knob, Value, When, Word};
@@ -310,6 +311,8 @@ impl Profile {
             entry_body_bytes_max: (self.entry_bytes_max + ENTRY_HEADER_BYTES_MAX) as usize,
             format: self.format(),
             nonce_range_blocks: NONCE_RANGE_BLOCKS,
+            relocate_share: RELOCATE_SHARE,
+            relocate_turn_bytes_max: RELOCATE_TURN_BYTES_MAX,
             io_writer_mode,
         }
     }

@@ -22,8 +22,8 @@ use super::record::{RecordKind, records};
 use super::recovery::choose::{Choice, choose};
 use super::recovery::files::{Files, PairFiles, SlotState};
 use super::recovery::judge::{SlotMark, Verdict, certain_chain, judge};
-use super::recovery::walk::position_behind_opening;
-use super::recovery::{Quarantine, RecoverError};
+use super::recovery::walk::{position_behind_opening, walk};
+use super::recovery::{Damage, Quarantine, RecoverError};
 use super::seal::SegmentCipher;
 use super::slot::{ExtentDigest, Slot};
 use super::trailer::{self, FoundTrailer, TrailerState};
@@ -598,18 +598,28 @@ fn roles(
         let is_there = pairs
             .iter()
             .any(|found| found.pair == pair && found.header.is_some());
-        if !is_there {
+        if is_there {
+            findings.extend(check_trailer(files, &older));
+        } else if is_missed(files, pairs, pair) {
             findings.push(Finding::at(
                 pair,
                 last_certain,
                 Damaged::Pair,
                 Outcome::Missing,
             ));
-        } else {
-            findings.extend(check_trailer(files, &older));
         }
     }
     roles
+}
+
+/// Whether a listed pair that can't be read held anything that a start would look for: one that was being removed did not.
+fn is_missed(files: &mut Files<'_>, pairs: &[PairFiles], pair: PairNumber) -> bool {
+    let choice = choose(files, pairs);
+    let walked = walk(files, pairs, choice);
+    walked
+        .incidents
+        .iter()
+        .any(|incident| incident.pair == pair && incident.damage == Damage::Pair)
 }
 
 /// The trailer of a closed pair. One that is not there is written at the next start; whether a bad one was torn or is

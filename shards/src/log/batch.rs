@@ -23,6 +23,10 @@ pub(super) struct Batch {
     pub closed: bool,
     /// What the chain will vouch for when it retires.
     pub vouch: Vouch,
+    /// It holds copies, whose places are noted when it retires.
+    pub has_copies: bool,
+    /// Whoever waits for all that was decided so far is told when this one retires.
+    pub is_marked: bool,
 }
 
 impl Batch {
@@ -35,6 +39,7 @@ impl Batch {
         self.items.push(record);
         self.records.extend_from_slice(record.frame);
         self.count += 1;
+        self.has_copies |= is_copy(record.header.kind);
         self.vouch.note(record);
     }
 
@@ -70,6 +75,8 @@ impl Batch {
         self.vouch.clear();
         self.count = 0;
         self.closed = false;
+        self.has_copies = false;
+        self.is_marked = false;
     }
 }
 
@@ -108,6 +115,14 @@ impl Emptied {
             self.batches.push(batch);
         }
     }
+}
+
+/// Whether a record of this kind is a copy of what lies elsewhere.
+pub(super) fn is_copy(kind: RecordKind) -> bool {
+    matches!(
+        kind,
+        RecordKind::Relocated | RecordKind::RelocatedConfiguration
+    )
 }
 
 /// What a chain makes durable when it retires, as the log stands now: truncations decided later clip it.

@@ -180,6 +180,40 @@ impl PartitionLog {
         Ok(())
     }
 
+    /// The log begins behind `index` from now on. What was known up to it is forgotten, but for the newest configuration.
+    pub(super) fn rise(&mut self, term: Term, index: LogIndex) -> Result<(), FoldError> {
+        if index <= self.base {
+            return Ok(());
+        }
+        if self.term_at(index) != Some(term) {
+            return Err(FoldError::NotContiguous);
+        }
+        let covering = self.terms.partition_point(|run| run.first <= index);
+        self.terms.drain(..covering.saturating_sub(1));
+        if index == self.last {
+            self.terms.clear();
+        } else if let Some(first) = self.terms.first_mut() {
+            first.first = index.next();
+            if let [first, second, ..] = self.terms.as_slice()
+                && second.first <= first.first
+            {
+                self.terms.remove(0);
+            }
+        }
+        self.missing.retain(|range| range.last > index);
+        if let Some(range) = self.missing.first_mut() {
+            range.first = range.first.max(index.next());
+        }
+        let below = self
+            .configurations
+            .iter()
+            .filter(|at| at.index <= index)
+            .count();
+        self.configurations.drain(..below.saturating_sub(1));
+        (self.base, self.base_term) = (index, term);
+        Ok(())
+    }
+
     pub(super) fn mark_missing(&mut self, first: LogIndex, last: LogIndex) {
         let (first, last) = (first.max(self.base.next()), last.min(self.last));
         if first > last {
@@ -326,6 +360,12 @@ impl ShardFold {
                     index: header.index,
                     body: record.body.to_vec(),
                 });
+            }
+            RecordKind::Floor => log.rise(header.term, header.index)?,
+            RecordKind::RelocatedConfiguration => {
+                if log.term_at(header.index) == Some(header.term) {
+                    log.mark_found(header.index, header.index);
+                }
             }
             RecordKind::ExitCommitted => log.exit_committed = Some((header.term, header.index)),
             RecordKind::SnapshotMark => log.snapshot_mark = Some((header.term, header.index)),

@@ -51,6 +51,17 @@ impl Run {
     }
 }
 
+impl Item<'_> {
+    /// What kind of record it stands for.
+    #[must_use]
+    pub fn kind(&self) -> RecordKind {
+        match self {
+            Item::Run(run) => run.kind,
+            Item::Small(record) => record.header.kind,
+        }
+    }
+}
+
 /// One item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Item<'a> {

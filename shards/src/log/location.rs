@@ -48,15 +48,20 @@ impl Locations {
             Item::Small(record) => {
                 let header = &record.header;
                 match header.kind {
-                    RecordKind::Configuration if header.index > LogIndex::ZERO => self.insert(
-                        header.partition,
-                        Location {
-                            term: header.term,
-                            first: header.index,
-                            last: header.index,
-                            place,
-                        },
-                    ),
+                    RecordKind::Configuration | RecordKind::RelocatedConfiguration
+                        if header.index > LogIndex::ZERO =>
+                    {
+                        self.insert(
+                            header.partition,
+                            Location {
+                                term: header.term,
+                                first: header.index,
+                                last: header.index,
+                                place,
+                            },
+                        );
+                    }
+                    RecordKind::Floor => self.forget_until(header.partition, header.index),
                     RecordKind::Truncate => self.truncate(header.partition, header.index),
                     RecordKind::PartitionTombstone => {
                         self.partitions.remove(&header.partition);
@@ -67,10 +72,16 @@ impl Locations {
         }
     }
 
-    fn insert(&mut self, partition: PartitionId, new: Location) {
+    /// Notes where a run lies. It replaces what it overlaps.
+    pub fn insert(&mut self, partition: PartitionId, new: Location) {
         let list = self.partitions.entry(partition).or_default();
         if list.last().is_none_or(|newest| newest.last < new.first) {
             list.push(new);
+            return;
+        }
+        let at = list.partition_point(|old| old.last < new.first);
+        if list[at].first == new.first && list[at].last == new.last {
+            list[at] = new;
             return;
         }
         let mut kept = Vec::with_capacity(list.len() + 2);
@@ -106,6 +117,24 @@ impl Locations {
                 newest.last = newest.last.min(from.prev());
             }
         }
+    }
+
+    /// Forgets everything of `partition` up to `until`.
+    pub fn forget_until(&mut self, partition: PartitionId, until: LogIndex) {
+        if let Some(list) = self.partitions.get_mut(&partition) {
+            let gone = list.partition_point(|location| location.last <= until);
+            list.drain(..gone);
+            if let Some(oldest) = list.first_mut() {
+                oldest.first = oldest.first.max(until.next());
+            }
+        }
+    }
+
+    /// The partitions from `partition` on, ascending, each with its runs.
+    pub fn from(&self, partition: PartitionId) -> impl Iterator<Item = (PartitionId, &[Location])> {
+        self.partitions
+            .range(partition..)
+            .map(|(id, list)| (*id, list.as_slice()))
     }
 
     /// Where the entry at `index` lies.

@@ -18,6 +18,10 @@ pub const CHAINS_IN_FLIGHT_MAX: usize = 8;
 
 /// What is kept of an eighth of a segment for an extent's header and the padding of its last block.
 const EXTENT_SLACK_BYTES: usize = 2 * BLOCK_BYTES - RECORD_OVERHEAD_BYTES_MAX;
+/// A closed pair is emptied when its live entries take one of so many parts of what is written in it.
+pub const RELOCATE_SHARE: u32 = 8;
+/// Bytes written again in one turn to empty a closed pair.
+pub const RELOCATE_TURN_BYTES_MAX: usize = 64 << 10;
 
 /// How the log of a shard is laid out and how much it takes at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +38,11 @@ pub struct LogOptions {
     pub queue_bytes_max: usize,
     /// The greatest body of an entry.
     pub entry_body_bytes_max: usize,
+    /// A closed pair whose live entries take at most one of so many parts of what is written in it is emptied: they are
+    /// written again at the head.
+    pub relocate_share: u32,
+    /// Bytes written again in one turn, at most, to empty a closed pair; one entry at least.
+    pub relocate_turn_bytes_max: usize,
     /// What its files are made of.
     pub format: LogFormat,
     /// Blocks whose nonces are reserved at once.
@@ -58,6 +67,8 @@ impl LogOptions {
             batch_bytes_max: (64 << 10).min(segment / 16),
             queue_bytes_max: segment / 4,
             entry_body_bytes_max: (segment / 8 - 2 * BLOCK_BYTES).min(1 << 20),
+            relocate_share: RELOCATE_SHARE,
+            relocate_turn_bytes_max: RELOCATE_TURN_BYTES_MAX,
             format: LogFormat::default(),
             nonce_range_blocks: NONCE_RANGE_BLOCKS,
             io_writer_mode: 0,
@@ -160,6 +171,12 @@ impl LogOptions {
             self.queue_bytes_max as u64,
             self.batch_bytes_max as u64,
             segment,
+        )?;
+        within(
+            "relocate_share",
+            self.relocate_share.into(),
+            1,
+            SEGMENT_BLOCKS_MAX.into(),
         )?;
         within(
             "nonce_range_blocks",

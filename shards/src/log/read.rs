@@ -7,11 +7,11 @@
 
 use std::collections::BTreeMap;
 
-use clustor_wire::ids::{LogIndex, PartitionId, Term};
+use clustor_wire::ids::{LogIndex, PairNumber, PartitionId, Term};
 
 use super::extent::open_extent;
 use super::location::{ExtentPlace, Location};
-use super::record::{RecordKind, records};
+use super::record::{encode_record_parts, records};
 use super::writer::{Retirement, ShardLog};
 use crate::buffer::Blocks;
 use crate::disk::{DiskError, DiskOp, FileId, ReadBlocks};
@@ -61,6 +61,8 @@ struct Pending {
     last: LogIndex,
     place: ExtentPlace,
     tries: u32,
+    /// The log itself reads, to write the entries again elsewhere.
+    to_copy: bool,
 }
 
 /// The reads in flight.
@@ -73,6 +75,11 @@ pub(super) struct Reads {
 }
 
 impl Reads {
+    /// Whether any read of `pair` is in flight.
+    pub fn has_of(&self, pair: PairNumber) -> bool {
+        self.pending.values().any(|read| read.place.pair == pair)
+    }
+
     /// Reads that have to be tried again.
     pub fn retries(&mut self, out: &mut Vec<DiskOp>) {
         out.append(&mut self.again);
@@ -89,6 +96,16 @@ impl ShardLog {
         &mut self,
         partition: PartitionId,
         index: LogIndex,
+        out: &mut Vec<DiskOp>,
+    ) -> Result<u64, ReadRefusal> {
+        self.begin_read(partition, index, false, out)
+    }
+
+    pub(super) fn begin_read(
+        &mut self,
+        partition: PartitionId,
+        index: LogIndex,
+        to_copy: bool,
         out: &mut Vec<DiskOp>,
     ) -> Result<u64, ReadRefusal> {
         let log = self
@@ -127,6 +144,7 @@ impl ShardLog {
             last,
             place,
             tries: 1,
+            to_copy,
         };
         self.reads.pending.insert(token, pending);
         let into = self.pool.take(place.blocks as usize);
@@ -173,13 +191,18 @@ impl ShardLog {
             self.reads.found_rotten += 1;
             self.record_missing(pending.partition, pending.term, pending.first, pending.last);
         }
-        retirement.reads.push(ReadOutcome {
+        let outcome = ReadOutcome {
             token,
             partition: pending.partition,
             first: pending.first,
             last: pending.last,
             frames: frames.filter(|_| stands),
-        });
+        };
+        if pending.to_copy {
+            self.copy_was_read(outcome);
+        } else {
+            retirement.reads.push(outcome);
+        }
     }
 }
 
@@ -228,11 +251,20 @@ impl Pending {
             let wanted = header.partition == self.partition
                 && header.term == self.term
                 && header.index == next
-                && matches!(header.kind, RecordKind::Entry | RecordKind::Configuration);
-            if wanted && next <= self.last {
+                && next <= self.last;
+            let Some(kind) = header.kind.content().filter(|_| wanted) else {
+                continue;
+            };
+            if kind == header.kind {
                 frames.extend_from_slice(record.frame);
-                next = next.next();
+            } else {
+                // A copy is handed out as what it is a copy of.
+                let leaf = record.leaf.map(|(hash, _)| hash);
+                let (term, index) = (header.term, header.index);
+                let body = &[record.body];
+                encode_record_parts(&mut frames, leaf, kind, header.partition, term, index, body);
             }
+            next = next.next();
         }
         (next == self.last.next()).then_some(frames)
     }

@@ -70,6 +70,10 @@ pub enum RecordKind {
     Relocated = 9,
     /// The highest retired chains heard of from peers.
     PeerChains = 10,
+    /// Everything of the partition up to (term, index) is not needed any more: its log begins behind it.
+    Floor = 11,
+    /// A copy of a configuration that lay elsewhere; the body is the configuration's.
+    RelocatedConfiguration = 12,
 }
 
 impl RecordKind {
@@ -87,6 +91,8 @@ impl RecordKind {
             8 => Self::Missing,
             9 => Self::Relocated,
             10 => Self::PeerChains,
+            11 => Self::Floor,
+            12 => Self::RelocatedConfiguration,
             _ => return None,
         })
     }
@@ -105,6 +111,8 @@ impl RecordKind {
             Self::Missing => "Missing",
             Self::Relocated => "Relocated",
             Self::PeerChains => "PeerChains",
+            Self::Floor => "Floor",
+            Self::RelocatedConfiguration => "RelocatedConfiguration",
         }
     }
 
@@ -114,6 +122,16 @@ impl RecordKind {
         (1..=u8::MAX)
             .map_while(Self::from_u8)
             .find(|kind| kind.name() == name)
+    }
+
+    /// What a copy is of: the kind of the entry or configuration that the record holds, if it holds one.
+    #[must_use]
+    pub const fn content(self) -> Option<Self> {
+        match self {
+            Self::Entry | Self::Relocated => Some(Self::Entry),
+            Self::Configuration | Self::RelocatedConfiguration => Some(Self::Configuration),
+            _ => None,
+        }
     }
 
     /// Whether a record of this kind takes a place in the partition's log.

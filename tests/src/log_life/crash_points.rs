@@ -106,6 +106,7 @@ fn new_shard(schedule: u64) -> Shard {
     let mut options = LogOptions::for_segment_bytes(u64::from(SEGMENT_BLOCKS_MIN) * 4096);
     options.ledger_slots = LEDGER_SLOTS_MIN;
     options.nonce_range_blocks = 8;
+    options.relocate_share = 1;
     let mut shard = Shard::new(SimDisk::new(schedule), options);
     shard.trace = Some(Vec::new());
     shard
@@ -175,8 +176,20 @@ fn workload(shard: &mut Shard, point: u64) -> Result<bool, Violation> {
         if round == 3 {
             shard.truncate(b, two, LogIndex(3));
         }
+        // Nothing of one partition is needed, and little of the other: the first pair is emptied, and goes.
+        shard.set_floor(a, LogIndex(u64::MAX));
+        shard.wait_ms(100);
         shard.turn()?;
         if !steps.run(shard, 6)? {
+            return Ok(true);
+        }
+    }
+    for _ in 0..6 {
+        shard.set_floor(a, LogIndex(u64::MAX));
+        shard.append(a, two, 50, Mode::Group);
+        shard.wait_ms(100);
+        shard.turn()?;
+        if !steps.run(shard, 40)? {
             return Ok(true);
         }
     }

@@ -35,6 +35,11 @@ pub enum Decision {
         /// The first index that is gone.
         from: LogIndex,
     },
+    /// Everything up to here is needed no more.
+    Floor {
+        /// The last index that may go.
+        index: LogIndex,
+    },
 }
 
 /// An entry of a partition's log as it stands.
@@ -55,8 +60,10 @@ pub struct PartitionState {
     pub hard_state: (Term, Option<NodeId>),
     /// Place of the decision that set them.
     pub hard_state_place: usize,
-    /// The entries; the first has index 1.
+    /// The entries; the first has index 1. Those up to the base are not needed.
     pub entries: Vec<Entry>,
+    /// Up to where entries may be gone.
+    pub base: LogIndex,
 }
 
 impl PartitionState {
@@ -84,6 +91,7 @@ impl PartitionState {
             Decision::Truncate { from } => {
                 self.entries.truncate(from.prev().get() as usize);
             }
+            Decision::Floor { index } => self.base = index,
         }
     }
 }
@@ -93,7 +101,9 @@ impl PartitionState {
 pub struct Recovered {
     /// Term and vote.
     pub hard_state: (Term, Option<NodeId>),
-    /// The terms of entries 1 to the last.
+    /// The log begins behind this index.
+    pub base: LogIndex,
+    /// The terms of the entries behind the base, to the last.
     pub terms: Vec<Term>,
     /// Indexes whose content is lost.
     pub missing: BTreeSet<LogIndex>,
@@ -260,9 +270,10 @@ impl History {
             }
             Some(entry) => self.must = self.must.max(entry.place),
         }
-        let reach = &state.entries[..index.get() as usize];
+        let base = (state.base.get() as usize).min(index.get() as usize);
+        let reach = &state.entries[base..index.get() as usize];
         match reach.iter().position(|e| self.missing.contains(&e.place)) {
-            Some(at) => Err(wrong(format!("no content at {}", at + 1))),
+            Some(at) => Err(wrong(format!("no content at {}", base + at + 1))),
             None => Ok(()),
         }
     }
@@ -352,7 +363,8 @@ impl History {
     /// Entries of the log as it stands whose content is known to be lost.
     #[must_use]
     pub fn missing_count(&self) -> usize {
-        let entries = self.state.values().flat_map(|state| &state.entries);
+        let needed = |state: &PartitionState| state.entries[state.base.get() as usize..].to_vec();
+        let entries = self.state.values().flat_map(needed);
         entries.filter(|e| self.missing.contains(&e.place)).count()
     }
 
@@ -411,12 +423,16 @@ impl History {
                 out += &format!("[{partition}: only on one side] ");
                 continue;
             };
-            let terms: Vec<u64> = state.entries.iter().map(|e| e.term.get()).collect();
+            let needed = state.entries.iter().skip(state.base.get() as usize);
+            let terms: Vec<u64> = needed.map(|e| e.term.get()).collect();
             let found_terms: Vec<u64> = found.terms.iter().map(|t| t.get()).collect();
-            if terms != found_terms || state.hard_state != found.hard_state {
+            if terms != found_terms
+                || state.hard_state != found.hard_state
+                || state.base != found.base
+            {
                 out += &format!(
-                    "[{partition}: decided {:?} {terms:?}, recovered {:?} {found_terms:?}, missing {:?}] ",
-                    state.hard_state, found.hard_state, found.missing
+                    "[{partition}: decided {:?} {}+{terms:?}, recovered {:?} {}+{found_terms:?}, missing {:?}] ",
+                    state.hard_state, state.base, found.hard_state, found.base, found.missing
                 );
             } else if let Some((index, id)) = found
                 .content
@@ -435,6 +451,7 @@ impl History {
 struct Agreement {
     created: bool,
     hard_state: (Term, Option<NodeId>),
+    base: LogIndex,
     len: usize,
     agreeing: usize,
 }
@@ -446,8 +463,12 @@ impl Agreement {
             Decision::Create => {}
             Decision::Append { term, id } => {
                 let index = LogIndex(self.len as u64 + 1);
-                let agrees = found.terms.get(self.len) == Some(&term)
-                    && found.content.get(&index).is_none_or(|found| *found == id);
+                let is_needed = |at: usize| {
+                    found.terms.get(at) == Some(&term)
+                        && found.content.get(&index).is_none_or(|found| *found == id)
+                };
+                let at = self.len.checked_sub(found.base.get() as usize);
+                let agrees = at.is_none_or(is_needed);
                 if agrees && self.agreeing == self.len {
                     self.agreeing += 1;
                 }
@@ -458,13 +479,15 @@ impl Agreement {
                 self.len = self.len.min(from.prev().get() as usize);
                 self.agreeing = self.agreeing.min(self.len);
             }
+            Decision::Floor { index } => self.base = index,
         }
     }
 
     fn fits(&self, found: &Recovered) -> bool {
         self.created
             && self.hard_state == found.hard_state
-            && self.len == found.terms.len()
+            && self.base == found.base
+            && self.len == found.base.get() as usize + found.terms.len()
             && self.agreeing == self.len
     }
 }

@@ -98,6 +98,7 @@ struct Life {
     partitions: u128,
     boots_max: u32,
     crash_chance: f64,
+    floor_chance: f64,
     failures: f64,
     strict_chance: f64,
     fault: Option<Fault>,
@@ -121,6 +122,8 @@ impl Life {
         let segment_blocks = pick(&mut rng, &[SEGMENT_BLOCKS_MIN, 40, 64, 96]);
         let mut options = LogOptions::for_segment_bytes(u64::from(segment_blocks) * 4096);
         options.ledger_slots = pick(&mut rng, &[LEDGER_SLOTS_MIN, 12, 24]);
+        options.relocate_share = pick(&mut rng, &[1, 2, 8]);
+        options.relocate_turn_bytes_max = pick(&mut rng, &[1, 1_000, 64 << 10]);
         options.nonce_range_blocks = pick(&mut rng, &[2, 3, 8, 1024]);
         options.chains_in_flight_max = rng.random_range(1..=options.chains_in_flight_max);
         let disk = SimDisk::with_options(
@@ -152,6 +155,7 @@ impl Life {
             partitions: rng.random_range(1..=4),
             boots_max: rng.random_range(2..=6),
             crash_chance: pick(&mut rng, &[0.002, 0.01, 0.04]),
+            floor_chance: pick(&mut rng, &[0.0, 0.05, 0.3]),
             failures: pick(&mut rng, &[0.0, 0.0, 0.005, 0.02]),
             strict_chance: pick(&mut rng, &[0.0, 0.2, 1.0]),
             fault,
@@ -196,6 +200,7 @@ impl Life {
         }
         self.shard.settle()?;
         self.shard.check_closed()?;
+        self.shard.check_reclaimed()?;
         if !self.shard.is_open() && !self.shard.has_failed() {
             return Err(Violation::Stuck("the last boot did not open".into()));
         }
@@ -289,6 +294,13 @@ impl Life {
             return;
         }
         let partition = pick(&mut self.rng, &self.shard.partitions());
+        if self.rng.random_bool(self.floor_chance) {
+            let last = self.shard.history.state()[&partition].last().get();
+            // The last partition is a cold one: its entries have to be written again.
+            let cold = self.partitions > 1 && partition == PartitionId(self.partitions);
+            let index = if cold { last / 4 } else { last };
+            self.shard.set_floor(partition, LogIndex(index));
+        }
         let state = &self.shard.history.state()[&partition];
         let last = state.last();
         let mut term = state.hard_state.0.max(Term(1));
@@ -322,8 +334,9 @@ impl Life {
                     self.shard.vote(partition, term.next(), vote);
                 }
             }
-            68..80 if last > LogIndex::ZERO => {
-                let back = self.rng.random_range(0..last.get().min(4));
+            68..80 if last > self.shard.committed(partition) => {
+                let room = last.get() - self.shard.committed(partition).get();
+                let back = self.rng.random_range(0..room.min(4));
                 self.shard
                     .truncate(partition, term, LogIndex(last.get() - back));
             }

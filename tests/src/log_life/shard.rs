@@ -20,6 +20,8 @@ use crate::disk::{Crash, Fate, SimDisk};
 
 /// Turns without progress after which a log counts as stuck.
 const IDLE_TURNS_MAX: u32 = 64;
+/// Turns after which a pair that nothing needs must be gone.
+const RECLAIM_TURNS_MAX: u32 = 400;
 /// Reads in hand at once while everything is read back.
 const READS_MAX: usize = 32;
 
@@ -69,6 +71,8 @@ pub struct Shard {
     /// What reading back found to be missing, beyond what recovery knew.
     found_missing: Vec<(PartitionId, LogIndex, LogIndex)>,
     recovered: BTreeMap<PartitionId, Recovered>,
+    /// What was said to be needed no more in this boot.
+    floors: BTreeMap<PartitionId, LogIndex>,
     numbers: Numbers,
     entries: u64,
     /// What was ever appended at (term, index): consensus never puts a second entry there.
@@ -93,6 +97,7 @@ impl Shard {
             adopted: false,
             found_missing: Vec::new(),
             recovered: BTreeMap::new(),
+            floors: BTreeMap::new(),
             numbers: Numbers::default(),
             entries: 0,
             appended: BTreeMap::new(),
@@ -134,6 +139,7 @@ impl Shard {
     pub fn crash(&mut self, crash: Crash, fate: Fate) {
         self.note(|| format!("crash: {crash:?}, {fate:?}"));
         self.log = None;
+        self.floors.clear();
         self.ops.clear();
         self.events.clear();
         self.retirement = Retirement::default();
@@ -231,6 +237,15 @@ impl Shard {
             log.on_event(self.now, event, &mut self.retirement);
         }
         log.poll(self.now, &mut self.ops);
+        // Floors become records when a turn ends.
+        if self.adopted {
+            for (id, partition) in log.partitions() {
+                if self.history.state()[&id].base < partition.base {
+                    let index = partition.base;
+                    self.history.decide(id, Decision::Floor { index });
+                }
+            }
+        }
         for op in self.ops.drain(..) {
             if let Some(trace) = &mut self.trace {
                 trace.push(describe(&op));
@@ -358,7 +373,8 @@ impl Shard {
             .collect();
         let at_boot = self.recovered.clone();
         for (id, partition) in &self.recovered {
-            let all = (1..=partition.terms.len() as u64).map(LogIndex);
+            let base = partition.base.get();
+            let all = (base + 1..=base + partition.terms.len() as u64).map(LogIndex);
             let there = all.filter(|index| !partition.missing.contains(index));
             wanted.extend(there.map(|index| (*id, index)));
         }
@@ -371,6 +387,13 @@ impl Shard {
                 match log.read(partition, index, &mut self.ops) {
                     Ok(_) => started += 1,
                     Err(ReadRefusal::Busy) => break,
+                    // The log came first: it had begun to copy that run elsewhere.
+                    Err(ReadRefusal::Missing) => {
+                        let found = self.recovered.get_mut(&partition);
+                        found.expect("recovered").missing.insert(index);
+                        self.found_missing.push((partition, index, index));
+                        wanted.remove(&(partition, index));
+                    }
                     Err(refusal) => {
                         return Err(Violation::Stuck(format!(
                             "partition {partition} index {index} can't be read: {refusal}"
@@ -472,6 +495,52 @@ impl Shard {
         self.note(|| format!("vote {partition}: term {term} {vote:?}"));
     }
 
+    /// Entries up to `index` are needed no more, as far as the log vouches for them.
+    pub fn set_floor(&mut self, partition: PartitionId, index: LogIndex) {
+        let Some(log) = &mut self.log else { return };
+        let Some(durable) = log.durable(partition) else {
+            return;
+        };
+        let index = index.min(durable.index());
+        log.set_floor(partition, index);
+        let floor = self.floors.entry(partition).or_default();
+        *floor = index.max(*floor);
+        self.note(|| format!("floor {partition}: {index}"));
+    }
+
+    /// Nothing up to here may be truncated: it was committed.
+    #[must_use]
+    pub fn committed(&self, partition: PartitionId) -> LogIndex {
+        let base = self.history.state()[&partition].base;
+        let floor = self.floors.get(&partition).copied();
+        floor.unwrap_or_default().max(base)
+    }
+
+    /// Every partition's entries are needed no more: all closed pairs must go.
+    ///
+    /// # Errors
+    /// [`Violation::Stuck`] if one stays.
+    pub fn check_reclaimed(&mut self) -> Result<(), Violation> {
+        for partition in self.partitions() {
+            self.set_floor(partition, LogIndex(u64::MAX));
+        }
+        for _ in 0..RECLAIM_TURNS_MAX {
+            let Some(log) = self.log.as_ref().filter(|log| log.failure().is_none()) else {
+                return Ok(());
+            };
+            // What lies above the last index vouched for can't be given up.
+            if log.older_pairs().is_empty() || self.faults != Faults::default() {
+                return Ok(());
+            }
+            self.wait_ms(50);
+            self.turn()?;
+            while self.step()? {}
+        }
+        let log = self.log.as_ref();
+        let stay = log.map_or(0, |log| log.older_pairs().len());
+        Err(Violation::Stuck(format!("{stay} closed pairs stay")))
+    }
+
     /// Removes everything from `from` on.
     pub fn truncate(&mut self, partition: PartitionId, term: Term, from: LogIndex) {
         let Some(log) = &mut self.log else { return };
@@ -486,6 +555,7 @@ fn given_back(log: &PartitionLog) -> Recovered {
     let index_range = |first: LogIndex, last: LogIndex| (first.get()..=last.get()).map(LogIndex);
     let all = index_range(log.base.next(), log.last);
     Recovered {
+        base: log.base,
         hard_state: (log.hard_state.term, log.hard_state.vote),
         terms: all
             .map(|index| log.term_at(index).expect("every index has a term"))

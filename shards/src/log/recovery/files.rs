@@ -31,6 +31,8 @@ pub(in crate::log) struct PairFiles {
     pub header: Option<PairHeader>,
     /// Whether both copies are.
     pub both_headers: bool,
+    /// Whether its segment is there.
+    pub has_segment: bool,
     /// Size of the ledger.
     pub ledger_blocks: u32,
 }
@@ -156,6 +158,7 @@ impl<'a> Files<'a> {
             pairs.push(PairFiles {
                 pair,
                 both_headers: whole.len() == 2,
+                has_segment: found.segment_bytes.is_some(),
                 ledger_blocks: blocks_in(found.ledger_bytes),
                 header: whole.pop(),
             });

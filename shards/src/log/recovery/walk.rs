@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clustor_wire::ids::{ChainNumber, LogIndex, PairNumber, PartitionId};
 
-use super::super::batch::Batch;
+use super::super::batch::{Batch, is_copy};
 use super::super::checkpoint::{Checkpoint, OlderPair};
 use super::super::extent::OpenExtent;
 use super::super::fold::{Content, ShardFold, encode_missing};
@@ -23,7 +23,7 @@ use super::{Damage, Incident, Quarantine};
 
 /// What the walk found.
 #[derive(Default)]
-pub(super) struct Walked {
+pub(in crate::log) struct Walked {
     pub chosen: Option<PairNumber>,
     pub chains: u64,
     pub certain: ChainNumber,
@@ -42,16 +42,22 @@ pub(super) struct Walked {
 impl Walked {
     /// Missing entries over all partitions, those to be written again as missing not counted twice.
     pub fn missing(&self) -> u64 {
+        let fold = self.settled();
+        fold.partitions
+            .values()
+            .map(|log| log.missing_count())
+            .sum()
+    }
+
+    /// The state with what is to be written again.
+    fn settled(&self) -> ShardFold {
         let mut fold = self.fold.clone();
         for item in items(self.rewrite.items.bytes()).flatten() {
             if fold.apply_item(&item, Content::Here).is_err() {
                 break;
             }
         }
-        fold.partitions
-            .values()
-            .map(|log| log.missing_count())
-            .sum()
+        fold
     }
 
     fn incident(&mut self, pair: PairNumber, chain: ChainNumber, damage: Damage) {
@@ -63,7 +69,7 @@ impl Walked {
     }
 }
 
-pub(super) fn walk(files: &mut Files<'_>, pairs: &[PairFiles], choice: Choice) -> Walked {
+pub(in crate::log) fn walk(files: &mut Files<'_>, pairs: &[PairFiles], choice: Choice) -> Walked {
     let mut walked = Walked::default();
     let (header, slots) = match choice {
         Choice::Empty => return walked,
@@ -98,12 +104,70 @@ pub(super) fn walk(files: &mut Files<'_>, pairs: &[PairFiles], choice: Choice) -
     for older in &checkpoint.older {
         walk_older(files, pairs, *older, &mut walked);
     }
+    let half_gone = take_out_gone(pairs, &mut walked);
     check_trailers(files, &mut walked);
     walk_chosen(files, &header, &slots, &checkpoint, &mut walked);
     let closed = closed_pair(&header, &slots, walked.certain);
     walked.older.push(closed);
+    let before = walked.settled();
     mark_uncovered(&mut walked);
+    judge_gone(&checkpoint.older, &half_gone, &before, &mut walked);
+    forget_below_bases(&mut walked);
     walked
+}
+
+/// Takes pairs whose segment is gone out of the list, and what is left of them with it. Those of which only the ledger is
+/// gone are returned: their extents can be read.
+fn take_out_gone(pairs: &[PairFiles], walked: &mut Walked) -> Vec<PairNumber> {
+    let mut half_gone = Vec::new();
+    let mut listed = core::mem::take(&mut walked.older);
+    listed.retain_mut(|older| {
+        let found = pairs.iter().find(|found| found.pair == older.pair);
+        let Some(found) = found.filter(|found| found.has_segment) else {
+            return false;
+        };
+        if found.ledger_blocks == 0 {
+            half_gone.push(older.pair);
+        }
+        if found.header.is_none() {
+            // Nothing may be written to a file that nobody understands.
+            older.trailer = None;
+        }
+        true
+    });
+    walked.older = listed;
+    half_gone
+}
+
+/// A listed pair whose files are gone, or one of them, was being removed; that is no loss if nothing above a base lay there.
+fn judge_gone(
+    listed: &[OlderPair],
+    half_gone: &[PairNumber],
+    before: &ShardFold,
+    walked: &mut Walked,
+) {
+    let missing = |fold: &ShardFold| -> Vec<_> {
+        let logs = fold.partitions.iter();
+        logs.map(|(id, log)| (*id, log.missing.clone())).collect()
+    };
+    let is_loss = missing(before) != missing(&walked.settled());
+    for older in listed {
+        let is_gone = !walked.older.iter().any(|kept| kept.pair == older.pair);
+        if is_gone && is_loss {
+            walked.incident(older.pair, older.last_certain, Damage::Pair);
+        }
+    }
+    if !is_loss {
+        walked
+            .incidents
+            .retain(|incident| !half_gone.contains(&incident.pair));
+    }
+}
+
+fn forget_below_bases(walked: &mut Walked) {
+    for (partition, log) in &walked.settled().partitions {
+        walked.locations.forget_until(*partition, log.base);
+    }
 }
 
 /// Compares each closed pair's trailer to what the checkpoint states. Whichever is not known to be durable, what was read
@@ -158,7 +222,10 @@ fn begins_at(slot: &SlotState, follows: u32) -> (u32, Option<&Slot>) {
 /// extent is read only where its slot is bad.
 fn walk_older(files: &mut Files<'_>, pairs: &[PairFiles], older: OlderPair, walked: &mut Walked) {
     let found = pairs.iter().find(|found| found.pair == older.pair);
-    let Some((found, header)) = found.and_then(|found| Some((found, found.header.clone()?))) else {
+    let Some(found) = found.filter(|found| found.has_segment) else {
+        return; // Whether that is a loss is judged when all is known.
+    };
+    let Some(header) = found.header.clone() else {
         walked.incident(older.pair, older.last_certain, Damage::Pair);
         return;
     };
@@ -457,6 +524,8 @@ fn rewrite_as_missing(walked: &mut Walked, identity: &[u8]) -> Result<(), BadIte
     let mut frame = Vec::new();
     for item in items(identity) {
         match item? {
+            // The original is still there: a pair goes only when its copies have retired.
+            item if is_copy(item.kind()) => {}
             Item::Small(record) => walked.rewrite.push(&record),
             Item::Run(run) => {
                 frame.clear();

@@ -90,7 +90,7 @@ impl ShardLog {
         }
     }
 
-    fn append_small(
+    pub(in crate::log) fn append_small(
         &mut self,
         kind: RecordKind,
         partition: PartitionId,
@@ -163,6 +163,23 @@ impl ShardLog {
         self.batch.vouch.clip(partition, from);
         self.locations.truncate(partition, from);
         self.append_small(RecordKind::Truncate, partition, term, from, &[]);
+    }
+
+    /// Whether all that was decided has retired. If not, the last batch of it is marked.
+    pub(in crate::log) fn mark_decided(&mut self) -> bool {
+        let last = if self.batch.is_empty() {
+            let in_flight = self.in_flight.back_mut().map(|chain| &mut chain.batch);
+            self.queue.back_mut().or(in_flight)
+        } else {
+            Some(&mut self.batch)
+        };
+        match last {
+            Some(batch) => {
+                batch.is_marked = true;
+                false
+            }
+            None => true,
+        }
     }
 
     /// Records that content which once was here can't be read any more.

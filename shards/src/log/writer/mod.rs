@@ -22,7 +22,7 @@ use super::batch::{Batch, Emptied, for_each_item};
 use super::checkpoint::OlderPair;
 use super::fold::{Content, PartitionLog, ShardFold};
 use super::keys::ShardKeys;
-use super::location::Locations;
+use super::location::{ExtentPlace, Locations};
 use super::options::LogOptions;
 use super::pair::{OpenPair, Spare};
 use super::proof::{HardStateDurable, LocalDurable};
@@ -97,8 +97,7 @@ enum Phase {
 }
 
 struct InFlight {
-    chain: ChainNumber,
-    blocks: u32,
+    place: ExtentPlace,
     done: bool,
     batch: Batch,
 }
@@ -131,17 +130,17 @@ pub struct ShardLog {
     submitted: ShardFold,
     pub(super) locations: Locations,
     /// Per partition, the highest index of the log as it stands that has retired.
-    durable: BTreeMap<PartitionId, LogIndex>,
-    batch: Batch,
+    pub(super) durable: BTreeMap<PartitionId, LogIndex>,
+    pub(super) batch: Batch,
     queue: VecDeque<Batch>,
-    queued_bytes: usize,
+    pub(super) queued_bytes: usize,
     in_flight: VecDeque<InFlight>,
     in_flight_blocks: u32,
     /// Emptied batches, kept for their memory.
     emptied: Emptied,
     /// What the boot writes again in its opening.
     rewrite: Option<Batch>,
-    scratch: Vec<u8>,
+    pub(super) scratch: Vec<u8>,
     pub(super) reads: Reads,
 }
 

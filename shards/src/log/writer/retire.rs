@@ -67,7 +67,7 @@ impl ShardLog {
     }
 
     fn chain_done(&mut self, chain: ChainNumber, retirement: &mut Retirement) {
-        if let Some(done) = self.in_flight.iter_mut().find(|c| c.chain == chain) {
+        if let Some(done) = self.in_flight.iter_mut().find(|c| c.place.chain == chain) {
             done.done = true;
         }
         if self.failure.is_some() {
@@ -77,12 +77,14 @@ impl ShardLog {
             let Some(retired) = self.in_flight.pop_front() else {
                 break;
             };
-            assert!(retired.chain == self.retired.next());
-            self.retired = retired.chain;
+            let place = retired.place;
+            assert!(place.chain == self.retired.next());
+            self.retired = place.chain;
             if let Some(pair) = &mut self.current {
-                pair.retired(retired.chain);
+                pair.retired(place.chain);
             }
-            self.in_flight_blocks -= retired.blocks;
+            self.in_flight_blocks -= place.blocks;
+            self.note_copies(&retired.batch, place);
             if self.open_since_boot {
                 self.mint(&retired.batch.vouch, retirement);
             }

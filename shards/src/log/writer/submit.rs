@@ -2,7 +2,7 @@
 
 use clustor_wire::ids::ChainNumber;
 
-use super::super::batch::{Batch, for_each_item};
+use super::super::batch::{Batch, for_each_item, is_copy};
 use super::super::checkpoint;
 use super::super::extent::extent_blocks;
 use super::super::fold::Content;
@@ -42,6 +42,7 @@ impl ShardLog {
             // Until the mark of the newest pair has retired, the one before it may be chosen again.
             if matches!(self.phase, Phase::Running | Phase::Draining) {
                 self.write_trailers(now, out);
+                self.reclaim(now, out);
             }
         }
     }
@@ -49,7 +50,7 @@ impl ShardLog {
     /// When [`Self::poll`] should be called even if nothing happens.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        [self.spare.retry_at(), self.closing.retry_at()]
+        [self.spare.retry_at(), self.closing.due()]
             .into_iter()
             .flatten()
             .min()
@@ -163,7 +164,7 @@ impl ShardLog {
             self.options.io_writer_mode,
         );
         self.note_submitted(&batch, place);
-        self.fly(chain, place.blocks, batch);
+        self.fly(place, batch);
         out.push(DiskOp::Chain(operation));
     }
 
@@ -172,15 +173,17 @@ impl ShardLog {
             self.submitted
                 .apply_item(&item, Content::Here)
                 .expect("what was decided in order folds in order");
-            self.locations.note(&item, place);
+            // A copy is read only once it has retired; until then the original is.
+            if !is_copy(item.kind()) {
+                self.locations.note(&item, place);
+            }
         });
     }
 
-    fn fly(&mut self, chain: ChainNumber, blocks: u32, batch: Batch) {
-        self.in_flight_blocks += blocks;
+    fn fly(&mut self, place: ExtentPlace, batch: Batch) {
+        self.in_flight_blocks += place.blocks;
         self.in_flight.push_back(InFlight {
-            chain,
-            blocks,
+            place,
             done: false,
             batch,
         });
@@ -244,7 +247,7 @@ impl ShardLog {
         );
         self.ciphers.insert(pair.header.pair, cipher);
         self.note_submitted(&rewrite, place);
-        self.fly(chain, place.blocks, rewrite);
+        self.fly(place, rewrite);
         self.phase = Phase::Opening;
         out.push(DiskOp::Chain(operation));
         true
