@@ -19,6 +19,7 @@ mod progress;
 mod report;
 mod setup;
 mod shard;
+mod start;
 mod wake;
 
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ enum What {
     Device(device::Options),
     /// One shard's log, strict and group: in the shard, and through a handle.
     Log(log::Options),
+    /// A start on a long log: until the shard speaks, and how fast its entries come back.
+    Start(start::Options),
     /// Three nodes in one process, over loopback TLS.
     Cluster(cluster::Options),
     /// The work that `log --instructions` has callgrind watch.
@@ -142,6 +145,7 @@ pub enum BenchError {
 fn run(command: Command) -> Result<(), BenchError> {
     let (report, outputs) = match &command.what {
         What::Device(options) => (device::run(options)?, &options.common.outputs),
+        What::Start(options) => return start::run(options),
         What::Cluster(options) => (cluster::run(options)?, &options.common.outputs),
         What::Log(options) => (log::run(options)?, &options.common.outputs),
         What::CountInstructions(options) => return instructions::run_inner(options),

@@ -3,10 +3,13 @@
 mod support;
 
 use clustor_shards::buffer::Block;
-use clustor_shards::disk::FileId;
+use clustor_shards::disk::{FileId, FileKind};
 use clustor_shards::log::record::records;
 use clustor_shards::log::recovery::Damage;
-use clustor_shards::log::{HardState, LogIdentity, Mode, RecoverError, Retirement, ShardLog};
+use clustor_shards::log::{
+    HardState, LogIdentity, LogOptions, LogRefusal, Mode, OnAuthenticationFailure, RecoverError,
+    Retirement, ShardLog,
+};
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{Incarnation, LogIndex, NodeId, PairNumber, PartitionId, Term};
 use support::{
@@ -199,18 +202,111 @@ fn a_checkpoint_bad_in_both_files_quarantines() {
 }
 
 #[test]
-fn a_header_bad_in_one_file_is_taken_from_the_other_and_reported() {
-    let mut disk = written();
+fn a_header_bad_in_one_file_is_restored_from_the_other_and_reported() {
+    for kind in [FileKind::Segment, FileKind::Ledger] {
+        let mut disk = written();
+        let newest = newest_used(&disk);
+        for pair in [newest, PairNumber(2)] {
+            let file = FileId { pair, kind };
+            let whole = disk.files[&file][0];
+            disk.flip(file, 0, 8 * 60);
+            let report = recover(&mut disk).report;
+            let found = report
+                .incidents
+                .iter()
+                .any(|found| found.damage == Damage::Header && found.pair == pair);
+            assert!(found, "{file}: {:?}", report.incidents);
+            assert_eq!(report.missing, 0);
+            assert_ne!(
+                disk.files[&file][0].0, whole.0,
+                "a recovery alone writes nothing"
+            );
+            start(&mut disk);
+            assert_eq!(disk.files[&file][0].0, whole.0, "{file}");
+            assert_eq!(recover(&mut disk).report.incidents, [], "{file}");
+        }
+    }
+}
+
+#[test]
+fn headers_bad_in_both_files_quarantine_the_newest_pair_and_leave_an_older_ones_entries_missing() {
+    let disk = written();
     let newest = newest_used(&disk);
-    disk.flip(FileId::segment(newest), 0, 8 * 60);
-    let report = recover(&mut disk).report;
+    let mut damaged = disk.clone();
+    for file in [FileId::segment(newest), FileId::ledger(newest)] {
+        damaged.flip(file, 0, 8 * 60);
+    }
+    let quarantine = recover(&mut damaged)
+        .log
+        .quarantine()
+        .cloned()
+        .expect("quarantined");
+    assert_eq!(quarantine.pair, newest);
+    let said = quarantine.to_string();
     assert!(
-        report
-            .incidents
-            .iter()
-            .any(|incident| incident.damage == Damage::Header && incident.pair == newest)
+        said.contains("both headers") && said.contains("docs/operations.md#quarantine"),
+        "{said}"
     );
-    assert_eq!(report.missing, 0);
+
+    // What an older pair held stands in the newest pair's checkpoint, so nothing of it is unknown.
+    let mut damaged = disk.clone();
+    for file in [
+        FileId::segment(PairNumber(2)),
+        FileId::ledger(PairNumber(2)),
+    ] {
+        damaged.flip(file, 0, 8 * 60);
+    }
+    let recovery = recover(&mut damaged);
+    assert!(recovery.log.quarantine().is_none());
+    assert!(recovery.report.missing > 0);
+    let incidents = recovery.report.incidents;
+    assert!(
+        incidents.iter().any(|found| found.damage == Damage::Pair),
+        "{incidents:?}"
+    );
+}
+
+#[test]
+fn rot_of_known_identity_quarantines_where_the_profile_asks_for_it() {
+    let asked = LogOptions {
+        on_authentication_failure: OnAuthenticationFailure::Quarantine,
+        ..options()
+    };
+    let recover_so = |disk: &mut MemoryDisk| {
+        ShardLog::recover(disk, identity(), asked, &TestKey(9), pool()).expect("recovers")
+    };
+    // Above the last certain chain, at the start.
+    let disk = written();
+    let newest = newest_used(&disk);
+    let last = *touched_blocks(&disk, FileId::segment(newest))
+        .last()
+        .expect("one");
+    let mut damaged = disk.clone();
+    damaged.flip(FileId::segment(newest), last, 99);
+    assert!(recover(&mut damaged).log.quarantine().is_none());
+    let quarantine = recover_so(&mut damaged)
+        .log
+        .quarantine()
+        .cloned()
+        .expect("quarantined");
+    assert_eq!(quarantine.pair, newest);
+    assert!(
+        quarantine.to_string().contains("on_authentication_failure"),
+        "{quarantine}"
+    );
+    // Below it, when the entries are read.
+    let mut damaged = disk.clone();
+    let held = touched_blocks(&disk, FileId::segment(PairNumber(2)));
+    damaged.flip(FileId::segment(PairNumber(2)), held[held.len() / 2], 99);
+    let mut log = recover_so(&mut damaged).log;
+    assert!(log.quarantine().is_none());
+    settle(&mut log, &mut damaged);
+    assert!(log.durable(P).is_some());
+    let rotten = (1..=ENTRIES).find(|index| frames_at(&mut log, &mut damaged, *index).is_none());
+    assert!(rotten.is_some());
+    assert_eq!(log.quarantine().expect("quarantined").pair, PairNumber(2));
+    assert!(log.durable(P).is_none(), "it vouches for nothing any more");
+    assert!(matches!(log.admit(1), Err(LogRefusal::Quarantined(_))));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a knob is: a number within limits, one of some words, or a switch.
 
-use clustor_shards::log::{Encoding, HashSuite, Mode, Suite};
+use clustor_shards::log::{Encoding, HashSuite, Mode, OnAuthenticationFailure, Suite};
 
 /// What a knob stands at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +143,11 @@ words!(HashSuite {
 words!(Encoding {
     "binary" => Binary,
     "json" => Json,
+});
+
+words!(OnAuthenticationFailure {
+    "repair" => Repair,
+    "quarantine" => Quarantine,
 });
 
 words!(Mode {

@@ -10,7 +10,7 @@
 //! The first line of the text says what it means; what follows says when to change it. It is printed above the key in
 //! the shipped files, which a test compares with the table.
 
-use clustor_shards::log::{Encoding, HashSuite, Mode, Suite};
+use clustor_shards::log::{Encoding, HashSuite, Mode, OnAuthenticationFailure, Suite};
 
 use super::knob::{Allowed, Kind, Knob, Value, When, Word};
 
@@ -147,6 +147,9 @@ tunables! {
         /// Chains in flight on a shard.
         /// More share the device's flushes; beyond the device's own queue they only wait.
         chains_in_flight_max: (1..=8) live,
+        /// What becomes of a shard that finds a part of its log rotten of which it knows what it held. repair: those entries are
+        /// missing. quarantine: its replicas fall silent, for those who must suspect tampering.
+        on_authentication_failure: (word OnAuthenticationFailure) restart,
         /// The greatest payload of an append, in bytes; with its headers at most 4 MiB and an eighth of the segment.
         /// Raise it only if entries are that long: queues must hold several.
         entry_bytes_max: (1_024..=4_194_240) restart,

@@ -313,6 +313,7 @@ impl Profile {
             nonce_range_blocks: NONCE_RANGE_BLOCKS,
             relocate_share: RELOCATE_SHARE,
             relocate_turn_bytes_max: RELOCATE_TURN_BYTES_MAX,
+            on_authentication_failure: self.on_authentication_failure,
             io_writer_mode,
         }
     }

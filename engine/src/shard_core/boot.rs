@@ -129,6 +129,7 @@ impl ShardCore {
             let partition = Partition::new(id, replica, spec.factory, &config.profile, now);
             partitions.insert(id, partition);
         }
+        let quarantined = log.quarantine().is_some();
         let touched: BTreeSet<PartitionId> = partitions.keys().copied().collect();
         let core = Self {
             me,
@@ -149,7 +150,7 @@ impl ShardCore {
             scratch_answers: Vec::new(),
             frames: Vec::new(),
             placement: config.placement,
-            failure_told: false,
+            failure_told: quarantined,
             stopping_since: None,
             patience_ms: config.profile.election_ms_max,
             profile_refused: None,

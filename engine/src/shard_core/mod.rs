@@ -192,21 +192,26 @@ impl ShardCore {
         self.me.shard
     }
 
-    /// A failed disk is final: replicas fall silent, and whoever waits learns that nobody knows.
+    /// A failed disk is final, and so is a quarantine: replicas fall silent, and whoever waits learns that nobody knows.
     fn tell_failure(&mut self, now: Time) {
-        if self.failure_told || self.shared.log.failure().is_none() {
+        if self.failure_told {
             return;
         }
+        let log = &self.shared.log;
+        let (why, text) = match (log.failure(), log.quarantine()) {
+            (Some(_), _) => (
+                "the shard's disk failed",
+                "the shard's disk failed; restart the node to recover what is durable".to_owned(),
+            ),
+            (None, Some(quarantine)) => ("the shard is quarantined", quarantine.to_string()),
+            (None, None) => return,
+        };
         self.failure_told = true;
-        let refused = refusal(
-            RefusalClause::Unavailable,
-            "the shard's disk failed; restart the node to recover what is durable".to_owned(),
-            1000,
-        );
+        let refused = refusal(RefusalClause::Unavailable, text, 1000);
         for partition in self.partitions.values_mut() {
             let answers = &mut self.scratch_answers;
             partition.replica.quarantine(&mut self.shared.lend(now));
-            partition.give_up_appends("the shard's disk failed", answers);
+            partition.give_up_appends(why, answers);
             partition.give_up_reads(&refused, answers);
             partition.set_leadership(Leadership::Lost, answers);
             let id = partition.id;

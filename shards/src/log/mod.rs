@@ -51,7 +51,7 @@ pub mod writer;
 pub use fold::{HardState, IndexRange, PartitionLog, TermRun};
 pub use format::{Encoding, HashSuite, LogFormat, Suite, SuiteUnavailable};
 pub use keys::{Kek, KeyError, KeyProvider, LogIdentity};
-pub use options::{LogOptions, OptionsError};
+pub use options::{LogOptions, OnAuthenticationFailure, OptionsError};
 pub use proof::{HardStateDurable, LocalDurable};
 pub use read::{ReadOutcome, ReadRefusal};
 pub use recovery::{Damage, Quarantine, RecoverError, Recovery, RecoveryReport};

@@ -23,6 +23,16 @@ pub const RELOCATE_SHARE: u32 = 8;
 /// Bytes written again in one turn to empty a closed pair.
 pub const RELOCATE_TURN_BYTES_MAX: usize = 64 << 10;
 
+/// What becomes of a shard where an extent is rotten whose identity is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnAuthenticationFailure {
+    /// The entries are missing, with their identity, and to be fetched from peers.
+    #[default]
+    Repair,
+    /// The shard's replicas are quarantined: for those who must suspect tampering.
+    Quarantine,
+}
+
 /// How the log of a shard is laid out and how much it takes at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogOptions {
@@ -47,6 +57,8 @@ pub struct LogOptions {
     pub format: LogFormat,
     /// Blocks whose nonces are reserved at once.
     pub nonce_range_blocks: u32,
+    /// What becomes of the shard where an extent is not authentic, or can't be read.
+    pub on_authentication_failure: OnAuthenticationFailure,
     /// How the bytes are written: 0 FixedUring, 1 RegisteredUring, 2 Blocking. Recorded in every slot.
     pub io_writer_mode: u8,
 }
@@ -71,6 +83,7 @@ impl LogOptions {
             relocate_turn_bytes_max: RELOCATE_TURN_BYTES_MAX,
             format: LogFormat::default(),
             nonce_range_blocks: NONCE_RANGE_BLOCKS,
+            on_authentication_failure: OnAuthenticationFailure::default(),
             io_writer_mode: 0,
         }
     }

@@ -11,6 +11,7 @@ use clustor_wire::ids::{LogIndex, PairNumber, PartitionId, Term};
 
 use super::extent::open_extent;
 use super::location::{ExtentPlace, Location};
+use super::options::OnAuthenticationFailure;
 use super::record::{encode_record_parts, records};
 use super::writer::{Retirement, ShardLog};
 use crate::buffer::Blocks;
@@ -98,6 +99,19 @@ impl ShardLog {
         index: LogIndex,
         out: &mut Vec<DiskOp>,
     ) -> Result<u64, ReadRefusal> {
+        self.read_run(partition, index, out).map(|(token, _)| token)
+    }
+
+    /// As [`Self::read`]; tells the last index that will come, too, so that what lies behind can be asked for at once.
+    ///
+    /// # Errors
+    /// [`ReadRefusal`].
+    pub fn read_run(
+        &mut self,
+        partition: PartitionId,
+        index: LogIndex,
+        out: &mut Vec<DiskOp>,
+    ) -> Result<(u64, LogIndex), ReadRefusal> {
         self.begin_read(partition, index, false, out)
     }
 
@@ -107,7 +121,7 @@ impl ShardLog {
         index: LogIndex,
         to_copy: bool,
         out: &mut Vec<DiskOp>,
-    ) -> Result<u64, ReadRefusal> {
+    ) -> Result<(u64, LogIndex), ReadRefusal> {
         let log = self
             .decided
             .partitions
@@ -149,7 +163,7 @@ impl ShardLog {
         self.reads.pending.insert(token, pending);
         let into = self.pool.take(place.blocks as usize);
         out.push(read_extent(token, place, into));
-        Ok(token)
+        Ok((token, last))
     }
 
     pub(super) fn read_done(
@@ -189,6 +203,9 @@ impl ShardLog {
             .is_some_and(|log| log.term_at(pending.last) == Some(pending.term));
         if frames.is_none() && stands && self.is_still_there(&pending) {
             self.reads.found_rotten += 1;
+            if self.options().on_authentication_failure == OnAuthenticationFailure::Quarantine {
+                self.quarantine_at(place.pair, place.chain);
+            }
             self.record_missing(pending.partition, pending.term, pending.first, pending.last);
         }
         let outcome = ReadOutcome {

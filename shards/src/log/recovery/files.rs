@@ -33,6 +33,8 @@ pub(in crate::log) struct PairFiles {
     pub both_headers: bool,
     /// Whether its segment is there.
     pub has_segment: bool,
+    /// Whether both files are there.
+    pub both_files: bool,
     /// Size of the ledger.
     pub ledger_blocks: u32,
 }
@@ -159,6 +161,7 @@ impl<'a> Files<'a> {
                 pair,
                 both_headers: whole.len() == 2,
                 has_segment: found.segment_bytes.is_some(),
+                both_files: found.segment_bytes.is_some() && found.ledger_bytes.is_some(),
                 ledger_blocks: blocks_in(found.ledger_bytes),
                 header: whole.pop(),
             });

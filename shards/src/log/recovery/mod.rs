@@ -24,7 +24,7 @@ use clustor_wire::ids::{BootNumber, ChainNumber, PairNumber};
 use super::format::{LogFormat, SuiteUnavailable};
 use super::header::{FORMAT_VERSION, HeaderMismatch};
 use super::keys::{KeyError, KeyProvider, LogIdentity, ShardKeys};
-use super::options::{LogOptions, OptionsError};
+use super::options::{LogOptions, OnAuthenticationFailure, OptionsError};
 use super::writer::{Restored, ShardLog};
 use crate::buffer::BlockPool;
 use crate::disk::{BootDisk, DiskError};
@@ -43,6 +43,10 @@ pub struct Quarantine {
     /// What is lost.
     pub what: &'static str,
 }
+
+/// Why rot of known identity quarantines a shard.
+pub(super) const ROT_QUARANTINES: &str =
+    "an extent can't be read or is not authentic, and on_authentication_failure is \"quarantine\"";
 
 /// Damage that recovery found and dealt with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -250,7 +254,10 @@ impl ShardLog {
         check_encodings(&pairs, options.format)?;
         let choice = choose::choose(&mut files, &pairs);
         let numbers = Numbers::after(&found, &pairs);
-        let walked = walk::walk(&mut files, &pairs, choice);
+        let mut walked = walk::walk(&mut files, &pairs, choice);
+        if options.on_authentication_failure == OnAuthenticationFailure::Quarantine {
+            walked.quarantine_rot();
+        }
         let chosen = walked.chosen;
         let keep = |pair: PairNumber| walked.older.iter().any(|older| older.pair == pair);
         let passed_over = found
@@ -283,6 +290,7 @@ impl ShardLog {
             rewrite: walked.rewrite,
             locations: walked.locations,
             quarantine: walked.quarantine,
+            restore_headers: walked.restore_headers,
         });
         Ok(Recovery { log, report })
     }

@@ -19,7 +19,7 @@ use super::super::trailer::{self, Trailer, TrailerState};
 use super::choose::Choice;
 use super::files::{Files, PairFiles, SlotState};
 use super::judge::{SlotMark, Verdict, certain_chain, judge};
-use super::{Damage, Incident, Quarantine};
+use super::{Damage, Incident, Quarantine, ROT_QUARANTINES};
 
 /// What the walk found.
 #[derive(Default)]
@@ -37,6 +37,8 @@ pub(in crate::log) struct Walked {
     pub locations: Locations,
     pub incidents: Vec<Incident>,
     pub quarantine: Option<Quarantine>,
+    /// Pairs of which one header is bad: both are to be written again.
+    pub restore_headers: Vec<PairHeader>,
 }
 
 impl Walked {
@@ -60,6 +62,33 @@ impl Walked {
         fold
     }
 
+    /// The profile asks for silence where an extent is rotten, whether or not its identity is known.
+    pub fn quarantine_rot(&mut self) {
+        let rotten = self
+            .incidents
+            .iter()
+            .find(|found| found.damage == Damage::Extent);
+        if let (Some(found), None) = (rotten, &self.quarantine) {
+            self.quarantine = Some(Quarantine {
+                pair: found.pair,
+                chain: found.chain,
+                what: ROT_QUARANTINES,
+            });
+        }
+    }
+
+    fn check_headers(&mut self, found: &PairFiles, header: &PairHeader) {
+        // Where a file of an older pair is gone, it was being removed.
+        let is_going = !found.both_files && self.chosen != Some(header.pair);
+        if found.both_headers || is_going {
+            return;
+        }
+        self.incident(header.pair, header.first_chain, Damage::Header);
+        if found.both_files {
+            self.restore_headers.push(header.clone());
+        }
+    }
+
     fn incident(&mut self, pair: PairNumber, chain: ChainNumber, damage: Damage) {
         self.incidents.push(Incident {
             pair,
@@ -81,11 +110,8 @@ pub(in crate::log) fn walk(files: &mut Files<'_>, pairs: &[PairFiles], choice: C
         Choice::Pair(header, slots) => (header, slots),
     };
     walked.chosen = Some(header.pair);
-    let both_headers = pairs
-        .iter()
-        .any(|found| found.pair == header.pair && found.both_headers);
-    if !both_headers {
-        walked.incident(header.pair, header.first_chain, Damage::Header);
+    if let Some(found) = pairs.iter().find(|found| found.pair == header.pair) {
+        walked.check_headers(found, &header);
     }
     let (checkpoint, whole) = files.checkpoint(&header);
     let Some(checkpoint) = checkpoint else {
@@ -229,9 +255,7 @@ fn walk_older(files: &mut Files<'_>, pairs: &[PairFiles], older: OlderPair, walk
         walked.incident(older.pair, older.last_certain, Damage::Pair);
         return;
     };
-    if !found.both_headers {
-        walked.incident(header.pair, header.first_chain, Damage::Header);
-    }
+    walked.check_headers(found, &header);
     let certain = older.last_certain.get().saturating_add(1);
     let count = certain.saturating_sub(header.first_chain.get());
     let slots = files.slots(&header, u32::try_from(count).unwrap_or(u32::MAX));

@@ -21,6 +21,7 @@ use clustor_wire::ids::{BootNumber, ChainNumber, LogIndex, PairNumber, Partition
 use super::batch::{Batch, Emptied, for_each_item};
 use super::checkpoint::OlderPair;
 use super::fold::{Content, PartitionLog, ShardFold};
+use super::header::PairHeader;
 use super::keys::ShardKeys;
 use super::location::{ExtentPlace, Locations};
 use super::options::LogOptions;
@@ -28,7 +29,7 @@ use super::pair::{OpenPair, Spare};
 use super::proof::{HardStateDurable, LocalDurable};
 use super::read::Reads;
 use super::reclaim::Closing;
-use super::recovery::Quarantine;
+use super::recovery::{Quarantine, ROT_QUARANTINES};
 use super::seal::SegmentCipher;
 use crate::buffer::BlockPool;
 use crate::disk::DiskError;
@@ -124,6 +125,8 @@ pub struct ShardLog {
     pub(super) closing: Closing,
     /// Files of pairs that were passed over, removed once the boot's mark has retired.
     passed_over: Vec<PairNumber>,
+    /// Pairs of which one header is bad, written again once the boot's mark has retired.
+    restore_headers: Vec<PairHeader>,
     /// As decided: the log as it stands, submitted or not.
     pub(super) decided: ShardFold,
     /// As submitted: what a checkpoint states.
@@ -159,6 +162,7 @@ pub(super) struct Restored {
     pub rewrite: Batch,
     pub locations: Locations,
     pub quarantine: Option<Quarantine>,
+    pub restore_headers: Vec<PairHeader>,
 }
 
 impl ShardLog {
@@ -187,6 +191,7 @@ impl ShardLog {
             ciphers: restored.ciphers,
             closing: Closing::default(),
             passed_over: restored.passed_over,
+            restore_headers: restored.restore_headers,
             submitted: restored.certain,
             decided,
             locations: restored.locations,
@@ -241,6 +246,15 @@ impl ShardLog {
         self.quarantine.as_ref()
     }
 
+    /// From here on the shard's replicas stay silent: the profile asks for it where an extent is rotten.
+    pub(super) fn quarantine_at(&mut self, pair: PairNumber, chain: ChainNumber) {
+        self.quarantine.get_or_insert(Quarantine {
+            pair,
+            chain,
+            what: ROT_QUARANTINES,
+        });
+    }
+
     /// The options it runs under.
     #[must_use]
     pub fn options(&self) -> &LogOptions {
@@ -286,9 +300,12 @@ impl ShardLog {
     }
 
     /// What this replica may vouch for: the highest index up to which the log as it stands has retired and
-    /// is whole. `None` before the shard may speak, and for a partition that was never created.
+    /// is whole. `None` before the shard may speak, while it is quarantined, and for a partition that was never created.
     #[must_use]
     pub fn durable(&self, partition: PartitionId) -> Option<LocalDurable> {
+        if self.quarantine.is_some() {
+            return None;
+        }
         let log = self.decided.partitions.get(&partition)?;
         let retired = self.durable.get(&partition)?;
         let index = (*retired).min(log.whole_until()).max(log.base);

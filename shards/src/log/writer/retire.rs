@@ -70,7 +70,7 @@ impl ShardLog {
         if let Some(done) = self.in_flight.iter_mut().find(|c| c.place.chain == chain) {
             done.done = true;
         }
-        if self.failure.is_some() {
+        if self.failure.is_some() || self.quarantine.is_some() {
             return;
         }
         while self.in_flight.front().is_some_and(|front| front.done) {

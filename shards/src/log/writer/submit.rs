@@ -10,7 +10,7 @@ use super::super::location::ExtentPlace;
 use super::super::nonce::{AbandonReason, NonceReservationAbandon};
 use super::super::pair::{OpenPair, Spare};
 use super::{InFlight, Phase, ShardLog};
-use crate::disk::DiskOp;
+use crate::disk::{DiskOp, DurableChain, FileKind};
 use crate::turn::Time;
 
 impl ShardLog {
@@ -44,6 +44,28 @@ impl ShardLog {
                 self.write_trailers(now, out);
                 self.reclaim(now, out);
             }
+            self.restore_headers(out);
+        }
+    }
+
+    /// Writes both headers of a pair again where one was bad: the same bytes, so that the whole one is at no risk.
+    fn restore_headers(&mut self, out: &mut Vec<DiskOp>) {
+        for header in core::mem::take(&mut self.restore_headers) {
+            let integrity = self.keys.integrity(header.mac_epoch);
+            let mut copy = |kind| {
+                let mut blocks = self.pool.take(1);
+                header.encode(kind, &integrity, &mut blocks.as_mut_slice()[0]);
+                blocks
+            };
+            out.push(DiskOp::Chain(DurableChain {
+                // No chain of the log: nothing retires with it.
+                chain: ChainNumber::ZERO,
+                pair: header.pair,
+                log_block: 0,
+                log: copy(FileKind::Segment),
+                ledger_block: 0,
+                ledger: copy(FileKind::Ledger),
+            }));
         }
     }
 
