@@ -134,18 +134,16 @@ impl EngineHandle {
             // Beyond the bound on requests: it must be heard by a shard that is busy.
             port.budget.take_beyond();
             let body = RequestBody::Profile(news.clone());
-            match submit(
-                port,
-                Submission::new(PartitionId::default(), body, asked),
-                until,
-            ) {
-                Ok(()) => replies.push(reply),
-                Err(rejected) => {
+            let submission = Submission::new(PartitionId::default(), body, asked);
+            match submit(port, submission, until) {
+                Submitted::Taken => replies.push(reply),
+                Submitted::Full => {
                     port.budget.give_back(0);
-                    if matches!(rejected, Rejected::Closed(_)) {
-                        return Err(ReloadError::Stopping);
-                    }
                     late += 1;
+                }
+                Submitted::Closed => {
+                    port.budget.give_back(0);
+                    return Err(ReloadError::Stopping);
                 }
             }
         }
@@ -165,20 +163,24 @@ impl EngineHandle {
     }
 }
 
+/// What became of a submission.
+enum Submitted {
+    Taken,
+    Full,
+    Closed,
+}
+
 /// Submits, trying again while the queue is full.
-fn submit(
-    port: &Port,
-    mut submission: Submission,
-    until: Instant,
-) -> Result<(), Rejected<Submission>> {
+fn submit(port: &Port, mut submission: Submission, until: Instant) -> Submitted {
     loop {
         match port.submitter.try_submit(submission) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Submitted::Taken,
             Err(Rejected::Full(back)) if Instant::now() < until => {
                 std::thread::sleep(RETRY);
                 submission = back;
             }
-            Err(rejected) => return Err(rejected),
+            Err(Rejected::Full(_)) => return Submitted::Full,
+            Err(Rejected::Closed(_)) => return Submitted::Closed,
         }
     }
 }

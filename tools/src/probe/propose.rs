@@ -2,11 +2,14 @@
 //! not clear stays as in the base.
 
 use clustor_engine::profile::{Profile, Value};
+use clustor_shards::log::Mode;
 
 use super::measure::{Cell, Measurements};
 
 /// What another setting must gain at least before it is proposed: noise is less on most devices.
 const GAIN_MIN: f64 = 1.10;
+/// Fewer chains than this tell nothing.
+const CHAINS_MIN: u64 = 50;
 /// Election timeouts are at least so many of the device's slow flushes.
 const ELECTION_FLUSHES: f64 = 20.0;
 /// Longer batches than the base's are proposed up to this.
@@ -48,7 +51,10 @@ pub fn propose(base: &Profile, measured: &Measurements) -> (Profile, Vec<Turn>) 
     if let Some((depth, why)) = fewer_in_flight(base, measured) {
         turn("chains_in_flight_max", Value::Number(depth), why);
     }
-    if let Some((bytes, why)) = longer_batches(base, measured) {
+    // Strict appends share no batch.
+    if base.mode == Mode::Group
+        && let Some((bytes, why)) = longer_batches(base, measured)
+    {
         turn("batch_bytes_max", Value::Number(bytes), why);
     }
     let (flush, through) = (measured.write_flush.us(0.5), measured.write_through.us(0.5));
@@ -67,6 +73,11 @@ pub fn propose(base: &Profile, measured: &Measurements) -> (Profile, Vec<Turn>) 
     (profile, turns)
 }
 
+/// Whether there are enough of them to go by.
+fn tells(cell: &Cell) -> bool {
+    cell.latencies.count() >= CHAINS_MIN
+}
+
 /// Fewer chains in flight, where the device does clearly more with them than with as many as the base keeps.
 fn fewer_in_flight(base: &Profile, measured: &Measurements) -> Option<(u64, String)> {
     let of_one_block: Vec<&Cell> = measured.chains.iter().filter(|c| c.blocks == 1).collect();
@@ -75,7 +86,7 @@ fn fewer_in_flight(base: &Profile, measured: &Measurements) -> Option<(u64, Stri
         .rfind(|cell| u64::from(cell.depth) <= base.chains_in_flight_max)?;
     let best = of_one_block
         .iter()
-        .filter(|cell| cell.depth < now.depth)
+        .filter(|cell| cell.depth < now.depth && tells(cell))
         .max_by(|a, b| a.per_second.total_cmp(&b.per_second))?;
     (best.per_second >= now.per_second * GAIN_MIN).then(|| {
         let why = format!(
@@ -106,7 +117,7 @@ fn longer_batches(base: &Profile, measured: &Measurements) -> Option<(u64, Strin
         .rfind(|cell| bytes_of(cell) <= base.batch_bytes_max)?;
     let best = at_depth
         .iter()
-        .filter(|cell| bytes_of(cell) > base.batch_bytes_max)
+        .filter(|cell| bytes_of(cell) > base.batch_bytes_max && tells(cell))
         .max_by(|a, b| a.bytes_per_second().total_cmp(&b.bytes_per_second()))?;
     (best.bytes_per_second() >= now.bytes_per_second() * GAIN_MIN).then(|| {
         let why = format!(

@@ -115,9 +115,8 @@ pub fn summary(measured: &Measurements) -> Vec<String> {
             "4 KiB write with RWF_DSYNC        {}",
             pair(&measured.write_through)
         ),
-        format!("the same as write, then fdatasync"),
         format!(
-            "  into blocks never written       {}",
+            "the same into blocks never written {}",
             pair(&measured.write_flush_fresh)
         ),
         format!(
@@ -130,7 +129,7 @@ pub fn summary(measured: &Measurements) -> Vec<String> {
             measured.writer
         ),
     ];
-    let depths: Vec<String> = DEPTHS.iter().map(|depth| format!("{depth:^26}")).collect();
+    let depths: Vec<String> = DEPTHS.iter().map(|depth| format!("{depth:^23}")).collect();
     lines.push(
         format!("{:>8} {}", "size", depths.join(" "))
             .trim_end()
@@ -146,7 +145,7 @@ pub fn summary(measured: &Measurements) -> Vec<String> {
 
 fn cell(cell: &Cell) -> String {
     format!(
-        "{:>9.0} {:>8.0} {:>7.1}",
+        "{:>8.0} {:>7.0} {:>6.1}",
         cell.latencies.us(0.5),
         cell.per_second,
         mib(cell.bytes_per_second())
