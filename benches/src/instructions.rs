@@ -13,12 +13,12 @@ use clustor_engine::profile::Profile;
 use clustor_shards::buffer::Blocks;
 use clustor_shards::disk::{BootDisk, DiskError, DiskEvent, DiskOp, FileId, FoundPair};
 use clustor_shards::log::record::{RecordKind, decode_record, encode_record};
-use clustor_shards::log::{Mode, Retirement, ShardLog};
+use clustor_shards::log::{Mode, Retirement, ShardLog, Suite};
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{Incarnation, LogIndex};
 
 use crate::BenchError;
-use crate::log::{ModeName, SEGMENT_BYTES};
+use crate::log::{ModeName, SEGMENT_BYTES, suite};
 use crate::shard::{BenchKey, IDENTITY, PARTITION, TERM};
 
 /// Chains that are counted, and as many before them.
@@ -30,6 +30,9 @@ pub struct Options {
     /// The mode.
     #[arg(long)]
     pub mode: ModeName,
+    /// The suite.
+    #[arg(long, value_parser = suite)]
+    pub suite: Suite,
     /// Bytes of each entry.
     #[arg(long)]
     pub size: u32,
@@ -125,7 +128,8 @@ fn steady(log: &mut InMemory, mode: Mode, body: &[u8], per_chain: u32) {
 /// When the log does not open.
 pub fn run_inner(options: &Options) -> Result<(), BenchError> {
     let mut disk = Memory::default();
-    let profile = Profile::latency().with_segment_bytes(SEGMENT_BYTES);
+    let mut profile = Profile::latency().with_segment_bytes(SEGMENT_BYTES);
+    profile.sealing = options.suite;
     let limits = profile.log_options(0);
     let recovered = ShardLog::recover(&mut disk, IDENTITY, limits, &BenchKey, limits.pool())?;
     let mut log = InMemory {
@@ -165,6 +169,7 @@ pub fn per_append(options: Options, scratch: &Path) -> Result<f64, BenchError> {
         .arg(program)
         .args(["count-instructions", "--mode", mode, "--size"])
         .arg(options.size.to_string())
+        .args(["--suite", options.suite.name()])
         .arg("--per-chain")
         .arg(options.per_chain.to_string())
         .stdout(Stdio::null())

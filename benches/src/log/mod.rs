@@ -89,7 +89,7 @@ pub struct Options {
     pub profile: Option<PathBuf>,
 }
 
-fn suite(name: &str) -> Result<Suite, String> {
+pub(crate) fn suite(name: &str) -> Result<Suite, String> {
     let suite = Suite::from_name(name).ok_or_else(|| {
         let names: Vec<&str> = Suite::ALL.iter().map(|suite| suite.name()).collect();
         format!("expected one of {}", names.join(", "))
@@ -284,7 +284,7 @@ fn measure_variant(
             ));
             let case = Case {
                 mode,
-                suite,
+                suite: profile.sealing,
                 clients,
                 payload_bytes,
             };
@@ -303,7 +303,7 @@ fn measure_variant(
 #[derive(Debug, Clone, Copy)]
 struct Case {
     mode: ModeName,
-    suite: &'static str,
+    suite: Suite,
     clients: u32,
     payload_bytes: u32,
 }
@@ -341,6 +341,7 @@ impl Case {
         if let (true, Some(round)) = (plan.instructions, in_shard.last_mut()) {
             let options = instructions::Options {
                 mode: self.mode,
+                suite: self.suite,
                 size: self.payload_bytes,
                 per_chain: round.operations_per_chain.round().max(1.0) as u32,
             };
@@ -395,7 +396,7 @@ impl Case {
         Line {
             benchmark: "log",
             mode: self.mode.name(),
-            suite: self.suite,
+            suite: self.suite.name(),
             workload: Workload {
                 depth: self.clients,
                 payload_bytes: self.payload_bytes,
