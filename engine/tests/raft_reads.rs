@@ -290,6 +290,14 @@ fn only_the_leader_can_ask_for_a_campaign() {
     assert_eq!(cluster.leader(), Some(1));
 }
 
+/// The search for lost content, kept off the network.
+fn is_refetch(packet: &Packet) -> bool {
+    matches!(
+        packet.say.body(),
+        Some(RaftBody::Refetch { .. } | RaftBody::Refetched { .. })
+    )
+}
+
 /// Damages one block of node 1's segment after another, until recovery knows exactly that entry `index` is missing.
 fn damage(cluster: &mut Cluster, index: LogIndex) {
     cluster.crash(1);
@@ -363,13 +371,14 @@ fn missing_content_is_neither_sent_nor_counted_as_durable() {
     }
     let index = LogIndex(3);
     damage(&mut cluster, index);
-    cluster.pass(2000);
+    cluster.pass_but(2000, is_refetch);
     let status = cluster.status(1);
     assert_ne!(status.role, Role::Leader, "one without damage went first");
     assert_eq!(status.durable, index.prev());
     assert_eq!(cluster.nodes[0].applied, index.prev());
     let leader = cluster.leader().expect("a leader");
-    let position = cluster.write(leader, &[b"d"]);
+    let position = cluster.propose(leader, b"d");
+    cluster.run_but(is_refetch);
     assert_eq!(
         cluster.status(leader).wal_committed,
         position.index,
@@ -391,8 +400,8 @@ fn a_leader_with_damage_commits_nothing_behind_it_and_hands_over() {
     let index = LogIndex(3);
     damage(&mut cluster, index);
     cluster.isolate(2);
-    cluster.elect(1);
-    cluster.pass(30);
+    cluster.elect_but(1, is_refetch);
+    cluster.pass_but(30, is_refetch);
     let status = cluster.status(1);
     let start = status.term_start.expect("it leads");
     assert!(
@@ -400,7 +409,7 @@ fn a_leader_with_damage_commits_nothing_behind_it_and_hands_over() {
         "node 3 has it all"
     );
     assert!(status.wal_committed < index);
-    cluster.pass(1000);
+    cluster.pass_but(1000, is_refetch);
     assert_eq!(cluster.leader(), Some(3));
     cluster.heal();
     cluster.pass(500);

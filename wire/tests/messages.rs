@@ -13,8 +13,8 @@ use clustor_wire::ids::{
 use clustor_wire::message::{
     BATCH_HEARTBEATS_MAX, BATCH_MESSAGES_MAX, ClientRequest, ClientRequestBody, ClientResponse,
     ClientResponseBody, Heartbeat, HeartbeatAck, MessageError, PartitionStatus, PeerBatch,
-    PeerHello, RaftBody, RaftMessage, Refusal, RefusalClause, Role, STATUS_PARTITIONS_MAX,
-    ShardStatus,
+    PeerHello, RaftBody, RaftMessage, RefetchVerdict, Refusal, RefusalClause, Role,
+    STATUS_PARTITIONS_MAX, ShardStatus,
 };
 use proptest::prelude::{any, prop, proptest};
 use proptest::{prop_assert, prop_assert_eq};
@@ -149,6 +149,17 @@ fn one_of_each_raft_body() -> Vec<RaftBody> {
             io_writer_mode: 2,
         },
         RaftBody::TimeoutNow,
+        RaftBody::Refetch {
+            entry_term: term,
+            first: index,
+            last: index,
+        },
+        RaftBody::Refetched {
+            entry_term: term,
+            first: index,
+            verdict: RefetchVerdict::Never,
+            frames: vec![3; 70],
+        },
     ]
 }
 

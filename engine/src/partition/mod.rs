@@ -14,13 +14,15 @@ use std::collections::{BTreeMap, VecDeque};
 
 use clustor_shards::turn::{ConnectionId, PeerId, Time};
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
-use clustor_wire::message::{IdempotencyKey, PartitionStatus, Refusal, RefusalClause};
+use clustor_wire::message::{
+    IdempotencyKey, PartitionStatus, RefetchVerdict, Refusal, RefusalClause,
+};
 
 use crate::machine::{AnyMachine, Effects, MachineFactory};
 use crate::outcome::{Leadership, Outcome};
 use crate::profile::Profile;
 use crate::raft::entry::EntryKey;
-use crate::raft::{Limits, ProposeError, ReadError, ReadReady, Replica, Timers};
+use crate::raft::{Limits, ProposeError, ReadError, ReadReady, Replica, Status, Timers};
 use crate::request::{ReadFn, Wait};
 
 pub use apply::{ApplyStep, MachineTrouble};
@@ -118,6 +120,26 @@ pub struct Partition {
     pub(crate) filed_deadline: Option<Time>,
     /// Why entries can't be applied, if their content can't be had.
     pub(crate) stuck: Option<&'static str>,
+}
+
+/// What is lost here, and whom it waits for.
+fn lost(status: &Status) -> String {
+    let mut text = format!("the content of {} entries is lost here", status.missing);
+    let Some(search) = &status.refetch else {
+        text.push_str("; it is asked for as soon as somebody leads");
+        return text;
+    };
+    text.push_str(&format!("; entry {} is asked for", search.index));
+    for (peer, verdict) in &search.said {
+        let said = match verdict {
+            RefetchVerdict::Have => "has it",
+            RefetchVerdict::Missing => "lost it too",
+            RefetchVerdict::Compacted => "has it only in a snapshot",
+            RefetchVerdict::Never => "never had it",
+        };
+        text.push_str(&format!(", node {} {said}", peer.node));
+    }
+    text
 }
 
 /// The parts of a refusal that differ.
@@ -450,11 +472,8 @@ impl Partition {
         let status = self.replica.status();
         let trouble = match (&self.machine, self.stuck) {
             (MachineSlot::Failed(trouble), _) => format!("the machine {trouble}"),
-            (_, Some(stuck)) => stuck.to_owned(),
-            _ if status.missing > 0 => format!(
-                "{} entries can't be read here; nothing behind the first of them is applied",
-                status.missing
-            ),
+            (_, Some(stuck)) if status.missing == 0 => stuck.to_owned(),
+            _ if status.missing > 0 => lost(&status),
             _ => String::new(),
         };
         PartitionStatus {

@@ -269,7 +269,7 @@ impl Replica {
         );
     }
 
-    fn ask_all(&mut self, turn: &mut Turn<'_>, term: Term, question: &RaftBody) {
+    pub(super) fn ask_all(&mut self, turn: &mut Turn<'_>, term: Term, question: &RaftBody) {
         let others: Vec<PeerId> = self.configuration.others(self.me).collect();
         for peer in others {
             self.send(turn.out, peer, term, question.clone());

@@ -161,7 +161,7 @@ impl Replica {
     }
 
     /// Takes everything from `from` on away: the leader of this term has other entries there.
-    fn truncate(&mut self, turn: &mut Turn<'_>, from: LogIndex) {
+    pub(super) fn truncate(&mut self, turn: &mut Turn<'_>, from: LogIndex) {
         assert!(
             from > self.committed,
             "partition {}: a truncation from {from} reaches below {}, which is committed",

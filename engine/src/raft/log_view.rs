@@ -145,6 +145,57 @@ impl LogView {
         self.missing.insert(at, IndexRange { first, last });
     }
 
+    /// The content of the entry at `index` was found again.
+    pub fn mark_found(&mut self, index: LogIndex) {
+        let Some(at) = self
+            .missing
+            .iter()
+            .position(|range| range.first <= index && index <= range.last)
+        else {
+            return;
+        };
+        let range = self.missing.remove(at);
+        let behind = IndexRange {
+            first: index.next(),
+            last: range.last,
+        };
+        let before = IndexRange {
+            first: range.first,
+            last: index.prev(),
+        };
+        for part in [behind, before] {
+            if part.first <= part.last {
+                self.missing.insert(at, part);
+            }
+        }
+    }
+
+    /// The first range of missing entries that reaches to `from` or beyond, from there on.
+    #[must_use]
+    pub fn missing_range_from(&self, from: LogIndex) -> Option<IndexRange> {
+        let range = self.missing.iter().find(|range| range.last >= from)?;
+        Some(IndexRange {
+            first: range.first.max(from),
+            last: range.last,
+        })
+    }
+
+    /// The term of the entry at `index`, and the last index of its run; `None` at or below the base and beyond the
+    /// end.
+    #[must_use]
+    pub fn run_at(&self, index: LogIndex) -> Option<(Term, LogIndex)> {
+        if index <= self.base || index > self.last {
+            return None;
+        }
+        let behind = self.runs.partition_point(|run| run.first <= index);
+        let run = self.runs.get(behind.checked_sub(1)?)?;
+        let last = self
+            .runs
+            .get(behind)
+            .map_or(self.last, |next| next.first.prev());
+        Some((run.term, last))
+    }
+
     /// The first index from `from` on whose content is missing.
     #[must_use]
     pub fn missing_from(&self, from: LogIndex) -> Option<LogIndex> {

@@ -29,7 +29,8 @@
 //! - [`output`]: what was decided; [`settings`]: bounds; [`status`]: how it stands
 //! - `frames`: checks on entries that came from elsewhere; `progress`: a leader's view of one follower
 //! - `replica`: the state, and changes of role
-//! - `election`, `propose` and `replication` (leading), `following`, `read_index`, `transfer`: the protocol, one part each.
+//! - `election`, `propose` and `replication` (leading), `following`, `read_index`, `refetch`, `transfer`: the protocol, one
+//!   part each.
 //!   Membership changes and leases will be two more such parts.
 
 pub mod cache;
@@ -45,6 +46,7 @@ mod progress;
 mod propose;
 pub mod quorum;
 mod read_index;
+mod refetch;
 mod replica;
 mod replication;
 pub mod settings;
@@ -58,13 +60,13 @@ pub use configuration::Configuration;
 pub use durable::{AuthenticatedPeer, PeerDurable, QuorumDurable};
 pub use output::{
     Applicable, Leadership, LeadershipChange, Output, ReadFailed, ReadReady, RecordToPersist,
-    WantedEntries,
+    WantedEntries, WantedFor,
 };
 pub use propose::{NewEntry, Position, ProposeError};
 pub use read_index::ReadError;
 pub use replica::{Replica, Turn};
 pub use settings::{Limits, ReplicaConfig, Restored, Timers};
-pub use status::{FollowerStatus, Status};
+pub use status::{FollowerStatus, RefetchStatus, Status};
 pub use transfer::TransferError;
 
 impl Replica {
@@ -98,6 +100,17 @@ impl Replica {
             } => self.on_rejected(turn, peer, *hint_index, *hint_term),
             RaftBody::DurabilityAck { .. } => self.on_durability_ack(turn, from, message),
             RaftBody::TimeoutNow => self.on_timeout_now(turn, peer),
+            RaftBody::Refetch {
+                entry_term,
+                first,
+                last,
+            } => self.on_refetch(turn, peer, *entry_term, *first, *last),
+            RaftBody::Refetched {
+                entry_term,
+                first,
+                verdict,
+                frames,
+            } => self.on_refetched(turn, peer, *entry_term, *first, *verdict, frames),
         }
     }
 }

@@ -35,6 +35,17 @@ pub enum RecordToPersist {
         /// The vote in it.
         vote: Option<NodeId>,
     },
+    /// The content of an entry that was lost here; its frame lies in [`Output::frames`].
+    Relocated {
+        /// Whose.
+        partition: PartitionId,
+        /// Its term.
+        term: Term,
+        /// Its index.
+        index: LogIndex,
+        /// Where its frame, of kind `Entry`, lies in [`Output::frames`].
+        frame: Range<usize>,
+    },
     /// Everything from `from` on is gone.
     Truncate {
         /// Whose.
@@ -47,12 +58,14 @@ pub enum RecordToPersist {
 }
 
 impl RecordToPersist {
-    /// An entry as the log takes it, out of [`Output::frames`]; `None` for other records. Its checksum was computed
-    /// or verified by the replica in this very turn.
+    /// An entry, new or found again, as the log takes it, out of [`Output::frames`]; `None` for other records. Its
+    /// checksum was computed or verified by the replica in this very turn.
     #[must_use]
     pub fn entry<'a>(&self, frames: &'a [u8]) -> Option<Record<'a>> {
         match self {
-            Self::Entry { frame, .. } => parse_record(&frames[frame.clone()]).ok(),
+            Self::Entry { frame, .. } | Self::Relocated { frame, .. } => {
+                parse_record(&frames[frame.clone()]).ok()
+            }
             _ => None,
         }
     }
@@ -91,13 +104,22 @@ pub struct ReadFailed {
     pub leader: Option<PeerId>,
 }
 
-/// Entries a follower needs that are no longer in the cache: read them from the log and hand them to
-/// `Replica::entries_read`, or say `Replica::entries_unreadable`. One is outstanding per follower at a time.
+/// What entries read from the log are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WantedFor {
+    /// A follower that lags gets them as an append.
+    Append,
+    /// A peer lost them.
+    Refetch,
+}
+
+/// Entries a peer needs that are no longer in the cache: read them from the log and hand them to
+/// `Replica::entries_read`, or say `Replica::entries_unreadable`. One is outstanding per follower and purpose at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WantedEntries {
     /// Whose.
     pub partition: PartitionId,
-    /// For which follower.
+    /// For which peer.
     pub peer: PeerId,
     /// The leader's term when it asked.
     pub term: Term,
@@ -107,6 +129,8 @@ pub struct WantedEntries {
     pub to: LogIndex,
     /// Whole frames up to this many bytes together, but at least one.
     pub bytes_max: usize,
+    /// What they are for.
+    pub purpose: WantedFor,
 }
 
 /// How leadership changed, as this replica sees it.
@@ -182,7 +206,9 @@ impl Output {
     /// Empties all lists and keeps their memory.
     pub fn clear(&mut self) {
         while let Some((_, message)) = self.messages.pop() {
-            if let RaftBody::Append { frames, .. } = message.body {
+            if let RaftBody::Append { frames, .. } | RaftBody::Refetched { frames, .. } =
+                message.body
+            {
                 self.give_back(frames);
             }
         }

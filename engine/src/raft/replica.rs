@@ -14,6 +14,7 @@ use super::configuration::Configuration;
 use super::durable::OwnDurable;
 use super::log_view::LogView;
 use super::output::{Applicable, Leadership, LeadershipChange, Output, RecordToPersist};
+use super::refetch::Refetching;
 use super::replication::Leading;
 use super::settings::{Limits, ReplicaConfig, Restored, Timers};
 
@@ -117,6 +118,7 @@ pub struct Replica {
     pub(super) window_ms: u32,
     pub(super) silent_until: Time,
     pub(super) frames_refused: u64,
+    pub(super) refetching: Refetching,
     random: SplitMix64,
 }
 
@@ -179,6 +181,7 @@ impl Replica {
             window_ms: timers.election_ms_max,
             silent_until: now.plus_ms(u64::from(silence_ms)),
             frames_refused: 0,
+            refetching: Refetching::default(),
             random: SplitMix64::seed_from_u64(config.seed),
         };
         if !replica.configuration.is_sole_voter(replica.me) {
@@ -277,12 +280,13 @@ impl Replica {
     /// When [`Self::tick`] is due; `None` for never.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        match &self.role {
-            RoleState::Quarantined => None,
+        let role = match &self.role {
+            RoleState::Quarantined => return None,
             RoleState::Leader(leading) => Some(leading.next_deadline(&self.timers)),
             _ if self.configuration.contains(self.me) => Some(self.election_due),
             _ => None,
-        }
+        };
+        [role, self.refetch_at()].into_iter().flatten().min()
     }
 
     /// Ends the turn for this replica: commits, sends, acknowledges for everything that came together.
@@ -298,6 +302,7 @@ impl Replica {
             }
             self.finish_following(turn);
         }
+        self.finish_refetch(turn);
         self.advance_applicable(turn.out);
     }
 
@@ -353,6 +358,7 @@ impl Replica {
         if term > self.term {
             self.held.clear();
             self.owed = Owed::default();
+            self.refetching.begin_anew();
             self.matched = LogIndex::ZERO;
         }
         self.term = term;

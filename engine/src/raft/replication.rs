@@ -7,7 +7,7 @@ use clustor_wire::message::{RaftBody, RaftMessage};
 use super::durable::{AuthenticatedPeer, PeerDurable, QuorumDurable};
 use super::entry::EntryKind;
 use super::frames::{self, Expected};
-use super::output::{Leadership, WantedEntries};
+use super::output::{Leadership, WantedEntries, WantedFor};
 use super::progress::Progress;
 use super::propose::Uncommitted;
 use super::quorum;
@@ -73,6 +73,7 @@ impl Replica {
         }));
         self.leader = Some(self.me);
         self.window_ms = self.timers.election_ms_max;
+        self.refetching.begin_anew();
         self.append_own(turn, EntryKind::Empty, 0, None, &[]);
         self.announce(turn.out, Leadership::Elected { first: next });
     }
@@ -299,6 +300,7 @@ impl Replica {
             from,
             to,
             bytes_max: self.limits.batch_bytes_max,
+            purpose: WantedFor::Append,
         });
     }
 
@@ -306,6 +308,10 @@ impl Replica {
     /// again and sent as they are.
     pub fn entries_read(&mut self, turn: &mut Turn<'_>, wanted: &WantedEntries, frames: Vec<u8>) {
         if wanted.term != self.term || wanted.partition != self.partition {
+            return;
+        }
+        if wanted.purpose == WantedFor::Refetch {
+            self.refetch_read(turn, wanted, frames);
             return;
         }
         let RoleState::Leader(leading) = &mut self.role else {
@@ -355,8 +361,12 @@ impl Replica {
     }
 
     /// The log could not read what was wanted. It is asked for again after the greatest RPC timeout.
-    pub fn entries_unreadable(&mut self, turn: &Turn<'_>, wanted: &WantedEntries) {
+    pub fn entries_unreadable(&mut self, turn: &mut Turn<'_>, wanted: &WantedEntries) {
         if wanted.term != self.term || wanted.partition != self.partition {
+            return;
+        }
+        if wanted.purpose == WantedFor::Refetch {
+            self.refetch_read(turn, wanted, Vec::new());
             return;
         }
         let timers = self.timers;

@@ -2,7 +2,7 @@
 
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
-use clustor_wire::message::Role;
+use clustor_wire::message::{RefetchVerdict, Role};
 
 use super::cache::CacheSlot;
 use super::replica::{Replica, RoleState};
@@ -42,6 +42,10 @@ pub struct Status {
     pub missing: u64,
     /// The first of them above what may be applied; commit, apply and reads stop before it.
     pub missing_first: Option<LogIndex>,
+    /// The search for lost content, while a question is open.
+    pub refetch: Option<RefetchStatus>,
+    /// Entries fetched from others since it was made.
+    pub refetched: u64,
     /// A leader's empty entry; `None` for others.
     pub term_start: Option<LogIndex>,
     /// Whether leadership is being handed over.
@@ -50,6 +54,15 @@ pub struct Status {
     pub frames_refused: u64,
     /// A leader's view of the other voters; empty for others.
     pub followers: Vec<FollowerStatus>,
+}
+
+/// What is known of an entry whose content is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefetchStatus {
+    /// The entry.
+    pub index: LogIndex,
+    /// Who answered what.
+    pub said: Vec<(PeerId, RefetchVerdict)>,
 }
 
 /// A leader's view of one follower.
@@ -94,6 +107,11 @@ impl Replica {
             applicable: self.applicable,
             missing: self.log.missing_count(),
             missing_first: self.log.missing_from(self.applicable.next()),
+            refetch: self.refetching.open().map(|(index, said)| RefetchStatus {
+                index,
+                said: said.to_vec(),
+            }),
+            refetched: self.refetching.fetched,
             term_start: leading.map(|leading| leading.term_start),
             transferring: leading.is_some_and(|leading| leading.transfer.is_some()),
             frames_refused: self.frames_refused,

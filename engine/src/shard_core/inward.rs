@@ -73,16 +73,16 @@ impl ShardCore {
             partition.replica.on_missing(outcome.first, outcome.last);
         }
         match (asked, outcome.frames) {
-            (ReadFor::Follower(wanted), Some(frames)) => {
+            (ReadFor::Peer(wanted), Some(frames)) => {
                 let frames = cut_to_fit(frames, &wanted);
                 partition
                     .replica
                     .entries_read(&mut self.shared.lend(now), &wanted, frames);
             }
-            (ReadFor::Follower(wanted), None) => {
+            (ReadFor::Peer(wanted), None) => {
                 partition
                     .replica
-                    .entries_unreadable(&self.shared.lend(now), &wanted);
+                    .entries_unreadable(&mut self.shared.lend(now), &wanted);
             }
             (ReadFor::Machine, frames) => {
                 partition.apply_read = None;
@@ -161,17 +161,17 @@ impl ShardCore {
         let Some(partition) = self.partitions.get_mut(&message.partition) else {
             return;
         };
-        if let RaftBody::Append { frames, .. } = &message.body
+        if let RaftBody::Append { frames, .. } | RaftBody::Refetched { frames, .. } = &message.body
             && self.shared.log.admit_frames(frames.len()).is_err()
         {
-            // The leader repeats what is not answered: to drop it is backpressure.
+            // What is not answered or not taken comes again: to drop it is backpressure.
             return;
         }
         partition
             .replica
             .step(&mut self.shared.lend(now), from, &message);
         self.touched.insert(message.partition);
-        if let RaftBody::Append { frames, .. } = message.body {
+        if let RaftBody::Append { frames, .. } | RaftBody::Refetched { frames, .. } = message.body {
             self.shared.output.give_back(frames);
         }
     }

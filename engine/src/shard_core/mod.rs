@@ -46,7 +46,7 @@ const APPLY_BATCHES_MAX: usize = 8;
 /// For whom entries are read from the log.
 #[derive(Debug, Clone, Copy)]
 enum ReadFor {
-    Follower(WantedEntries),
+    Peer(WantedEntries),
     Machine,
 }
 

@@ -56,13 +56,13 @@ impl ShardCore {
                 .read(wanted.partition, wanted.from, &mut self.shared.disk);
             match asked {
                 Ok(token) => {
-                    self.shared.reads.insert(token, ReadFor::Follower(wanted));
+                    self.shared.reads.insert(token, ReadFor::Peer(wanted));
                 }
                 Err(_) => {
                     if let Some(partition) = self.partitions.get_mut(&wanted.partition) {
                         partition
                             .replica
-                            .entries_unreadable(&self.shared.lend(now), &wanted);
+                            .entries_unreadable(&mut self.shared.lend(now), &wanted);
                     }
                 }
             }
@@ -102,6 +102,11 @@ impl ShardCore {
                         vote: *vote,
                     },
                 ),
+                RecordToPersist::Relocated { .. } => {
+                    if let Some(entry) = record.entry(&output.frames) {
+                        log.relocate(&entry);
+                    }
+                }
                 RecordToPersist::Truncate {
                     partition,
                     term,

@@ -418,6 +418,11 @@ impl Cluster {
 
     /// Makes `number` the leader of a quiet cluster.
     pub fn elect(&mut self, number: usize) {
+        self.elect_but(number, |_| false);
+    }
+
+    /// The same, with `keep` deciding which packets stay where they are.
+    pub fn elect_but(&mut self, number: usize, mut keep: impl FnMut(&Packet) -> bool) {
         for _ in 0..50 {
             if self.status(number).role == Role::Leader {
                 return;
@@ -425,7 +430,7 @@ impl Cluster {
             // Whoever leads falls silent for longer than stickiness lasts.
             self.now = self.now.plus_ms(151);
             self.time_out(number);
-            self.run();
+            self.run_but(&mut keep);
         }
         panic!("node {number} is never elected");
     }
@@ -457,6 +462,54 @@ impl Cluster {
         }
         self.run();
         last.expect("something to write")
+    }
+
+    /// Restarts a node so that the content of exactly the entry at `index` is lost on its disk, and it knows.
+    /// Nobody is heard meanwhile.
+    pub fn lose(&mut self, number: usize, index: LogIndex) {
+        let cut = self.cut.clone();
+        self.isolate(number);
+        self.crash(number);
+        let whole = self.node(number).disk.clone();
+        let segments = self.node(number).disk.segments();
+        let blocks = segments.map(|blocks| blocks.len()).max().unwrap_or(0);
+        for block in 0..blocks.min(64) {
+            let mut damaged = whole.clone();
+            for segment in damaged.segments() {
+                segment[block].0[100] ^= 1;
+            }
+            self.node(number).disk = damaged;
+            self.restart(number);
+            self.read_all(number);
+            let log = self.node(number).log.partition(PARTITION).expect("there");
+            if log.missing_count() == 1 && log.is_missing(index) {
+                self.cut = cut;
+                return;
+            }
+            self.crash(number);
+        }
+        panic!("no block of node {number} holds entry {index} alone");
+    }
+
+    /// Reads a node's whole log, so that it knows what is damaged.
+    fn read_all(&mut self, number: usize) {
+        let node = self.node(number);
+        let log = node.log.partition(PARTITION).expect("there");
+        let mut next = log.base.next();
+        let last = log.last;
+        while next <= last {
+            let _ = node.log.read(PARTITION, next, &mut node.submitted);
+            next = next.next();
+        }
+        for _ in 0..4 {
+            let node = self.node(number);
+            for op in core::mem::take(&mut node.submitted) {
+                let event = node.disk.carry(op);
+                node.completed.push(event);
+            }
+            self.turn(number, |_, _| {});
+        }
+        self.net.clear();
     }
 
     /// The terms of a node's log, from index 1 on.
@@ -499,10 +552,17 @@ impl Node {
         }
         let mut applied_from_disk = None;
         for outcome in retirement.reads {
+            let lost = self
+                .log
+                .partition(PARTITION)
+                .is_some_and(|log| log.is_missing(outcome.first));
+            if lost {
+                self.replica.on_missing(outcome.first, outcome.last);
+            }
             match self.reading.remove(&outcome.token) {
                 Some(Reading::ForPeer(wanted)) => match outcome.frames {
                     Some(frames) => self.replica.entries_read(&mut turn, &wanted, frames),
-                    None => self.replica.entries_unreadable(&turn, &wanted),
+                    None => self.replica.entries_unreadable(&mut turn, &wanted),
                 },
                 Some(Reading::ToApply) => applied_from_disk = Some(outcome.frames),
                 None => {}
@@ -540,7 +600,10 @@ impl Node {
         for record in &self.out.records {
             if let Some(entry) = record.entry(&self.out.frames) {
                 self.log.admit(entry.body.len()).expect("room in the log");
-                self.log.append(&entry, Mode::Group);
+                match record {
+                    RecordToPersist::Relocated { .. } => self.log.relocate(&entry),
+                    _ => self.log.append(&entry, Mode::Group),
+                }
                 continue;
             }
             match record {
@@ -560,7 +623,9 @@ impl Node {
                     term,
                     from,
                 } => self.log.truncate(*partition, *term, *from),
-                RecordToPersist::Entry { .. } => unreachable!("taken above"),
+                RecordToPersist::Entry { .. } | RecordToPersist::Relocated { .. } => {
+                    unreachable!("taken above")
+                }
             }
         }
     }

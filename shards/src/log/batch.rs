@@ -132,6 +132,8 @@ pub(super) struct Vouch {
     pub indexes: Vec<(PartitionId, LogIndex)>,
     /// The newest term and vote of each partition that has one here.
     pub hard_states: Vec<(PartitionId, HardState)>,
+    /// Entries whose lost content is written again here.
+    pub found: Vec<(PartitionId, LogIndex)>,
 }
 
 impl Vouch {
@@ -149,10 +151,12 @@ impl Vouch {
                     None => self.indexes.push((header.partition, header.index)),
                 }
             }
+            RecordKind::Relocated => self.found.push((header.partition, header.index)),
             RecordKind::Truncate => self.clip(header.partition, header.index),
             RecordKind::PartitionTombstone => {
                 self.indexes.retain(|(p, _)| *p != header.partition);
                 self.hard_states.retain(|(p, _)| *p != header.partition);
+                self.found.retain(|(p, _)| *p != header.partition);
             }
             RecordKind::HardState => {
                 let Some(state) = HardState::from_record(record) else {
@@ -178,11 +182,14 @@ impl Vouch {
                 *index = (*index).min(from.prev());
             }
         }
+        self.found
+            .retain(|(p, index)| *p != partition || *index < from);
     }
 
     fn clear(&mut self) {
         self.indexes.clear();
         self.hard_states.clear();
+        self.found.clear();
     }
 }
 

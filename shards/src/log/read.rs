@@ -258,7 +258,7 @@ fn read_extent(token: u64, place: ExtentPlace, into: Blocks) -> DiskOp {
 }
 
 impl Pending {
-    /// The frames of this run, if all are there.
+    /// The frames of this run, if all are there. A copy of an entry gets the frame of an entry back.
     fn collect(&self, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut frames = Vec::new();
         let mut next = self.first;

@@ -20,11 +20,13 @@ pub enum MessageKind {
     AppendRejected,
     DurabilityAck,
     TimeoutNow,
+    Refetch,
+    Refetched,
 }
 
 impl MessageKind {
     /// Every kind with its name.
-    pub const ALL: [(&'static str, Self); 11] = [
+    pub const ALL: [(&'static str, Self); 13] = [
         ("Heartbeat", Self::Heartbeat),
         ("HeartbeatAck", Self::HeartbeatAck),
         ("PreVote", Self::PreVote),
@@ -36,6 +38,8 @@ impl MessageKind {
         ("AppendRejected", Self::AppendRejected),
         ("DurabilityAck", Self::DurabilityAck),
         ("TimeoutNow", Self::TimeoutNow),
+        ("Refetch", Self::Refetch),
+        ("Refetched", Self::Refetched),
     ];
 
     /// The kind of this name.
@@ -60,6 +64,8 @@ impl MessageKind {
             RaftBody::AppendRejected { .. } => Self::AppendRejected,
             RaftBody::DurabilityAck { .. } => Self::DurabilityAck,
             RaftBody::TimeoutNow => Self::TimeoutNow,
+            RaftBody::Refetch { .. } => Self::Refetch,
+            RaftBody::Refetched { .. } => Self::Refetched,
         }
     }
 }
@@ -161,6 +167,20 @@ fn say(message: &RaftMessage) -> String {
             last_fsynced_index, ..
         } => format!("DurabilityAck {last_fsynced_index}"),
         RaftBody::TimeoutNow => "TimeoutNow".to_owned(),
+        RaftBody::Refetch {
+            entry_term,
+            first,
+            last,
+        } => format!("Refetch {first}..={last}@{entry_term}"),
+        RaftBody::Refetched {
+            entry_term,
+            first,
+            verdict,
+            frames,
+        } => format!(
+            "Refetched {first}@{entry_term} {verdict:?} {} bytes",
+            frames.len()
+        ),
     };
     format!("p{} t{} {what}", short(message.partition), message.term)
 }

@@ -13,10 +13,10 @@ pub mod wire {
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_RAFT_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_RAFT_BODY: u8 = 9;
+pub const ENUM_MAX_RAFT_BODY: u8 = 11;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_RAFT_BODY: [RaftBody; 10] = [
+pub const ENUM_VALUES_RAFT_BODY: [RaftBody; 12] = [
   RaftBody::NONE,
   RaftBody::PreVote,
   RaftBody::PreVoteResponse,
@@ -27,6 +27,8 @@ pub const ENUM_VALUES_RAFT_BODY: [RaftBody; 10] = [
   RaftBody::AppendRejected,
   RaftBody::DurabilityAck,
   RaftBody::TimeoutNow,
+  RaftBody::Refetch,
+  RaftBody::Refetched,
 ];
 
 /// What a consensus message says.
@@ -45,9 +47,11 @@ impl RaftBody {
   pub const AppendRejected: Self = Self(7);
   pub const DurabilityAck: Self = Self(8);
   pub const TimeoutNow: Self = Self(9);
+  pub const Refetch: Self = Self(10);
+  pub const Refetched: Self = Self(11);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 9;
+  pub const ENUM_MAX: u8 = 11;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::PreVote,
@@ -59,6 +63,8 @@ impl RaftBody {
     Self::AppendRejected,
     Self::DurabilityAck,
     Self::TimeoutNow,
+    Self::Refetch,
+    Self::Refetched,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -73,6 +79,8 @@ impl RaftBody {
       Self::AppendRejected => Some("AppendRejected"),
       Self::DurabilityAck => Some("DurabilityAck"),
       Self::TimeoutNow => Some("TimeoutNow"),
+      Self::Refetch => Some("Refetch"),
+      Self::Refetched => Some("Refetched"),
       _ => None,
     }
   }
@@ -2450,6 +2458,293 @@ impl ::core::fmt::Debug for TimeoutNow<'_> {
       ds.finish()
   }
 }
+pub enum RefetchOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Give me the content of these entries of one term: mine is lost. A follower asks its leader, a leader everybody.
+pub struct Refetch<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Refetch<'a> {
+  type Inner = Refetch<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Refetch<'a> {
+  pub const VT_ENTRY_TERM: ::flatbuffers::VOffsetT = 4;
+  pub const VT_FIRST: ::flatbuffers::VOffsetT = 6;
+  pub const VT_LAST: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Refetch { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RefetchArgs
+  ) -> ::flatbuffers::WIPOffset<Refetch<'bldr>> {
+    let mut builder = RefetchBuilder::new(_fbb);
+    builder.add_last(args.last);
+    builder.add_first(args.first);
+    builder.add_entry_term(args.entry_term);
+    builder.finish()
+  }
+
+
+  /// Their term.
+  #[inline]
+  pub fn entry_term(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Refetch::VT_ENTRY_TERM, Some(0)).unwrap()}
+  }
+  /// Index of the first.
+  #[inline]
+  pub fn first(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Refetch::VT_FIRST, Some(0)).unwrap()}
+  }
+  /// Index of the last.
+  #[inline]
+  pub fn last(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Refetch::VT_LAST, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Refetch<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("entry_term", Self::VT_ENTRY_TERM, false)?
+     .visit_field::<u64>("first", Self::VT_FIRST, false)?
+     .visit_field::<u64>("last", Self::VT_LAST, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RefetchArgs {
+    pub entry_term: u64,
+    pub first: u64,
+    pub last: u64,
+}
+impl<'a> Default for RefetchArgs {
+  #[inline]
+  fn default() -> Self {
+    RefetchArgs {
+      entry_term: 0,
+      first: 0,
+      last: 0,
+    }
+  }
+}
+
+pub struct RefetchBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RefetchBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_entry_term(&mut self, entry_term: u64) {
+    self.fbb_.push_slot::<u64>(Refetch::VT_ENTRY_TERM, entry_term, 0);
+  }
+  #[inline]
+  pub fn add_first(&mut self, first: u64) {
+    self.fbb_.push_slot::<u64>(Refetch::VT_FIRST, first, 0);
+  }
+  #[inline]
+  pub fn add_last(&mut self, last: u64) {
+    self.fbb_.push_slot::<u64>(Refetch::VT_LAST, last, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RefetchBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RefetchBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Refetch<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Refetch<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Refetch");
+      ds.field("entry_term", &self.entry_term());
+      ds.field("first", &self.first());
+      ds.field("last", &self.last());
+      ds.finish()
+  }
+}
+pub enum RefetchedOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Answer to a Refetch.
+pub struct Refetched<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Refetched<'a> {
+  type Inner = Refetched<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Refetched<'a> {
+  pub const VT_ENTRY_TERM: ::flatbuffers::VOffsetT = 4;
+  pub const VT_FIRST: ::flatbuffers::VOffsetT = 6;
+  pub const VT_VERDICT: ::flatbuffers::VOffsetT = 8;
+  pub const VT_FRAMES: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Refetched { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args RefetchedArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Refetched<'bldr>> {
+    let mut builder = RefetchedBuilder::new(_fbb);
+    builder.add_first(args.first);
+    builder.add_entry_term(args.entry_term);
+    if let Some(x) = args.frames { builder.add_frames(x); }
+    builder.add_verdict(args.verdict);
+    builder.finish()
+  }
+
+
+  /// The term asked for.
+  #[inline]
+  pub fn entry_term(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Refetched::VT_ENTRY_TERM, Some(0)).unwrap()}
+  }
+  /// The first index asked for.
+  #[inline]
+  pub fn first(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Refetched::VT_FIRST, Some(0)).unwrap()}
+  }
+  /// What the sender has at that index: 1 have, 2 missing too, 3 compacted, 4 never had it.
+  #[inline]
+  pub fn verdict(&self) -> u8 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u8>(Refetched::VT_VERDICT, Some(0)).unwrap()}
+  }
+  /// For have: whole record frames from that index on, as many as fit; otherwise empty.
+  #[inline]
+  pub fn frames(&self) -> ::flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Refetched::VT_FRAMES, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Refetched<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("entry_term", Self::VT_ENTRY_TERM, false)?
+     .visit_field::<u64>("first", Self::VT_FIRST, false)?
+     .visit_field::<u8>("verdict", Self::VT_VERDICT, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("frames", Self::VT_FRAMES, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct RefetchedArgs<'a> {
+    pub entry_term: u64,
+    pub first: u64,
+    pub verdict: u8,
+    pub frames: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+}
+impl<'a> Default for RefetchedArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    RefetchedArgs {
+      entry_term: 0,
+      first: 0,
+      verdict: 0,
+      frames: None, // required field
+    }
+  }
+}
+
+pub struct RefetchedBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RefetchedBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_entry_term(&mut self, entry_term: u64) {
+    self.fbb_.push_slot::<u64>(Refetched::VT_ENTRY_TERM, entry_term, 0);
+  }
+  #[inline]
+  pub fn add_first(&mut self, first: u64) {
+    self.fbb_.push_slot::<u64>(Refetched::VT_FIRST, first, 0);
+  }
+  #[inline]
+  pub fn add_verdict(&mut self, verdict: u8) {
+    self.fbb_.push_slot::<u8>(Refetched::VT_VERDICT, verdict, 0);
+  }
+  #[inline]
+  pub fn add_frames(&mut self, frames: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Refetched::VT_FRAMES, frames);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RefetchedBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    RefetchedBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Refetched<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Refetched::VT_FRAMES,"frames");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Refetched<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Refetched");
+      ds.field("entry_term", &self.entry_term());
+      ds.field("first", &self.first());
+      ds.field("verdict", &self.verdict());
+      ds.field("frames", &self.frames());
+      ds.finish()
+  }
+}
 pub enum RaftMessageOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -2647,6 +2942,34 @@ impl<'a> RaftMessage<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_refetch(&self) -> Option<Refetch<'a>> {
+    if self.body_type() == RaftBody::Refetch {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Refetch::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_refetched(&self) -> Option<Refetched<'a>> {
+    if self.body_type() == RaftBody::Refetched {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Refetched::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for RaftMessage<'_> {
@@ -2668,6 +2991,8 @@ impl ::flatbuffers::Verifiable for RaftMessage<'_> {
           RaftBody::AppendRejected => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<AppendRejected>>("RaftBody::AppendRejected", pos),
           RaftBody::DurabilityAck => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<DurabilityAck>>("RaftBody::DurabilityAck", pos),
           RaftBody::TimeoutNow => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TimeoutNow>>("RaftBody::TimeoutNow", pos),
+          RaftBody::Refetch => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Refetch>>("RaftBody::Refetch", pos),
+          RaftBody::Refetched => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Refetched>>("RaftBody::Refetched", pos),
           _ => Ok(()),
         }
      })?
@@ -2796,6 +3121,20 @@ impl ::core::fmt::Debug for RaftMessage<'_> {
         },
         RaftBody::TimeoutNow => {
           if let Some(x) = self.body_as_timeout_now() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RaftBody::Refetch => {
+          if let Some(x) = self.body_as_refetch() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RaftBody::Refetched => {
+          if let Some(x) = self.body_as_refetched() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

@@ -20,7 +20,9 @@ pub use client::{
     PartitionStatus, Refusal, RefusalClause, Role, ShardStatus,
 };
 pub use error::MessageError;
-pub use peer::{Heartbeat, HeartbeatAck, PeerBatch, PeerHello, RaftBody, RaftMessage};
+pub use peer::{
+    Heartbeat, HeartbeatAck, PeerBatch, PeerHello, RaftBody, RaftMessage, RefetchVerdict,
+};
 
 /// Most heartbeats in one [`PeerBatch`], and most answers to heartbeats.
 pub const BATCH_HEARTBEATS_MAX: usize = 65_535;

@@ -149,4 +149,52 @@ pub enum RaftBody {
     },
     /// Campaign now: the leader hands over.
     TimeoutNow,
+    /// Give me the content of these entries: mine is lost. A follower asks its leader, a leader everybody.
+    Refetch {
+        /// Their term.
+        entry_term: Term,
+        /// Index of the first.
+        first: LogIndex,
+        /// Index of the last.
+        last: LogIndex,
+    },
+    /// Answer to [`RaftBody::Refetch`].
+    Refetched {
+        /// The term asked for.
+        entry_term: Term,
+        /// The first index asked for.
+        first: LogIndex,
+        /// What the sender has there.
+        verdict: RefetchVerdict,
+        /// For [`RefetchVerdict::Have`]: whole record frames from `first` on, as many as fit; otherwise empty.
+        frames: Vec<u8>,
+    },
+}
+
+/// What a replica has of an entry that another one lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum RefetchVerdict {
+    /// Its content.
+    Have = 1,
+    /// The entry, but its content is lost here too.
+    Missing = 2,
+    /// Nothing any more: its log begins behind it, so it was committed; a snapshot holds it.
+    Compacted = 3,
+    /// Not this entry: its log ends before it, or has another one there.
+    Never = 4,
+}
+
+impl RefetchVerdict {
+    /// The verdict of this number, if there is one.
+    #[must_use]
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        Some(match value {
+            1 => Self::Have,
+            2 => Self::Missing,
+            3 => Self::Compacted,
+            4 => Self::Never,
+            _ => return None,
+        })
+    }
 }

@@ -8,7 +8,7 @@ use super::codec::{
 };
 use super::{
     BATCH_HEARTBEATS_MAX, BATCH_MESSAGES_MAX, Heartbeat, HeartbeatAck, MessageError, PeerBatch,
-    PeerHello, RaftBody, RaftMessage,
+    PeerHello, RaftBody, RaftMessage, RefetchVerdict,
 };
 use crate::generated::fb;
 use crate::ids::{BootNumber, ChainNumber, LogIndex, NodeId, PairNumber, ShardId, Term};
@@ -124,7 +124,7 @@ impl RaftMessage {
 
     fn frame_bytes(&self) -> usize {
         match &self.body {
-            RaftBody::Append { frames, .. } => frames.len(),
+            RaftBody::Append { frames, .. } | RaftBody::Refetched { frames, .. } => frames.len(),
             _ => 0,
         }
     }
@@ -276,6 +276,35 @@ fn build_body(b: &mut Builder, body: &RaftBody) -> (fb::RaftBody, UnionOffset) {
             }
         ),
         RaftBody::TimeoutNow => member!(TimeoutNow, TimeoutNowArgs {}),
+        RaftBody::Refetch {
+            entry_term,
+            first,
+            last,
+        } => member!(
+            Refetch,
+            RefetchArgs {
+                entry_term: entry_term.0,
+                first: first.0,
+                last: last.0,
+            }
+        ),
+        RaftBody::Refetched {
+            entry_term,
+            first,
+            verdict,
+            frames,
+        } => {
+            let frames = Some(b.create_vector(frames));
+            member!(
+                Refetched,
+                RefetchedArgs {
+                    entry_term: entry_term.0,
+                    first: first.0,
+                    verdict: *verdict as u8,
+                    frames,
+                }
+            )
+        }
     }
 }
 
@@ -372,6 +401,28 @@ fn raft_body(message: fb::RaftMessage<'_>) -> Result<RaftBody, MessageError> {
             }
         }
         fb::RaftBody::TimeoutNow => RaftBody::TimeoutNow,
+        fb::RaftBody::Refetch => {
+            let m = member!(body_as_refetch);
+            RaftBody::Refetch {
+                entry_term: Term(m.entry_term()),
+                first: LogIndex(m.first()),
+                last: LogIndex(m.last()),
+            }
+        }
+        fb::RaftBody::Refetched => {
+            let m = member!(body_as_refetched);
+            RaftBody::Refetched {
+                entry_term: Term(m.entry_term()),
+                first: LogIndex(m.first()),
+                verdict: RefetchVerdict::from_u8(m.verdict()).ok_or(
+                    MessageError::ValueUnknown {
+                        field: "Refetched.verdict",
+                        value: m.verdict().into(),
+                    },
+                )?,
+                frames: m.frames().bytes().to_vec(),
+            }
+        }
         fb::RaftBody(value) => {
             return Err(MessageError::ValueUnknown {
                 field: "RaftMessage.body",

@@ -5,8 +5,8 @@ use clustor_wire::ids::{
 };
 use clustor_wire::message::{
     ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, Heartbeat, HeartbeatAck,
-    IdempotencyKey, PartitionStatus, PeerBatch, PeerHello, RaftBody, RaftMessage, Refusal,
-    RefusalClause, Role, ShardStatus,
+    IdempotencyKey, PartitionStatus, PeerBatch, PeerHello, RaftBody, RaftMessage, RefetchVerdict,
+    Refusal, RefusalClause, Role, ShardStatus,
 };
 use proptest::option;
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop, prop_oneof};
@@ -109,6 +109,23 @@ fn raft_bodies() -> BoxedStrategy<RaftBody> {
             }
         }),
         Just(RaftBody::TimeoutNow),
+        (terms(), indexes(), indexes()).prop_map(|(entry_term, first, last)| RaftBody::Refetch {
+            entry_term,
+            first,
+            last,
+        }),
+        (
+            terms(),
+            indexes(),
+            1u8..=4,
+            prop::collection::vec(any::<u8>(), 0..200)
+        )
+            .prop_map(|(entry_term, first, verdict, frames)| RaftBody::Refetched {
+                entry_term,
+                first,
+                verdict: RefetchVerdict::from_u8(verdict).expect("1 to 4 are verdicts"),
+                frames,
+            }),
     ]
     .boxed()
 }

@@ -161,6 +161,8 @@ impl ShardLog {
         }
         // The record may come to stand in a batch of its own, so it does not clip the open one by itself.
         self.batch.vouch.clip(partition, from);
+        self.found
+            .retain(|(p, index), _| *p != partition || *index < from);
         self.locations.truncate(partition, from);
         self.append_small(RecordKind::Truncate, partition, term, from, &[]);
     }
@@ -180,6 +182,25 @@ impl ShardLog {
             }
             None => true,
         }
+    }
+
+    /// Takes the content of an entry whose own was lost here, as the frame of an entry that was verified. It counts
+    /// as durable once its chain has retired. Whoever calls asks [`Self::admit_frames`] first.
+    ///
+    /// Nothing happens if the partition's log has another entry there, or has its content.
+    pub fn relocate(&mut self, entry: &Record<'_>) {
+        let header = &entry.header;
+        let (partition, term, index) = (header.partition, header.term, header.index);
+        let lost = self
+            .decided
+            .partitions
+            .get(&partition)
+            .is_some_and(|log| log.term_at(index) == Some(term) && log.is_missing(index));
+        if !lost {
+            return;
+        }
+        *self.found.entry((partition, index)).or_default() += 1;
+        self.append_small(RecordKind::Relocated, partition, term, index, &[entry.body]);
     }
 
     /// Records that content which once was here can't be read any more.

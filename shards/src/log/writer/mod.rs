@@ -134,6 +134,8 @@ pub struct ShardLog {
     pub(super) locations: Locations,
     /// Per partition, the highest index of the log as it stands that has retired.
     pub(super) durable: BTreeMap<PartitionId, LogIndex>,
+    /// Entries whose lost content was found again, and how many chains that write it have not retired yet.
+    found: BTreeMap<(PartitionId, LogIndex), u32>,
     pub(super) batch: Batch,
     queue: VecDeque<Batch>,
     pub(super) queued_bytes: usize,
@@ -196,6 +198,7 @@ impl ShardLog {
             decided,
             locations: restored.locations,
             durable: BTreeMap::new(),
+            found: BTreeMap::new(),
             batch: Batch::default(),
             queue: VecDeque::new(),
             queued_bytes: 0,
@@ -308,7 +311,16 @@ impl ShardLog {
         }
         let log = self.decided.partitions.get(&partition)?;
         let retired = self.durable.get(&partition)?;
-        let index = (*retired).min(log.whole_until()).max(log.base);
+        let unretired = self
+            .found
+            .range((partition, LogIndex::ZERO)..)
+            .next()
+            .filter(|((found, _), _)| *found == partition)
+            .map_or(log.last, |((_, index), _)| index.prev());
+        let index = (*retired)
+            .min(log.whole_until())
+            .min(unretired)
+            .max(log.base);
         Some(LocalDurable::mint(partition, log.term_at(index)?, index))
     }
 }

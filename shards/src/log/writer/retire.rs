@@ -1,5 +1,7 @@
 //! What comes up: chains retire in sequence, and only that mints proofs.
 
+use std::collections::btree_map::Entry;
+
 use clustor_wire::ids::{ChainNumber, PartitionId};
 
 use super::super::batch::Vouch;
@@ -107,6 +109,15 @@ impl ShardLog {
             if *index > *durable {
                 *durable = *index;
                 retirement.durable.extend(self.durable(*partition));
+            }
+        }
+        for found in &vouch.found {
+            if let Entry::Occupied(mut chains) = self.found.entry(*found) {
+                *chains.get_mut() -= 1;
+                if *chains.get() == 0 {
+                    chains.remove();
+                    retirement.durable.extend(self.durable(found.0));
+                }
             }
         }
         for (partition, state) in &vouch.hard_states {

@@ -1,0 +1,337 @@
+//! Missing content: entries whose place in the log is known here and whose bytes are lost are fetched from others.
+//!
+//! By log matching (Ongaro, "Consensus", section 3.5) term and index name an entry's content, whoever holds it; the
+//! frame's own checksum says whether it is whole. A follower asks its leader, a leader asks everybody, and both
+//! answer with what they have at the first index asked for:
+//!
+//! - *have*: the frames, written here as `Relocated` records; they count once their chain has retired;
+//! - *missing*: lost there too; *compacted*: committed, and only in a snapshot: both are waited out;
+//! - *never*: not this entry. From a majority of every half it proves that the entry was never committed: whoever
+//!   held it durably when it was would hold it still. The leader steps down and drops it as a follower.
+//!
+//! One question is open at a time. It is asked again after a second, doubling up to a minute; each time the next lost
+//! run has its turn, so that one that nobody has keeps no other waiting.
+
+use clustor_shards::turn::{PeerId, Time};
+use clustor_wire::ids::{LogIndex, Term};
+use clustor_wire::message::{RaftBody, RefetchVerdict};
+
+use super::frames::{self, Expected};
+use super::output::{RecordToPersist, WantedEntries, WantedFor};
+use super::quorum::{self, Ballot};
+use super::replica::{Replica, RoleState, Turn};
+
+/// The first wait for an answer, in milliseconds.
+const WAIT_MS_MIN: u64 = 1_000;
+/// The longest wait, in milliseconds.
+const WAIT_MS_MAX: u64 = 60_000;
+/// Entries asked for at once, at most.
+const ENTRIES_MAX: u64 = 1_024;
+
+/// Entries of one term, asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Asked {
+    term: Term,
+    first: LogIndex,
+    last: LogIndex,
+}
+
+/// The search for lost content.
+#[derive(Debug, Default)]
+pub(super) struct Refetching {
+    asked: Option<Asked>,
+    /// When the question is asked again.
+    due: Time,
+    wait_ms: u64,
+    /// The next lost run begins here or behind.
+    cursor: LogIndex,
+    /// What was said of the first entry asked for, in this term.
+    said: Vec<(PeerId, RefetchVerdict)>,
+    /// Somebody's question waits for a read of the log.
+    pub(super) answering: bool,
+    /// Entries fetched since the replica was made.
+    pub(super) fetched: u64,
+}
+
+impl Refetching {
+    /// A new term, or a new role in it: nothing that was said counts any more.
+    pub(super) fn begin_anew(&mut self) {
+        self.asked = None;
+        self.said.clear();
+        self.answering = false;
+        self.due = Time::default();
+        self.wait_ms = WAIT_MS_MIN;
+    }
+
+    /// The first entry asked for, and what was answered.
+    pub(super) fn open(&self) -> Option<(LogIndex, &[(PeerId, RefetchVerdict)])> {
+        Some((self.asked?.first, &self.said))
+    }
+}
+
+impl Replica {
+    /// When the question for lost content is due; `None` while there is nothing to ask, or nobody.
+    pub(super) fn refetch_at(&self) -> Option<Time> {
+        let asks = self.is_leader() || self.leader.is_some();
+        (asks && self.log.missing_count() > 0).then_some(self.refetching.due)
+    }
+
+    /// Asks for lost content, if it is time.
+    pub(super) fn finish_refetch(&mut self, turn: &mut Turn<'_>) {
+        if !self.hard_state_durable || self.refetch_at().is_none_or(|due| turn.now < due) {
+            return;
+        }
+        if let Some(asked) = self.refetching.asked.take() {
+            // No answer helped in time: the next run's turn.
+            self.refetching.cursor = asked.last.next();
+            self.refetching.wait_ms = (self.refetching.wait_ms * 2).min(WAIT_MS_MAX);
+        }
+        let Some(asked) = self.lost_run(self.refetching.cursor) else {
+            return;
+        };
+        self.refetching.said.clear();
+        self.refetching.asked = Some(asked);
+        let wait_ms = self.refetching.wait_ms.max(WAIT_MS_MIN);
+        self.refetching.wait_ms = wait_ms;
+        self.refetching.due = turn.now.plus_ms(wait_ms);
+        let question = RaftBody::Refetch {
+            entry_term: asked.term,
+            first: asked.first,
+            last: asked.last,
+        };
+        if self.is_leader() {
+            self.ask_all(turn, self.term, &question);
+        } else if let Some(leader) = self.leader {
+            self.send(turn.out, leader, self.term, question);
+        }
+    }
+
+    /// The first run of lost entries of one term at or behind `from`, else the first of all.
+    fn lost_run(&self, from: LogIndex) -> Option<Asked> {
+        let range = self
+            .log
+            .missing_range_from(from)
+            .or_else(|| self.log.missing_range_from(LogIndex::ZERO))?;
+        let (term, run_last) = self.log.run_at(range.first)?;
+        let most = LogIndex(range.first.get() + ENTRIES_MAX - 1);
+        Some(Asked {
+            term,
+            first: range.first,
+            last: range.last.min(run_last).min(most),
+        })
+    }
+
+    /// Somebody lost what may be here. A leader answers whoever asks in its term, a follower its leader.
+    pub(super) fn on_refetch(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: PeerId,
+        entry_term: Term,
+        first: LogIndex,
+        last: LogIndex,
+    ) {
+        if !self.is_leader() && self.leader != Some(from) || last < first {
+            return;
+        }
+        let verdict = self.verdict_on(entry_term, first);
+        if verdict != RefetchVerdict::Have {
+            self.send_refetched(turn, from, entry_term, first, verdict, Vec::new());
+            return;
+        }
+        let run_last = self.log.run_at(first).map_or(first, |(_, last)| last);
+        let whole = self.log.missing_from(first).map_or(last, LogIndex::prev);
+        let last = last.min(run_last).min(whole);
+        let bytes_max = self.limits.batch_bytes_max;
+        let mut frames = turn.out.take_buffer();
+        let count = turn
+            .cache
+            .copy(self.slot, first, last, bytes_max, &mut frames);
+        if count > 0 {
+            self.send_refetched(turn, from, entry_term, first, verdict, frames);
+            return;
+        }
+        turn.out.give_back(frames);
+        let last = last.min(self.durable.index());
+        if first <= last && !self.refetching.answering {
+            self.refetching.answering = true;
+            turn.out.wanted.push(WantedEntries {
+                partition: self.partition,
+                peer: from,
+                term: self.term,
+                from: first,
+                to: last,
+                bytes_max,
+                purpose: WantedFor::Refetch,
+            });
+        }
+    }
+
+    /// What this replica has of the entry of that term at `index`.
+    fn verdict_on(&self, term: Term, index: LogIndex) -> RefetchVerdict {
+        if index <= self.log.base() {
+            RefetchVerdict::Compacted
+        } else if self.log.term_at(index) != Some(term) {
+            RefetchVerdict::Never
+        } else if self.log.missing_from(index) == Some(index) {
+            RefetchVerdict::Missing
+        } else {
+            RefetchVerdict::Have
+        }
+    }
+
+    fn send_refetched(
+        &mut self,
+        turn: &mut Turn<'_>,
+        to: PeerId,
+        entry_term: Term,
+        first: LogIndex,
+        verdict: RefetchVerdict,
+        frames: Vec<u8>,
+    ) {
+        let body = RaftBody::Refetched {
+            entry_term,
+            first,
+            verdict,
+            frames,
+        };
+        self.send(turn.out, to, self.term, body);
+    }
+
+    /// The log has read what somebody asked for, or could not (`frames` is empty).
+    pub(super) fn refetch_read(
+        &mut self,
+        turn: &mut Turn<'_>,
+        wanted: &WantedEntries,
+        frames: Vec<u8>,
+    ) {
+        self.refetching.answering = false;
+        let Some((entry_term, _)) = self.log.run_at(wanted.from) else {
+            return;
+        };
+        if !frames.is_empty()
+            && self
+                .are_lost(turn, entry_term, wanted.from, &frames)
+                .is_some()
+        {
+            let have = RefetchVerdict::Have;
+            self.send_refetched(turn, wanted.peer, entry_term, wanted.from, have, frames);
+        } else if self.verdict_on(entry_term, wanted.from) == RefetchVerdict::Missing {
+            let missing = RefetchVerdict::Missing;
+            self.send_refetched(
+                turn,
+                wanted.peer,
+                entry_term,
+                wanted.from,
+                missing,
+                Vec::new(),
+            );
+        }
+    }
+
+    /// Checks frames of entries of one term from `first` on; their last index.
+    fn are_lost(
+        &mut self,
+        turn: &mut Turn<'_>,
+        term: Term,
+        first: LogIndex,
+        bytes: &[u8],
+    ) -> Option<LogIndex> {
+        let expected = Expected {
+            partition: self.partition,
+            prev_index: first.prev(),
+            prev_term: term,
+            term_max: term,
+        };
+        let good = frames::check(expected, bytes, &mut turn.out.checked);
+        if !good {
+            self.frames_refused += 1;
+            return None;
+        }
+        turn.out.checked.last().map(|entry| entry.index)
+    }
+
+    /// An answer. Of those to the open question, content is taken, and the rest noted.
+    pub(super) fn on_refetched(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: PeerId,
+        entry_term: Term,
+        first: LogIndex,
+        verdict: RefetchVerdict,
+        frames: &[u8],
+    ) {
+        let Some(asked) = self.refetching.asked else {
+            return;
+        };
+        let asked_of = self.is_leader() || self.leader == Some(from);
+        if !asked_of || (asked.term, asked.first) != (entry_term, first) {
+            return;
+        }
+        if verdict == RefetchVerdict::Have {
+            self.take_content(turn, asked, frames);
+            return;
+        }
+        match self.refetching.said.iter_mut().find(|(p, _)| *p == from) {
+            Some((_, said)) => *said = verdict,
+            None => self.refetching.said.push((from, verdict)),
+        }
+        if self.is_leader() && self.was_never_committed() {
+            self.drop_never_committed(turn, first);
+        }
+    }
+
+    /// Content came: it goes into the log, and the next question may be asked at once.
+    fn take_content(&mut self, turn: &mut Turn<'_>, asked: Asked, frames: &[u8]) {
+        if self
+            .are_lost(turn, asked.term, asked.first, frames)
+            .is_none()
+        {
+            return;
+        }
+        let checked = core::mem::take(&mut turn.out.checked);
+        for entry in &checked {
+            let lost = self.log.missing_from(entry.index) == Some(entry.index)
+                && self.log.term_at(entry.index) == Some(entry.term);
+            if !lost {
+                continue;
+            }
+            let start = turn.out.frames.len();
+            turn.out
+                .frames
+                .extend_from_slice(&frames[entry.start..entry.end]);
+            turn.out.records.push(RecordToPersist::Relocated {
+                partition: self.partition,
+                term: entry.term,
+                index: entry.index,
+                frame: start..turn.out.frames.len(),
+            });
+            self.log.mark_found(entry.index);
+            self.refetching.fetched += 1;
+        }
+        turn.out.checked = checked;
+        self.refetching.asked = None;
+        self.refetching.wait_ms = WAIT_MS_MIN;
+        self.refetching.due = turn.now;
+    }
+
+    /// Whether a majority of every half never had the entry asked for.
+    fn was_never_committed(&self) -> bool {
+        let ballot = quorum::count(&self.configuration, |voter| {
+            let said = self.refetching.said.iter().find(|(p, _)| *p == voter);
+            Some(said.is_some_and(|(_, verdict)| *verdict == RefetchVerdict::Never))
+        });
+        ballot == Ballot::Won
+    }
+
+    /// Gives up leadership, and with it what nobody else ever had. (A leader never truncates its own log.)
+    fn drop_never_committed(&mut self, turn: &mut Turn<'_>, from: LogIndex) {
+        if from <= self.committed || from <= self.applicable {
+            // It was committed, whatever is said: some disks were emptied. Wait for one that was not.
+            return;
+        }
+        assert!(matches!(self.role, RoleState::Leader(_)));
+        self.become_follower(turn, self.term, None);
+        self.truncate(turn, from);
+        self.refetching.begin_anew();
+    }
+}
