@@ -455,7 +455,8 @@ impl Run {
         self.heal();
     }
 
-    /// Every partition serves a write and a read, and every undamaged replica applies everything, in bounded time.
+    /// Every partition serves a write and a read, and every replica that may speak gets whole and applies everything, in
+    /// bounded time.
     fn must_live(&mut self) -> Result<bool, Violation> {
         let until = self.world.now_us() + LIVENESS_US_MAX;
         let mut probes: Vec<Probe> = Vec::new();
@@ -516,18 +517,22 @@ impl Run {
         Ok(())
     }
 
-    /// Whether every replica on an undamaged disk has applied everything that is committed.
+    /// Whether every replica has applied everything that is committed and holds all of it; those whose damage keeps
+    /// them silent are passed over.
     fn all_applied(&self) -> bool {
         self.world.layout().partitions.iter().all(|partition| {
             let committed = self.world.consensus().committed(partition.id);
             partition.voters.iter().all(|voter| {
-                self.world.is_damaged(voter.node)
-                    || self
-                        .world
-                        .host(*voter)
+                let host = self.world.host(*voter);
+                let silent = self.world.is_damaged(voter.node)
+                    && host.is_none_or(|host| host.log().quarantine().is_some());
+                silent
+                    || host
                         .and_then(|host| host.partition(partition.id))
                         .is_some_and(|found| {
-                            found.applied() >= committed && found.machine().is_some()
+                            found.applied() >= committed
+                                && found.machine().is_some()
+                                && found.status().missing == 0
                         })
             })
         })
