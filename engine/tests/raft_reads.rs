@@ -298,33 +298,6 @@ fn is_refetch(packet: &Packet) -> bool {
     )
 }
 
-/// Damages one block of node 1's segment after another, until recovery knows exactly that entry `index` is missing.
-fn damage(cluster: &mut Cluster, index: LogIndex) {
-    cluster.crash(1);
-    let whole = cluster.node(1).disk.clone();
-    let blocks = cluster
-        .node(1)
-        .disk
-        .segments()
-        .map(|s| s.len())
-        .max()
-        .unwrap_or(0);
-    for block in (0..blocks).take(64) {
-        let mut damaged = whole.clone();
-        for segment in damaged.segments() {
-            segment[block].0[100] ^= 1;
-        }
-        cluster.node(1).disk = damaged;
-        cluster.restart(1);
-        let status = cluster.status(1);
-        if status.missing == 1 && status.missing_first == Some(index) {
-            return;
-        }
-        cluster.crash(1);
-    }
-    panic!("no block holds entry {index} alone");
-}
-
 #[test]
 fn a_sole_voter_with_damage_opens_up_to_it_and_takes_nothing_new() {
     let mut cluster = Cluster::new(1);
@@ -333,7 +306,7 @@ fn a_sole_voter_with_damage_opens_up_to_it_and_takes_nothing_new() {
         cluster.write(1, &[payload]);
     }
     let index = LogIndex(3);
-    damage(&mut cluster, index);
+    cluster.lose(1, index);
     cluster.pass(10);
     let status = cluster.status(1);
     assert_eq!(
@@ -370,7 +343,7 @@ fn missing_content_is_neither_sent_nor_counted_as_durable() {
         cluster.write(1, &[payload]);
     }
     let index = LogIndex(3);
-    damage(&mut cluster, index);
+    cluster.lose(1, index);
     cluster.pass_but(2000, is_refetch);
     let status = cluster.status(1);
     assert_ne!(status.role, Role::Leader, "one without damage went first");
@@ -398,7 +371,7 @@ fn a_leader_with_damage_commits_nothing_behind_it_and_hands_over() {
         cluster.write(1, &[payload]);
     }
     let index = LogIndex(3);
-    damage(&mut cluster, index);
+    cluster.lose(1, index);
     cluster.isolate(2);
     cluster.elect_but(1, is_refetch);
     cluster.pass_but(30, is_refetch);

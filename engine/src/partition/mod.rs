@@ -251,6 +251,9 @@ impl Partition {
                 250,
             ));
         }
+        if let Some(stuck) = self.stuck {
+            return Err(self.stuck_refusal(stuck));
+        }
         if self.appends.len() + self.reads_by_token.len() + self.reads_confirmed.len()
             >= WAITING_MAX
         {
@@ -261,6 +264,15 @@ impl Partition {
             ));
         }
         Ok(())
+    }
+
+    /// The refusal while nothing more can be applied.
+    fn stuck_refusal(&self, stuck: &str) -> Refusal {
+        refusal(
+            RefusalClause::MissingContent,
+            format!("partition {}: {stuck}", self.id),
+            1000,
+        )
     }
 
     /// Notes an append that was proposed at `index`.
@@ -377,8 +389,10 @@ impl Partition {
                 250,
             )),
         };
+        let stuck = self.stuck.map(|stuck| self.stuck_refusal(stuck));
         for (ready, read) in core::mem::take(&mut self.reads_confirmed) {
-            match &failed {
+            let behind = stuck.as_ref().filter(|_| ready.index > applied);
+            match failed.as_ref().or(behind) {
                 Some(refused) => {
                     answers.push(Answer::Refused(read.origin, read.what, refused.clone()));
                 }

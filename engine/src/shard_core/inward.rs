@@ -96,7 +96,9 @@ impl ShardCore {
                             .extend(answers.drain(..).map(|answer| (id, answer)));
                     }
                     None if lost => {
-                        partition.stuck = Some("entries it has to apply can't be read here");
+                        partition.stuck = Some(
+                            "an entry that has to be applied can't be read here, and nothing behind it can be",
+                        );
                     }
                     // They were replaced meanwhile; those that stand there are asked for in this turn.
                     None => {}

@@ -157,7 +157,9 @@ impl ShardCore {
                         Err(ReadRefusal::Busy) => resume_at = Some(now.plus_ms(1)),
                         Err(ReadRefusal::NotYet) => {}
                         Err(ReadRefusal::Missing | ReadRefusal::Outside) => {
-                            partition.stuck = Some("entries it has to apply are missing here");
+                            partition.stuck = Some(
+                                "an entry that has to be applied is lost here, and nothing behind it can be",
+                            );
                         }
                     }
                     break;

@@ -578,7 +578,9 @@ impl Node {
         self.replica.finish_turn(&mut turn);
         if let Some(frames) = applied_from_disk {
             self.applying = false;
-            self.warm(&frames.expect("what is applied can be read"));
+            if let Some(frames) = frames {
+                self.warm(&frames);
+            }
         }
         self.persist();
         self.log.poll(now, &mut self.submitted);

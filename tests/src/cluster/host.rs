@@ -95,6 +95,14 @@ impl Host {
         self.core.is_some()
     }
 
+    /// Whether damage or a failed disk keeps it silent.
+    #[must_use]
+    pub fn is_silenced(&self) -> bool {
+        self.core
+            .as_ref()
+            .is_some_and(|core| core.log().quarantine().is_some() || core.log().failure().is_some())
+    }
+
     /// A partition of it, while it runs.
     #[must_use]
     pub fn partition(&self, partition: PartitionId) -> Option<&Partition> {

@@ -11,6 +11,7 @@ use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::check::Violation;
+use super::host::Host;
 use super::load::Clients;
 use super::machine::History;
 use super::network::NetworkOptions;
@@ -524,8 +525,8 @@ impl Run {
             let committed = self.world.consensus().committed(partition.id);
             partition.voters.iter().all(|voter| {
                 let host = self.world.host(*voter);
-                let silent = self.world.is_damaged(voter.node)
-                    && host.is_none_or(|host| host.log().quarantine().is_some());
+                let silent =
+                    self.world.is_damaged(voter.node) && host.is_none_or(Host::is_silenced);
                 silent
                     || host
                         .and_then(|host| host.partition(partition.id))

@@ -302,6 +302,20 @@ impl ShardLog {
         self.decided.partitions.iter().map(|(id, log)| (*id, log))
     }
 
+    /// Entries of the partition whose lost content was found again and is not durable yet.
+    #[must_use]
+    pub fn copies_in_flight(&self, partition: PartitionId) -> u64 {
+        self.copies_of(partition).count() as u64
+    }
+
+    fn copies_of(&self, partition: PartitionId) -> impl Iterator<Item = LogIndex> {
+        self.found
+            .range((partition, LogIndex::ZERO)..)
+            .map(|((found, index), _)| (*found, *index))
+            .take_while(move |(found, _)| *found == partition)
+            .map(|(_, index)| index)
+    }
+
     /// What this replica may vouch for: the highest index up to which the log as it stands has retired and
     /// is whole. `None` before the shard may speak, while it is quarantined, and for a partition that was never created.
     #[must_use]
@@ -312,11 +326,9 @@ impl ShardLog {
         let log = self.decided.partitions.get(&partition)?;
         let retired = self.durable.get(&partition)?;
         let unretired = self
-            .found
-            .range((partition, LogIndex::ZERO)..)
+            .copies_of(partition)
             .next()
-            .filter(|((found, _), _)| *found == partition)
-            .map_or(log.last, |((_, index), _)| index.prev());
+            .map_or(log.last, LogIndex::prev);
         let index = (*retired)
             .min(log.whole_until())
             .min(unretired)

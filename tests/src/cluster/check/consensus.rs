@@ -266,13 +266,15 @@ impl Consensus {
     /// Looks at a shard after a turn.
     pub(crate) fn after_turn(&mut self, me: PeerId, core: &ShardCore) -> Result<(), Violation> {
         for partition in core.partitions() {
-            let status = partition.status();
+            let mut status = partition.status();
             if status.role == Role::Quarantined {
                 continue;
             }
             let Some(log) = core.log().partition(status.partition) else {
                 continue;
             };
+            // Content that came back is missing until its copy is durable.
+            status.missing += core.log().copies_in_flight(status.partition);
             let durable = core
                 .log()
                 .durable(status.partition)

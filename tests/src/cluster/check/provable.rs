@@ -33,10 +33,11 @@ pub(crate) fn recovered(
         .map_err(|error| Violation::new("a shard boots from its own disk", error.to_string()))
 }
 
-/// Whether a recovered log holds an entry, content and all.
+/// Whether a recovered log holds an entry, content and all. What it lost below, and had applied before, withdraws
+/// nothing that was counted.
 pub(crate) fn holds(log: &ShardLog, partition: PartitionId, index: LogIndex, term: Term) -> bool {
     log.quarantine().is_none()
-        && log.partition(partition).is_some_and(|log| {
-            log.term_at(index) == Some(term) && log.missing.iter().all(|lost| lost.first > index)
-        })
+        && log
+            .partition(partition)
+            .is_some_and(|log| log.term_at(index) == Some(term) && !log.is_missing(index))
 }
