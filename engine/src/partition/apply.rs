@@ -186,6 +186,7 @@ impl Partition {
         limit: LogIndex,
         answers: &mut Vec<Answer>,
     ) {
+        self.stuck = None;
         let mut items: Vec<Item<'_>> = Vec::new();
         let mut judged: Vec<Judged> = Vec::new();
         let mut next = self.applied.next();

@@ -15,7 +15,8 @@ use clustor_shards::buffer::{BlockPool, SizeClass};
 use clustor_shards::disk::{DiskEvent, DiskOp};
 use clustor_shards::log::record::records;
 use clustor_shards::log::{
-    HardState, Kek, KeyError, KeyProvider, LogIdentity, LogOptions, Mode, Retirement, ShardLog,
+    HardState, Kek, KeyError, KeyProvider, LogIdentity, LogOptions, Mode, ReadRefusal, Retirement,
+    ShardLog,
 };
 use clustor_shards::turn::{PeerEvent, PeerId, Time};
 use clustor_wire::frame::{Frame, FrameKind};
@@ -656,11 +657,13 @@ impl Node {
             let Some(frame) = self.replica.cached(&self.cache, next) else {
                 if !self.applying {
                     self.applying = true;
-                    let token = self
-                        .log
-                        .read(PARTITION, next, &mut self.submitted)
-                        .expect("what is durable can be read");
-                    self.reading.insert(token, Reading::ToApply);
+                    match self.log.read(PARTITION, next, &mut self.submitted) {
+                        Ok(token) => {
+                            self.reading.insert(token, Reading::ToApply);
+                        }
+                        Err(ReadRefusal::Missing) => self.applying = false,
+                        Err(refused) => panic!("what is durable can be read: {refused}"),
+                    }
                 }
                 break;
             };

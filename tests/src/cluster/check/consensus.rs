@@ -314,7 +314,12 @@ impl Consensus {
             format!("{who}: {} after {}", status.term, replica.term)
         })?;
         replica.term = status.term;
-        replica.durable = durable.unwrap_or(replica.durable);
+        // Content lost at or below what was applied withdraws nothing that was vouched for.
+        let vouched = durable.map(|durable| match status.missing {
+            0 => durable,
+            _ => durable.max(status.durable),
+        });
+        replica.durable = vouched.unwrap_or(replica.durable);
         if replica.last == log.last && replica.runs == log.terms {
             return Ok(());
         }
