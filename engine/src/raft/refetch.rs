@@ -72,13 +72,13 @@ impl Refetching {
 impl Replica {
     /// When the question for lost content is due; `None` while there is nothing to ask, or nobody.
     pub(super) fn refetch_at(&self) -> Option<Time> {
-        let asks = self.is_leader() || self.leader.is_some();
+        let asks = self.hard_state_durable && (self.is_leader() || self.leader.is_some());
         (asks && self.log.missing_count() > 0).then_some(self.refetching.due)
     }
 
     /// Asks for lost content, if it is time.
     pub(super) fn finish_refetch(&mut self, turn: &mut Turn<'_>) {
-        if !self.hard_state_durable || self.refetch_at().is_none_or(|due| turn.now < due) {
+        if self.refetch_at().is_none_or(|due| turn.now < due) {
             return;
         }
         if let Some(asked) = self.refetching.asked.take() {
