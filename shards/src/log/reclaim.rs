@@ -215,12 +215,17 @@ impl ShardLog {
 
     fn begin_scan(&mut self, now: Time) -> Stage {
         let Some(oldest) = self.older.first() else {
+            self.closing.have_risen = false;
             return Stage::Idle;
         };
         let now_oldest = Some((oldest.pair, self.older.len()));
         let is_new = self.closing.scanned != now_oldest;
         let is_closed = oldest.trailer_durable || oldest.trailer.is_none();
-        if !is_closed || now < self.closing.scan_at || !(is_new || self.closing.have_risen) {
+        if now < self.closing.scan_at || !(is_new || self.closing.have_risen) {
+            return Stage::Idle;
+        }
+        if !is_closed {
+            self.closing.scan_at = now.plus_ms(SCAN_EVERY_MS);
             return Stage::Idle;
         }
         self.closing.scanned = now_oldest;

@@ -39,13 +39,18 @@ impl ShardLog {
         self.ask_for_spare(now, out);
         if self.open_since_boot {
             out.extend(self.passed_over.drain(..).map(DiskOp::Remove));
-            // Until the mark of the newest pair has retired, the one before it may be chosen again.
-            if matches!(self.phase, Phase::Running | Phase::Draining) {
+            if self.may_close_pairs() {
                 self.write_trailers(now, out);
                 self.reclaim(now, out);
             }
             self.restore_headers(out);
         }
+    }
+
+    /// Whether work on closed pairs may go on: until the mark of the newest pair has retired, the one before it may be
+    /// chosen again.
+    fn may_close_pairs(&self) -> bool {
+        self.open_since_boot && matches!(self.phase, Phase::Running | Phase::Draining)
     }
 
     /// Writes both headers of a pair again where one was bad: the same bytes, so that the whole one is at no risk.
@@ -72,10 +77,11 @@ impl ShardLog {
     /// When [`Self::poll`] should be called even if nothing happens.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        [self.spare.retry_at(), self.closing.due()]
-            .into_iter()
-            .flatten()
-            .min()
+        if self.failure.is_some() || self.quarantine.is_some() {
+            return None;
+        }
+        let closing = self.closing.due().filter(|_| self.may_close_pairs());
+        [self.spare.retry_at(), closing].into_iter().flatten().min()
     }
 
     fn ask_for_spare(&mut self, now: Time, out: &mut Vec<DiskOp>) {
