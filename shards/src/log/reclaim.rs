@@ -444,7 +444,7 @@ impl ShardLog {
         frame.clear();
         encode_record_parts(
             &mut frame,
-            self.options.format.leaf(),
+            record.leaf.map(|(hash, _)| hash),
             kind,
             header.partition,
             header.term,
