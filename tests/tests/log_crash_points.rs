@@ -1,9 +1,24 @@
-//! The log ended after every micro-step of a small workload, and again during the recovery that follows.
+//! The log ended after every micro-step of a small workload, with everything that may be left there, and again
+//! during the recovery that follows.
 
-use clustor_sim::log_life::crash_points::every_crash_point;
+use clustor_sim::log_life::crash_points::{Depth, every_crash_point};
+use clustor_sim::log_life::settle::Limits;
 
 /// Orders of micro-steps that are gone through; `CLUSTOR_SIM_SCHEDULES` asks for more.
 const SCHEDULES: u64 = 1;
+/// A share of what `sim log --crash-points` goes through.
+const DEPTH: Depth = Depth {
+    first: Limits {
+        all_max: 32,
+        sample: 4,
+    },
+    later: Limits {
+        all_max: 4,
+        sample: 1,
+    },
+    again: 1,
+    again_every: 7,
+};
 
 fn schedules() -> u64 {
     std::env::var("CLUSTOR_SIM_SCHEDULES")
@@ -16,8 +31,9 @@ fn schedules() -> u64 {
 #[test]
 fn what_was_spoken_for_survives_an_end_after_any_micro_step() {
     for schedule in 1..=schedules() {
-        let seen = every_crash_point(schedule, 5).unwrap_or_else(|failure| panic!("{failure}"));
+        let seen = every_crash_point(schedule, DEPTH).unwrap_or_else(|failure| panic!("{failure}"));
         assert!(seen.points > 100, "{seen:?}");
+        assert!(seen.whole > seen.points, "{seen:?}");
         assert!(seen.recoveries > 20 * seen.points, "{seen:?}");
     }
 }

@@ -83,6 +83,36 @@ impl Directory {
         self.names = self.durable.clone();
     }
 
+    /// Names that a power loss decides about, each with the number of states that it may come back in.
+    pub(super) fn unflushed(&self) -> Vec<(FileId, usize)> {
+        let mut states: BTreeMap<FileId, usize> = BTreeMap::new();
+        for change in &self.pending {
+            *states.entry(change.file).or_insert(1) += 1;
+        }
+        states.into_iter().collect()
+    }
+
+    /// As [`Self::lose_power`], where `keep` says of each unflushed name, ascending, how many of its changes
+    /// survive.
+    pub(super) fn lose_power_keeping(&mut self, keep: &[usize]) {
+        let names = self.unflushed();
+        for ((file, _), keep) in names.into_iter().zip(keep) {
+            let mut changes = self.pending.iter().filter(|c| c.file == file);
+            if let Some(last) = keep.checked_sub(1).and_then(|at| changes.nth(at)) {
+                apply(&mut self.durable, file, last.inode);
+            }
+        }
+        self.pending.clear();
+        self.names = self.durable.clone();
+    }
+
+    /// A name is gone, durably: the directory was damaged.
+    pub(super) fn lose(&mut self, file: FileId) -> bool {
+        self.pending.retain(|change| change.file != file);
+        self.durable.remove(&file);
+        self.names.remove(&file).is_some()
+    }
+
     /// Whether the file can still be reached by a name, now or after a power loss.
     pub(super) fn mentions(&self, inode: InodeId) -> bool {
         self.names.values().any(|i| *i == inode)

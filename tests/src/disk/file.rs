@@ -4,7 +4,9 @@
 //! zero, so a prepared file of any size costs nothing until it is written. Every completed write that no
 //! flush has covered is kept as a [`Version`] of its block; [`SimFile::view`] is what a reader sees.
 
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use clustor_shards::buffer::{BLOCK_BYTES, Block};
@@ -17,11 +19,18 @@ use super::Fate;
 pub const SECTOR_BYTES: usize = 512;
 const SECTORS: usize = BLOCK_BYTES / SECTOR_BYTES;
 /// A set of sectors of one block, one bit each.
-type SectorMask = u8;
+pub type SectorMask = u8;
 const ALL_SECTORS: SectorMask = SectorMask::MAX;
 const _: () = assert!(SECTORS == SectorMask::BITS as usize);
 
 type Page = Arc<[u8; BLOCK_BYTES]>;
+
+/// A number that tells contents apart, well enough for a test.
+pub(super) fn digest(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
 
 /// A completed write of one block that no flush has covered.
 #[derive(Debug, Clone)]
@@ -54,6 +63,8 @@ pub(super) struct SimFile {
     first_bytes: BTreeMap<u32, u32>,
     /// Reads that still fail, by block; `u32::MAX` for ever.
     unreadable: BTreeMap<u32, u32>,
+    /// The salt that was reported for it, of a segment.
+    salt: Option<[u8; 32]>,
 }
 
 /// `page` with `sectors` of `over` laid on it.
@@ -84,7 +95,16 @@ impl SimFile {
             trailer: None,
             first_bytes: BTreeMap::new(),
             unreadable: BTreeMap::new(),
+            salt: None,
         }
+    }
+
+    pub(super) fn salt(&self) -> Option<[u8; 32]> {
+        self.salt
+    }
+
+    pub(super) fn set_salt(&mut self, salt: [u8; 32]) {
+        self.salt = Some(salt);
     }
 
     pub(super) fn blocks(&self) -> u32 {
@@ -202,6 +222,57 @@ impl SimFile {
         });
         for block in touched {
             self.rebuild_view(block);
+        }
+    }
+
+    /// The flush that covers all writes up to `cover` is reported as done, and nothing was: what it covered
+    /// can still be read, and no flush makes it durable any more.
+    pub(super) fn flush_lies(&mut self, cover: u64) {
+        for version in self.pending.iter_mut().filter(|v| v.write <= cover) {
+            version.doomed = true;
+        }
+    }
+
+    /// The sectors of a write to `block` that would change what is durable there.
+    pub(super) fn telling_sectors(&self, block: u32, bytes: &[u8; BLOCK_BYTES]) -> SectorMask {
+        if self.pending.iter().filter(|v| v.block == block).count() > 1 {
+            return ALL_SECTORS; // What one leaves out may show through another.
+        }
+        let durable = self.durable.get(&block);
+        let mut telling = 0;
+        for sector in 0..SECTORS {
+            let range = sector * SECTOR_BYTES..(sector + 1) * SECTOR_BYTES;
+            let old = durable.map_or(&[0; SECTOR_BYTES][..], |page| &page[range.clone()]);
+            telling |= SectorMask::from(*old != bytes[range]) << sector;
+        }
+        telling
+    }
+
+    /// Of every unflushed write, in order, the block and the sectors of which a power loss decides.
+    pub(super) fn unflushed(&self) -> impl Iterator<Item = (u32, SectorMask)> {
+        self.pending.iter().map(|version| {
+            let telling = self.telling_sectors(version.block, &version.page);
+            (version.block, telling & version.sectors)
+        })
+    }
+
+    /// As [`Self::lose_power`], where `keep` says in order which sectors of each unflushed write survive.
+    pub(super) fn lose_power_keeping(&mut self, mut keep: impl FnMut() -> SectorMask) {
+        for version in std::mem::take(&mut self.pending) {
+            self.settle(&version, version.sectors & keep());
+        }
+        self.view = self.durable.clone();
+    }
+
+    /// Adds what the file holds, readable and durable, to a fingerprint.
+    pub(super) fn fingerprint(&self, into: &mut DefaultHasher) {
+        (self.blocks, self.ready, self.salt).hash(into);
+        for (block, page) in self.durable.iter().chain(&self.view) {
+            block.hash(into);
+            page[..].hash(into);
+        }
+        for version in &self.pending {
+            (version.block, version.sectors, version.doomed).hash(into);
         }
     }
 

@@ -12,17 +12,25 @@
 //! - a kill leaves the device's cache readable, and writes in flight may land, in part, before the lock is
 //!   free, which is before recovery reads; a power loss may take from the cache what no flush covered;
 //! - names may vanish, or come back, unless the directory was flushed;
-//! - sectors rot, reads fail, writes get lost, land elsewhere, end short or in an error, where planted;
+//! - sectors rot, reads fail, writes get lost, land elsewhere in their file or in another, end short or in an
+//!   error, flushes are reported that were none, operations never end, names get lost, where planted;
+//! - the disk may be full, at once or in the middle of zeroing;
 //! - the disk may come back as an older image of itself ([`SimDisk::image`]).
+//!
+//! What a crash may make of a disk can also be gone through one by one: [`SimDisk::unsettled`] lists what is
+//! open, [`SimDisk::crashed`] makes the disk that comes of one decision about it.
 //!
 //! Time: either the caller picks what happens next ([`SimDisk::step`], [`SimDisk::step_nth`]) and time does
 //! not matter, or micro-steps come due on a virtual clock ([`SimDisk::next_due_us`],
 //! [`SimDisk::advance_to_us`]).
 //!
 //! The disk also asserts what the log owes it: writes lie within the part of a file that was reported ready,
-//! a block is written once (so that no nonce seals two plaintexts), and the files of a chain exist.
+//! a block is written once, under one salt no block is ever written with two contents (so that no nonce seals
+//! two plaintexts, not even on a disk that came back as it was before), and the files of a chain exist.
 
+mod crash;
 mod directory;
+mod fault;
 mod file;
 mod task;
 
@@ -37,10 +45,12 @@ use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use directory::Directory;
-use file::{Luck, SimFile};
+use file::SimFile;
 use task::Task;
 
-pub use file::SECTOR_BYTES;
+pub use crash::{Settled, Unsettled};
+pub use fault::{FlushFault, StuckKind, WriteFault};
+pub use file::{SECTOR_BYTES, SectorMask};
 
 /// What ended the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,19 +72,6 @@ pub enum Fate {
     Lost,
     /// All are torn at sectors.
     Torn,
-}
-
-/// What is planted into the next write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WriteFault {
-    /// It fails with an error; part of it may have landed.
-    Error,
-    /// It ends short; part of it may have landed.
-    Short,
-    /// The device reports success and writes nothing.
-    Lost,
-    /// The device reports success and writes to other blocks of the same file.
-    Misdirected,
 }
 
 /// How long micro-steps take on the virtual clock, in microseconds, each drawn between two bounds.
@@ -131,6 +128,10 @@ pub struct SimDiskCounters {
     pub flushes: u64,
     /// Flushes that failed.
     pub flushes_failed: u64,
+    /// Writes that failed.
+    pub writes_failed: u64,
+    /// Writes and flushes that went wrong and were reported as done.
+    pub silent_faults: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -155,9 +156,14 @@ pub struct SimDisk {
     tasks_begun: u64,
     now_us: u64,
     events: Vec<DiskEvent>,
-    full: bool,
-    flush_fails_next: Option<FileKind>,
+    /// Pieces of new files that can still be written, if that is limited.
+    room: Option<u32>,
+    flush_fault_next: Option<(FileKind, FlushFault)>,
     write_fault_next: Option<(FileKind, WriteFault)>,
+    /// The next operation to make a micro-step never ends, if it is of this kind.
+    stick_next: Option<StuckKind>,
+    /// Digests of what was ever written to a segment, by salt and block.
+    sealed: BTreeMap<([u8; 32], u32), u64>,
     counters: SimDiskCounters,
 }
 
@@ -181,9 +187,11 @@ impl SimDisk {
             tasks_begun: 0,
             now_us: 0,
             events: Vec::new(),
-            full: false,
-            flush_fails_next: None,
+            room: None,
+            flush_fault_next: None,
             write_fault_next: None,
+            stick_next: None,
+            sealed: BTreeMap::new(),
             counters: SimDiskCounters::default(),
         }
     }
@@ -220,15 +228,15 @@ impl SimDisk {
 
     // ---- what happens next
 
-    /// Operations in hand, each of which can make a micro-step.
+    /// Operations in hand that can make a micro-step: all but those that are stuck.
     #[must_use]
     pub fn runnable(&self) -> usize {
-        self.tasks.len()
+        self.tasks.values().filter(|task| !task.is_stuck()).count()
     }
 
-    /// Carries out a micro-step of an operation drawn at random; false if none is in hand.
+    /// Carries out a micro-step of an operation drawn at random; false if none can make one.
     pub fn step(&mut self) -> bool {
-        match self.tasks.len() {
+        match self.runnable() {
             0 => false,
             count => {
                 let nth = self.rng.random_range(0..count);
@@ -237,10 +245,11 @@ impl SimDisk {
         }
     }
 
-    /// Carries out a micro-step of the `nth` operation in hand, counted from the oldest; false if there are
-    /// fewer.
+    /// Carries out a micro-step of the `nth` operation that can make one, counted from the oldest; false if
+    /// there are fewer.
     pub fn step_nth(&mut self, nth: usize) -> bool {
-        let Some(id) = self.tasks.keys().nth(nth).copied() else {
+        let mut runnable = self.tasks.iter().filter(|(_, task)| !task.is_stuck());
+        let Some(id) = runnable.nth(nth).map(|(id, _)| *id) else {
             return false;
         };
         self.advance(id);
@@ -255,7 +264,8 @@ impl SimDisk {
     /// When the next micro-step is due on the virtual clock.
     #[must_use]
     pub fn next_due_us(&self) -> Option<u64> {
-        self.tasks.values().map(Task::due_us).min()
+        let runnable = self.tasks.values().filter(|task| !task.is_stuck());
+        runnable.map(Task::due_us).min()
     }
 
     /// Moves the virtual clock and carries out everything that comes due, in order.
@@ -263,6 +273,7 @@ impl SimDisk {
         while let Some((due, id)) = self
             .tasks
             .iter()
+            .filter(|(_, task)| !task.is_stuck())
             .map(|(id, task)| (task.due_us(), *id))
             .min()
             && due <= now_us
@@ -277,148 +288,6 @@ impl SimDisk {
     #[must_use]
     pub fn counters(&self) -> SimDiskCounters {
         self.counters
-    }
-
-    // ---- crashes
-
-    /// Ends the process that used the disk, each unfinished or unflushed write with a fate of its own.
-    pub fn crash(&mut self, crash: Crash) {
-        self.crash_with(crash, Fate::Random);
-    }
-
-    /// As [`Self::crash`], with one fate for all.
-    pub fn crash_with(&mut self, crash: Crash, fate: Fate) {
-        if fate == Fate::Random {
-            // What the kernel has in hand goes on for a while after a kill.
-            let in_kernel = self.tasks.values().filter(|t| t.is_in_kernel()).count();
-            for _ in 0..self.rng.random_range(0..=2 * in_kernel) {
-                let tasks: Vec<u64> = self
-                    .tasks
-                    .iter()
-                    .filter(|(_, task)| task.is_in_kernel())
-                    .map(|(id, _)| *id)
-                    .collect();
-                if tasks.is_empty() {
-                    break;
-                }
-                let nth = self.rng.random_range(0..tasks.len());
-                self.advance(tasks[nth]);
-            }
-        }
-        for (_, task) in std::mem::take(&mut self.tasks) {
-            if let Some((inode, block, run)) = task.write_in_flight()
-                && let Some(file) = self.files.get_mut(&inode)
-            {
-                let luck = Luck::draw(fate, &mut self.rng);
-                let rng = &mut self.rng;
-                file.write(block, run.as_slice(), || luck.sectors(rng));
-            }
-        }
-        if crash == Crash::Power {
-            for file in self.files.values_mut() {
-                file.lose_power(fate, &mut self.rng);
-            }
-            self.directory.lose_power(fate, &mut self.rng);
-        }
-        let directory = &self.directory;
-        self.files.retain(|inode, _| directory.mentions(*inode));
-        self.events.clear();
-        self.flush_fails_next = None;
-        self.write_fault_next = None;
-    }
-
-    /// A copy of the disk as it is, with another seed for what comes. To be called right after a crash.
-    ///
-    /// # Panics
-    /// If operations are in hand.
-    #[must_use]
-    pub fn fork(&self, seed: u64) -> Self {
-        assert!(self.tasks.is_empty(), "a disk is copied between two boots");
-        Self {
-            files: self.files.clone(),
-            directory: self.directory.clone(),
-            inodes: self.inodes,
-            now_us: self.now_us,
-            full: self.full,
-            ..Self::with_options(seed, self.options)
-        }
-    }
-
-    /// Everything as it would be after a power loss in which nothing unflushed survived.
-    #[must_use]
-    pub fn image(&self) -> DiskImage {
-        let mut image = DiskImage {
-            files: self.files.clone(),
-            directory: self.directory.clone(),
-        };
-        let mut unused = Xoshiro256PlusPlus::seed_from_u64(0);
-        image.directory.lose_power(Fate::Lost, &mut unused);
-        for file in image.files.values_mut() {
-            file.lose_power(Fate::Lost, &mut unused);
-        }
-        image
-    }
-
-    /// Brings the disk back as an older image of itself. To be called right after a crash.
-    ///
-    /// # Panics
-    /// If operations are in hand.
-    pub fn restore(&mut self, image: DiskImage) {
-        assert!(
-            self.tasks.is_empty(),
-            "an image is put back between two boots"
-        );
-        self.files = image.files;
-        self.directory = image.directory;
-    }
-
-    // ---- faults
-
-    /// Turns over bits of a block, durably; false if there is no such block.
-    pub fn plant_rot(&mut self, file: FileId, block: u32) -> bool {
-        let rng = &mut self.rng;
-        let inode = self.directory.lookup(file);
-        match inode.and_then(|inode| self.files.get_mut(&inode)) {
-            Some(found) if block < found.blocks() => {
-                found.rot(block, rng);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// Makes the next `times` reads of a block fail (`None`: all, until it is written); false if there is no
-    /// such block.
-    pub fn make_unreadable(&mut self, file: FileId, block: u32, times: Option<u32>) -> bool {
-        let inode = self.directory.lookup(file);
-        match inode.and_then(|inode| self.files.get_mut(&inode)) {
-            Some(found) if block < found.blocks() => {
-                found.make_unreadable(block, times);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    /// The next flush of a file of this kind to end, ends in an error.
-    pub fn fail_next_flush(&mut self, kind: FileKind) {
-        self.flush_fails_next = Some(kind);
-    }
-
-    /// The next chain's write to a file of this kind goes wrong.
-    pub fn fault_next_write(&mut self, kind: FileKind, fault: WriteFault) {
-        self.write_fault_next = Some((kind, fault));
-    }
-
-    /// Whether a planted flush or write fault waits to strike.
-    #[must_use]
-    pub fn has_planted_fault(&self) -> bool {
-        self.flush_fails_next.is_some() || self.write_fault_next.is_some()
-    }
-
-    /// Whether there is room for new files.
-    pub fn set_full(&mut self, full: bool) {
-        self.full = full;
     }
 
     // ---- what is there

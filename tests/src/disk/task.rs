@@ -11,12 +11,13 @@ use clustor_shards::disk::{
 use clustor_wire::ids::PairNumber;
 use rand::Rng;
 
-use super::file::{Luck, SimFile};
-use super::{Fate, InodeId, SimDisk, WriteFault, assert_admitted, assert_preparable};
+use super::file::{SimFile, digest};
+use super::{InodeId, SimDisk, StuckKind, assert_admitted, assert_preparable};
 
 #[derive(Debug)]
 pub(super) struct Task {
     due_us: u64,
+    stuck: bool,
     work: Work,
 }
 
@@ -91,6 +92,22 @@ enum Next {
 impl Task {
     pub(super) fn due_us(&self) -> u64 {
         self.due_us
+    }
+
+    /// Whether it makes no micro-steps.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.stuck
+    }
+
+    pub(super) fn unstick(&mut self) {
+        self.stuck = false;
+    }
+
+    fn is_of(&self, kind: StuckKind) -> bool {
+        match kind {
+            StuckKind::Chain => matches!(self.work, Work::Chain { .. }),
+            StuckKind::Prepare => matches!(self.work, Work::Prepare { .. }),
+        }
     }
 
     /// Whether the kernel goes on with it after the process is gone: a chain was submitted as a whole.
@@ -168,12 +185,30 @@ impl SimDisk {
         };
         let segment = open(FileKind::Segment, op.log_block, &op.log);
         let ledger = open(FileKind::Ledger, op.ledger_block, &op.ledger);
+        self.assert_sealed_once(segment, &op);
         self.task(Work::Chain {
             op,
             segment,
             ledger,
             stage: ChainStage::Write(FileKind::Segment),
         })
+    }
+
+    /// Under one salt a block has one content, whatever became of the disk that it was written to.
+    fn assert_sealed_once(&mut self, segment: InodeId, op: &DurableChain) {
+        let Some(salt) = self.files.get(&segment).and_then(SimFile::salt) else {
+            return;
+        };
+        for (block, bytes) in (op.log_block..).zip(op.log.as_slice()) {
+            let digest = digest(&bytes.0);
+            let before = self.sealed.insert((salt, block), digest);
+            assert!(
+                before.is_none_or(|before| before == digest),
+                "chain {}: pair {}: block {block} is sealed a second time under one salt",
+                op.chain,
+                op.pair
+            );
+        }
     }
 
     pub(super) fn begin_read(&mut self, op: ReadBlocks) -> Task {
@@ -270,14 +305,24 @@ impl SimDisk {
             },
         };
         let due_us = self.now_us + self.rng.random_range(least..=most.max(least));
-        Task { due_us, work }
+        Task {
+            due_us,
+            stuck: false,
+            work,
+        }
     }
 
     /// One micro-step of one operation.
     pub(super) fn advance(&mut self, id: u64) {
-        let Some(task) = self.tasks.remove(&id) else {
+        let Some(mut task) = self.tasks.remove(&id) else {
             return;
         };
+        let sticks = self.stick_next.take_if(|kind| task.is_of(*kind));
+        if sticks.is_some() {
+            task.stuck = true;
+            self.tasks.insert(id, task);
+            return;
+        }
         self.counters.steps += 1;
         let next = match task.work {
             Work::Chain {
@@ -327,7 +372,11 @@ impl SimDisk {
                     FileKind::Segment => (segment, op.log_block, &op.log),
                     FileKind::Ledger => (ledger, op.ledger_block, &op.ledger),
                 };
-                (kind, self.end_write(kind, inode, block, run))
+                let own = op.log_block..op.log_block + op.log.len() as u32;
+                (
+                    kind,
+                    self.end_write(kind, inode, block, run, (segment, own)),
+                )
             }
             ChainStage::Flush(kind) => {
                 let inode = match kind {
@@ -366,64 +415,6 @@ impl SimDisk {
         })
     }
 
-    fn end_write(
-        &mut self,
-        kind: FileKind,
-        inode: InodeId,
-        block: u32,
-        run: &Blocks,
-    ) -> Result<(), DiskError> {
-        let fault = match self.write_fault_next {
-            Some((planted, fault)) if planted == kind => {
-                self.write_fault_next = None;
-                Some(fault)
-            }
-            _ => None,
-        };
-        let rng = &mut self.rng;
-        let file = self
-            .files
-            .get_mut(&inode)
-            .ok_or_else(|| DiskError::Io("the file was removed".into()))?;
-        self.counters.writes += 1;
-        match fault {
-            None => file.write(block, run.as_slice(), || u8::MAX),
-            Some(WriteFault::Lost) => {}
-            Some(WriteFault::Misdirected) => {
-                let elsewhere = rng.random_range(0..file.blocks());
-                file.write(elsewhere, run.as_slice(), || u8::MAX);
-            }
-            Some(WriteFault::Error | WriteFault::Short) => {
-                let luck = Luck::draw(Fate::Torn, rng);
-                file.write(block, run.as_slice(), || luck.sectors(rng));
-                let asked = run.byte_len() as u64;
-                return Err(if fault == Some(WriteFault::Short) {
-                    let done = asked - super::SECTOR_BYTES as u64;
-                    DiskError::Short { done, asked }
-                } else {
-                    DiskError::Io("planted: the write failed".into())
-                });
-            }
-        }
-        Ok(())
-    }
-
-    fn end_flush(&mut self, kind: FileKind, inode: InodeId, cover: u64) -> Result<(), DiskError> {
-        let file = self
-            .files
-            .get_mut(&inode)
-            .ok_or_else(|| DiskError::Io("the file was removed".into()))?;
-        if self.flush_fails_next == Some(kind) {
-            self.flush_fails_next = None;
-            self.counters.flushes_failed += 1;
-            file.flush_fails(cover, &mut self.rng);
-            return Err(DiskError::Io("planted: the flush failed".into()));
-        }
-        self.counters.flushes += 1;
-        file.flush_succeeds(cover);
-        Ok(())
-    }
-
     fn advance_prepare(
         &mut self,
         op: PreparePair,
@@ -435,7 +426,15 @@ impl SimDisk {
             stage,
             PrepareStage::Create | PrepareStage::ZeroFirst | PrepareStage::Zero
         );
-        if writes && self.full {
+        let fits = match &mut self.room {
+            Some(0) => false,
+            Some(pieces) => {
+                *pieces -= u32::from(writes);
+                true
+            }
+            None => true,
+        };
+        if writes && !fits {
             if !matches!(stage, PrepareStage::Zero) {
                 self.files.remove(&segment);
                 self.files.remove(&ledger);
@@ -468,9 +467,13 @@ impl SimDisk {
                 self.counters.flushes += 1;
                 self.set_ready(ledger, op.ledger_blocks);
                 self.set_ready(segment, first);
+                let salt = self.rng.random();
+                if let Some(file) = self.files.get_mut(&segment) {
+                    file.set_salt(salt);
+                }
                 let event = DiskEvent::Prepared {
                     pair: op.pair,
-                    salt: self.rng.random(),
+                    salt,
                     segment_blocks_ready: first,
                 };
                 if first == op.segment_blocks {

@@ -1,175 +1,267 @@
-//! Every crash point of a small workload: the process ends after each micro-step, in each way; then again after
-//! each micro-step of the recovery's opening; then what is there must come back.
+//! Every crash point of a small workload, and everything that a crash may leave there.
+//!
+//! The workload runs once. After each of its micro-steps the process or the machine ends, in every way that
+//! [`settle`](super::settle) goes through; from what is left the log recovers, and while it opens its new pair it
+//! ends again, and again after that, as deep as is asked for. Whatever is left last must come back, and once more
+//! after a power loss that takes everything no flush covered. A disk state that was gone through
+//! already, with the same promises to keep, is not gone through again.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use clustor_shards::log::options::{LEDGER_SLOTS_MIN, SEGMENT_BLOCKS_MIN};
 use clustor_shards::log::{LogOptions, Mode};
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 
 use super::history::Violation;
+use super::settle::{Coverage, Limits, decisions};
 use super::shard::{Boot, Shard};
-use crate::disk::{Crash, Fate, SimDisk};
+use crate::disk::{Crash, Settled, SimDisk};
 
-/// The ways to end.
-const ENDS: [(Crash, Fate); 6] = [
-    (Crash::Kill, Fate::Lost),
-    (Crash::Kill, Fate::Torn),
-    (Crash::Power, Fate::Lost),
-    (Crash::Power, Fate::Landed),
-    (Crash::Power, Fate::Torn),
-    (Crash::Power, Fate::Random),
-];
-/// The ways to end a second time, during the opening.
-const SECOND_ENDS: [(Crash, Fate); 3] = [
-    (Crash::Kill, Fate::Torn),
-    (Crash::Power, Fate::Lost),
-    (Crash::Power, Fate::Random),
-];
+/// How far it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Depth {
+    /// What is gone through at the end of the workload.
+    pub first: Limits,
+    /// What is gone through at an end during an opening.
+    pub later: Limits,
+    /// Ends in a row during openings.
+    pub again: u32,
+    /// Micro-steps of an opening from one end to the next.
+    pub again_every: u64,
+}
 
 /// What was gone through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CrashPoints {
     /// Micro-steps of the workload after which it was ended.
     pub points: u64,
+    /// Ends of the workload, by process or machine, of which every subset of sectors was gone through.
+    pub whole: u64,
+    /// Ends of which every combination of blocks was gone through.
+    pub by_block: u64,
+    /// Ends of which a sample was gone through.
+    pub sampled: u64,
+    /// Crashes, the later ones included.
+    pub crashes: u64,
+    /// Crashes that left what another had left before.
+    pub known: u64,
     /// Recoveries that were checked.
     pub recoveries: u64,
 }
 
 /// A crash point at which a promise was broken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "schedule {schedule}, end after step {point} by {first:?}, then {second:?}: {violation}\n{trace}"
-)]
+#[error("schedule {schedule}, end after step {point}: {what}\n{trace}")]
 pub struct CrashPointFailure {
     /// Seed of the schedule.
     pub schedule: u64,
-    /// After which micro-step.
+    /// After which micro-step of the workload.
     pub point: u64,
-    /// How.
-    pub first: (Crash, Fate),
-    /// After which micro-step of the opening, and how, if there was a second end.
-    pub second: Option<(u64, Crash, Fate)>,
     /// What was broken.
-    pub violation: Violation,
+    pub what: String,
     /// What happened.
     pub trace: String,
 }
 
-/// Goes through all crash points of the workload under one order of micro-steps; `second_every`: after every
-/// so many micro-steps of an opening it is ended a second time.
+/// What one promise broken looks like on the way out.
+struct Broken {
+    what: String,
+    trace: Vec<String>,
+}
+
+impl From<(Violation, &mut Shard)> for Broken {
+    fn from((violation, shard): (Violation, &mut Shard)) -> Self {
+        Self {
+            what: violation.to_string(),
+            trace: shard.trace.take().unwrap_or_default(),
+        }
+    }
+}
+
+/// Goes through all crash points of the workload under one order of micro-steps.
 ///
 /// # Errors
 /// The first [`CrashPointFailure`].
 pub fn every_crash_point(
     schedule: u64,
-    second_every: u64,
+    depth: Depth,
 ) -> Result<CrashPoints, Box<CrashPointFailure>> {
-    let mut seen = CrashPoints::default();
-    for point in 1.. {
-        for first in ENDS {
-            let mut shard = new_shard(schedule);
-            let fail = |shard: &mut Shard, second, violation| {
-                Box::new(CrashPointFailure {
-                    schedule,
-                    point,
-                    first,
-                    second,
-                    violation,
-                    trace: shard.trace.take().unwrap_or_default().join("\n"),
-                })
-            };
-            let ended = workload(&mut shard, point).map_err(|v| fail(&mut shard, None, v))?;
-            if !ended {
-                return Ok(seen);
-            }
-            shard.crash(first.0, first.1);
-            for step in (1..).step_by(second_every as usize) {
-                let mut open = false;
-                for (end, (crash, fate)) in SECOND_ENDS.into_iter().enumerate() {
-                    let mut again = shard.fork(schedule + 31 * point + end as u64);
-                    let second = Some((step, crash, fate));
-                    open = end_during_opening(&mut again, step, crash, fate)
-                        .map_err(|v| fail(&mut again, second, v))?;
-                    come_back(&mut again).map_err(|v| fail(&mut again, second, v))?;
-                    seen.recoveries += 2;
-                }
-                if open {
-                    break;
-                }
-            }
-        }
-        seen.points += 1;
-    }
-    Ok(seen)
-}
-
-fn new_shard(schedule: u64) -> Shard {
     let mut options = LogOptions::for_segment_bytes(u64::from(SEGMENT_BLOCKS_MIN) * 4096);
     options.ledger_slots = LEDGER_SLOTS_MIN;
     options.nonce_range_blocks = 8;
     options.relocate_share = 1;
+    options.relocate_share = 1;
     let mut shard = Shard::new(SimDisk::new(schedule), options);
     shard.trace = Some(Vec::new());
-    shard
+    let mut walk = Walk {
+        depth,
+        seed: schedule << 32,
+        seen: CrashPoints::default(),
+        states: BTreeSet::new(),
+    };
+    let mut steps = Steps(&mut walk);
+    workload(&mut shard, &mut steps).map_err(|mut broken| {
+        let mut trace = shard.trace.take().unwrap_or_default();
+        trace.append(&mut broken.trace);
+        Box::new(CrashPointFailure {
+            schedule,
+            point: walk.seen.points,
+            what: broken.what,
+            trace: trace.join("\n"),
+        })
+    })?;
+    Ok(walk.seen)
 }
 
-/// Counts micro-steps down; `false` when the end has come.
-struct Steps(u64);
+/// The walk through everything that may be left.
+struct Walk {
+    depth: Depth,
+    seed: u64,
+    seen: CrashPoints,
+    /// Disk states gone through, each with what had to come back and how many ends were still to come.
+    states: BTreeSet<(u64, usize, usize, u32)>,
+}
 
-impl Steps {
-    /// Up to `count` micro-steps, fewer if nothing is in hand or the end comes.
-    fn run(&mut self, shard: &mut Shard, count: u64) -> Result<bool, Violation> {
-        for _ in 0..count {
-            if !shard.step()? {
-                break;
+impl Walk {
+    /// Ends `shard` where it stands, in every way; `again`: ends in a row still to come.
+    fn end_here(&mut self, shard: &Shard, limits: Limits, again: u32) -> Result<(), Broken> {
+        for crash in [Crash::Kill, Crash::Power] {
+            let unsettled = shard.disk.unsettled(crash);
+            self.seed += 1;
+            let (all, coverage) = decisions(&unsettled, limits, self.seed);
+            if again == self.depth.again {
+                match coverage {
+                    Coverage::Sectors => self.seen.whole += 1,
+                    Coverage::Blocks => self.seen.by_block += 1,
+                    Coverage::Sample => self.seen.sampled += 1,
+                }
             }
-            self.0 -= 1;
-            if self.0 == 0 {
-                return Ok(false);
+            for settled in all {
+                self.seen.crashes += 1;
+                self.seed += 1;
+                let mut left = shard.crashed(crash, &settled, self.seed);
+                let history = (left.history.spoken_until(), left.history.len());
+                let state = (left.disk.fingerprint(), history.0, history.1, again);
+                if !self.states.insert(state) {
+                    self.seen.known += 1;
+                    continue;
+                }
+                left.note(|| format!("end: {crash:?}, {settled:?} of {unsettled:?}"));
+                let went = catch_unwind(AssertUnwindSafe(|| self.come_back(&mut left, again)));
+                went.unwrap_or_else(|panic| Err(panicked(panic.as_ref(), &mut left)))?;
             }
         }
-        Ok(true)
+        Ok(())
     }
 
-    fn run_until_open(&mut self, shard: &mut Shard) -> Result<bool, Violation> {
-        while !shard.is_open() {
-            if !self.run(shard, 1)? {
-                return Ok(false);
+    /// Recovers, ends again on the way, opens, reads everything back; and does so once more after a power loss.
+    fn come_back(&mut self, shard: &mut Shard, again: u32) -> Result<(), Broken> {
+        self.recover(shard)?;
+        let mut step = 0u64;
+        while again > 0 && !shard.is_open() {
+            match shard.step() {
+                Ok(true) => step += 1,
+                Ok(false) => break, // `settle` says what is wrong with that.
+                Err(violation) => return Err((violation, shard).into()),
+            }
+            if step.is_multiple_of(self.depth.again_every) {
+                self.end_here(shard, self.depth.later, again - 1)
+                    .map_err(|broken| behind(shard, broken))?;
             }
         }
-        Ok(true)
+        let settled = shard.settle().and_then(|()| shard.check_closed());
+        settled.map_err(|v| Broken::from((v, &mut *shard)))?;
+        let unsettled = shard.disk.unsettled(Crash::Power);
+        let nothing = Settled {
+            blocks: vec![0; unsettled.blocks.len()],
+            names: vec![0; unsettled.names.len()],
+        };
+        self.seed += 1; // Salts come from it: none may come twice.
+        let mut last = shard.crashed(Crash::Power, &nothing, self.seed);
+        self.seen.crashes += 1;
+        let once_more = self.recover(&mut last).and_then(|()| {
+            last.settle()
+                .map_err(|violation| (violation, &mut last).into())
+        });
+        once_more.map_err(|broken| behind(shard, broken))
+    }
+
+    fn recover(&mut self, shard: &mut Shard) -> Result<(), Broken> {
+        self.seen.recoveries += 1;
+        let booted = shard.boot().and_then(|boot| match boot {
+            Boot::Opening => Ok(()),
+            Boot::Quarantined => Err(Violation::QuarantinedWithoutFault("at boot".into())),
+        });
+        booted.map_err(|violation| (violation, shard).into())
+    }
+}
+
+/// What happened to `shard` stands before what happened to the one that was left of it.
+fn behind(shard: &mut Shard, mut broken: Broken) -> Broken {
+    let mut trace = shard.trace.take().unwrap_or_default();
+    trace.append(&mut broken.trace);
+    Broken { trace, ..broken }
+}
+
+fn panicked(panic: &(dyn std::any::Any + Send), shard: &mut Shard) -> Broken {
+    let said = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied());
+    Broken {
+        what: format!("panic: {}", said.unwrap_or("of another kind")),
+        trace: shard.trace.take().unwrap_or_default(),
+    }
+}
+
+/// Micro-steps of the workload, each of them an end.
+struct Steps<'a>(&'a mut Walk);
+
+impl Steps<'_> {
+    /// Up to `count` micro-steps, fewer if nothing is in hand.
+    fn run(&mut self, shard: &mut Shard, count: u64) -> Result<(), Broken> {
+        for _ in 0..count {
+            let more = shard.step().map_err(|v| Broken::from((v, &mut *shard)))?;
+            if !more {
+                break;
+            }
+            self.0.seen.points += 1;
+            let depth = self.0.depth;
+            self.0.end_here(shard, depth.first, depth.again)?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self, shard: &mut Shard) -> Result<(), Broken> {
+        shard.turn().map_err(|v| Broken::from((v, shard)))
     }
 }
 
 /// Two partitions, group and strict appends, votes, truncations, and more chains than a pair has slots.
-/// `true` if it was stopped after `point` micro-steps, `false` if it ended before.
-fn workload(shard: &mut Shard, point: u64) -> Result<bool, Violation> {
-    let mut steps = Steps(point);
+fn workload(shard: &mut Shard, steps: &mut Steps<'_>) -> Result<(), Broken> {
     let (a, b) = (PartitionId(1), PartitionId(2));
     let (one, two) = (Term(1), Term(2));
-    shard.boot()?;
-    if !steps.run_until_open(shard)? {
-        return Ok(true);
+    shard.boot().map_err(|v| Broken::from((v, &mut *shard)))?;
+    while !shard.is_open() {
+        steps.run(shard, 1)?;
     }
     shard.create(a);
     shard.create(b);
     shard.vote(a, one, Some(NodeId(2)));
     shard.append(a, one, 100, Mode::Group);
     shard.append(b, one, 5000, Mode::Group);
-    shard.turn()?;
+    steps.turn(shard)?;
     shard.append(a, one, 300, Mode::Strict);
     shard.append(a, one, 40, Mode::Strict);
-    shard.turn()?;
-    if !steps.run(shard, 9)? {
-        return Ok(true);
-    }
+    steps.turn(shard)?;
+    steps.run(shard, 9)?;
     shard.truncate(a, two, LogIndex(2));
     shard.vote(a, two, None);
     shard.append(a, two, 60, Mode::Group);
     shard.configure(b, one);
-    shard.turn()?;
-    if !steps.run(shard, 4)? {
-        return Ok(true);
-    }
+    steps.turn(shard)?;
+    steps.run(shard, 4)?;
     for round in 0..6 {
         shard.append(a, two, 200 + round, Mode::Strict);
         shard.append(b, one, 90 + round, Mode::Group);
@@ -179,47 +271,15 @@ fn workload(shard: &mut Shard, point: u64) -> Result<bool, Violation> {
         // Nothing of one partition is needed, and little of the other: the first pair is emptied, and goes.
         shard.set_floor(a, LogIndex(u64::MAX));
         shard.wait_ms(100);
-        shard.turn()?;
-        if !steps.run(shard, 6)? {
-            return Ok(true);
-        }
+        steps.turn(shard)?;
+        steps.run(shard, 6)?;
     }
     for _ in 0..6 {
         shard.set_floor(a, LogIndex(u64::MAX));
         shard.append(a, two, 50, Mode::Group);
         shard.wait_ms(100);
-        shard.turn()?;
-        if !steps.run(shard, 40)? {
-            return Ok(true);
-        }
+        steps.turn(shard)?;
+        steps.run(shard, 40)?;
     }
-    Ok(!steps.run(shard, u64::MAX)?)
-}
-
-/// Recovers and ends again after `step` micro-steps; `true` if the log had opened before.
-fn end_during_opening(
-    shard: &mut Shard,
-    step: u64,
-    crash: Crash,
-    fate: Fate,
-) -> Result<bool, Violation> {
-    recover(shard)?;
-    let mut steps = Steps(step);
-    let open = steps.run_until_open(shard)?;
-    shard.crash(crash, fate);
-    Ok(open)
-}
-
-/// Recovers, opens, reads everything back.
-fn come_back(shard: &mut Shard) -> Result<(), Violation> {
-    recover(shard)?;
-    shard.settle()?;
-    shard.check_closed()
-}
-
-fn recover(shard: &mut Shard) -> Result<(), Violation> {
-    match shard.boot()? {
-        Boot::Opening => Ok(()),
-        Boot::Quarantined => Err(Violation::QuarantinedWithoutFault("at boot".into())),
-    }
+    steps.run(shard, u64::MAX)
 }

@@ -189,10 +189,19 @@ pub enum Violation {
 /// Faults that explain missing content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Faults {
-    /// Something durable was damaged.
-    pub damage: bool,
+    /// How often something durable was damaged. One fault a disk must survive with everything spoken for, or
+    /// say that it can't; two may meet in one chain and look like a torn tail, which a quorum of disks covers.
+    pub damage: u32,
     /// A write or flush failed: what was never spoken for may be found damaged.
     pub failed: bool,
+}
+
+impl Faults {
+    /// Whether something durable was damaged.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.damage > 0
+    }
 }
 
 /// The history of one shard's life, across its boots.
@@ -316,7 +325,9 @@ impl History {
         faults: Faults,
     ) -> Result<usize, Violation> {
         let fits = self.prefixes_that_fit(recovered);
-        let Some(place) = fits.iter().copied().rfind(|place| *place >= self.must) else {
+        // Of a disk damaged twice nothing is asked but that it invents nothing.
+        let must = if faults.damage > 1 { 0 } else { self.must };
+        let Some(place) = fits.iter().copied().rfind(|place| *place >= must) else {
             return Err(Violation::NotAPrefix {
                 must: self.must,
                 end: self.len(),
@@ -331,7 +342,7 @@ impl History {
                     .entry(*index)
                     .expect("a missing entry has a place in the log");
                 let known = self.missing.contains(&entry.place);
-                let why = if known || faults.damage {
+                let why = if known || faults.is_damaged() {
                     continue;
                 } else if !faults.failed {
                     "nothing was damaged"

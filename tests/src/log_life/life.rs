@@ -1,8 +1,10 @@
 //! A random life of a shard's log, from a seed: boots, work, faults, crashes in the middle of anything.
 //!
-//! A life has at most one fault that damages something durable (rot, a sector that can't be read, a write that
-//! got lost or landed elsewhere), and may have failing flushes and writes, reads that fail once or twice, and
-//! a disk that is full for a while.
+//! Swarm-style: each life draws which kinds of fault it may have, so that no kind hides another. Most lives
+//! have at most one fault that damages something durable (a `Damage`), which must cost nothing that was
+//! spoken for; a few have several, of which only is asked that nothing is invented. Beside that there may be
+//! failing flushes and writes, reads that fail once or twice, operations that get stuck for a while or for
+//! ever, a disk that is full or fills up in the middle of zeroing, and one that comes back as it was before.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -10,12 +12,14 @@ use clustor_shards::disk::{FileId, FileKind};
 use clustor_shards::log::options::{LEDGER_SLOTS_MIN, SEGMENT_BLOCKS_MIN};
 use clustor_shards::log::{LogOptions, Mode};
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
+use rand::seq::IndexedRandom as _;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::history::Violation;
-use super::shard::{Boot, Shard};
-use crate::disk::{Crash, Fate, SimDisk, SimDiskOptions, WriteFault};
+use super::shard::{Boot, OldImage, Shard};
+use super::swarm::{Damage, Swarm, pick};
+use crate::disk::{Crash, Fate, FlushFault, SimDisk, SimDiskOptions, StuckKind, WriteFault};
 
 /// What a life came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,14 +28,20 @@ pub struct LifeReport {
     pub boots: u64,
     /// Boots that opened their pair.
     pub opened: u64,
+    /// Crashes, of the process or the machine.
+    pub crashes: u64,
     /// Decisions made.
     pub decisions: u64,
     /// Micro-steps of the disk.
     pub steps: u64,
     /// Flushes that failed.
     pub flushes_failed: u64,
-    /// Whether something durable was damaged.
-    pub damaged: bool,
+    /// Operations that got stuck.
+    pub stuck: u64,
+    /// Whether the disk came back as an older image of itself.
+    pub rolled_back: bool,
+    /// How often something durable was damaged.
+    pub damaged: u32,
     /// Whether it ended in quarantine.
     pub quarantined: bool,
     /// Entries whose content was missing at the end.
@@ -79,29 +89,22 @@ pub fn live(seed: u64, trace: bool) -> Result<LifeReport, LifeFailure> {
     }
 }
 
-/// The one fault that a life may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    Rot,
-    Unreadable,
-    UntouchedSlotUnreadable,
-    Write(FileKind, WriteFault),
-}
-
 struct Life {
     rng: Xoshiro256PlusPlus,
     shard: Shard,
+    swarm: Swarm,
     boots: u64,
     opened: u64,
+    crashes: u64,
+    stuck: u64,
     decisions: u64,
     quarantined: bool,
+    rolled_back: bool,
+    image: Option<OldImage>,
     partitions: u128,
     boots_max: u32,
-    crash_chance: f64,
     floor_chance: f64,
-    failures: f64,
     strict_chance: f64,
-    fault: Option<Fault>,
 }
 
 /// What became of a stretch of a life.
@@ -110,10 +113,6 @@ enum Stretch {
     Lived,
     Crashed,
     Quarantined,
-}
-
-fn pick<T: Copy>(rng: &mut Xoshiro256PlusPlus, from: &[T]) -> T {
-    from[rng.random_range(0..from.len())]
 }
 
 impl Life {
@@ -136,29 +135,22 @@ impl Life {
         );
         let mut shard = Shard::new(disk, options);
         shard.trace = trace.then(Vec::new);
-        let fault = rng.random_bool(0.6).then(|| {
-            let kind = pick(&mut rng, &[FileKind::Segment, FileKind::Ledger]);
-            match rng.random_range(0..8) {
-                0..3 => Fault::Rot,
-                3 | 4 => Fault::Unreadable,
-                5 => Fault::UntouchedSlotUnreadable,
-                6 => Fault::Write(kind, WriteFault::Lost),
-                _ => Fault::Write(kind, WriteFault::Misdirected),
-            }
-        });
+        let swarm = Swarm::draw(&mut rng);
         Self {
             shard,
+            swarm,
             boots: 0,
             opened: 0,
+            crashes: 0,
+            stuck: 0,
             decisions: 0,
             quarantined: false,
+            rolled_back: false,
+            image: None,
             partitions: rng.random_range(1..=4),
             boots_max: rng.random_range(2..=6),
-            crash_chance: pick(&mut rng, &[0.002, 0.01, 0.04]),
             floor_chance: pick(&mut rng, &[0.0, 0.05, 0.3]),
-            failures: pick(&mut rng, &[0.0, 0.0, 0.005, 0.02]),
             strict_chance: pick(&mut rng, &[0.0, 0.2, 1.0]),
-            fault,
             rng,
         }
     }
@@ -168,10 +160,13 @@ impl Life {
         LifeReport {
             boots: self.boots,
             opened: self.opened,
+            crashes: self.crashes,
             decisions: self.decisions,
             steps: counters.steps,
             flushes_failed: counters.flushes_failed,
-            damaged: self.shard.faults.damage,
+            stuck: self.stuck,
+            rolled_back: self.rolled_back,
+            damaged: self.shard.faults().damage,
             quarantined: self.quarantined,
             missing: self.shard.history.missing_count() as u64,
             trace: Vec::new(),
@@ -217,16 +212,36 @@ impl Life {
             _ => Fate::Random,
         };
         self.shard.crash(crash, fate);
-        // A second crash before anything was read.
+        self.crashes += 1;
+        // The machine goes down as well, before anything was read.
         if self.rng.random_bool(0.1) {
             self.shard.crash(Crash::Power, Fate::Random);
+            self.crashes += 1;
+        }
+        self.maybe_roll_back();
+    }
+
+    /// An image is taken after some crash, and put back after a later one. What was damaged or failed since
+    /// stays noted: it explains more than it must, in lives that are few.
+    fn maybe_roll_back(&mut self) {
+        if !self.swarm.rolls_back || self.rolled_back {
+            return;
+        }
+        match self.image.take() {
+            None => self.image = Some(self.shard.image()),
+            Some(image) if self.rng.random_bool(0.5) => {
+                self.shard.note(|| "the disk comes back as it was".into());
+                self.shard.restore(image);
+                self.rolled_back = true;
+            }
+            image => self.image = image,
         }
     }
 
     /// Recovers, and runs until the shard may speak.
     fn boot(&mut self) -> Result<Stretch, Violation> {
         self.boots += 1;
-        if self.rng.random_bool(0.2) {
+        if self.rng.random_bool(self.swarm.flaky_chance) {
             self.flaky_read();
         }
         if self.shard.boot()? == Boot::Quarantined {
@@ -242,6 +257,7 @@ impl Life {
             if !self.shard.step()? {
                 self.shard.wait_ms(500);
                 self.shard.disk.set_full(false);
+                self.shard.disk.unstick();
                 idle += 1;
                 if idle > 64 {
                     return Err(Violation::Stuck("the boot does not open its pair".into()));
@@ -253,7 +269,7 @@ impl Life {
     }
 
     fn crash_now(&mut self) -> bool {
-        self.rng.random_bool(self.crash_chance)
+        self.rng.random_bool(self.swarm.crash_chance)
     }
 
     fn work(&mut self) -> Result<Stretch, Violation> {
@@ -282,6 +298,9 @@ impl Life {
                 }
                 if !stepped {
                     self.shard.wait_ms(300);
+                    if self.rng.random_bool(0.2) {
+                        self.shard.disk.unstick();
+                    }
                     break;
                 }
             }
@@ -347,9 +366,9 @@ impl Life {
     // ---- faults
 
     fn maybe_fail(&mut self) {
-        if self.failures > 0.0 && self.rng.random_bool(self.failures) {
+        let swarm = &self.swarm;
+        if self.rng.random_bool(swarm.failure_chance) {
             let kind = pick(&mut self.rng, &[FileKind::Segment, FileKind::Ledger]);
-            self.shard.faults.failed = true;
             match self.rng.random_range(0..4) {
                 0 => self.shard.disk.fault_next_write(kind, WriteFault::Error),
                 1 => self.shard.disk.fault_next_write(kind, WriteFault::Short),
@@ -358,8 +377,16 @@ impl Life {
             self.shard
                 .note(|| format!("a write or flush of a {kind:?} will fail"));
         }
-        if self.rng.random_bool(0.01) {
-            self.shard.disk.set_full(true);
+        if self.rng.random_bool(swarm.stuck_chance) {
+            let kind = pick(&mut self.rng, &[StuckKind::Chain, StuckKind::Prepare]);
+            self.shard.disk.stick_next(kind);
+            self.stuck += 1;
+            self.shard.note(|| format!("a {kind:?} will get stuck"));
+        }
+        if self.rng.random_bool(swarm.full_chance) {
+            let pieces = self.rng.random_range(0..4);
+            self.shard.disk.set_room_pieces(pieces);
+            self.shard.note(|| format!("{pieces} pieces of room"));
         } else if self.rng.random_bool(0.05) {
             self.shard.disk.set_full(false);
         }
@@ -379,47 +406,70 @@ impl Life {
     }
 
     fn maybe_damage(&mut self, chance: f64) {
-        let Some(fault) = self.fault else { return };
-        if !self.rng.random_bool(chance) {
+        let swarm = &self.swarm;
+        if swarm.damages.is_empty()
+            || self.shard.faults().damage >= swarm.damages_max
+            || !self.rng.random_bool(chance)
+        {
             return;
         }
+        let damage = pick(&mut self.rng, &swarm.damages);
         let disk = &mut self.shard.disk;
-        if let Fault::Write(kind, fault) = fault {
-            disk.fault_next_write(kind, fault);
-            self.note_damage(format!("the next {kind:?} write: {fault:?}"));
-            return;
-        }
-        let files = disk.file_names();
-        if files.is_empty() {
-            return;
-        }
-        let file = pick(&mut self.rng, &files);
-        let blocks = match fault {
-            Fault::UntouchedSlotUnreadable => {
-                let ledger = FileId::ledger(file.pair);
-                let all = 0..disk.file_blocks(ledger).unwrap_or(0);
-                all.filter(|block| !disk.was_submitted(ledger, *block))
-                    .collect()
+        let what = match damage {
+            Damage::Write(..) | Damage::LyingFlush(_) if disk.has_planted_fault() => return,
+            Damage::Write(kind, fault) => {
+                disk.fault_next_write(kind, fault);
+                self.shard
+                    .note(|| format!("the next {kind:?} write: {fault:?}"));
+                return; // It counts when it strikes.
             }
-            _ => disk.blocks_at_rest(file),
+            Damage::LyingFlush(kind) => {
+                disk.fault_next_flush(kind, FlushFault::Lie);
+                self.shard
+                    .note(|| format!("the next {kind:?} flush is none"));
+                return;
+            }
+            Damage::Rot | Damage::Unreadable | Damage::UntouchedSlotUnreadable => {
+                self.damage_a_block(damage)
+            }
+            Damage::LostFile => self.lose_a_file(),
         };
-        if blocks.is_empty() {
-            return;
-        }
-        let block = pick(&mut self.rng, &blocks);
-        let done = match fault {
-            Fault::Rot => disk.plant_rot(file, block),
-            Fault::Unreadable => disk.make_unreadable(file, block, None),
-            _ => disk.make_unreadable(FileId::ledger(file.pair), block, None),
-        };
-        if done {
-            self.note_damage(format!("{fault:?}: {file} block {block}"));
+        if let Some(what) = what {
+            self.shard.damage += 1;
+            self.shard.note(|| what);
         }
     }
 
-    fn note_damage(&mut self, what: String) {
-        self.fault = None;
-        self.shard.faults.damage = true;
-        self.shard.note(|| what);
+    fn damage_a_block(&mut self, damage: Damage) -> Option<String> {
+        let disk = &mut self.shard.disk;
+        let files = disk.file_names();
+        let mut file = *files.choose(&mut self.rng)?;
+        let blocks: Vec<u32> = if damage == Damage::UntouchedSlotUnreadable {
+            file = FileId::ledger(file.pair);
+            let all = 0..disk.file_blocks(file).unwrap_or(0);
+            all.filter(|block| !disk.was_submitted(file, *block))
+                .collect()
+        } else {
+            disk.blocks_at_rest(file)
+        };
+        let block = *blocks.choose(&mut self.rng)?;
+        let done = match damage {
+            Damage::Rot => disk.plant_rot(file, block),
+            _ => disk.make_unreadable(file, block, None),
+        };
+        done.then(|| format!("{damage:?}: {file} block {block}"))
+    }
+
+    /// Only between two boots: a file that is open stays reachable.
+    fn lose_a_file(&mut self) -> Option<String> {
+        if self.shard.is_running() {
+            return None;
+        }
+        let files = self.shard.disk.file_names();
+        let file = *files.choose(&mut self.rng)?;
+        self.shard
+            .disk
+            .lose_file(file)
+            .then(|| format!("{file} loses its name"))
     }
 }

@@ -8,7 +8,9 @@
 //!   write or flush failed;
 //! - replicas are quarantined only after damage;
 //! - the log vouches only for entries of the log as it stands;
-//! - numbers of boots and chains never go back, and no block is written twice (the disk asserts it).
+//! - what it vouches for goes back only where it was truncated, or content turned out to be lost;
+//! - numbers of boots and chains never go back, and no block is written twice (the disk asserts it);
+//! - it comes to rest, unless the disk keeps something from ending.
 //!
 //! Rooms, from the ground up:
 //!
@@ -16,13 +18,16 @@
 //! - `entry`: entries that are known by a number
 //! - [`shard`]: the log on its disk
 //! - [`life`]: a random life, from a seed
-//! - [`crash_points`]: every crash point of a small workload
+//! - [`settle`]: what a crash may leave, gone through one by one
+//! - [`crash_points`]: every crash point of a small workload, and everything that may be left there
 
 pub mod crash_points;
 mod entry;
 pub mod history;
 pub mod life;
+pub mod settle;
 pub mod shard;
+mod swarm;
 
 pub use history::{Faults, History, Recovered, Violation};
 pub use shard::{Boot, Shard};

@@ -16,7 +16,7 @@ use clustor_wire::ids::{
 
 use super::entry::{body_bytes, configuration_id, entry_id, identify, with_record};
 use super::history::{Decision, EntryId, Faults, History, Recovered, Violation};
-use crate::disk::{Crash, Fate, SimDisk};
+use crate::disk::{Crash, DiskImage, Fate, Settled, SimDisk};
 
 /// Turns without progress after which a log counts as stuck.
 const IDLE_TURNS_MAX: u32 = 64;
@@ -24,6 +24,8 @@ const IDLE_TURNS_MAX: u32 = 64;
 const RECLAIM_TURNS_MAX: u32 = 400;
 /// Reads in hand at once while everything is read back.
 const READS_MAX: usize = 32;
+/// Micro-steps after which a log that settles counts as one that never will.
+const STEPS_MAX: u32 = 1 << 20;
 
 struct FixedKey;
 
@@ -55,14 +57,23 @@ struct Numbers {
     retired: ChainNumber,
 }
 
+/// A shard as it was at some moment: its disk, what it had decided and spoken for.
+#[derive(Debug, Clone)]
+pub struct OldImage {
+    disk: DiskImage,
+    history: History,
+    numbers: Numbers,
+    appended: BTreeMap<(PartitionId, Term, LogIndex), EntryId>,
+}
+
 /// One shard under test.
 pub struct Shard {
     /// Its disk.
     pub disk: SimDisk,
     /// What it decided and what it spoke for.
     pub history: History,
-    /// Which faults were planted.
-    pub faults: Faults,
+    /// Damage that was planted into the disk at rest.
+    pub damage: u32,
     /// What happened, line by line, if asked for.
     pub trace: Option<Vec<String>>,
     options: LogOptions,
@@ -74,6 +85,8 @@ pub struct Shard {
     /// What was said to be needed no more in this boot.
     floors: BTreeMap<PartitionId, LogIndex>,
     numbers: Numbers,
+    /// What the log said it may vouch for, per partition, with what it has decided since taken off.
+    vouched: BTreeMap<PartitionId, LogIndex>,
     entries: u64,
     /// What was ever appended at (term, index): consensus never puts a second entry there.
     appended: BTreeMap<(PartitionId, Term, LogIndex), EntryId>,
@@ -90,7 +103,7 @@ impl Shard {
         Self {
             disk,
             history: History::default(),
-            faults: Faults::default(),
+            damage: 0,
             trace: None,
             options,
             log: None,
@@ -99,6 +112,7 @@ impl Shard {
             recovered: BTreeMap::new(),
             floors: BTreeMap::new(),
             numbers: Numbers::default(),
+            vouched: BTreeMap::new(),
             entries: 0,
             appended: BTreeMap::new(),
             now: Time(0),
@@ -115,11 +129,22 @@ impl Shard {
     #[must_use]
     pub fn fork(&self, seed: u64) -> Self {
         assert!(self.log.is_none(), "a shard is copied between two boots");
+        self.stopped(self.disk.fork(seed))
+    }
+
+    /// The shard as a crash at this moment leaves it, if `settled` is what it decides about everything
+    /// [`SimDisk::unsettled`]. Keeps a trace of its own where this one has one.
+    #[must_use]
+    pub fn crashed(&self, crash: Crash, settled: &Settled, seed: u64) -> Self {
+        self.stopped(self.disk.crashed(crash, settled, seed))
+    }
+
+    fn stopped(&self, disk: SimDisk) -> Self {
         Self {
-            disk: self.disk.fork(seed),
+            disk,
             history: self.history.clone(),
-            faults: self.faults,
-            trace: self.trace.clone(),
+            damage: self.damage,
+            trace: self.trace.as_ref().map(|_| Vec::new()),
             recovered: self.recovered.clone(),
             numbers: self.numbers,
             entries: self.entries,
@@ -127,6 +152,47 @@ impl Shard {
             now: self.now,
             ..Self::new(SimDisk::new(0), self.options)
         }
+    }
+
+    /// The faults that explain what a recovery may find.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        let counters = self.disk.counters();
+        Faults {
+            damage: self.damage + counters.silent_faults,
+            failed: counters.flushes_failed + counters.writes_failed > 0,
+        }
+    }
+
+    /// Whether the process runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.log.is_some()
+    }
+
+    /// The shard's disk and what is known of it, to be put back later.
+    #[must_use]
+    pub fn image(&self) -> OldImage {
+        OldImage {
+            disk: self.disk.image(),
+            history: self.history.clone(),
+            numbers: self.numbers,
+            appended: self.appended.clone(),
+        }
+    }
+
+    /// The disk comes back as it was. What was spoken for since is gone, and nothing on the disk tells: all
+    /// that can be asked is what held at that moment. Under the salts of before nothing is sealed again, which
+    /// the disk watches over.
+    ///
+    /// # Panics
+    /// If the shard runs.
+    pub fn restore(&mut self, image: OldImage) {
+        assert!(self.log.is_none(), "an image is put back between two boots");
+        self.disk.restore(image.disk);
+        self.history = image.history;
+        self.numbers = image.numbers;
+        self.appended = image.appended;
     }
 
     pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
@@ -143,6 +209,7 @@ impl Shard {
         self.ops.clear();
         self.events.clear();
         self.retirement = Retirement::default();
+        self.vouched.clear();
         self.disk.crash_with(crash, fate);
     }
 
@@ -168,19 +235,19 @@ impl Shard {
         let recovery =
             match ShardLog::recover(&mut self.disk, IDENTITY, self.options, &FixedKey, pool) {
                 Ok(recovery) => recovery,
-                Err(_) if self.faults.damage => return Ok(Boot::Quarantined),
+                Err(_) if self.faults().is_damaged() => return Ok(Boot::Quarantined),
                 Err(error) => return Err(Violation::Stuck(format!("recovery refused: {error}"))),
             };
         self.note(|| format!("boot: {:?}", recovery.report));
         self.check_incidents(&recovery.report)?;
         let log = recovery.log;
         if let Some(quarantine) = log.quarantine() {
-            if !self.faults.damage {
+            if !self.faults().is_damaged() {
                 return Err(Violation::QuarantinedWithoutFault(quarantine.to_string()));
             }
             return Ok(Boot::Quarantined);
         }
-        if log.boot() < self.numbers.boot {
+        if log.boot() < self.numbers.boot && self.faults().damage <= 1 {
             return Err(Violation::NumberWentBack {
                 what: "boot",
                 now: log.boot().get(),
@@ -192,7 +259,7 @@ impl Shard {
             .partitions()
             .map(|(id, p)| (id, given_back(p)))
             .collect();
-        self.history.check(&self.recovered, self.faults)?;
+        self.history.check(&self.recovered, self.faults())?;
         self.adopted = false;
         self.log = Some(log);
         self.turn()?;
@@ -202,8 +269,8 @@ impl Shard {
     /// Damage is reported only where there was some. What a failed flush dropped is found above the last certain chain.
     fn check_incidents(&self, report: &RecoveryReport) -> Result<(), Violation> {
         let explained = |incident: &Incident| {
-            self.faults.damage
-                || self.faults.failed
+            self.faults().is_damaged()
+                || self.faults().failed
                     && incident.damage == Damage::Extent
                     && incident.chain > report.certain
         };
@@ -214,7 +281,7 @@ impl Shard {
     }
 
     fn check_retired(&mut self, retired: ChainNumber) -> Result<(), Violation> {
-        if retired < self.numbers.retired {
+        if retired < self.numbers.retired && self.faults().damage <= 1 {
             return Err(Violation::NumberWentBack {
                 what: "chain",
                 now: retired.get(),
@@ -262,6 +329,7 @@ impl Shard {
         // Only what is said from here on can know of it.
         for (partition, first, last) in self.found_missing.drain(..) {
             self.history.found_missing(partition, first, last);
+            clip(&mut self.vouched, partition, first);
         }
         Ok(())
     }
@@ -285,8 +353,17 @@ impl Shard {
         }
         let partitions: Vec<PartitionId> = log.partitions().map(|(id, _)| id).collect();
         for partition in partitions {
-            if let Some(proof) = log.durable(partition) {
-                self.history.spoke(partition, proof.term(), proof.index())?;
+            let Some(proof) = log.durable(partition) else {
+                continue;
+            };
+            self.history.spoke(partition, proof.term(), proof.index())?;
+            let before = self.vouched.insert(partition, proof.index());
+            if let Some(before) = before.filter(|before| *before > proof.index()) {
+                return Err(Violation::NumberWentBack {
+                    what: "durable index",
+                    now: proof.index().get(),
+                    before: before.get(),
+                });
             }
         }
         let retired = log.retired_chain();
@@ -317,9 +394,13 @@ impl Shard {
     /// # Errors
     /// [`Violation::Stuck`] if it never does.
     pub fn settle(&mut self) -> Result<(), Violation> {
-        let mut idle = 0;
+        let (mut idle, mut steps) = (0, 0);
         loop {
             if self.step()? {
+                steps += 1;
+                if steps > STEPS_MAX {
+                    return Err(Violation::Stuck("the log never comes to rest".into()));
+                }
                 continue;
             }
             let Some(log) = &self.log else {
@@ -327,6 +408,9 @@ impl Shard {
             };
             if log.failure().is_some() || log.is_open() && log.is_settled() {
                 return Ok(());
+            }
+            if self.disk.is_stuck() {
+                return Ok(()); // Nothing more will come until it goes on.
             }
             idle += 1;
             if idle > IDLE_TURNS_MAX {
@@ -432,7 +516,7 @@ impl Shard {
                 }
             }
         }
-        let place = self.history.check(&self.recovered, self.faults)?;
+        let place = self.history.check(&self.recovered, self.faults())?;
         self.history.adopt(place, &at_boot);
         self.note(|| format!("goes on from {place} decisions"));
         Ok(())
@@ -545,8 +629,16 @@ impl Shard {
     pub fn truncate(&mut self, partition: PartitionId, term: Term, from: LogIndex) {
         let Some(log) = &mut self.log else { return };
         log.truncate(partition, term, from);
+        clip(&mut self.vouched, partition, from);
         self.history.decide(partition, Decision::Truncate { from });
         self.note(|| format!("truncate {partition}: from {from}"));
+    }
+}
+
+/// From `from` on nothing is vouched for any more.
+fn clip(vouched: &mut BTreeMap<PartitionId, LogIndex>, partition: PartitionId, from: LogIndex) {
+    if let Some(index) = vouched.get_mut(&partition) {
+        *index = (*index).min(from.prev());
     }
 }
 
