@@ -69,7 +69,10 @@ fn all_of(blocks: &[Vec<SectorMask>], names: &[usize], count: u64) -> Vec<Settle
             digit as usize
         };
         Settled {
-            blocks: blocks.iter().map(|masks| masks[digit(masks.len())]).collect(),
+            blocks: blocks
+                .iter()
+                .map(|masks| masks[digit(masks.len())])
+                .collect(),
             names: names.iter().map(|states| digit(*states)).collect(),
         }
     };
@@ -108,7 +111,10 @@ pub fn decisions(unsettled: &Unsettled, limits: Limits, seed: u64) -> (Vec<Settl
             .iter()
             .map(|masks| masks[rng.random_range(0..masks.len())])
             .collect(),
-        names: names.iter().map(|states| rng.random_range(0..*states)).collect(),
+        names: names
+            .iter()
+            .map(|states| rng.random_range(0..*states))
+            .collect(),
     });
     let mut drawn: Vec<Settled> = drawn.collect();
     drawn.extend([most, least]);
