@@ -254,7 +254,7 @@ impl SimDisk {
         let kind = FileKind::Segment;
         let step = match stage {
             TrailerStage::Write => self
-                .end_write(kind, segment, op.block, &op.trailer)
+                .end_write(kind, segment, op.block, &op.trailer, (segment, 0..0))
                 .map(|()| Some(TrailerStage::Flush)),
             TrailerStage::Flush => {
                 let cover = self.files.get(&segment).map_or(0, SimFile::flush_begins);
