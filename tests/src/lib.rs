@@ -6,8 +6,10 @@
 //! - [`log_life`]: a shard's log lived through crashes and faults, and checked
 //! - [`cluster`]: whole clusters on such disks and a faulty network, checked at every step
 //! - [`scenario`]: scripts of what replicas say to each other, played on such a cluster
+//! - [`fuzz`]: properties of any bytes: of damaged and forged files, of frames and messages, of profiles
 
 pub mod cluster;
 pub mod disk;
+pub mod fuzz;
 pub mod log_life;
 pub mod scenario;

@@ -167,6 +167,7 @@ impl SimDisk {
             inodes: self.inodes,
             now_us: self.now_us,
             room: self.room,
+            lost: self.lost.clone(),
             sealed: self.sealed.clone(),
             counters: self.counters,
             ..Self::with_options(seed, self.options)

@@ -1,6 +1,6 @@
 //! What is planted into a disk: writes and flushes that go wrong, operations that never end, damage.
 
-use clustor_shards::buffer::Blocks;
+use clustor_shards::buffer::{BLOCK_BYTES, Blocks};
 use clustor_shards::disk::{DiskError, FileId, FileKind};
 use rand::Rng;
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -187,7 +187,20 @@ impl SimDisk {
     /// If operations are in hand: a file that is open cannot be lost.
     pub fn lose_file(&mut self, file: FileId) -> bool {
         assert!(self.tasks.is_empty(), "files are lost between two boots");
+        self.lost.insert(file);
         self.directory.lose(file)
+    }
+
+    /// Writes a block as somebody else would who has the disk in hand, durably; false if there is no such block.
+    pub fn overwrite(&mut self, file: FileId, block: u32, bytes: &[u8; BLOCK_BYTES]) -> bool {
+        let inode = self.directory.lookup(file);
+        match inode.and_then(|inode| self.files.get_mut(&inode)) {
+            Some(found) if block < found.blocks() => {
+                found.overwrite(block, bytes);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// The next flush of a file of this kind to end, ends in an error.

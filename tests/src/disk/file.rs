@@ -349,6 +349,14 @@ impl SimFile {
         self.view.insert(block, view);
     }
 
+    /// A block becomes `bytes`, durably.
+    pub(super) fn overwrite(&mut self, block: u32, bytes: &[u8; BLOCK_BYTES]) {
+        let page = Arc::new(*bytes);
+        self.pending.retain(|version| version.block != block);
+        self.durable.insert(block, Arc::clone(&page));
+        self.view.insert(block, page);
+    }
+
     /// Makes the next `times` reads of a block fail; `None` for ever. A write heals it.
     pub(super) fn make_unreadable(&mut self, block: u32, times: Option<u32>) {
         let times = times.unwrap_or(u32::MAX);

@@ -34,7 +34,7 @@ mod fault;
 mod file;
 mod task;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clustor_shards::buffer::Blocks;
 use clustor_shards::disk::{
@@ -162,6 +162,8 @@ pub struct SimDisk {
     write_fault_next: Option<(FileKind, WriteFault)>,
     /// The next operation to make a micro-step never ends, if it is of this kind.
     stick_next: Option<StuckKind>,
+    /// Files whose names were lost to damage.
+    lost: BTreeSet<FileId>,
     /// Digests of what was ever written to a segment, by salt and block.
     sealed: BTreeMap<([u8; 32], u32), u64>,
     counters: SimDiskCounters,
@@ -191,6 +193,7 @@ impl SimDisk {
             flush_fault_next: None,
             write_fault_next: None,
             stick_next: None,
+            lost: BTreeSet::new(),
             sealed: BTreeMap::new(),
             counters: SimDiskCounters::default(),
         }

@@ -237,12 +237,17 @@ impl SimDisk {
     pub(super) fn begin_trailer(&mut self, op: WriteTrailer) -> Task {
         let id = FileId::segment(op.pair);
         let inode = self.directory.lookup(id);
-        let Some((segment, file)) = inode.and_then(|i| Some((i, self.files.get_mut(&i)?))) else {
-            panic!("a trailer: {id} is not in place");
+        let segment = match inode.and_then(|i| Some((i, self.files.get_mut(&i)?))) {
+            Some((segment, file)) => {
+                if let Err(why) = file.admit_trailer(op.block, &op.trailer.as_slice()[0]) {
+                    panic!("{id}: {why}");
+                }
+                segment
+            }
+            // There is no such file: the write fails.
+            None if self.lost.contains(&id) => InodeId(0),
+            None => panic!("a trailer: {id} is not in place"),
         };
-        if let Err(why) = file.admit_trailer(op.block, &op.trailer.as_slice()[0]) {
-            panic!("{id}: {why}");
-        }
         self.task(Work::Trailer {
             op,
             segment,

@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use clustor_shards::log::format::{Encoding, HashSuite, LogFormat, Suite};
 use clustor_shards::log::options::{LEDGER_SLOTS_MIN, SEGMENT_BLOCKS_MIN};
 use clustor_shards::log::{LogOptions, Mode};
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
@@ -91,7 +92,10 @@ pub fn every_crash_point(
     options.ledger_slots = LEDGER_SLOTS_MIN;
     options.nonce_range_blocks = 8;
     options.relocate_share = 1;
-    options.relocate_share = 1;
+    options.format = format_of(schedule);
+    options.entry_body_bytes_max = options
+        .entry_body_bytes_max
+        .min(options.segment_entry_bytes_max());
     let mut shard = Shard::new(SimDisk::new(schedule), options);
     shard.trace = Some(Vec::new());
     let mut walk = Walk {
@@ -112,6 +116,30 @@ pub fn every_crash_point(
         })
     })?;
     Ok(walk.seen)
+}
+
+/// Schedules take turns through what a log's files can be made of; the first is the default.
+fn format_of(schedule: u64) -> LogFormat {
+    let default = LogFormat::default();
+    match schedule % 4 {
+        2 => LogFormat {
+            log_encoding: Encoding::Json,
+            ledger_encoding: Encoding::Json,
+            ..default
+        },
+        3 => LogFormat {
+            sealing: Suite::None,
+            merkle_leaves: true,
+            ..default
+        },
+        0 if Suite::Aes256Gcm.check_available().is_ok() => LogFormat {
+            sealing: Suite::Aes256Gcm,
+            merkle_leaves: true,
+            hash: HashSuite::Blake3,
+            ..default
+        },
+        _ => default,
+    }
 }
 
 /// The walk through everything that may be left.

@@ -54,8 +54,11 @@ pub(super) fn identify(partition: PartitionId, frames: &[u8]) -> Option<Vec<(Log
             let record = record.ok()?;
             let id = EntryId::from_le_bytes(record.body.get(..ID_BYTES)?.try_into().ok()?);
             let header = &record.header;
-            let same = frame(partition, header.term, header.index, id) == record.frame;
-            same.then_some((header.index, id))
+            // A leaf may follow the body.
+            let made = frame(partition, header.term, header.index, id);
+            let made = decode_record(&made).expect("a frame just made decodes");
+            let same = made.header == *header && made.body == record.body;
+            (same && record.check_leaf().is_ok()).then_some((header.index, id))
         })
         .collect()
 }

@@ -18,7 +18,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::history::Violation;
 use super::shard::{Boot, OldImage, Shard};
-use super::swarm::{Damage, Swarm, pick};
+use super::swarm::{self, Damage, Swarm, pick};
 use crate::disk::{Crash, Fate, FlushFault, SimDisk, SimDiskOptions, StuckKind, WriteFault};
 
 /// What a life came to.
@@ -123,6 +123,10 @@ impl Life {
         options.ledger_slots = pick(&mut rng, &[LEDGER_SLOTS_MIN, 12, 24]);
         options.relocate_share = pick(&mut rng, &[1, 2, 8]);
         options.relocate_turn_bytes_max = pick(&mut rng, &[1, 1_000, 64 << 10]);
+        options.format = swarm::format(&mut rng);
+        options.entry_body_bytes_max = options
+            .entry_body_bytes_max
+            .min(options.segment_entry_bytes_max());
         options.nonce_range_blocks = pick(&mut rng, &[2, 3, 8, 1024]);
         options.chains_in_flight_max = rng.random_range(1..=options.chains_in_flight_max);
         let disk = SimDisk::with_options(

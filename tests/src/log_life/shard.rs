@@ -27,15 +27,17 @@ const READS_MAX: usize = 32;
 /// Micro-steps after which a log that settles counts as one that never will.
 const STEPS_MAX: u32 = 1 << 20;
 
-struct FixedKey;
+pub(crate) struct FixedKey;
 
 impl KeyProvider for FixedKey {
     fn kek(&self) -> Result<Kek, KeyError> {
-        Ok(Kek::new([7; 32].into()))
+        Ok(Kek::new(KEK.into()))
     }
 }
 
-const IDENTITY: LogIdentity = LogIdentity {
+/// The secret from which everything is derived.
+pub(crate) const KEK: [u8; 32] = [7; 32];
+pub(crate) const IDENTITY: LogIdentity = LogIdentity {
     cluster: ClusterId(1),
     node: NodeId(2),
     shard: ShardId(3),
@@ -613,7 +615,7 @@ impl Shard {
                 return Ok(());
             };
             // What lies above the last index vouched for can't be given up.
-            if log.older_pairs().is_empty() || self.faults != Faults::default() {
+            if log.older_pairs().is_empty() || self.faults() != Faults::default() {
                 return Ok(());
             }
             self.wait_ms(50);

@@ -1,6 +1,7 @@
 //! What a life may meet, drawn for each: so that no kind of fault hides another.
 
 use clustor_shards::disk::FileKind;
+use clustor_shards::log::format::{Encoding, HashSuite, LogFormat, Suite};
 use rand::Rng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -8,6 +9,23 @@ use crate::disk::WriteFault;
 
 pub(super) fn pick<T: Copy>(rng: &mut Xoshiro256PlusPlus, from: &[T]) -> T {
     from[rng.random_range(0..from.len())]
+}
+
+/// What a log's files are made of.
+pub(super) fn format(rng: &mut Xoshiro256PlusPlus) -> LogFormat {
+    let encodings = [Encoding::Binary, Encoding::Binary, Encoding::Json];
+    let suites = Suite::ALL;
+    let sealing = pick(rng, &suites);
+    LogFormat {
+        log_encoding: pick(rng, &encodings),
+        ledger_encoding: pick(rng, &encodings),
+        sealing: match sealing.check_available() {
+            Ok(()) => sealing,
+            Err(_) => Suite::default(),
+        },
+        merkle_leaves: rng.random(),
+        hash: pick(rng, &[HashSuite::Sha256, HashSuite::Blake3]),
+    }
 }
 
 /// A fault that damages something durable.
