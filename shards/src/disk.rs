@@ -169,6 +169,9 @@ pub enum DiskError {
     /// An earlier step of the same chain failed, so this one was not begun.
     #[error("cancelled, an earlier step of the chain failed")]
     Cancelled,
+    /// There is no such file: a directory lost its name.
+    #[error("{0}: no such file")]
+    NoFile(FileId),
     /// The sector can't be read, or any other error of the device or file system.
     #[error("I/O error: {0}")]
     Io(String),

@@ -93,6 +93,12 @@ impl PairHeader {
         self.ledger_blocks.saturating_sub(self.body_block())
     }
 
+    /// Whether numbers are left for all its chains and for a next boot, which no log comes near to use up.
+    fn has_numbers_to_follow(&self) -> bool {
+        let numbers = [self.boot.get(), self.first_chain.get()];
+        numbers.into_iter().all(|number| number <= u64::MAX / 2)
+    }
+
     pub(super) fn encode(&self, kind: FileKind, integrity: &Hmac<Sha256>, block: &mut Block) {
         let mut fields = Vec::with_capacity(HEADER_FIELD_BYTES);
         let mut w = Writer(&mut fields);
@@ -141,6 +147,7 @@ impl PairHeader {
         let raw = RawHeader::parse(kind, plain_payload(block))
             .ok()
             .flatten()
+            .filter(|raw| raw.header.has_numbers_to_follow())
             .ok_or(HeaderError::Bad)?;
         let judged = raw.judge(ours);
         let authentic = raw.header.pair == pair

@@ -3,7 +3,8 @@
 //! Pairs go oldest first. Which entries are needed no more comes from outside, a floor for each partition
 //! ([`ShardLog::set_floor`]). A scan looks for entries of the oldest pair above the floors. If there are none, or few, the
 //! pair is emptied: floors become records, which raise the bases, and the few are read and written again at the head as
-//! copies. When all of it has retired, and everything else that was decided before, nothing refers to the pair, and its
+//! copies. Copies are made out of pairs that were begun before a floor rose last, and so each pass ends, whatever share of
+//! its pairs is live. When all of it has retired, and everything else that was decided before, nothing refers to the pair, and its
 //! files are removed. A checkpoint may still list it: recovery knows that a listed pair whose files are gone was being
 //! removed, and that it is no loss if nothing at or above a base lay there.
 //!
@@ -49,6 +50,9 @@ pub(super) struct Closing {
     floors: BTreeMap<PartitionId, LogIndex>,
     /// Floors have risen since the last scan began.
     have_risen: bool,
+    /// The pair that was being filled when a floor rose last, at first those of earlier boots: what floors put to rest
+    /// lies no later. What is live is copied out of pairs up to this one only, so that copies of copies come to an end.
+    copy_until: PairNumber,
     /// The oldest pair and the number of pairs at the last scan.
     scanned: Option<(PairNumber, usize)>,
     scan_at: Time,
@@ -98,6 +102,14 @@ struct Moving {
 }
 
 impl Closing {
+    /// `older`: the pairs of earlier boots.
+    pub fn after_boot(older: &[OlderPair]) -> Self {
+        Self {
+            copy_until: older.last().map_or(PairNumber::ZERO, |older| older.pair),
+            ..Self::default()
+        }
+    }
+
     /// When a turn is wanted even if nothing happens.
     pub fn due(&self) -> Option<Time> {
         let scan_at = self.have_risen.then_some(self.scan_at);
@@ -160,6 +172,14 @@ impl ShardLog {
                 }
             }
             Err(DiskError::Full) => self.closing.retry_at = Some(now.plus_ms(TRAILER_RETRY_MS)),
+            // The file lost its name: what lay in it is missing, and read so. Nothing that is spoken for depends on the
+            // trailer, which is given up.
+            Err(DiskError::NoFile(_)) => {
+                let closed = self.older.iter_mut().find(|older| older.pair == pair);
+                if let Some(closed) = closed {
+                    closed.trailer = None;
+                }
+            }
             Err(error) => {
                 self.failure.get_or_insert(error);
             }
@@ -183,6 +203,7 @@ impl ShardLog {
         if index > log.base && index > *floor {
             *floor = index;
             self.closing.have_risen = true;
+            self.closing.copy_until = self.current_pair();
         }
     }
 
@@ -236,7 +257,11 @@ impl ShardLog {
 
     fn scan_oldest(&self) -> Stage {
         match self.older.first() {
-            Some(oldest) => Stage::Scanning(Scan::of(oldest, self.options.relocate_share)),
+            Some(oldest) => {
+                let may_copy = oldest.pair <= self.closing.copy_until;
+                let share = may_copy.then_some(self.options.relocate_share);
+                Stage::Scanning(Scan::of(oldest, share))
+            }
             None => Stage::Idle,
         }
     }
@@ -509,12 +534,13 @@ impl ShardLog {
 }
 
 impl Scan {
-    fn of(pair: &OlderPair, relocate_share: u32) -> Self {
+    /// `relocate_share`: none if nothing is to be copied.
+    fn of(pair: &OlderPair, relocate_share: Option<u32>) -> Self {
         // Without a trailer nobody knows how much there is: the pair goes when all of it is dead.
         let written = pair.trailer.map_or(0, |trailer| trailer.last.1);
         Self {
             pair: pair.pair,
-            blocks_max: written / relocate_share,
+            blocks_max: relocate_share.map_or(0, |share| written / share),
             next: (PartitionId(0), LogIndex::ZERO),
             floors: VecDeque::new(),
             live: VecDeque::new(),

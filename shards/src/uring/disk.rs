@@ -396,6 +396,7 @@ pub(super) fn disk_error(doing: &str, file: FileId, result: i32) -> DiskError {
     match -result {
         libc::ENOSPC | libc::EDQUOT => DiskError::Full,
         libc::ECANCELED => DiskError::Cancelled,
+        libc::ENOENT => DiskError::NoFile(file),
         code => DiskError::Io(format!(
             "{doing} {file}: {}",
             io::Error::from_raw_os_error(code)

@@ -161,6 +161,9 @@ fn end_chain(op: DurableChain, outcome: Result<(), DiskError>) -> Next {
     })
 }
 
+/// No file's.
+const NO_INODE: InodeId = InodeId(0);
+
 fn end_trailer(op: WriteTrailer, outcome: Result<(), DiskError>) -> Next {
     Next::End(DiskEvent::Trailer {
         pair: op.pair,
@@ -245,7 +248,7 @@ impl SimDisk {
                 segment
             }
             // There is no such file: the write fails.
-            None if self.lost.contains(&id) => InodeId(0),
+            None if self.lost.contains(&id) => NO_INODE,
             None => panic!("a trailer: {id} is not in place"),
         };
         self.task(Work::Trailer {
@@ -257,6 +260,10 @@ impl SimDisk {
 
     fn advance_trailer(&mut self, op: WriteTrailer, segment: InodeId, stage: TrailerStage) -> Next {
         let kind = FileKind::Segment;
+        if segment == NO_INODE {
+            let file = FileId::segment(op.pair);
+            return end_trailer(op, Err(DiskError::NoFile(file)));
+        }
         let step = match stage {
             TrailerStage::Write => self
                 .end_write(kind, segment, op.block, &op.trailer, (segment, 0..0))
