@@ -427,8 +427,8 @@ fn the_version_names_protocol_and_formats() {
     for part in [
         "clustor 0.",
         "wire protocol 1",
-        "log files 1",
-        "record frames 1",
+        "log files 2",
+        "record frames 2",
     ] {
         assert!(said.contains(part), "{said}");
     }
