@@ -7,7 +7,7 @@
 //!
 //! From the ground up:
 //!
-//! - [`format`]: what files are made of: encodings, suites, hashes
+//! - [`mod@format`]: what files are made of: encodings, suites, hashes
 //! - [`merkle`], [`record`]: leaves and roots; the frame of one record
 //! - [`aead`], [`keys`], `seal`: ciphers; keys; one sealed or authenticated block
 //! - [`header`], [`extent`], [`slot`], [`item`], [`checkpoint`], [`trailer`], `text`: the formats
