@@ -10,6 +10,7 @@ use clustor_shards::log::audit::{
     Audit, AuditReport, Checked, Checker, Damaged, Finding, Outcome, Piece, Role,
 };
 use clustor_shards::log::inspect::inspect;
+use clustor_shards::log::nonce::GapVerdict;
 use clustor_shards::log::record::RecordKind;
 use clustor_shards::log::{HardState, Mode, RecoverError};
 use clustor_wire::ids::{Incarnation, LogIndex, NodeId, PairNumber, PartitionId, Term};
@@ -123,6 +124,8 @@ fn an_intact_log_is_healthy_and_every_touched_block_was_read() {
     assert_eq!(report.outcome(), Outcome::Healthy);
     assert!(report.findings.is_empty());
     assert_eq!(report.torn, None);
+    assert_eq!(report.nonces, GapVerdict::Healthy);
+    assert!(report.pairs.iter().all(|pair| pair.nonce_gaps.bytes() == 0));
     let blocks = counted(&mut disk).len() as u64;
     assert!(report.bytes() >= blocks * 4096, "{}", report.bytes());
     assert!(

@@ -338,12 +338,39 @@ fn inspect_shows_what_a_node_wrote_and_leaves_it_as_it_was() {
     let pairs: Vec<serde_json::Value> = text(&lines.stdout)
         .lines()
         .map(|line| serde_json::from_str(line).expect("JSON"))
+        .filter(|line: &serde_json::Value| line["boot_record"].is_null())
         .collect();
     let chains: usize = pairs
         .iter()
         .map(|pair| pair["chains"].as_array().expect("a list").len())
         .sum();
     assert!(chains >= 3, "opening, mark, and something behind: {chains}");
+    let newest = pairs.iter().find(|pair| pair["role"] == "newest");
+    let newest = newest.expect("one was written last");
+    assert_eq!(newest["header_whole"]["segment"], true, "{newest}");
+    assert_eq!(newest["checkpoint_whole"]["ledger"], true, "{newest}");
+    assert_eq!(newest["chains"][0]["judgement"], "proven", "{newest}");
+    let filtered = clustor()
+        .args([
+            "inspect",
+            "--records",
+            "--partition",
+            "1",
+            "--from",
+            "2",
+            "--to",
+            "2",
+        ])
+        .arg(&data)
+        .output()
+        .expect("runs");
+    let filtered = text(&filtered.stdout);
+    assert!(
+        filtered.contains("partition 1 term 1 index 2"),
+        "{filtered}"
+    );
+    assert!(!filtered.contains("record Entry partition 2"), "{filtered}");
+    assert!(!filtered.contains("index 1 body"), "{filtered}");
     let _again = Running::start(&dir.path);
     let none = clustor()
         .args(["inspect", "/nowhere"])

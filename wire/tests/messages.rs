@@ -14,7 +14,7 @@ use clustor_wire::message::{
     BATCH_HEARTBEATS_MAX, BATCH_MESSAGES_MAX, ClientRequest, ClientRequestBody, ClientResponse,
     ClientResponseBody, Heartbeat, HeartbeatAck, MessageError, PartitionStatus, PeerBatch,
     PeerHello, RaftBody, RaftMessage, RefetchVerdict, Refusal, RefusalClause, Role,
-    STATUS_PARTITIONS_MAX, ShardStatus,
+    STATUS_PARTITIONS_MAX, ScrubStatus, ShardStatus,
 };
 use proptest::prelude::{any, prop, proptest};
 use proptest::{prop_assert, prop_assert_eq};
@@ -223,6 +223,7 @@ fn status(partitions: usize) -> ClientResponse {
             io_writer_mode: 1,
             trouble: String::new(),
             partitions: (0..partitions as u128).map(partition_status).collect(),
+            scrub: ScrubStatus::default(),
         }),
     }
 }

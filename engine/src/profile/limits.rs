@@ -171,6 +171,17 @@ tunables! {
         /// A directory that was written with another is refused.
         wal_codec: (word Encoding) restart,
     }
+    "Looking for rot" {
+        /// Every byte of the log is read and verified again at least once in this time, in hours, while nothing else wants the disk.
+        /// Shorter finds rot while more replicas still have what it took; each round reads the log twice.
+        scrub_round_hours: (1..=8_760) restart,
+        /// Every so many hours a sample of each segment is verified out of turn.
+        /// Shorter notices a device that rots everywhere sooner.
+        scrub_sample_hours: (1..=8_760) restart,
+        /// The part of each segment that a sample verifies, in percent.
+        /// 0 draws no samples.
+        scrub_sample_percent: (0..=100) restart,
+    }
     "Consensus" {
         /// Election timeouts are drawn from here on, in milliseconds.
         /// Well above the round trip between nodes and the device's worst flush; the same on every node.

@@ -19,6 +19,7 @@ mod write;
 use clustor_shards::buffer::BLOCK_BYTES;
 use clustor_shards::log::nonce::NONCE_RANGE_BLOCKS;
 use clustor_shards::log::options::{RELOCATE_SHARE, RELOCATE_TURN_BYTES_MAX};
+use clustor_shards::log::scrub::ScrubRates;
 use clustor_shards::log::{Encoding, LogFormat, LogOptions};
 
 pub use knob::{Allowed, Knob, Value, When, Word};
@@ -26,6 +27,7 @@ pub use limits::Profile;
 use read::Reading;
 pub use retune::{ProfileNews, Retuned};
 
+const HOUR_MS: u64 = 3_600_000;
 /// What the engine puts before a payload in an entry's body, at most.
 pub const ENTRY_HEADER_BYTES_MAX: u64 = 64;
 /// The longest profile file in bytes: whoever reads one reads no more.
@@ -315,6 +317,11 @@ impl Profile {
             relocate_turn_bytes_max: RELOCATE_TURN_BYTES_MAX,
             on_authentication_failure: self.on_authentication_failure,
             io_writer_mode,
+            scrub: ScrubRates {
+                round_ms: self.scrub_round_hours * HOUR_MS,
+                sample_every_ms: self.scrub_sample_hours * HOUR_MS,
+                sample_percent: self.scrub_sample_percent as u32,
+            },
         }
     }
 

@@ -1,6 +1,7 @@
 //! Events and requests, to the partitions they are for.
 
 use clustor_shards::log::record::decode_record;
+use clustor_shards::log::scrub::ScrubFinding;
 use clustor_shards::log::{LogRefusal, ReadOutcome};
 use clustor_shards::turn::{ClientEvent, ClientOp, ConnectionId, Inbox, Outbox, PeerEvent, Time};
 use clustor_wire::frame::{Frame, FrameKind};
@@ -32,6 +33,20 @@ impl ShardCore {
         self.take_proofs(now);
         for outcome in core::mem::take(&mut self.shared.retirement.reads) {
             self.take_read(now, outcome);
+        }
+        for finding in core::mem::take(&mut self.shared.retirement.scrubbed) {
+            self.take_finding(&finding);
+        }
+    }
+
+    /// What the scrub found lost is missing, as when a read fails.
+    fn take_finding(&mut self, finding: &ScrubFinding) {
+        tracing::error!(shard = %self.me.shard, "scrub: {finding}");
+        for lost in &finding.lost {
+            if let Some(partition) = self.partitions.get_mut(&lost.partition) {
+                partition.replica.on_missing(lost.first, lost.last);
+                self.touched.insert(lost.partition);
+            }
         }
     }
 

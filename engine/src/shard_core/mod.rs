@@ -21,7 +21,7 @@ use clustor_shards::disk::DiskOp;
 use clustor_shards::log::{Mode, Retirement, ShardLog};
 use clustor_shards::turn::{Application, Inbox, Outbox, PeerId, Time};
 use clustor_wire::ids::{BootNumber, NodeId, PartitionId, ShardId};
-use clustor_wire::message::{RefusalClause, ShardStatus};
+use clustor_wire::message::{RefusalClause, ScrubStatus, ShardStatus};
 
 use crate::outcome::Leadership;
 use crate::partition::{Answer, Partition, refusal};
@@ -157,6 +157,7 @@ impl ShardCore {
                 .filter(|partition| only.is_none_or(|only| only == partition.id))
                 .map(Partition::status)
                 .collect(),
+            scrub: scrub_status(log),
         }
     }
 
@@ -284,6 +285,20 @@ impl ShardCore {
             .into_iter()
             .flatten()
             .min()
+    }
+}
+
+/// How far the log's scrub is, in the words of the client protocol.
+fn scrub_status(log: &ShardLog) -> ScrubStatus {
+    let scrub = log.scrub_status();
+    ScrubStatus {
+        sweeps: scrub.sweeps,
+        sweep_permille: scrub.sweep_permille,
+        bytes: scrub.bytes,
+        finished_ms_ago: scrub.finished_ms_ago,
+        oldest_unverified_ms: scrub.oldest_unverified_ms,
+        damaged_places: scrub.damaged_places,
+        lost_entries: scrub.lost_entries,
     }
 }
 

@@ -12,7 +12,8 @@ use clustor_shards::turn::PeerId;
 use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::{BootNumber, ClusterId, LogIndex, NodeId, PartitionId, ShardId, Term};
 use clustor_wire::message::{
-    ClientRequest, ClientResponse, ClientResponseBody, Refusal, RefusalClause, ShardStatus,
+    ClientRequest, ClientResponse, ClientResponseBody, Refusal, RefusalClause, ScrubStatus,
+    ShardStatus,
 };
 
 pub const DOMAIN: &str = "test.clustor";
@@ -76,6 +77,7 @@ pub fn bare_status(of: PeerId) -> ClientResponseBody {
         io_writer_mode: 0,
         trouble: String::new(),
         partitions: Vec::new(),
+        scrub: ScrubStatus::default(),
     })
 }
 

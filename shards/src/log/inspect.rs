@@ -4,8 +4,9 @@
 
 use clustor_wire::ids::{ChainNumber, PairNumber};
 
+use super::audit::{Role, roles};
 use super::checkpoint::Checkpoint;
-use super::extent::ExtentHeader;
+use super::extent::{ExtentHeader, OpenExtent};
 use super::header::PairHeader;
 use super::item::{Item, items};
 use super::keys::{KeyProvider, LogIdentity, ShardKeys};
@@ -13,24 +14,51 @@ use super::pair::cipher_of;
 use super::record::{RecordHeader, records};
 use super::recovery::RecoverError;
 use super::recovery::files::{Files, PairFiles, SlotState};
+use super::recovery::judge::{Verdict, certain_chain, judge};
 use super::slot::{ExtentDigest, Slot};
-use crate::disk::BootDisk;
+use super::trailer::FoundTrailer;
+use crate::disk::{BootDisk, FileKind};
 
 /// One pair.
 #[derive(Debug, Clone)]
 pub struct PairView {
     /// Its number.
     pub pair: PairNumber,
+    /// What it is to the log.
+    pub role: Role,
     /// Its header, from whichever copy is whole; `None` for a spare, or where both are bad.
     pub header: Option<PairHeader>,
-    /// Whether both copies of the header are whole.
-    pub both_headers: bool,
+    /// Whether the copies of the header are whole: the segment's, the ledger's.
+    pub header_copies: [bool; 2],
     /// Its checkpoint, from whichever copy is whole.
     pub checkpoint: Option<Checkpoint>,
     /// Whether the copies of the checkpoint are whole: the segment's, the ledger's.
     pub checkpoint_copies: [bool; 2],
+    /// The segment's last block; `None` where no header tells which that is.
+    pub trailer: Option<FoundTrailer>,
     /// Its chains, as far as anything of them is there.
     pub chains: Vec<ChainView>,
+}
+
+/// What a chain amounts to, by the rules of a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judgement {
+    /// The extent is whole and its slot says so.
+    Proven,
+    /// The extent is whole and no slot proves it: an ordinary tail, which a start writes again.
+    Tail,
+    /// The extent is whole; its slot was written and is lost.
+    SlotLost,
+    /// The extent is rotten; what it held is known.
+    Rot,
+    /// The extent is rotten and its slot is lost with it.
+    Unnamed,
+    /// An unfinished write: a start cuts it off, and what lies behind it.
+    Torn,
+    /// It lies behind the last chain that counts.
+    Dead,
+    /// Nothing in this pair counts.
+    Unused,
 }
 
 /// One chain.
@@ -44,6 +72,8 @@ pub struct ChainView {
     pub first_block: u32,
     /// Its extent, if it is whole.
     pub extent: Option<ExtentView>,
+    /// What that amounts to.
+    pub judgement: Judgement,
 }
 
 /// A ledger slot.
@@ -96,58 +126,110 @@ pub fn inspect<E: From<RecoverError>>(
     let keys = ShardKeys::new(kek, identity);
     let found = disk.pairs().map_err(RecoverError::Disk)?;
     let mut files = Files::new(disk, &keys);
-    for pair in files.survey(&found)? {
-        each(view(&mut files, pair))?;
+    let pairs = files.survey(&found)?;
+    let roles = roles(&mut files, &pairs, &mut Vec::new());
+    for pair in pairs {
+        let role = roles.iter().find(|(number, _)| *number == pair.pair);
+        let role = role.map_or(Role::Unused, |(_, role)| *role);
+        each(view(&mut files, pair, role))?;
     }
     Ok(())
 }
 
-fn view(files: &mut Files<'_>, found: PairFiles) -> PairView {
+fn view(files: &mut Files<'_>, found: PairFiles, role: Role) -> PairView {
+    let copies = [FileKind::Segment, FileKind::Ledger];
     let mut view = PairView {
         pair: found.pair,
-        both_headers: found.both_headers,
+        role,
+        header_copies: copies.map(|kind| files.header(kind, found.pair).is_ok()),
         header: found.header,
         checkpoint: None,
         checkpoint_copies: [false; 2],
+        trailer: None,
         chains: Vec::new(),
     };
-    let Some(header) = &view.header else {
+    let Some(header) = view.header.clone() else {
         return view;
     };
-    (view.checkpoint, view.checkpoint_copies) = files.checkpoint(header);
-    let cipher = cipher_of(files.keys, header);
+    (view.checkpoint, view.checkpoint_copies) = files.checkpoint(&header);
+    view.trailer = Some(files.trailer(header.pair, header.segment_blocks));
+    let slots = files.slots(&header, u32::MAX);
+    let retired = slots.iter().filter_map(said).map(|slot| slot.retired);
+    let last_certain = match role {
+        Role::Older { last_certain } => last_certain,
+        Role::Chosen | Role::Unused => certain_chain(&header, retired),
+    };
+    let cipher = cipher_of(files.keys, &header);
     let mut follows = header.body_block();
-    for (number, slot) in files.slots(header, u32::MAX).into_iter().enumerate() {
+    let mut ended = false;
+    for (number, slot) in slots.into_iter().enumerate() {
         let chain = ChainNumber(header.first_chain.get() + number as u64);
-        let (first_block, good) = match &slot {
-            SlotState::Good(slot, _) => (slot.first_block, Some(slot)),
-            _ => (follows, None),
+        let good = said(&slot);
+        let first_block = good.map_or(follows, |slot| slot.first_block);
+        let extent = files.extent(&header, &cipher, chain, first_block, good);
+        let blocks = match (&extent, good) {
+            (Some((extent, _)), _) => extent.header.blocks,
+            (None, Some(slot)) => slot.blocks,
+            (None, None) => 0,
         };
-        let extent = files.extent(header, &cipher, chain, first_block, good);
-        follows = match (&extent, good) {
-            (Some((extent, _)), _) => first_block + extent.header.blocks,
-            (None, Some(slot)) => first_block + slot.blocks,
-            (None, None) => follows,
-        };
-        let extent = extent.map(|(extent, digest)| ExtentView {
-            records: records(extent.records())
-                .flatten()
-                .map(|record| record.header)
-                .collect(),
-            header: extent.header.clone(),
-            digest,
-        });
-        if slot == SlotState::Untouched && extent.is_none() {
+        follows = first_block.saturating_add(blocks);
+        let is_there = slot != SlotState::Untouched
+            || extent.is_some()
+            || !ended && files.is_written(&header, first_block);
+        if !is_there {
             break;
         }
+        let is_certain = chain <= last_certain;
+        let judgement = match role {
+            Role::Unused => Judgement::Unused,
+            Role::Older { .. } if !is_certain => Judgement::Dead,
+            _ if ended => Judgement::Dead,
+            _ => judged(judge(
+                extent.is_some(),
+                (&slot).into(),
+                is_certain,
+                number == 0,
+            )),
+        };
+        ended |= judgement == Judgement::Torn;
         view.chains.push(ChainView {
             chain,
             slot: slot_view(slot),
             first_block,
-            extent,
+            extent: extent.map(|(extent, digest)| extent_view(&extent, digest)),
+            judgement,
         });
     }
     view
+}
+
+fn said(slot: &SlotState) -> Option<&Slot> {
+    match slot {
+        SlotState::Good(slot, _) => Some(slot),
+        _ => None,
+    }
+}
+
+const fn judged(verdict: Verdict) -> Judgement {
+    match verdict {
+        Verdict::Proven => Judgement::Proven,
+        Verdict::Tail => Judgement::Tail,
+        Verdict::SlotLost => Judgement::SlotLost,
+        Verdict::Rot => Judgement::Rot,
+        Verdict::Unnamed => Judgement::Unnamed,
+        Verdict::End => Judgement::Torn,
+    }
+}
+
+fn extent_view(extent: &OpenExtent, digest: ExtentDigest) -> ExtentView {
+    ExtentView {
+        records: records(extent.records())
+            .flatten()
+            .map(|record| record.header)
+            .collect(),
+        header: extent.header.clone(),
+        digest,
+    }
 }
 
 fn slot_view(slot: SlotState) -> SlotView {

@@ -149,4 +149,19 @@ impl Locations {
     pub fn of(&self, partition: PartitionId) -> &[Location] {
         self.partitions.get(&partition).map_or(&[], Vec::as_slice)
     }
+
+    /// The runs that lie in one extent, by partition.
+    pub fn in_extent(
+        &self,
+        pair: PairNumber,
+        chain: ChainNumber,
+    ) -> impl Iterator<Item = (PartitionId, Location)> {
+        self.partitions.iter().flat_map(move |(partition, list)| {
+            list.iter()
+                .filter(move |location| {
+                    (location.place.pair, location.place.chain) == (pair, chain)
+                })
+                .map(|location| (*partition, *location))
+        })
+    }
 }

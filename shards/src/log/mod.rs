@@ -17,6 +17,7 @@
 //! - [`proof`]: what only the log can make
 //! - [`writer`], [`read`], `reclaim`: the log while it runs
 //! - [`recovery`]: the log at a start
+//! - [`scrub`]: the log read again while it runs
 //! - [`audit`]: every byte of its files verified and judged, offline
 //! - [`inspect`]: its files laid open, for offline tools
 
@@ -42,6 +43,7 @@ pub mod read;
 mod reclaim;
 pub mod record;
 pub mod recovery;
+pub mod scrub;
 mod seal;
 pub mod slot;
 mod text;

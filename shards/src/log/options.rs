@@ -5,6 +5,7 @@ use super::format::{LogFormat, SuiteUnavailable};
 use super::item::SMALL_RECORD_BYTES_MAX;
 use super::nonce::{NONCE_RANGE_BLOCKS, NONCE_RANGE_BLOCKS_MAX, NONCE_RANGE_BLOCKS_MIN};
 use super::record::{RECORD_BODY_BYTES_MAX, RECORD_OVERHEAD_BYTES_MAX};
+use super::scrub::ScrubRates;
 use crate::buffer::{BLOCK_BYTES, BlockPool, SizeClass};
 
 /// The smallest segment, in blocks: 128 KiB, for simulations. Profiles ask for 1 MiB at least.
@@ -61,6 +62,8 @@ pub struct LogOptions {
     pub on_authentication_failure: OnAuthenticationFailure,
     /// How the bytes are written: 0 FixedUring, 1 RegisteredUring, 2 Blocking. Recorded in every slot.
     pub io_writer_mode: u8,
+    /// How fast what is written is read again to see whether it still is what it was.
+    pub scrub: ScrubRates,
 }
 
 impl LogOptions {
@@ -85,6 +88,7 @@ impl LogOptions {
             nonce_range_blocks: NONCE_RANGE_BLOCKS,
             on_authentication_failure: OnAuthenticationFailure::default(),
             io_writer_mode: 0,
+            scrub: ScrubRates::DEFAULT,
         }
     }
 
@@ -202,7 +206,8 @@ impl LogOptions {
             self.entry_body_bytes_max as u64,
             1,
             entry_max,
-        )
+        )?;
+        self.scrub.check()
     }
 }
 

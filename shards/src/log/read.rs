@@ -81,6 +81,13 @@ impl Reads {
         self.pending.values().any(|read| read.place.pair == pair)
     }
 
+    /// A token that no other read has.
+    pub fn take_token(&mut self) -> u64 {
+        let token = self.next_token;
+        self.next_token += 1;
+        token
+    }
+
     /// Reads that have to be tried again.
     pub fn retries(&mut self, out: &mut Vec<DiskOp>) {
         out.append(&mut self.again);
@@ -149,8 +156,7 @@ impl ShardLog {
             .iter()
             .find(|range| range.first > index)
             .map_or(last, |range| last.min(range.first.prev()));
-        let token = self.reads.next_token;
-        self.reads.next_token += 1;
+        let token = self.reads.take_token();
         let pending = Pending {
             partition,
             term,

@@ -521,7 +521,7 @@ impl ShardLog {
 
     /// Nothing refers to the pair any more. It goes once no read of it is in flight.
     fn leave(&mut self, pair: PairNumber, out: &mut Vec<DiskOp>) -> Stage {
-        if self.reads.has_of(pair) {
+        if self.reads.has_of(pair) || self.scrub.looks_at(pair) {
             return Stage::Leaving(pair);
         }
         self.older.retain(|older| older.pair != pair);

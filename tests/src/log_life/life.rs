@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use clustor_shards::disk::{FileId, FileKind};
 use clustor_shards::log::options::{LEDGER_SLOTS_MIN, SEGMENT_BLOCKS_MIN};
+use clustor_shards::log::scrub::ScrubRates;
 use clustor_shards::log::{LogOptions, Mode};
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 use rand::seq::IndexedRandom as _;
@@ -115,6 +116,16 @@ enum Stretch {
     Quarantined,
 }
 
+/// Most lives are scrubbed at a pace that they see something of.
+fn rates(seed: u64) -> ScrubRates {
+    let round_ms = [400, 4_000, 40_000, ScrubRates::DEFAULT.round_ms];
+    ScrubRates {
+        round_ms: round_ms[(seed % 4) as usize],
+        sample_every_ms: 700,
+        sample_percent: 20,
+    }
+}
+
 impl Life {
     fn new(seed: u64, trace: bool) -> Self {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
@@ -129,6 +140,7 @@ impl Life {
             .min(options.segment_entry_bytes_max());
         options.nonce_range_blocks = pick(&mut rng, &[2, 3, 8, 1024]);
         options.chains_in_flight_max = rng.random_range(1..=options.chains_in_flight_max);
+        options.scrub = rates(seed);
         let disk = SimDisk::with_options(
             rng.random(),
             SimDiskOptions {

@@ -325,7 +325,8 @@ impl Shard {
             self.adopted = true;
             let before = std::mem::take(&mut self.retirement);
             self.read_back()?;
-            self.retirement = before;
+            let scrubbed = std::mem::replace(&mut self.retirement, before).scrubbed;
+            self.retirement.scrubbed.extend(scrubbed);
         }
         self.check_spoken()?;
         // Only what is said from here on can know of it.
@@ -348,6 +349,18 @@ impl Shard {
             if (proof.term(), proof.vote()) != (Term::ZERO, None) {
                 self.history
                     .spoke_hard_state(proof.partition(), proof.term(), proof.vote())?;
+            }
+        }
+        let damaged = self.faults().is_damaged();
+        for finding in self.retirement.scrubbed.drain(..) {
+            if !damaged {
+                return Err(Violation::Stuck(format!(
+                    "the scrub found damage that nobody did: {finding}"
+                )));
+            }
+            for lost in finding.lost {
+                let place = (lost.partition, lost.first, lost.last);
+                self.found_missing.push(place);
             }
         }
         if !log.is_open() {
@@ -495,8 +508,9 @@ impl Shard {
                 let next_partition = (PartitionId(partition.get() + 1), LogIndex::ZERO);
                 next = wanted.range(next_partition..).next().copied();
             }
-            let outcomes = run_reads(log, &mut self.disk, &mut self.ops, self.now);
-            for outcome in outcomes {
+            let done = run_reads(log, &mut self.disk, &mut self.ops, self.now);
+            self.retirement.scrubbed.extend(done.scrubbed);
+            for outcome in done.reads {
                 let found = self
                     .recovered
                     .get_mut(&outcome.partition)
@@ -674,7 +688,7 @@ fn run_reads(
     disk: &mut SimDisk,
     ops: &mut Vec<DiskOp>,
     now: Time,
-) -> Vec<clustor_shards::log::ReadOutcome> {
+) -> Retirement {
     let mut retirement = Retirement::default();
     let mut events = Vec::new();
     while !ops.is_empty() {
@@ -686,7 +700,7 @@ fn run_reads(
         }
         log.poll(now, ops);
     }
-    retirement.reads
+    retirement
 }
 
 fn describe(op: &DiskOp) -> String {

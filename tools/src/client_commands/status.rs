@@ -6,7 +6,7 @@ use clap::Args;
 use clustor_engine::outcome::describe;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{NodeId, PartitionId, ShardId};
-use clustor_wire::message::{PartitionStatus, Role, ShardStatus};
+use clustor_wire::message::{PartitionStatus, Role, ScrubStatus, ShardStatus};
 use serde_json::{Value, json};
 
 use super::{Reach, check_partition};
@@ -121,8 +121,46 @@ fn shard_json((at, status): &Told) -> Value {
             "io_writer_mode": writer(status.io_writer_mode),
             "trouble": status.trouble,
             "partitions": status.partitions.iter().map(partition_json).collect::<Vec<_>>(),
+            "scrub": scrub_json(&status.scrub),
         }),
     }
+}
+
+fn scrub_json(scrub: &ScrubStatus) -> Value {
+    json!({
+        "sweeps": scrub.sweeps,
+        "sweep_permille": scrub.sweep_permille,
+        "bytes": scrub.bytes,
+        "finished_ms_ago": scrub.finished_ms_ago,
+        "oldest_unverified_ms": scrub.oldest_unverified_ms,
+        "damaged_places": scrub.damaged_places,
+        "lost_entries": scrub.lost_entries,
+    })
+}
+
+/// In words: how long ago the last sweep ended, how far the present one is, what was found.
+fn scrub_line(scrub: &ScrubStatus) -> String {
+    let hours = |ms: u64| ms as f64 / 3_600_000.0;
+    let verified = match (scrub.oldest_unverified_ms, scrub.finished_ms_ago) {
+        (Some(oldest), Some(ended)) => format!(
+            "all verified within {:.1} h, last sweep ended {:.1} h ago",
+            hours(oldest),
+            hours(ended)
+        ),
+        _ => "first sweep since the start".to_owned(),
+    };
+    let found = if scrub.damaged_places == 0 {
+        "no damage found".to_owned()
+    } else {
+        format!(
+            "{} damaged places FOUND, {} entries missing by it",
+            scrub.damaged_places, scrub.lost_entries
+        )
+    };
+    format!(
+        "{verified}; {:.1}% of the present one; {found}",
+        f64::from(scrub.sweep_permille) / 10.0
+    )
 }
 
 fn partition_json(status: &PartitionStatus) -> Value {
@@ -153,6 +191,7 @@ fn print_shard((at, status): &Told, out: &mut dyn Write) -> std::io::Result<()> 
         status.boot,
         writer(status.io_writer_mode)
     )?;
+    writeln!(out, "  scrub: {}", scrub_line(&status.scrub))?;
     if status.partitions.is_empty() {
         return writeln!(out, "  no partitions");
     }

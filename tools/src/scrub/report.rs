@@ -7,6 +7,7 @@ use clustor_shards::disk::FileKind;
 use clustor_shards::log::audit::{
     AuditReport, BadBlock, Damaged, Finding, Held, Outcome, PairReport, Role,
 };
+use clustor_shards::log::nonce::GapVerdict;
 use serde_json::{Value, json};
 
 use super::progress::bytes;
@@ -40,6 +41,19 @@ pub(super) fn print(
             writeln!(
                 out,
                 "  torn tail at chain {chain}: a start cuts it; nothing of it was acknowledged"
+            )?;
+        }
+        if report.nonces != GapVerdict::Healthy {
+            let gaps: u64 = report
+                .pairs
+                .iter()
+                .map(|pair| pair.nonce_gaps.bytes())
+                .sum();
+            writeln!(
+                out,
+                "  nonces of {} are not accounted for: {}",
+                bytes(gaps),
+                nonces_name(report.nonces)
             )?;
         }
         if let Some(quarantine) = &report.quarantine {
@@ -79,7 +93,7 @@ fn print_finding(out: &mut dyn Write, finding: &Finding) -> io::Result<()> {
         "  pair {}, chain {}: {}: {}",
         finding.pair,
         finding.chain,
-        damage_text(finding.damaged),
+        finding.damaged,
         outcome_name(finding.outcome)
     )?;
     for block in &finding.bad_blocks {
@@ -122,28 +136,12 @@ const fn outcome_name(outcome: Outcome) -> &'static str {
     }
 }
 
-fn damage_text(damaged: Damaged) -> String {
-    let file = |kind| match kind {
-        FileKind::Segment => "segment",
-        FileKind::Ledger => "ledger",
-    };
-    match damaged {
-        Damaged::Header(kind) => format!(
-            "the {}'s header is bad, the other file's is whole",
-            file(kind)
-        ),
-        Damaged::Checkpoint(kind) => format!(
-            "the {}'s checkpoint is bad, the other file's is whole",
-            file(kind)
-        ),
-        Damaged::CheckpointsDiffer => "the copies of the checkpoint differ".to_owned(),
-        Damaged::BothCheckpoints => "the checkpoint is bad in both files".to_owned(),
-        Damaged::Slot => "the ledger slot is bad, the extent is whole".to_owned(),
-        Damaged::Extent => "the extent is rotten, what it held is known".to_owned(),
-        Damaged::ExtentAndSlot => "the extent and its ledger slot are both bad".to_owned(),
-        Damaged::Trailer => "the trailer is bad, the checkpoint restores it".to_owned(),
-        Damaged::Pair => "this older pair is gone or both its headers are bad".to_owned(),
-        Damaged::BothHeaders => "both headers are bad".to_owned(),
+const fn nonces_name(verdict: GapVerdict) -> &'static str {
+    match verdict {
+        GapVerdict::Healthy => "healthy",
+        GapVerdict::Alarm => "alarm",
+        GapVerdict::Incident => "incident",
+        GapVerdict::Quarantine => "quarantine",
     }
 }
 
@@ -188,6 +186,7 @@ fn shard_json(report: &AuditReport) -> Value {
         })).collect::<Vec<_>>(),
         "torn": report.torn.map(|chain| chain.get().to_string()),
         "quarantine": report.quarantine.as_ref().map(ToString::to_string),
+        "nonces": nonces_name(report.nonces),
     })
 }
 
@@ -205,6 +204,8 @@ fn pair_json(pair: &PairReport) -> Value {
         "records": pair.records,
         "extent_bytes": pair.extent_bytes,
         "ledger_bytes": pair.ledger_bytes,
+        "nonce_unreserved_bytes": pair.nonce_gaps.unreserved_bytes,
+        "nonce_unsealed_bytes": pair.nonce_gaps.unsealed_bytes,
     })
 }
 

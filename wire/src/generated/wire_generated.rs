@@ -4873,6 +4873,212 @@ impl ::core::fmt::Debug for PartitionStatus<'_> {
       ds.finish()
   }
 }
+pub enum ScrubStatusOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// How far the scrub of a shard's log is.
+pub struct ScrubStatus<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ScrubStatus<'a> {
+  type Inner = ScrubStatus<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ScrubStatus<'a> {
+  pub const VT_SWEEPS: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SWEEP_PERMILLE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_BYTES: ::flatbuffers::VOffsetT = 8;
+  pub const VT_FINISHED_MS_AGO: ::flatbuffers::VOffsetT = 10;
+  pub const VT_OLDEST_UNVERIFIED_MS: ::flatbuffers::VOffsetT = 12;
+  pub const VT_DAMAGED_PLACES: ::flatbuffers::VOffsetT = 14;
+  pub const VT_LOST_ENTRIES: ::flatbuffers::VOffsetT = 16;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ScrubStatus { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ScrubStatusArgs
+  ) -> ::flatbuffers::WIPOffset<ScrubStatus<'bldr>> {
+    let mut builder = ScrubStatusBuilder::new(_fbb);
+    builder.add_lost_entries(args.lost_entries);
+    builder.add_damaged_places(args.damaged_places);
+    if let Some(x) = args.oldest_unverified_ms { builder.add_oldest_unverified_ms(x); }
+    if let Some(x) = args.finished_ms_ago { builder.add_finished_ms_ago(x); }
+    builder.add_bytes(args.bytes);
+    builder.add_sweeps(args.sweeps);
+    builder.add_sweep_permille(args.sweep_permille);
+    builder.finish()
+  }
+
+
+  /// Sweeps over everything that were finished since the start.
+  #[inline]
+  pub fn sweeps(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ScrubStatus::VT_SWEEPS, Some(0)).unwrap()}
+  }
+  /// How much of the present one is done, in thousandths.
+  #[inline]
+  pub fn sweep_permille(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(ScrubStatus::VT_SWEEP_PERMILLE, Some(0)).unwrap()}
+  }
+  /// Bytes verified since the start.
+  #[inline]
+  pub fn bytes(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ScrubStatus::VT_BYTES, Some(0)).unwrap()}
+  }
+  /// Milliseconds since the last sweep ended; absent before the first has.
+  #[inline]
+  pub fn finished_ms_ago(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ScrubStatus::VT_FINISHED_MS_AGO, None)}
+  }
+  /// Milliseconds within which every byte was verified or written; absent before the first sweep has ended.
+  #[inline]
+  pub fn oldest_unverified_ms(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ScrubStatus::VT_OLDEST_UNVERIFIED_MS, None)}
+  }
+  /// Damaged places that were found since the start.
+  #[inline]
+  pub fn damaged_places(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ScrubStatus::VT_DAMAGED_PLACES, Some(0)).unwrap()}
+  }
+  /// Entries that became missing by it.
+  #[inline]
+  pub fn lost_entries(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ScrubStatus::VT_LOST_ENTRIES, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ScrubStatus<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("sweeps", Self::VT_SWEEPS, false)?
+     .visit_field::<u32>("sweep_permille", Self::VT_SWEEP_PERMILLE, false)?
+     .visit_field::<u64>("bytes", Self::VT_BYTES, false)?
+     .visit_field::<u64>("finished_ms_ago", Self::VT_FINISHED_MS_AGO, false)?
+     .visit_field::<u64>("oldest_unverified_ms", Self::VT_OLDEST_UNVERIFIED_MS, false)?
+     .visit_field::<u64>("damaged_places", Self::VT_DAMAGED_PLACES, false)?
+     .visit_field::<u64>("lost_entries", Self::VT_LOST_ENTRIES, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ScrubStatusArgs {
+    pub sweeps: u64,
+    pub sweep_permille: u32,
+    pub bytes: u64,
+    pub finished_ms_ago: Option<u64>,
+    pub oldest_unverified_ms: Option<u64>,
+    pub damaged_places: u64,
+    pub lost_entries: u64,
+}
+impl<'a> Default for ScrubStatusArgs {
+  #[inline]
+  fn default() -> Self {
+    ScrubStatusArgs {
+      sweeps: 0,
+      sweep_permille: 0,
+      bytes: 0,
+      finished_ms_ago: None,
+      oldest_unverified_ms: None,
+      damaged_places: 0,
+      lost_entries: 0,
+    }
+  }
+}
+
+pub struct ScrubStatusBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ScrubStatusBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_sweeps(&mut self, sweeps: u64) {
+    self.fbb_.push_slot::<u64>(ScrubStatus::VT_SWEEPS, sweeps, 0);
+  }
+  #[inline]
+  pub fn add_sweep_permille(&mut self, sweep_permille: u32) {
+    self.fbb_.push_slot::<u32>(ScrubStatus::VT_SWEEP_PERMILLE, sweep_permille, 0);
+  }
+  #[inline]
+  pub fn add_bytes(&mut self, bytes: u64) {
+    self.fbb_.push_slot::<u64>(ScrubStatus::VT_BYTES, bytes, 0);
+  }
+  #[inline]
+  pub fn add_finished_ms_ago(&mut self, finished_ms_ago: u64) {
+    self.fbb_.push_slot_always::<u64>(ScrubStatus::VT_FINISHED_MS_AGO, finished_ms_ago);
+  }
+  #[inline]
+  pub fn add_oldest_unverified_ms(&mut self, oldest_unverified_ms: u64) {
+    self.fbb_.push_slot_always::<u64>(ScrubStatus::VT_OLDEST_UNVERIFIED_MS, oldest_unverified_ms);
+  }
+  #[inline]
+  pub fn add_damaged_places(&mut self, damaged_places: u64) {
+    self.fbb_.push_slot::<u64>(ScrubStatus::VT_DAMAGED_PLACES, damaged_places, 0);
+  }
+  #[inline]
+  pub fn add_lost_entries(&mut self, lost_entries: u64) {
+    self.fbb_.push_slot::<u64>(ScrubStatus::VT_LOST_ENTRIES, lost_entries, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ScrubStatusBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ScrubStatusBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ScrubStatus<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ScrubStatus<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ScrubStatus");
+      ds.field("sweeps", &self.sweeps());
+      ds.field("sweep_permille", &self.sweep_permille());
+      ds.field("bytes", &self.bytes());
+      ds.field("finished_ms_ago", &self.finished_ms_ago());
+      ds.field("oldest_unverified_ms", &self.oldest_unverified_ms());
+      ds.field("damaged_places", &self.damaged_places());
+      ds.field("lost_entries", &self.lost_entries());
+      ds.finish()
+  }
+}
 pub enum ShardStatusOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -4896,6 +5102,7 @@ impl<'a> ShardStatus<'a> {
   pub const VT_IO_WRITER_MODE: ::flatbuffers::VOffsetT = 10;
   pub const VT_TROUBLE: ::flatbuffers::VOffsetT = 12;
   pub const VT_PARTITIONS: ::flatbuffers::VOffsetT = 14;
+  pub const VT_SCRUB: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -4909,6 +5116,7 @@ impl<'a> ShardStatus<'a> {
     let mut builder = ShardStatusBuilder::new(_fbb);
     builder.add_boot(args.boot);
     builder.add_node(args.node);
+    if let Some(x) = args.scrub { builder.add_scrub(x); }
     if let Some(x) = args.partitions { builder.add_partitions(x); }
     if let Some(x) = args.trouble { builder.add_trouble(x); }
     builder.add_shard(args.shard);
@@ -4965,6 +5173,14 @@ impl<'a> ShardStatus<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<PartitionStatus>>>>(ShardStatus::VT_PARTITIONS, None).unwrap()}
   }
+  /// How far its scrub is.
+  #[inline]
+  pub fn scrub(&self) -> Option<ScrubStatus<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<ScrubStatus>>(ShardStatus::VT_SCRUB, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ShardStatus<'_> {
@@ -4979,6 +5195,7 @@ impl ::flatbuffers::Verifiable for ShardStatus<'_> {
      .visit_field::<u8>("io_writer_mode", Self::VT_IO_WRITER_MODE, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("trouble", Self::VT_TROUBLE, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<PartitionStatus>>>>("partitions", Self::VT_PARTITIONS, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<ScrubStatus>>("scrub", Self::VT_SCRUB, false)?
      .finish();
     Ok(())
   }
@@ -4990,6 +5207,7 @@ pub struct ShardStatusArgs<'a> {
     pub io_writer_mode: u8,
     pub trouble: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub partitions: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<PartitionStatus<'a>>>>>,
+    pub scrub: Option<::flatbuffers::WIPOffset<ScrubStatus<'a>>>,
 }
 impl<'a> Default for ShardStatusArgs<'a> {
   #[inline]
@@ -5001,6 +5219,7 @@ impl<'a> Default for ShardStatusArgs<'a> {
       io_writer_mode: 0,
       trouble: None, // required field
       partitions: None, // required field
+      scrub: None,
     }
   }
 }
@@ -5035,6 +5254,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardStatusBuilder<'a, 'b, A>
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ShardStatus::VT_PARTITIONS, partitions);
   }
   #[inline]
+  pub fn add_scrub(&mut self, scrub: ::flatbuffers::WIPOffset<ScrubStatus<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<ScrubStatus>>(ShardStatus::VT_SCRUB, scrub);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShardStatusBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ShardStatusBuilder {
@@ -5060,6 +5283,7 @@ impl ::core::fmt::Debug for ShardStatus<'_> {
       ds.field("io_writer_mode", &self.io_writer_mode());
       ds.field("trouble", &self.trouble());
       ds.field("partitions", &self.partitions());
+      ds.field("scrub", &self.scrub());
       ds.finish()
   }
 }

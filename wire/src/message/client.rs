@@ -154,6 +154,27 @@ pub struct ShardStatus {
     pub trouble: String,
     /// Its partitions, ascending.
     pub partitions: Vec<PartitionStatus>,
+    /// How far its scrub is.
+    pub scrub: ScrubStatus,
+}
+
+/// How far the scrub of a shard's log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ScrubStatus {
+    /// Sweeps over everything that were finished since the start.
+    pub sweeps: u64,
+    /// How much of the present one is done, in thousandths.
+    pub sweep_permille: u32,
+    /// Bytes verified since the start.
+    pub bytes: u64,
+    /// Milliseconds since the last sweep ended; `None` before the first has.
+    pub finished_ms_ago: Option<u64>,
+    /// Milliseconds within which every byte was verified or written; `None` before the first sweep has ended.
+    pub oldest_unverified_ms: Option<u64>,
+    /// Damaged places that were found since the start.
+    pub damaged_places: u64,
+    /// Entries that became missing by it.
+    pub lost_entries: u64,
 }
 
 /// How one replica stands.

@@ -9,7 +9,7 @@ use super::codec::{
 use super::{
     ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, IdempotencyKey,
     MessageError, PartitionStatus, Refusal, RefusalClause, Role, STATUS_PARTITIONS_MAX,
-    ShardStatus,
+    ScrubStatus, ShardStatus,
 };
 use crate::generated::fb;
 use crate::ids::{BootNumber, LogIndex, NodeId, PartitionId, ShardId, Term};
@@ -80,7 +80,7 @@ impl ClientResponse {
     /// The bytes are no such message, or a list in it is over its limit; see [`MessageError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
         let response =
-            verified::<fb::ClientResponse<'_>>("ClientResponse", bytes, 2 + STATUS_PARTITIONS_MAX)?;
+            verified::<fb::ClientResponse<'_>>("ClientResponse", bytes, 3 + STATUS_PARTITIONS_MAX)?;
         Ok(Self {
             id: response.id(),
             body: response_body(response)?,
@@ -295,6 +295,19 @@ fn build_status(
     let partitions =
         builder.create_vector_from_iter::<WIPOffset<fb::PartitionStatus<'static>>>(offsets);
     let trouble = builder.create_string(&status.trouble);
+    let scrub = &status.scrub;
+    let scrub = fb::ScrubStatus::create(
+        builder,
+        &fb::ScrubStatusArgs {
+            sweeps: scrub.sweeps,
+            sweep_permille: scrub.sweep_permille,
+            bytes: scrub.bytes,
+            finished_ms_ago: scrub.finished_ms_ago,
+            oldest_unverified_ms: scrub.oldest_unverified_ms,
+            damaged_places: scrub.damaged_places,
+            lost_entries: scrub.lost_entries,
+        },
+    );
     fb::ShardStatus::create(
         builder,
         &fb::ShardStatusArgs {
@@ -304,6 +317,7 @@ fn build_status(
             io_writer_mode: status.io_writer_mode,
             trouble: Some(trouble),
             partitions: Some(partitions),
+            scrub: Some(scrub),
         },
     )
 }
@@ -381,7 +395,20 @@ fn shard_status(m: fb::ShardStatus<'_>) -> Result<ShardStatus, MessageError> {
             .iter()
             .map(partition_status)
             .collect::<Result<_, _>>()?,
+        scrub: m.scrub().map(scrub_status).unwrap_or_default(),
     })
+}
+
+fn scrub_status(m: fb::ScrubStatus<'_>) -> ScrubStatus {
+    ScrubStatus {
+        sweeps: m.sweeps(),
+        sweep_permille: m.sweep_permille(),
+        bytes: m.bytes(),
+        finished_ms_ago: m.finished_ms_ago(),
+        oldest_unverified_ms: m.oldest_unverified_ms(),
+        damaged_places: m.damaged_places(),
+        lost_entries: m.lost_entries(),
+    }
 }
 
 fn partition_status(m: fb::PartitionStatus<'_>) -> Result<PartitionStatus, MessageError> {

@@ -17,7 +17,7 @@ mod peer_codec;
 
 pub use client::{
     ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, IdempotencyKey,
-    PartitionStatus, Refusal, RefusalClause, Role, ShardStatus,
+    PartitionStatus, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus,
 };
 pub use error::MessageError;
 pub use peer::{

@@ -6,7 +6,7 @@ use clustor_wire::ids::{
 use clustor_wire::message::{
     ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, Heartbeat, HeartbeatAck,
     IdempotencyKey, PartitionStatus, PeerBatch, PeerHello, RaftBody, RaftMessage, RefetchVerdict,
-    Refusal, RefusalClause, Role, ShardStatus,
+    Refusal, RefusalClause, Role, ScrubStatus, ShardStatus,
 };
 use proptest::option;
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop, prop_oneof};
@@ -242,17 +242,38 @@ fn statuses() -> impl Strategy<Value = ShardStatus> {
         0u8..=2,
         texts(),
         prop::collection::vec(partition, 0..4),
+        scrubs(),
     )
         .prop_map(
-            |((node, shard, boot), io_writer_mode, trouble, partitions)| ShardStatus {
+            |((node, shard, boot), io_writer_mode, trouble, partitions, scrub)| ShardStatus {
                 node: NodeId(node),
                 shard: ShardId(shard),
                 boot: BootNumber(boot),
                 io_writer_mode,
                 trouble,
                 partitions,
+                scrub,
             },
         )
+}
+
+fn scrubs() -> impl Strategy<Value = ScrubStatus> {
+    let ages = (any::<Option<u64>>(), any::<Option<u64>>());
+    (any::<[u64; 4]>(), any::<u32>(), ages).prop_map(
+        |(
+            [sweeps, bytes, damaged_places, lost_entries],
+            sweep_permille,
+            (finished_ms_ago, oldest_unverified_ms),
+        )| ScrubStatus {
+            sweeps,
+            sweep_permille,
+            bytes,
+            finished_ms_ago,
+            oldest_unverified_ms,
+            damaged_places,
+            lost_entries,
+        },
+    )
 }
 
 pub fn responses() -> impl Strategy<Value = ClientResponse> {

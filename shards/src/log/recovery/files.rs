@@ -349,7 +349,8 @@ impl<'a> Files<'a> {
     }
 }
 
-fn slot_state(
+/// What the block of a slot amounts to.
+pub(in crate::log) fn slot_state(
     header: &PairHeader,
     integrity: &Hmac<Sha256>,
     number: u32,

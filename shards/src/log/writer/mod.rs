@@ -30,6 +30,7 @@ use super::proof::{HardStateDurable, LocalDurable};
 use super::read::Reads;
 use super::reclaim::Closing;
 use super::recovery::{Quarantine, ROT_QUARANTINES};
+use super::scrub::{Scrub, ScrubFinding};
 use super::seal::SegmentCipher;
 use crate::buffer::BlockPool;
 use crate::disk::DiskError;
@@ -82,6 +83,8 @@ pub struct Retirement {
     pub hard_states: Vec<HardStateDurable>,
     /// Reads that ended.
     pub reads: Vec<super::read::ReadOutcome>,
+    /// Damage that the scrub found; what is lost by it is recorded as missing.
+    pub scrubbed: Vec<ScrubFinding>,
 }
 
 /// Where the log is in the life of its pair.
@@ -147,6 +150,7 @@ pub struct ShardLog {
     rewrite: Option<Batch>,
     pub(super) scratch: Vec<u8>,
     pub(super) reads: Reads,
+    pub(super) scrub: Scrub,
 }
 
 /// What recovery hands over to make a [`ShardLog`].
@@ -208,6 +212,7 @@ impl ShardLog {
             rewrite: Some(restored.rewrite),
             scratch: Vec::new(),
             reads: Reads::default(),
+            scrub: Scrub::default(),
         }
     }
 
@@ -289,6 +294,16 @@ impl ShardLog {
                 && self.queue.is_empty()
                 && self.batch.is_empty()
                 && self.phase == Phase::Running
+    }
+
+    /// Whether no append waits for the disk, and, unless the scrub is late, none is on its way.
+    pub(super) fn has_nothing_waiting(&self, scrub_is_late: bool) -> bool {
+        self.failure.is_none()
+            && self.quarantine.is_none()
+            && self.phase == Phase::Running
+            && self.queue.is_empty()
+            && self.batch.is_empty()
+            && (self.in_flight.is_empty() || scrub_is_late)
     }
 
     /// The partition's log as it stands, submitted or not.

@@ -34,6 +34,14 @@ impl ShardLog {
                 blocks,
                 outcome,
                 ..
+            } if self.scrub.is_its(token) => {
+                self.take_look(blocks, outcome.is_ok(), retirement);
+            }
+            DiskEvent::Read {
+                token,
+                blocks,
+                outcome,
+                ..
             } => self.read_done(token, blocks, outcome, retirement),
             DiskEvent::Prepared {
                 pair,

@@ -45,6 +45,7 @@ impl ShardLog {
             }
             self.restore_headers(out);
         }
+        self.poll_scrub(now, out);
     }
 
     /// Whether work on closed pairs may go on: until the mark of the newest pair has retired, the one before it may be
@@ -81,7 +82,10 @@ impl ShardLog {
             return None;
         }
         let closing = self.closing.due().filter(|_| self.may_close_pairs());
-        [self.spare.retry_at(), closing].into_iter().flatten().min()
+        [self.spare.retry_at(), closing, self.scrub_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn ask_for_spare(&mut self, now: Time, out: &mut Vec<DiskOp>) {

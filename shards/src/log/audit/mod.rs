@@ -1,0 +1,469 @@
+//! Everything in a shard's files that can be verified, verified and judged: the scrub of a log at rest.
+//!
+//! Read-only, and by recovery's own readers and rules: the same choice of the pair, the same verdict on an extent and
+//! its slot; at the end a recovery says what a start would make of it. Beyond a recovery it reads every byte that
+//! counts, those that a start would leave alone until they are wanted included.
+//!
+//! The work is cut into [`Piece`]s that depend on nothing but the audit as it stands, so that whoever drives it may check
+//! them on as many threads as he likes: first the ledgers ([`Audit::ledger_pieces`]), then, by what these say, the
+//! extents ([`Audit::extent_pieces`]), then [`Audit::finish`].
+//!
+//! - `report`: what was found, as values
+//! - `verdict`: which pairs count, what each chain amounts to, what a damaged one held
+
+mod report;
+mod verdict;
+
+use clustor_wire::ids::{ChainNumber, PairNumber};
+
+use super::extent::open_extent;
+use super::format::LogFormat;
+use super::header::PairHeader;
+use super::keys::{KeyProvider, LogIdentity, ShardKeys};
+use super::nonce::{self, GapVerdict, NonceEvidence, NonceGaps};
+use super::options::LogOptions;
+use super::pair::cipher_of;
+use super::recovery::RecoverError;
+use super::recovery::files::{Files, SlotState};
+use super::recovery::judge::SlotMark;
+use super::seal::SegmentCipher;
+use super::slot::{ExtentDigest, Slot};
+use super::writer::ShardLog;
+use crate::buffer::{BLOCK_BYTES, Block, BlockPool, SizeClass};
+use crate::disk::{BootDisk, FileId};
+
+pub use report::{
+    AuditReport, BAD_BLOCKS_NAMED_MAX, BadBlock, Damaged, Finding, Held, Outcome, PairReport, Role,
+};
+pub(super) use verdict::roles;
+use verdict::{check_front, judge_pair};
+
+/// Blocks in a piece, unless one extent alone is longer: 4 MiB.
+const PIECE_BLOCKS: u32 = 1024;
+
+/// Work that depends on nothing but the audit as it stands.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    pair: usize,
+    part: Part,
+}
+
+#[derive(Debug, Clone)]
+enum Part {
+    Slots {
+        first: u32,
+        count: u32,
+    },
+    /// Extents that lie one behind the other, by their slots.
+    Extents(Vec<(u32, Slot)>),
+}
+
+impl Piece {
+    /// Bytes it reads.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let blocks = match &self.part {
+            Part::Slots { count, .. } => u64::from(*count),
+            Part::Extents(extents) => extents.iter().map(|(_, at)| u64::from(at.blocks)).sum(),
+        };
+        blocks * BLOCK_BYTES as u64
+    }
+}
+
+/// A piece that was checked; goes back to the audit, in any order.
+#[derive(Debug)]
+pub struct Checked {
+    pair: usize,
+    part: CheckedPart,
+}
+
+#[derive(Debug)]
+enum CheckedPart {
+    Slots(u32, Vec<SlotSeen>),
+    Extents(Vec<(u32, Option<Whole>)>),
+}
+
+/// A slot, without its items: those are read again where they are wanted.
+#[derive(Debug, Clone, Copy)]
+struct SlotSeen {
+    mark: SlotMark,
+    slot: Option<Slot>,
+}
+
+impl SlotSeen {
+    const UNTOUCHED: Self = Self {
+        mark: SlotMark::Untouched,
+        slot: None,
+    };
+}
+
+/// An extent that is whole.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whole {
+    blocks: u32,
+    records: u32,
+    previous: ExtentDigest,
+    digest: ExtentDigest,
+}
+
+struct AuditedPair {
+    role: Role,
+    header: Option<PairHeader>,
+    slots: Vec<SlotSeen>,
+    /// By slot, where the slot says the place.
+    extents: Vec<Option<Whole>>,
+    report: PairReport,
+}
+
+impl AuditedPair {
+    fn header_in_use(&self) -> Option<&PairHeader> {
+        self.header.as_ref().filter(|_| self.role != Role::Unused)
+    }
+}
+
+/// An audit under way.
+pub struct Audit {
+    identity: LogIdentity,
+    keys: ShardKeys,
+    pairs: Vec<AuditedPair>,
+    findings: Vec<Finding>,
+}
+
+impl Audit {
+    /// Reads the headers, finds the pairs that count, and verifies headers and checkpoints.
+    ///
+    /// # Errors
+    /// [`RecoverError`]: the files are not this shard's, or not for this build or key.
+    pub fn begin(
+        disk: &mut dyn BootDisk,
+        identity: LogIdentity,
+        keys: &dyn KeyProvider,
+    ) -> Result<Self, RecoverError> {
+        let keys = ShardKeys::new(keys.kek()?, identity);
+        let found = disk.pairs().map_err(RecoverError::Disk)?;
+        let mut files = Files::new(disk, &keys);
+        let pairs = files.survey(&found)?;
+        let mut findings = Vec::new();
+        let roles = roles(&mut files, &pairs, &mut findings);
+        let mut audited = Vec::with_capacity(pairs.len());
+        for found in pairs {
+            let role = roles
+                .iter()
+                .find(|(pair, _)| *pair == found.pair)
+                .map_or(Role::Unused, |(_, role)| *role);
+            let mut pair = AuditedPair {
+                role,
+                header: found.header,
+                slots: Vec::new(),
+                extents: Vec::new(),
+                report: PairReport {
+                    pair: found.pair,
+                    role,
+                    chains: 0,
+                    records: 0,
+                    extent_bytes: 0,
+                    ledger_bytes: 0,
+                    nonce_gaps: NonceGaps::default(),
+                },
+            };
+            check_front(&mut files, &mut pair, &mut findings);
+            audited.push(pair);
+        }
+        Ok(Self {
+            identity,
+            keys,
+            pairs: audited,
+            findings,
+        })
+    }
+
+    /// Whose log it is.
+    #[must_use]
+    pub fn identity(&self) -> LogIdentity {
+        self.identity
+    }
+
+    /// The slots of every ledger that counts.
+    #[must_use]
+    pub fn ledger_pieces(&self) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        for (number, pair) in self.pairs.iter().enumerate() {
+            let Some(header) = pair.header_in_use() else {
+                continue;
+            };
+            for first in (0..header.slots()).step_by(PIECE_BLOCKS as usize) {
+                let count = PIECE_BLOCKS.min(header.slots() - first);
+                pieces.push(Piece {
+                    pair: number,
+                    part: Part::Slots { first, count },
+                });
+            }
+        }
+        pieces
+    }
+
+    /// The extents that the slots speak of; to be asked for once every piece of the ledgers is back.
+    #[must_use]
+    pub fn extent_pieces(&self) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        for (number, pair) in self.pairs.iter().enumerate() {
+            let Some(header) = pair.header_in_use() else {
+                continue;
+            };
+            let mut run: Vec<(u32, Slot)> = Vec::new();
+            let mut blocks = 0;
+            let mut close = |run: &mut Vec<(u32, Slot)>| {
+                if !run.is_empty() {
+                    pieces.push(Piece {
+                        pair: number,
+                        part: Part::Extents(core::mem::take(run)),
+                    });
+                }
+            };
+            for (slot_number, seen) in (0u32..).zip(&pair.slots) {
+                let Some(slot) = seen.slot.filter(|slot| fits(header, slot)) else {
+                    continue;
+                };
+                let follows = run
+                    .last()
+                    .is_some_and(|(_, last)| last.first_block + last.blocks == slot.first_block);
+                if !follows || blocks + slot.blocks > PIECE_BLOCKS {
+                    close(&mut run);
+                    blocks = 0;
+                }
+                blocks += slot.blocks;
+                run.push((slot_number, slot));
+            }
+            close(&mut run);
+        }
+        pieces
+    }
+
+    /// Takes a checked piece back.
+    pub fn take(&mut self, checked: Checked) {
+        let pair = &mut self.pairs[checked.pair];
+        match checked.part {
+            CheckedPart::Slots(first, slots) => {
+                let end = first as usize + slots.len();
+                pair.report.ledger_bytes += (slots.len() * BLOCK_BYTES) as u64;
+                if pair.slots.len() < end {
+                    pair.slots.resize(end, SlotSeen::UNTOUCHED);
+                    pair.extents.resize(end, None);
+                }
+                pair.slots[first as usize..end].copy_from_slice(&slots);
+            }
+            CheckedPart::Extents(extents) => {
+                for (number, whole) in extents {
+                    pair.extents[number as usize] = whole;
+                }
+            }
+        }
+    }
+
+    /// Judges every chain, reads what no slot speaks of, and asks recovery what a start would make of it.
+    ///
+    /// # Errors
+    /// [`RecoverError`], as [`Audit::begin`].
+    pub fn finish(
+        mut self,
+        disk: &mut dyn BootDisk,
+        keys: &dyn KeyProvider,
+    ) -> Result<AuditReport, RecoverError> {
+        let mut files = Files::new(disk, &self.keys);
+        for pair in &mut self.pairs {
+            judge_pair(&mut files, pair, &mut self.findings);
+        }
+        let nonces = self.judge_nonces();
+        let pool = BlockPool::new(&[]);
+        let headers = || self.pairs.iter().filter_map(|pair| pair.header.as_ref());
+        let options = LogOptions {
+            // What it was written with is what a start has to ask for.
+            format: headers()
+                .next()
+                .map_or_else(LogFormat::default, |header| header.format),
+            ..LogOptions::for_segment_bytes(0)
+        };
+        let recovery = ShardLog::recover(disk, self.identity, options, keys, pool)?;
+        let mut missing = Vec::new();
+        for (partition, log) in recovery.log.partitions() {
+            missing.extend(log.missing.iter().map(|range| (partition, *range)));
+        }
+        // A listed pair that is gone is no loss if nothing that stands lay there.
+        if missing.is_empty() {
+            let gone = |finding: &Finding| finding.damaged == Damaged::Pair;
+            self.findings.retain(|finding| !gone(finding));
+        }
+        self.findings
+            .sort_by_key(|finding| (finding.pair, finding.chain));
+        Ok(AuditReport {
+            identity: self.identity,
+            pairs: self.pairs.into_iter().map(|pair| pair.report).collect(),
+            findings: self.findings,
+            missing,
+            torn: recovery.report.torn,
+            quarantine: recovery.log.quarantine().cloned(),
+            nonces,
+        })
+    }
+
+    /// Compares what the ledgers reserved with what was sealed.
+    fn judge_nonces(&mut self) -> GapVerdict {
+        let abandoned: Vec<PairNumber> = self
+            .pairs
+            .iter()
+            .filter_map(|pair| Some(pair.slots.first()?.slot?.nonces.abandoned?.pair))
+            .collect();
+        for pair in &mut self.pairs {
+            let Some(header) = pair.header_in_use() else {
+                continue;
+            };
+            let mut evidence = NonceEvidence {
+                sealed: vec![(1, header.checkpoint_blocks)],
+                is_abandoned: abandoned.contains(&header.pair),
+                is_open: pair.role == Role::Chosen,
+                ..NonceEvidence::default()
+            };
+            for slot in pair.slots.iter().filter_map(|seen| seen.slot) {
+                evidence.sealed.push((slot.first_block, slot.blocks));
+                let reserved = slot.nonces.reserved;
+                let own = reserved.filter(|range| range.pair == header.pair);
+                evidence
+                    .reserved
+                    .extend(own.map(|range| (range.start, range.blocks)));
+            }
+            pair.report.nonce_gaps = nonce::gaps(&evidence);
+        }
+        let gaps = self.pairs.iter().map(|pair| pair.report.nonce_gaps.bytes());
+        let is_damaged = self
+            .findings
+            .iter()
+            .any(|finding| finding.outcome > Outcome::Restored);
+        nonce::judge(gaps.sum(), 0, is_damaged)
+    }
+}
+
+/// Checks pieces of one audit, on one thread, with a view of the disk of its own.
+pub struct Checker<'a> {
+    audit: &'a Audit,
+    disk: &'a mut dyn BootDisk,
+    pool: BlockPool,
+}
+
+impl<'a> Checker<'a> {
+    /// A checker. It keeps a buffer of 4 MiB.
+    pub fn new(audit: &'a Audit, disk: &'a mut dyn BootDisk) -> Self {
+        let pool = BlockPool::new(&[SizeClass {
+            blocks: PIECE_BLOCKS as usize,
+            runs: 1,
+        }]);
+        Self { audit, disk, pool }
+    }
+
+    /// Reads and verifies one piece.
+    ///
+    /// # Panics
+    /// If the piece is of another audit.
+    pub fn check(&mut self, piece: &Piece) -> Checked {
+        let pair = &self.audit.pairs[piece.pair];
+        let header = pair.header.as_ref().expect("pieces are cut from headers");
+        let part = match &piece.part {
+            Part::Slots { first, count } => {
+                let mut slots = Vec::with_capacity(*count as usize);
+                let mut files = Files::new(self.disk, &self.audit.keys);
+                files.each_slot(header, *first, *count, |state| {
+                    slots.push(SlotSeen {
+                        mark: SlotMark::from(&state),
+                        slot: match state {
+                            SlotState::Good(slot, _) => Some(slot),
+                            _ => None,
+                        },
+                    });
+                });
+                CheckedPart::Slots(*first, slots)
+            }
+            Part::Extents(extents) => CheckedPart::Extents(self.check_extents(header, extents)),
+        };
+        Checked {
+            pair: piece.pair,
+            part,
+        }
+    }
+
+    fn check_extents(
+        &mut self,
+        header: &PairHeader,
+        extents: &[(u32, Slot)],
+    ) -> Vec<(u32, Option<Whole>)> {
+        let cipher = cipher_of(&self.audit.keys, header);
+        let file = FileId::segment(header.pair);
+        let first = extents[0].1.first_block;
+        let count: u32 = extents.iter().map(|(_, slot)| slot.blocks).sum();
+        let mut buffer = self.pool.take(count as usize);
+        let checked = if self.disk.read(file, first, &mut buffer).is_ok() {
+            let mut rest = buffer.as_mut_slice();
+            let mut checked = Vec::with_capacity(extents.len());
+            for (number, slot) in extents {
+                let (blocks, behind) = rest.split_at_mut(slot.blocks as usize);
+                checked.push((
+                    *number,
+                    check_extent(header, &cipher, *number, slot, blocks),
+                ));
+                rest = behind;
+            }
+            checked
+        } else {
+            let mut files = Files::new(self.disk, &self.audit.keys);
+            let mut alone = |number, slot: &Slot| {
+                let mut blocks = files.read(file, slot.first_block, slot.blocks)?;
+                check_extent(header, &cipher, number, slot, blocks.as_mut_slice())
+            };
+            extents
+                .iter()
+                .map(|(number, slot)| (*number, alone(*number, slot)))
+                .collect()
+        };
+        self.pool.put(buffer);
+        checked
+    }
+}
+
+/// Whether the place that a slot states lies in the segment.
+pub(super) fn fits(header: &PairHeader, slot: &Slot) -> bool {
+    let end = slot.first_block.checked_add(slot.blocks);
+    slot.blocks > 0
+        && slot.first_block >= header.body_block()
+        && end.is_some_and(|end| end <= header.segment_blocks)
+}
+
+fn check_extent(
+    header: &PairHeader,
+    cipher: &SegmentCipher,
+    number: u32,
+    slot: &Slot,
+    blocks: &mut [Block],
+) -> Option<Whole> {
+    let chain = ChainNumber(header.first_chain.get() + u64::from(number));
+    whole_extent(cipher, slot.first_block, chain, Some(&slot.digest), blocks)
+}
+
+/// An extent, if all of it is whole: its digest, where one is known, its seals, its header and checksum, each of its
+/// records.
+pub(super) fn whole_extent(
+    cipher: &SegmentCipher,
+    first_block: u32,
+    chain: ChainNumber,
+    digest: Option<&ExtentDigest>,
+    blocks: &mut [Block],
+) -> Option<Whole> {
+    let found = super::extent::digest_of(blocks);
+    if digest.is_some_and(|digest| *digest != found) {
+        return None;
+    }
+    let extent = open_extent(cipher, first_block, chain, blocks).ok()?;
+    Some(Whole {
+        blocks: extent.header.blocks,
+        records: extent.header.records,
+        previous: extent.header.previous,
+        digest: found,
+    })
+}

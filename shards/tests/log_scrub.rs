@@ -1,0 +1,279 @@
+//! The scrub of a running log: it finds every flipped bit within a sweep, without a read too many.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use clustor_shards::buffer::Block;
+use clustor_shards::disk::{DiskOp, FileId, FileKind};
+use clustor_shards::log::audit::Damaged;
+use clustor_shards::log::scrub::{ScrubFinding, ScrubRates};
+use clustor_shards::log::{LogOptions, Mode, Retirement, ShardLog};
+use clustor_shards::turn::Time;
+use clustor_wire::ids::{Incarnation, LogIndex, PartitionId};
+use support::{MemoryDisk, TestKey, append, durable, identity, options, pool, settle};
+
+const P: PartitionId = PartitionId(1);
+const ENTRIES: u64 = 40;
+const RATES: ScrubRates = ScrubRates {
+    round_ms: 60_000,
+    sample_every_ms: 3_600_000,
+    sample_percent: 0,
+};
+const SWEEP_MS: u64 = RATES.round_ms / 2;
+
+fn boot(disk: &mut MemoryDisk, scrub: ScrubRates) -> ShardLog {
+    let options = LogOptions { scrub, ..options() };
+    let mut log = ShardLog::recover(disk, identity(), options, &TestKey(9), pool())
+        .expect("recovers")
+        .log;
+    settle(&mut log, disk);
+    assert!(log.is_open());
+    log
+}
+
+/// Two boots, everything retired, the second one's log still running.
+fn running(rates: ScrubRates) -> (ShardLog, MemoryDisk) {
+    let mut disk = MemoryDisk::default();
+    let mut log = boot(&mut disk, rates);
+    log.create_partition(P, Incarnation(5), b"voters");
+    for index in 1..=ENTRIES {
+        if index == 22 {
+            log = boot(&mut disk, rates);
+        }
+        append(&mut log, 1, 1, index, &vec![index as u8; 900], Mode::Group);
+        if index % 3 == 0 {
+            settle(&mut log, &mut disk);
+        }
+    }
+    settle(&mut log, &mut disk);
+    (log, disk)
+}
+
+/// What happened in a stretch of time.
+#[derive(Default)]
+struct Lived {
+    findings: Vec<ScrubFinding>,
+    /// When, from where and how many blocks.
+    reads: Vec<(Time, FileId, u32, u32)>,
+}
+
+/// Lets time go by, from deadline to deadline.
+fn live(log: &mut ShardLog, disk: &mut MemoryDisk, from: Time, to: Time) -> Lived {
+    let mut lived = Lived::default();
+    let mut now = from;
+    while now <= to {
+        let mut ops = Vec::new();
+        log.poll(now, &mut ops);
+        let mut retirement = Retirement::default();
+        let idle = ops.is_empty();
+        let reads = ops
+            .iter()
+            .filter(|op| matches!(op, DiskOp::Read(_)))
+            .count();
+        assert!(reads <= 1, "one read at a time");
+        for op in ops {
+            if let DiskOp::Read(read) = &op {
+                let count = read.into.len() as u32;
+                lived.reads.push((now, read.file, read.block, count));
+            }
+            let event = disk.carry(op);
+            log.on_event(now, event, &mut retirement);
+        }
+        lived.findings.append(&mut retirement.scrubbed);
+        if idle {
+            let next = log.deadline().expect("the scrub goes on");
+            assert!(next > now, "it is not called for nothing");
+            now = next;
+        }
+    }
+    lived
+}
+
+/// Blocks that were written, but for those of the chain that the second boot wrote again.
+fn written(disk: &MemoryDisk) -> BTreeSet<(FileId, u32)> {
+    let mut written = BTreeSet::new();
+    for (file, blocks) in &disk.files {
+        for (number, block) in (0u32..).zip(blocks) {
+            if block.0 != Block::ZERO.0 {
+                written.insert((*file, number));
+            }
+        }
+    }
+    written
+}
+
+fn looked_at(lived: &Lived) -> BTreeSet<(FileId, u32)> {
+    lived
+        .reads
+        .iter()
+        .flat_map(|(_, file, block, count)| (*block..*block + *count).map(|block| (*file, block)))
+        .collect()
+}
+
+fn at(ms: u64) -> Time {
+    Time(ms * 1000)
+}
+
+#[test]
+fn a_sweep_reads_every_byte_that_counts_spread_over_its_time() {
+    let (mut log, mut disk) = running(RATES);
+    let lived = live(&mut log, &mut disk, at(0), at(SWEEP_MS + SWEEP_MS / 32));
+    assert_eq!(log.scrub_status().sweeps, 1);
+    assert!(lived.findings.is_empty(), "{:?}", lived.findings);
+    let looked_at = looked_at(&lived);
+    let written = written(&disk);
+    let dead = written.difference(&looked_at).count();
+    assert!(
+        dead <= 3,
+        "only an unproven chain that was written again: {dead}"
+    );
+    assert!(written.len() > 40);
+    let halves = lived
+        .reads
+        .iter()
+        .filter(|(now, ..)| *now < at(SWEEP_MS / 2))
+        .count();
+    assert!(
+        halves * 4 > lived.reads.len() && halves * 4 < lived.reads.len() * 3,
+        "spread"
+    );
+    let status = log.scrub_status();
+    assert!(status.bytes >= (looked_at.len() * 4096) as u64);
+    assert!(
+        status
+            .oldest_unverified_ms
+            .is_some_and(|ms| ms <= RATES.round_ms)
+    );
+}
+
+#[test]
+fn every_flipped_bit_is_found_within_one_sweep() {
+    let (mut log, mut disk) = running(RATES);
+    let reads = looked_at(&live(
+        &mut log,
+        &mut disk,
+        at(0),
+        at(SWEEP_MS + SWEEP_MS / 32),
+    ));
+    for (file, block) in written(&disk)
+        .intersection(&reads)
+        .copied()
+        .collect::<Vec<_>>()
+    {
+        let what = format!("{file} block {block}");
+        let (mut log, mut disk) = running(RATES);
+        let before = durable(&log, 1);
+        disk.flip(file, block, 8 * 1000 + 3);
+        let lived = live(&mut log, &mut disk, at(0), at(SWEEP_MS + SWEEP_MS / 32));
+        assert_eq!(lived.findings.len(), 1, "{what}: {:?}", lived.findings);
+        let finding = &lived.findings[0];
+        assert_eq!(finding.pair, file.pair, "{what}");
+        assert_eq!(log.scrub_status().damaged_places, 1, "{what}");
+        let missing = log.partition(P).expect("there").missing_count();
+        let lost: u64 = finding
+            .lost
+            .iter()
+            .map(|run| run.last.get() - run.first.get() + 1)
+            .sum();
+        assert_eq!(missing, lost, "{what}: recorded");
+        if file.kind == FileKind::Ledger {
+            assert_eq!(missing, 0, "{what}");
+        }
+        if missing > 0 {
+            assert_eq!(finding.damaged, Damaged::Extent, "{what}");
+            assert!(
+                durable(&log, 1) < before,
+                "{what}: vouches for what is whole"
+            );
+        }
+        // The next sweep has nothing new to say, and the log goes on.
+        let lived = live(&mut log, &mut disk, at(SWEEP_MS * 2), at(SWEEP_MS * 4));
+        assert!(lived.findings.is_empty(), "{what}: {:?}", lived.findings);
+        append(&mut log, 1, 1, ENTRIES + 1, b"more", Mode::Strict);
+        settle(&mut log, &mut disk);
+        let log = boot(&mut disk, RATES);
+        assert_eq!(
+            log.partition(P).expect("there").last,
+            LogIndex(ENTRIES + 1),
+            "{what}"
+        );
+        assert!(
+            log.partition(P).expect("there").missing_count() >= missing,
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn rot_in_an_extent_whose_slot_is_bad_too_is_still_known_by_name_while_the_log_runs() {
+    let (mut log, mut disk) = running(RATES);
+    let pair = log.current_pair();
+    let last_of = |disk: &MemoryDisk, wanted: FileId| {
+        *written(disk)
+            .iter()
+            .rfind(|(file, _)| *file == wanted)
+            .expect("written")
+    };
+    let (segment, extent) = last_of(&disk, FileId::segment(pair));
+    let (ledger, slot) = last_of(&disk, FileId::ledger(pair));
+    disk.flip(segment, extent, 9);
+    disk.flip(ledger, slot, 9);
+    let lived = live(&mut log, &mut disk, at(0), at(SWEEP_MS + SWEEP_MS / 32));
+    let found: Vec<Damaged> = lived
+        .findings
+        .iter()
+        .map(|finding| finding.damaged)
+        .collect();
+    assert_eq!(found, [Damaged::Slot, Damaged::ExtentAndSlot]);
+    assert_eq!(lived.findings[1].lost.len(), 1);
+    assert_eq!(lived.findings[1].lost[0].last, LogIndex(ENTRIES));
+}
+
+#[test]
+fn a_sample_looks_at_its_part_of_each_pair_and_boots_draw_differently() {
+    let rates = ScrubRates {
+        round_ms: 100_000_000,
+        sample_every_ms: 10_000_000,
+        sample_percent: 10,
+    };
+    let mut drawn = BTreeSet::new();
+    let (mut log, mut disk) = running(rates);
+    for _ in 0..3 {
+        // The sweep begins and learns the headers; the first sample comes long before it ends.
+        let lived = live(&mut log, &mut disk, at(0), at(10_000_000));
+        let sampled: Vec<_> = lived
+            .reads
+            .iter()
+            .filter(|(now, ..)| *now == at(10_000_000))
+            .map(|(_, file, block, _)| (*file, *block))
+            .collect();
+        let slots = sampled
+            .iter()
+            .filter(|(file, _)| file.kind == FileKind::Ledger)
+            .count();
+        assert!((2..=10).contains(&slots), "{slots}");
+        drawn.insert(sampled);
+        log = boot(&mut disk, rates);
+    }
+    assert!(drawn.len() > 1);
+}
+
+#[test]
+fn appends_that_wait_or_are_on_their_way_come_first() {
+    let (mut log, mut disk) = running(RATES);
+    let due = at(SWEEP_MS / 64 + 1);
+    let mut ops = Vec::new();
+    log.poll(at(0), &mut ops);
+    assert!(ops.is_empty());
+    append(&mut log, 1, 1, ENTRIES + 1, b"first", Mode::Strict);
+    log.poll(due, &mut ops);
+    assert!(matches!(ops.as_slice(), [DiskOp::Chain(_)]), "{ops:?}");
+    let mut meanwhile = Vec::new();
+    log.poll(due.plus_ms(1_000), &mut meanwhile);
+    assert!(meanwhile.is_empty(), "{meanwhile:?}");
+    let event = disk.carry(ops.remove(0));
+    log.on_event(due, event, &mut Retirement::default());
+    log.poll(due, &mut ops);
+    assert!(matches!(ops.as_slice(), [DiskOp::Read(_)]), "{ops:?}");
+}

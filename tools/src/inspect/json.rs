@@ -1,0 +1,251 @@
+//! Structures as JSON, with the field names that docs/operations.md promises. Identifiers, indexes and whatever else
+//! may exceed 2^53 are strings.
+
+use clustor_shards::log::audit::Role;
+use clustor_shards::log::checkpoint::{Checkpoint, OlderPair};
+use clustor_shards::log::header::PairHeader;
+use clustor_shards::log::inspect::{
+    ChainView, ExtentView, ItemView, Judgement, PairView, SlotView,
+};
+use clustor_shards::log::record::RecordHeader;
+use clustor_shards::log::slot::Slot;
+use clustor_shards::log::trailer::{FoundTrailer, SegmentFigures, Trailer};
+use clustor_shards::log::{LogIdentity, PartitionLog};
+use clustor_wire::ids::{LogIndex, PartitionId, Term};
+use serde_json::{Value, json};
+
+use super::{Wanted, hex};
+
+pub(super) fn pair(identity: &LogIdentity, pair: &PairView, wanted: Wanted) -> Value {
+    let (role, last_certain) = match pair.role {
+        Role::Chosen => ("newest", None),
+        Role::Older { last_certain } => ("older", Some(last_certain)),
+        Role::Unused => ("unused", None),
+    };
+    let chains = pair
+        .chains
+        .iter()
+        .filter_map(|chain| self::chain(chain, wanted));
+    json!({
+        "cluster": format!("{:032x}", identity.cluster.get()),
+        "node": identity.node.get().to_string(),
+        "shard": identity.shard.get(),
+        "pair": pair.pair.get().to_string(),
+        "role": role,
+        "last_certain_chain": last_certain.map(|chain| chain.get().to_string()),
+        "header": pair.header.as_ref().map(header),
+        "header_whole": copies(pair.header_copies),
+        "checkpoint": pair.checkpoint.as_ref().map(checkpoint),
+        "checkpoint_whole": copies(pair.checkpoint_copies),
+        "trailer": pair.trailer.as_ref().map(found_trailer),
+        "chains": chains.collect::<Vec<_>>(),
+    })
+}
+
+fn copies(whole: [bool; 2]) -> Value {
+    json!({ "segment": whole[0], "ledger": whole[1] })
+}
+
+fn header(header: &PairHeader) -> Value {
+    json!({
+        "boot": header.boot.get().to_string(),
+        "first_chain": header.first_chain.get().to_string(),
+        "segment_blocks": header.segment_blocks,
+        "ledger_blocks": header.ledger_blocks,
+        "checkpoint_bytes": header.checkpoint_bytes,
+        "checkpoint_blocks": header.checkpoint_blocks,
+        "log_encoding": header.format.log_encoding.to_string(),
+        "ledger_encoding": header.format.ledger_encoding.to_string(),
+        "sealing": header.format.sealing.to_string(),
+        "hash": header.format.hash.to_string(),
+        "merkle_leaves": header.format.merkle_leaves,
+        "dek_epoch": header.dek_epoch.get(),
+        "mac_epoch": header.mac_epoch.get(),
+        "salt": hex(&header.salt),
+    })
+}
+
+fn checkpoint(checkpoint: &Checkpoint) -> Value {
+    let partitions = checkpoint.fold.partitions.iter();
+    json!({
+        "partitions": partitions.map(|(id, log)| partition(*id, log)).collect::<Vec<_>>(),
+        "older_pairs": checkpoint.older.iter().map(older).collect::<Vec<_>>(),
+        "peers": checkpoint.fold.peers.iter().map(|((node, shard), chain)| json!({
+            "node": node.get().to_string(),
+            "shard": shard.get(),
+            "retired": chain.get().to_string(),
+        })).collect::<Vec<_>>(),
+        "rewritten_bytes": checkpoint.tail.len(),
+    })
+}
+
+fn partition(id: PartitionId, log: &PartitionLog) -> Value {
+    let place = |place: Option<(Term, LogIndex)>| {
+        place.map(|(term, index)| {
+            json!({ "term": term.get().to_string(), "index": index.get().to_string() })
+        })
+    };
+    json!({
+        "partition": id.get().to_string(),
+        "incarnation": log.incarnation.get().to_string(),
+        "term": log.hard_state.term.get().to_string(),
+        "vote": log.hard_state.vote.map(|node| node.get().to_string()),
+        "base": log.base.get().to_string(),
+        "base_term": log.base_term.get().to_string(),
+        "last": log.last.get().to_string(),
+        "terms": log.terms.iter().map(|run| json!({
+            "term": run.term.get().to_string(),
+            "first": run.first.get().to_string(),
+        })).collect::<Vec<_>>(),
+        "missing": log.missing.iter().map(|range| json!({
+            "first": range.first.get().to_string(),
+            "last": range.last.get().to_string(),
+        })).collect::<Vec<_>>(),
+        "configurations": log.configurations.iter().map(|at| json!({
+            "term": at.term.get().to_string(),
+            "index": at.index.get().to_string(),
+            "body": hex(&at.body),
+        })).collect::<Vec<_>>(),
+        "exit_committed": place(log.exit_committed),
+        "snapshot_mark": place(log.snapshot_mark),
+    })
+}
+
+fn older(older: &OlderPair) -> Value {
+    json!({
+        "pair": older.pair.get().to_string(),
+        "last_certain_chain": older.last_certain.get().to_string(),
+        "segment_blocks": older.segment_blocks,
+        "trailer": older.trailer.as_ref().map(trailer),
+        "trailer_durable": older.trailer_durable,
+    })
+}
+
+fn found_trailer(found: &FoundTrailer) -> Value {
+    let (state, what) = match found {
+        FoundTrailer::Untouched => ("untouched", None),
+        FoundTrailer::Whole(what) => ("whole", Some(trailer(what))),
+        FoundTrailer::Bad => ("bad", None),
+        FoundTrailer::Unreadable => ("unreadable", None),
+    };
+    json!({ "state": state, "trailer": what })
+}
+
+fn trailer(trailer: &Trailer) -> Value {
+    json!({
+        "first_chain": trailer.first.0.get().to_string(),
+        "first_block": trailer.first.1,
+        "last_chain": trailer.last.0.get().to_string(),
+        "end_block": trailer.last.1,
+        "figures": figures(&trailer.figures),
+        "merkle_root": trailer.merkle_root.map(|root| hex(&root)),
+    })
+}
+
+fn figures(figures: &SegmentFigures) -> Value {
+    json!({
+        "records": figures.records,
+        "entries_crc": hex(&figures.entries.to_bytes()),
+        "offsets_crc": hex(&figures.offsets.to_bytes()),
+    })
+}
+
+const fn judgement(judgement: Judgement) -> &'static str {
+    match judgement {
+        Judgement::Proven => "proven",
+        Judgement::Tail => "tail",
+        Judgement::SlotLost => "slot_lost",
+        Judgement::Rot => "rot",
+        Judgement::Unnamed => "unnamed",
+        Judgement::Torn => "torn",
+        Judgement::Dead => "dead",
+        Judgement::Unused => "unused",
+    }
+}
+
+/// `None` where only some records are wanted, and the chain holds none of them.
+fn chain(chain: &ChainView, wanted: Wanted) -> Option<Value> {
+    let (state, said, held) = match &chain.slot {
+        SlotView::Good(slot, held) => ("good", Some(slot), held.as_slice()),
+        SlotView::Untouched => ("untouched", None, &[][..]),
+        SlotView::Bad => ("bad", None, &[][..]),
+        SlotView::Torn => ("torn", None, &[][..]),
+        SlotView::Unreadable => ("unreadable", None, &[][..]),
+    };
+    let items: Vec<Value> = held
+        .iter()
+        .filter(|item| wanted.takes(&item.at, item.count))
+        .map(item)
+        .collect();
+    let records = chain.extent.iter().flat_map(|extent| &extent.records);
+    let records: Vec<Value> = records
+        .filter(|at| wanted.takes(at, 1))
+        .map(record)
+        .collect();
+    if !wanted.all() && items.is_empty() && records.is_empty() {
+        return None;
+    }
+    let mut value = json!({
+        "chain": chain.chain.get().to_string(),
+        "first_block": chain.first_block,
+        "judgement": judgement(chain.judgement),
+        "slot": state,
+        "slot_fields": said.map(slot),
+        "items": items,
+        "extent": chain.extent.as_ref().map(extent),
+    });
+    if wanted.records {
+        value["records"] = records.into();
+    }
+    Some(value)
+}
+
+fn slot(slot: &Slot) -> Value {
+    json!({
+        "retired": slot.retired.get().to_string(),
+        "blocks": slot.blocks,
+        "digest": hex(&slot.digest),
+        "io_writer_mode": slot.io_writer_mode,
+        "figures": figures(&slot.figures),
+        "nonces_reserved": slot.nonces.reserved.map(|range| json!({
+            "pair": range.pair.get().to_string(),
+            "start": range.start,
+            "blocks": range.blocks,
+        })),
+        "nonces_abandoned": slot.nonces.abandoned.map(|abandoned| json!({
+            "pair": abandoned.pair.get().to_string(),
+            "reason": format!("{:?}", abandoned.reason).to_lowercase(),
+        })),
+    })
+}
+
+fn extent(extent: &ExtentView) -> Value {
+    json!({
+        "blocks": extent.header.blocks,
+        "records": extent.header.records,
+        "bytes": extent.header.bytes,
+        "crc": format!("{:08x}", extent.header.crc),
+        "digest": hex(&extent.digest),
+        "previous": hex(&extent.header.previous),
+    })
+}
+
+fn item(item: &ItemView) -> Value {
+    json!({
+        "kind": format!("{:?}", item.at.kind),
+        "partition": item.at.partition.get().to_string(),
+        "term": item.at.term.get().to_string(),
+        "index": item.at.index.get().to_string(),
+        "count": item.count,
+    })
+}
+
+fn record(record: &RecordHeader) -> Value {
+    json!({
+        "kind": format!("{:?}", record.kind),
+        "partition": record.partition.get().to_string(),
+        "term": record.term.get().to_string(),
+        "index": record.index.get().to_string(),
+        "body_bytes": record.body_len,
+    })
+}

@@ -1,0 +1,289 @@
+//! Structures in lines, for people.
+
+use std::io::{self, Write};
+
+use clustor_shards::log::PartitionLog;
+use clustor_shards::log::audit::Role;
+use clustor_shards::log::header::PairHeader;
+use clustor_shards::log::inspect::{ChainView, ItemView, Judgement, PairView, SlotView};
+use clustor_shards::log::slot::Slot;
+use clustor_shards::log::trailer::{FoundTrailer, SegmentFigures, Trailer};
+use clustor_wire::ids::PartitionId;
+
+use super::{Wanted, hex};
+
+pub(super) fn print_pair(out: &mut dyn Write, pair: &PairView, wanted: Wanted) -> io::Result<()> {
+    let role = match pair.role {
+        Role::Chosen => "written last".to_owned(),
+        Role::Older { last_certain } => format!("older, counts to chain {last_certain}"),
+        Role::Unused => "nothing in it counts".to_owned(),
+    };
+    let Some(header) = &pair.header else {
+        return writeln!(
+            out,
+            "\npair {}: {role}; no header: a spare, or both headers are bad",
+            pair.pair
+        );
+    };
+    writeln!(out, "\npair {}: {role}", pair.pair)?;
+    print_header(out, header, pair.header_copies)?;
+    print_checkpoint(out, pair)?;
+    match &pair.trailer {
+        None | Some(FoundTrailer::Untouched) => {}
+        Some(FoundTrailer::Whole(trailer)) => {
+            writeln!(out, "  trailer: {}", trailer_line(trailer))?;
+        }
+        Some(FoundTrailer::Bad) => {
+            writeln!(out, "  last block: no trailer; BAD if the pair is closed")?;
+        }
+        Some(FoundTrailer::Unreadable) => writeln!(out, "  trailer UNREADABLE")?,
+    }
+    for chain in &pair.chains {
+        print_chain(out, chain, wanted)?;
+    }
+    Ok(())
+}
+
+fn print_header(out: &mut dyn Write, header: &PairHeader, copies: [bool; 2]) -> io::Result<()> {
+    let format = &header.format;
+    writeln!(
+        out,
+        "  header: boot {}, chains from {}, segment {} blocks, ledger {} blocks, checkpoint {} bytes{}",
+        header.boot,
+        header.first_chain,
+        header.segment_blocks,
+        header.ledger_blocks,
+        header.checkpoint_bytes,
+        bad_copy(copies)
+    )?;
+    writeln!(
+        out,
+        "    log {}, ledger {}, sealed with {}, hash {}{}, data key epoch {}, MAC epoch {}, salt {}..",
+        format.log_encoding,
+        format.ledger_encoding,
+        format.sealing,
+        format.hash,
+        if format.merkle_leaves {
+            " in leaves"
+        } else {
+            ""
+        },
+        header.dek_epoch,
+        header.mac_epoch,
+        hex(&header.salt[..4])
+    )
+}
+
+const fn bad_copy(copies: [bool; 2]) -> &'static str {
+    match copies {
+        [true, true] => "",
+        [true, false] => ", BAD in the ledger",
+        [false, true] => ", BAD in the segment",
+        [false, false] => ", BAD in both files",
+    }
+}
+
+fn print_checkpoint(out: &mut dyn Write, pair: &PairView) -> io::Result<()> {
+    let Some(checkpoint) = &pair.checkpoint else {
+        return writeln!(out, "  checkpoint BAD in both files");
+    };
+    writeln!(
+        out,
+        "  checkpoint: {} partitions, {} older pairs, {} bytes of records written again{}",
+        checkpoint.fold.partitions.len(),
+        checkpoint.older.len(),
+        checkpoint.tail.len(),
+        bad_copy(pair.checkpoint_copies)
+    )?;
+    for (id, log) in &checkpoint.fold.partitions {
+        print_partition(out, *id, log)?;
+    }
+    for older in &checkpoint.older {
+        let trailer = match &older.trailer {
+            Some(trailer) => trailer_line(trailer),
+            None => "no trailer".to_owned(),
+        };
+        let durable = if older.trailer_durable {
+            "durable"
+        } else {
+            "not yet durable"
+        };
+        writeln!(
+            out,
+            "    older pair {}: counts to chain {}, {} blocks, trailer {durable}: {trailer}",
+            older.pair, older.last_certain, older.segment_blocks
+        )?;
+    }
+    for ((node, shard), chain) in &checkpoint.fold.peers {
+        writeln!(
+            out,
+            "    peer node {node} shard {shard}: retired chain {chain}"
+        )?;
+    }
+    Ok(())
+}
+
+fn print_partition(out: &mut dyn Write, id: PartitionId, log: &PartitionLog) -> io::Result<()> {
+    let vote = log
+        .hard_state
+        .vote
+        .map_or("nobody".to_owned(), |node| format!("node {node}"));
+    writeln!(
+        out,
+        "    partition {id}: term {}, voted for {vote}, entries {} to {}, {} missing, incarnation {}",
+        log.hard_state.term,
+        log.base.next(),
+        log.last,
+        log.missing_count(),
+        log.incarnation
+    )?;
+    for range in &log.missing {
+        writeln!(out, "      missing {} to {}", range.first, range.last)?;
+    }
+    for at in &log.configurations {
+        writeln!(
+            out,
+            "      configuration at term {} index {}: {} bytes",
+            at.term,
+            at.index,
+            at.body.len()
+        )?;
+    }
+    let places = [
+        ("exit committed", log.exit_committed),
+        ("snapshot", log.snapshot_mark),
+    ];
+    for (what, place) in places {
+        if let Some((term, index)) = place {
+            writeln!(out, "      {what} at term {term} index {index}")?;
+        }
+    }
+    Ok(())
+}
+
+fn trailer_line(trailer: &Trailer) -> String {
+    let root = trailer.merkle_root.map_or(String::new(), |root| {
+        format!(", root {}..", hex(&root[..8]))
+    });
+    format!(
+        "chains {} to {}, blocks {} to {}, {}{root}",
+        trailer.first.0,
+        trailer.last.0,
+        trailer.first.1,
+        trailer.last.1,
+        figures_line(&trailer.figures)
+    )
+}
+
+fn figures_line(figures: &SegmentFigures) -> String {
+    format!(
+        "{} records, entries {}, offsets {}",
+        figures.records,
+        hex(&figures.entries.to_bytes()),
+        hex(&figures.offsets.to_bytes())
+    )
+}
+
+pub(super) const fn judgement(judgement: Judgement) -> &'static str {
+    match judgement {
+        Judgement::Proven => "proven",
+        Judgement::Tail => "unproven tail",
+        Judgement::SlotLost => "whole, its slot is lost",
+        Judgement::Rot => "ROT, what it held is known",
+        Judgement::Unnamed => "ROT, and its slot is lost with it",
+        Judgement::Torn => "torn tail, cut by a start",
+        Judgement::Dead => "dead, behind what counts",
+        Judgement::Unused => "in a pair that does not count",
+    }
+}
+
+fn print_chain(out: &mut dyn Write, chain: &ChainView, wanted: Wanted) -> io::Result<()> {
+    let items: Vec<&ItemView> = match &chain.slot {
+        SlotView::Good(_, held) => held.iter().collect(),
+        _ => Vec::new(),
+    };
+    let items: Vec<_> = items
+        .into_iter()
+        .filter(|item| wanted.takes(&item.at, item.count))
+        .collect();
+    let records = chain.extent.iter().flat_map(|extent| &extent.records);
+    let records: Vec<_> = records.filter(|at| wanted.takes(at, 1)).collect();
+    if !wanted.all() && items.is_empty() && records.is_empty() {
+        return Ok(());
+    }
+    let extent = match &chain.extent {
+        Some(extent) => format!(
+            "blocks {}+{}, {} records, {} bytes, digest {}",
+            chain.first_block,
+            extent.header.blocks,
+            extent.header.records,
+            extent.header.bytes,
+            hex(&extent.digest[..8])
+        ),
+        None => format!("block {}: extent BAD", chain.first_block),
+    };
+    let slot = match &chain.slot {
+        SlotView::Good(slot, _) => format!("retired {}", slot.retired),
+        SlotView::Untouched => "slot untouched".to_owned(),
+        SlotView::Bad => "slot BAD".to_owned(),
+        SlotView::Torn => "slot TORN".to_owned(),
+        SlotView::Unreadable => "slot UNREADABLE".to_owned(),
+    };
+    writeln!(
+        out,
+        "  chain {}: {extent}; {slot}; {}",
+        chain.chain,
+        judgement(chain.judgement)
+    )?;
+    if let SlotView::Good(slot, _) = &chain.slot {
+        print_nonces(out, slot)?;
+    }
+    for item in items {
+        writeln!(out, "    {}", item_line(item))?;
+    }
+    if wanted.records {
+        for record in records {
+            writeln!(
+                out,
+                "    record {:?} partition {} term {} index {} body {} bytes",
+                record.kind, record.partition, record.term, record.index, record.body_len
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn print_nonces(out: &mut dyn Write, slot: &Slot) -> io::Result<()> {
+    if let Some(range) = slot.nonces.reserved {
+        writeln!(
+            out,
+            "    nonces reserved: pair {} blocks {}+{}",
+            range.pair, range.start, range.blocks
+        )?;
+    }
+    if let Some(abandoned) = slot.nonces.abandoned {
+        writeln!(
+            out,
+            "    nonces abandoned: pair {} ({:?})",
+            abandoned.pair, abandoned.reason
+        )?;
+    }
+    Ok(())
+}
+
+fn item_line(item: &ItemView) -> String {
+    let at = &item.at;
+    let last = at
+        .index
+        .get()
+        .saturating_add(u64::from(item.count.max(1)) - 1);
+    let range = if item.count > 1 {
+        format!("{} to {last}", at.index)
+    } else {
+        at.index.to_string()
+    };
+    format!(
+        "{:?} partition {} term {} index {range}",
+        at.kind, at.partition, at.term
+    )
+}
