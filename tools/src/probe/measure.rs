@@ -52,9 +52,14 @@ impl Latencies {
         (self.0.value_at_quantile(quantile) as f64 / 100.0).round() / 10.0
     }
 
-    /// How many lie between two latencies in nanoseconds, the second excluded.
+    /// How many lie between two latencies in nanoseconds, the second excluded. What the histogram can't tell apart
+    /// counts as the longest of it, so that each is counted between one pair only.
     pub fn between(&self, from_ns: u64, to_ns: u64) -> u64 {
-        self.0.count_between(from_ns, to_ns.saturating_sub(1))
+        self.0
+            .iter_recorded()
+            .filter(|step| (from_ns..to_ns).contains(&step.value_iterated_to()))
+            .map(|step| step.count_at_value())
+            .sum()
     }
 
     /// The shortest and the longest, in nanoseconds.
