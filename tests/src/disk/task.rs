@@ -147,7 +147,7 @@ pub(super) fn read_from(
 ) -> Result<(), DiskError> {
     let file = inode
         .and_then(|inode| files.get_mut(&inode))
-        .ok_or_else(|| DiskError::Io(format!("{id}: no such file")))?;
+        .ok_or(DiskError::NoFile(id))?;
     file.read(block, into.as_mut_slice())
         .map_err(|bad| DiskError::Io(format!("{id}: block {bad} can't be read")))
 }

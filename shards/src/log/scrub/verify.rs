@@ -13,7 +13,7 @@ use super::super::trailer::{self, Trailer, TrailerState};
 use super::super::writer::{Retirement, ShardLog};
 use super::{DAMAGED_PLACES_MAX, Look, LostRun, Place, Scrub, ScrubFinding, Step};
 use crate::buffer::{Block, Blocks};
-use crate::disk::FileKind;
+use crate::disk::{DiskError, FileKind};
 
 impl Scrub {
     /// Whether the read of this token is the scrub's.
@@ -32,14 +32,18 @@ impl ShardLog {
     pub(in crate::log) fn take_look(
         &mut self,
         mut blocks: Blocks,
-        was_read: bool,
+        outcome: &Result<(), DiskError>,
         retirement: &mut Retirement,
     ) {
         let Some((_, step)) = self.scrub.in_flight.take() else {
             return;
         };
-        // A pair that was given up meanwhile is nobody's concern.
-        if self.last_chain_of(step.pair).is_some() {
+        let was_read = outcome.is_ok();
+        // A pair that was given up meanwhile is nobody's concern, nor is a file that a removal cut short has taken:
+        // recovery has said what went with it.
+        let is_gone =
+            step.pair != self.current_pair() && matches!(outcome, Err(DiskError::NoFile(_)));
+        if self.last_chain_of(step.pair).is_some() && !is_gone {
             self.count(&step, blocks.byte_len() as u64);
             let blocks = blocks.as_mut_slice();
             match step.look {

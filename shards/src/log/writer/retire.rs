@@ -35,7 +35,7 @@ impl ShardLog {
                 outcome,
                 ..
             } if self.scrub.is_its(token) => {
-                self.take_look(blocks, outcome.is_ok(), retirement);
+                self.take_look(blocks, &outcome, retirement);
             }
             DiskEvent::Read {
                 token,
