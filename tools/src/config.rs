@@ -417,7 +417,7 @@ impl<'a> Reader<'a> {
         };
         let (nearest, expected) = CONFIG_KEYS
             .into_iter()
-            .min_by_key(|(known, _)| distance(known, key.get_ref()))
+            .min_by_key(|(known, _)| strsim::levenshtein(known, key.get_ref()))
             .expect("there are keys");
         Err(ConfigError::UnknownKey {
             file: self.file.to_owned(),
@@ -534,20 +534,4 @@ fn shown(value: &DeValue<'_>) -> String {
 fn line_at(text: &str, offset: usize) -> usize {
     let before = &text.as_bytes()[..offset.min(text.len())];
     1 + before.iter().filter(|byte| **byte == b'\n').count()
-}
-
-/// Levenshtein's distance, by characters; the first 60 of each count.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(60).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().take(60).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

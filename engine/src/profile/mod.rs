@@ -397,25 +397,10 @@ impl Default for Profile {
     }
 }
 
-/// The known key that is nearest to this one (Levenshtein's distance, by characters; the first 60 count).
+/// The known key that is nearest to this one (Levenshtein's distance, by characters).
 fn nearest(key: &str) -> &'static str {
     let keys = Profile::KNOBS.iter().map(|knob| knob.key);
     keys.chain(["base"])
-        .min_by_key(|known| distance(known, key))
+        .min_by_key(|known| strsim::levenshtein(known, key))
         .expect("there are keys")
-}
-
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(60).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().take(60).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -264,7 +264,9 @@ fn wait_for_leaders(
 
 fn check_interrupt(interrupted: &AtomicBool) -> Result<(), CommandError> {
     if interrupted.load(Ordering::Relaxed) {
-        return Err(CommandError::failed("interrupted; everything was removed"));
+        return Err(CommandError::failed(
+            "interrupted; the nodes are stopped, and their files are removed unless --keep was given",
+        ));
     }
     Ok(())
 }
