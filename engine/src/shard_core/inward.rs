@@ -1,7 +1,7 @@
 //! Events and requests, to the partitions they are for.
 
 use clustor_shards::log::record::decode_record;
-use clustor_shards::log::scrub::ScrubFinding;
+use clustor_shards::log::scrub::LostRun;
 use clustor_shards::log::{LogRefusal, ReadOutcome};
 use clustor_shards::turn::{ClientEvent, ClientOp, ConnectionId, Inbox, Outbox, PeerEvent, Time};
 use clustor_wire::frame::{Frame, FrameKind};
@@ -35,18 +35,23 @@ impl ShardCore {
             self.take_read(now, outcome);
         }
         for finding in core::mem::take(&mut self.shared.retirement.scrubbed) {
-            self.take_finding(&finding);
+            tracing::error!(shard = %self.me.shard, "scrub: {finding}");
+            finding.lost.iter().for_each(|lost| self.take_lost(lost));
+        }
+        for lost in core::mem::take(&mut self.shared.retirement.lost) {
+            tracing::error!(
+                partition = %lost.partition, first = %lost.first, last = %lost.last,
+                "entries can't be read any more: their content is missing here"
+            );
+            self.take_lost(&lost);
         }
     }
 
-    /// What the scrub found lost is missing, as when a read fails.
-    fn take_finding(&mut self, finding: &ScrubFinding) {
-        tracing::error!(shard = %self.me.shard, "scrub: {finding}");
-        for lost in &finding.lost {
-            if let Some(partition) = self.partitions.get_mut(&lost.partition) {
-                partition.replica.on_missing(lost.first, lost.last);
-                self.touched.insert(lost.partition);
-            }
+    /// What the log found lost by itself is missing, as when a read that was asked for fails.
+    fn take_lost(&mut self, lost: &LostRun) {
+        if let Some(partition) = self.partitions.get_mut(&lost.partition) {
+            partition.replica.on_missing(lost.first, lost.last);
+            self.touched.insert(lost.partition);
         }
     }
 

@@ -13,6 +13,7 @@ use super::extent::open_extent;
 use super::location::{ExtentPlace, Location};
 use super::options::OnAuthenticationFailure;
 use super::record::{encode_record_parts, records};
+use super::scrub::LostRun;
 use super::writer::{Retirement, ShardLog};
 use crate::buffer::Blocks;
 use crate::disk::{DiskError, DiskOp, FileId, ReadBlocks};
@@ -213,6 +214,15 @@ impl ShardLog {
                 self.quarantine_at(place.pair, place.chain);
             }
             self.record_missing(pending.partition, pending.term, pending.first, pending.last);
+            if pending.to_copy {
+                // No outcome of a read tells anybody.
+                retirement.lost.push(LostRun {
+                    partition: pending.partition,
+                    term: pending.term,
+                    first: pending.first,
+                    last: pending.last,
+                });
+            }
         }
         let outcome = ReadOutcome {
             token,

@@ -30,7 +30,7 @@ use super::proof::{HardStateDurable, LocalDurable};
 use super::read::Reads;
 use super::reclaim::Closing;
 use super::recovery::{Quarantine, ROT_QUARANTINES};
-use super::scrub::{Scrub, ScrubFinding};
+use super::scrub::{LostRun, Scrub, ScrubFinding};
 use super::seal::SegmentCipher;
 use crate::buffer::BlockPool;
 use crate::disk::DiskError;
@@ -85,6 +85,8 @@ pub struct Retirement {
     pub reads: Vec<super::read::ReadOutcome>,
     /// Damage that the scrub found; what is lost by it is recorded as missing.
     pub scrubbed: Vec<ScrubFinding>,
+    /// Entries that were found to be lost when the log read them for itself; they are recorded as missing.
+    pub lost: Vec<LostRun>,
 }
 
 /// Where the log is in the life of its pair.
