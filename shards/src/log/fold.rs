@@ -122,6 +122,26 @@ impl PartitionLog {
         Some(self.terms[after - 1].term)
     }
 
+    /// What of the entries `first` to `last` of `term` still stands: a truncation may have cut off their end, and others
+    /// may have taken its place.
+    pub(super) fn standing(
+        &self,
+        term: Term,
+        first: LogIndex,
+        last: LogIndex,
+    ) -> Option<(LogIndex, LogIndex)> {
+        let (first, last) = (first.max(self.base.next()), last.min(self.last));
+        if first > last || self.term_at(first) != Some(term) {
+            return None;
+        }
+        let after = self.terms.partition_point(|run| run.first <= first);
+        let end = self
+            .terms
+            .get(after)
+            .map_or(self.last, |next| next.first.prev());
+        Some((first, last.min(end)))
+    }
+
     /// Whether the content at `index` is lost here.
     #[must_use]
     pub fn is_missing(&self, index: LogIndex) -> bool {
@@ -313,10 +333,9 @@ impl ShardFold {
         let log = self.get(run.partition)?;
         if run.kind == RecordKind::Relocated {
             if content == Content::Here
-                && log.term_at(run.first) == Some(run.term)
-                && log.term_at(run.last()) == Some(run.term)
+                && let Some((first, last)) = log.standing(run.term, run.first, run.last())
             {
-                log.mark_found(run.first, run.last());
+                log.mark_found(first, last);
             }
             return Ok(());
         }

@@ -503,11 +503,7 @@ impl ShardLog {
             let Some(log) = self.decided.partitions.get(&partition) else {
                 return;
             };
-            let (first, last) = (first.max(log.base.next()), last.min(log.last));
-            let stands = first <= last
-                && log.term_at(first) == Some(term)
-                && log.term_at(last) == Some(term);
-            if stands {
+            if let Some((first, last)) = log.standing(term, first, last) {
                 let copy = Location {
                     term,
                     first,
