@@ -62,6 +62,26 @@ impl Walked {
         fold
     }
 
+    /// Records above the last certain chain are taken from their extents one by one; authentic as each is, they may
+    /// contradict what stands before them. Then nothing of them is written again.
+    fn check_rewrite(&mut self) {
+        let mut fold = self.fold.clone();
+        let folds = items(self.rewrite.items.bytes()).all(|item| {
+            item.is_ok_and(|item| fold.apply_item(&item, Content::Here).is_ok())
+        });
+        if folds {
+            return;
+        }
+        self.rewrite = Batch::default();
+        if let (None, Some(pair)) = (&self.quarantine, self.chosen) {
+            self.quarantine = Some(Quarantine {
+                pair,
+                chain: self.certain.next(),
+                what: "authentic records contradict those before them",
+            });
+        }
+    }
+
     /// The profile asks for silence where an extent is rotten, whether or not its identity is known.
     pub fn quarantine_rot(&mut self) {
         let rotten = self
@@ -133,6 +153,7 @@ pub(in crate::log) fn walk(files: &mut Files<'_>, pairs: &[PairFiles], choice: C
     let half_gone = take_out_gone(pairs, &mut walked);
     check_trailers(files, &mut walked);
     walk_chosen(files, &header, &slots, &checkpoint, &mut walked);
+    walked.check_rewrite();
     let closed = closed_pair(&header, &slots, walked.certain);
     walked.older.push(closed);
     let before = walked.settled();
