@@ -362,6 +362,27 @@ fn a_disk_that_lost_a_listed_older_pair_reports_its_entries_as_missing() {
 }
 
 #[test]
+fn a_disk_that_lost_its_newest_pair_is_quarantined() {
+    let spoken = || {
+        let mut disk = written();
+        start(&mut disk);
+        let newest = newest_used(&disk);
+        disk.files.remove(&FileId::ledger(newest));
+        (disk, FileId::segment(newest))
+    };
+    // The pair before is closed: its trailer says that another followed.
+    let (mut both, segment) = spoken();
+    both.files.remove(&segment);
+    // The header is gone too; what is left of the segment was written to.
+    let (mut ledger, segment) = spoken();
+    ledger.files.get_mut(&segment).expect("it is left")[0] = Block::ZERO;
+    for mut disk in [both, ledger] {
+        let recovery = recover(&mut disk);
+        assert!(recovery.log.quarantine().is_some(), "{:?}", recovery.report);
+    }
+}
+
+#[test]
 fn a_start_reads_no_extent_of_a_chain_that_is_known_to_have_retired() {
     let mut disk = written();
     // A second boot, so that the first boot's pairs are older ones.
@@ -378,10 +399,9 @@ fn a_start_reads_no_extent_of_a_chain_that_is_known_to_have_retired() {
         .filter(|(file, block)| older(file) && *block > 0 && *block != trailer(file))
         .collect();
     assert!(read.is_empty(), "{read:?}");
-    let tail = disk
-        .reads
-        .iter()
-        .filter(|(file, block)| *file == FileId::segment(newest) && *block > 1);
+    let tail = disk.reads.iter().filter(|(file, block)| {
+        *file == FileId::segment(newest) && *block > 1 && *block != trailer(file)
+    });
     assert!(
         tail.count() <= 3,
         "the mark, of which nobody says that it had retired"

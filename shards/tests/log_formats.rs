@@ -224,7 +224,7 @@ fn what_is_admitted_fits_under_every_format() {
         let mut log = start(&mut disk, format);
         let partition = |number: u64| PartitionId(u128::MAX - u128::from(number));
         for number in 0..120 {
-            log.create_partition(partition(number), Incarnation(u64::MAX), &[0xff; 900]);
+            log.create_partition(partition(number), Incarnation(u64::MAX / 2), &[0xff; 900]);
         }
         settle(&mut log, &mut disk);
         let greatest = log.options().entry_body_bytes_max;
@@ -237,7 +237,7 @@ fn what_is_admitted_fits_under_every_format() {
                     format.leaf(),
                     RecordKind::Entry,
                     partition(number),
-                    Term(u64::MAX),
+                    Term(u64::MAX / 2),
                     LogIndex(index),
                     &[&vec![0xff; bytes]],
                 );
@@ -250,7 +250,7 @@ fn what_is_admitted_fits_under_every_format() {
                     format.leaf(),
                     RecordKind::Entry,
                     partition(number),
-                    Term(u64::MAX),
+                    Term(u64::MAX / 2),
                     LogIndex(index),
                     &[b"x"],
                 );

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use clustor_wire::ids::{ChainNumber, Incarnation, NodeId, PairNumber, PartitionId, ShardId, Term};
 use serde::{Deserialize, Serialize};
 
-use super::codec::{Reader, Truncated, Writer};
+use super::codec::{NUMBER_MAX, Reader, Truncated, Writer};
 use super::fold::{ConfigurationAt, HardState, IndexRange, PartitionLog, ShardFold, TermRun};
 use super::format::Encoding;
 use super::text::{ItemsText, OBJECT_BEGIN};
@@ -129,8 +129,24 @@ fn encode_binary(fold: &ShardFold, older: &[OlderPair], tail: &[u8], out: &mut V
     w.bytes(tail);
 }
 
+impl OlderPair {
+    fn is_coherent(&self) -> bool {
+        let trailer = self.trailer.as_ref();
+        self.last_certain.get() <= NUMBER_MAX
+            && trailer.is_none_or(|trailer| trailer.pair == self.pair)
+    }
+}
+
 impl Checkpoint {
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let checkpoint = Self::decode_unchecked(bytes)?;
+        let mut logs = checkpoint.fold.partitions.values();
+        let mut older = checkpoint.older.iter();
+        let is_coherent = logs.all(PartitionLog::is_coherent) && older.all(OlderPair::is_coherent);
+        is_coherent.then_some(checkpoint)
+    }
+
+    fn decode_unchecked(bytes: &[u8]) -> Option<Self> {
         if bytes.first() == Some(&OBJECT_BEGIN) {
             let text: CheckpointText = serde_json::from_slice(bytes).ok()?;
             let peers = text.peers.into_iter();

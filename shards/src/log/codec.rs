@@ -2,6 +2,10 @@
 
 use clustor_wire::ids::{ChainNumber, LogIndex, PairNumber, PartitionId, Term};
 
+/// The greatest term, index, or number of a chain, pair or boot that is taken from a file: half of what the type holds.
+/// No log comes near it, and what follows from a number below it by adding lengths can't overflow.
+pub(super) const NUMBER_MAX: u64 = u64::MAX / 2;
+
 /// Appends fixed-width fields to a byte vector.
 pub(super) struct Writer<'a>(pub &'a mut Vec<u8>);
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use clustor_wire::ids::{ChainNumber, Incarnation, LogIndex, NodeId, PartitionId, ShardId, Term};
 use serde::{Deserialize, Serialize};
 
-use super::codec::Reader;
+use super::codec::{NUMBER_MAX, Reader};
 use super::format::HashSuite;
 use super::item::{Item, Run};
 use super::record::{Record, RecordKind, encode_record_parts};
@@ -120,6 +120,33 @@ impl PartitionLog {
         }
         let after = self.terms.partition_point(|run| run.first <= index);
         Some(self.terms[after - 1].term)
+    }
+
+    /// Whether this can be a partition's log: the terms cover `base`+1 to `last` in ascending order, and what is
+    /// missing and configured lies in it. What a checkpoint states may be authentic and still not be.
+    pub(super) fn is_coherent(&self) -> bool {
+        let starts = match self.terms.first() {
+            Some(first) => first.first == self.base.next() && first.term >= self.base_term,
+            None => self.last == self.base,
+        };
+        let numbers = [self.hard_state.term.get(), self.last.get()];
+        let ends = |last: Option<LogIndex>| last.is_none_or(|last| last <= self.last);
+        let terms_ascend = self
+            .terms
+            .is_sorted_by(|a, b| a.term < b.term && a.first < b.first);
+        let missing_ascends = self.missing.is_sorted_by(|a, b| a.last < b.first);
+        let missing_within =
+            |range: &IndexRange| self.base < range.first && range.first <= range.last;
+        let configurations_ascend = self.configurations.is_sorted_by(|a, b| a.index < b.index);
+        numbers.into_iter().all(|number| number <= NUMBER_MAX)
+            && starts
+            && terms_ascend
+            && ends(self.terms.last().map(|run| run.first))
+            && missing_ascends
+            && self.missing.iter().all(missing_within)
+            && ends(self.missing.last().map(|range| range.last))
+            && configurations_ascend
+            && ends(self.configurations.last().map(|at| at.index))
     }
 
     /// What of the entries `first` to `last` of `term` still stands: a truncation may have cut off their end, and others

@@ -9,10 +9,11 @@ use clustor_wire::ids::{
 use hmac::Hmac;
 use sha2::Sha256;
 
-use super::codec::{Reader, Truncated, Writer};
+use super::codec::{NUMBER_MAX, Reader, Truncated, Writer};
 use super::format::{Encoding, HashSuite, LogFormat, Suite, SuiteUnavailable};
 use super::keys::{LogIdentity, SALT_BYTES};
-use super::seal::{authenticate, plain_payload, verify};
+use super::options::SEGMENT_BLOCKS_MAX;
+use super::seal::{PAYLOAD_BYTES, authenticate, plain_payload, verify};
 use crate::buffer::{BLOCK_BYTES, Block};
 use crate::disk::FileKind;
 
@@ -93,10 +94,20 @@ impl PairHeader {
         self.ledger_blocks.saturating_sub(self.body_block())
     }
 
+    /// Whether files of these sizes can be: within the greatest segment, room behind the checkpoint, a checkpoint
+    /// that fills its blocks.
+    fn has_possible_sizes(&self) -> bool {
+        let checkpoint_bytes_max = self.checkpoint_blocks as usize * PAYLOAD_BYTES;
+        self.segment_blocks <= SEGMENT_BLOCKS_MAX
+            && self.ledger_blocks <= 2 * SEGMENT_BLOCKS_MAX
+            && self.checkpoint_blocks < self.segment_blocks.min(self.ledger_blocks)
+            && self.checkpoint_bytes as usize <= checkpoint_bytes_max
+    }
+
     /// Whether numbers are left for all its chains and for a next boot, which no log comes near to use up.
     fn has_numbers_to_follow(&self) -> bool {
         let numbers = [self.boot.get(), self.first_chain.get()];
-        numbers.into_iter().all(|number| number <= u64::MAX / 2)
+        numbers.into_iter().all(|number| number <= NUMBER_MAX)
     }
 
     pub(super) fn encode(&self, kind: FileKind, integrity: &Hmac<Sha256>, block: &mut Block) {
@@ -148,6 +159,7 @@ impl PairHeader {
             .ok()
             .flatten()
             .filter(|raw| raw.header.has_numbers_to_follow())
+            .filter(|raw| raw.version != FORMAT_VERSION || raw.header.has_possible_sizes())
             .ok_or(HeaderError::Bad)?;
         let judged = raw.judge(ours);
         let authentic = raw.header.pair == pair

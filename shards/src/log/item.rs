@@ -11,7 +11,7 @@
 
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 
-use super::codec::{Reader, Writer};
+use super::codec::{NUMBER_MAX, Reader, Writer};
 use super::format::Encoding;
 use super::record::{Record, RecordKind, decode_record};
 use super::slot::{SLOT_ITEM_BYTES, SLOT_TEXT_ITEM_BYTES};
@@ -208,7 +208,8 @@ impl<'a> Items<'a> {
                     first: self.0.index().map_err(bad)?,
                     count,
                 };
-                if count == 0 || run.first.get().checked_add(u64::from(count)).is_none() {
+                let numbers = [run.term.get(), run.first.get()];
+                if count == 0 || numbers.into_iter().any(|number| number > NUMBER_MAX) {
                     return Err(BadItems);
                 }
                 Ok(Item::Run(run))

@@ -25,6 +25,7 @@
 
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 
+use super::codec::NUMBER_MAX;
 use super::format::HashSuite;
 use super::merkle::{MERKLE_BYTES, MerkleHash, leaf_hash};
 
@@ -361,6 +362,13 @@ pub fn parse_record(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
     if bytes[2] != CODEC_BINARY || bytes[40..44] != [0; 4] {
         return Err(RecordError::Fields);
     }
+    let (term, index) = (
+        Term(u64::from_le_bytes(array(bytes, 24))),
+        LogIndex(u64::from_le_bytes(array(bytes, 32))),
+    );
+    if term.get() > NUMBER_MAX || index.get() > NUMBER_MAX {
+        return Err(RecordError::Fields);
+    }
     let body_len = u32::from_le_bytes(array(bytes, 4));
     if body_len as usize > RECORD_BODY_BYTES_MAX {
         return Err(RecordError::BodyTooLong(body_len));
@@ -373,8 +381,8 @@ pub fn parse_record(bytes: &[u8]) -> Result<Record<'_>, RecordError> {
         header: RecordHeader {
             kind,
             partition: PartitionId(u128::from_le_bytes(array(bytes, 8))),
-            term: Term(u64::from_le_bytes(array(bytes, 24))),
-            index: LogIndex(u64::from_le_bytes(array(bytes, 32))),
+            term,
+            index,
             body_len,
         },
         body: &frame[RECORD_HEADER_BYTES..body_end],

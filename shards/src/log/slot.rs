@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use super::codec::{Reader, Truncated, Writer};
 use super::format::Encoding;
+use super::header::PairHeader;
 use super::nonce::{NONCE_RECORD_BYTES, NonceRecords, OPENING_RECORDS_MAX, RANGES_PER_SLOT_MAX};
 use super::seal::PAYLOAD_BYTES;
 use super::text::{self, ItemsText};
@@ -124,6 +125,16 @@ impl Slot {
         self.nonces.encode(&mut w);
         payload.extend_from_slice(items);
         payload.resize(start + PAYLOAD_BYTES, FILL);
+    }
+
+    /// Whether its extent lies in the segment, behind the checkpoint and before the trailer, and what it says had
+    /// retired came before it.
+    pub(super) fn lies_in(&self, header: &PairHeader) -> bool {
+        let end = self.first_block.checked_add(self.blocks);
+        self.blocks > 0
+            && self.first_block >= header.body_block()
+            && end.is_some_and(|end| end < header.segment_blocks)
+            && self.retired < self.chain
     }
 
     /// Decodes an authenticated payload into the fields and the items' bytes.

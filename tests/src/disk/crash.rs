@@ -169,6 +169,7 @@ impl SimDisk {
             room: self.room,
             lost: self.lost.clone(),
             sealed: self.sealed.clone(),
+            forged: self.forged,
             counters: self.counters,
             ..Self::with_options(seed, self.options)
         }

@@ -197,6 +197,7 @@ impl SimDisk {
         match inode.and_then(|inode| self.files.get_mut(&inode)) {
             Some(found) if block < found.blocks() => {
                 found.overwrite(block, bytes);
+                self.forged = true;
                 true
             }
             _ => false,

@@ -4,11 +4,15 @@
 //! never spoken for and is passed over, whatever it holds. What lies behind is a touched slot, or an authentic
 //! block. An unreadable slot counts as touched only if the opening itself is whole: if it isn't, nothing was submitted
 //! behind it.
+//!
+//! A pair that spoke can't be gone unnoticed: what is left of it tells, or the trailer of the pair before does.
 
 use super::super::header::PairHeader;
 use super::super::pair::cipher_of;
+use super::super::trailer::FoundTrailer;
 use super::Quarantine;
 use super::files::{Files, PairFiles, SlotState};
+use crate::disk::FileId;
 use clustor_wire::ids::ChainNumber;
 
 /// What was chosen.
@@ -21,8 +25,8 @@ pub(in crate::log) enum Choice {
     Lost(Quarantine),
 }
 
-/// Ledger blocks looked at where no header tells their number: far more than any opening takes.
-const HEADERLESS_LEDGER_BLOCKS: u32 = 4096;
+/// Blocks looked at where no header tells their number: far more than any opening takes.
+const HEADERLESS_BLOCKS: u32 = 4096;
 
 pub(in crate::log) fn choose(files: &mut Files<'_>, pairs: &[PairFiles]) -> Choice {
     for found in pairs.iter().rev() {
@@ -30,15 +34,20 @@ pub(in crate::log) fn choose(files: &mut Files<'_>, pairs: &[PairFiles]) -> Choi
             Some(header) => {
                 let slots = files.slots(header, u32::MAX);
                 if is_behind(files, header, &slots) {
+                    // A trailer is written when the next pair's mark has retired, so that pair spoke.
+                    let trailer = files.trailer(header.pair, header.segment_blocks);
+                    if matches!(trailer, FoundTrailer::Whole(_)) {
+                        return Choice::Lost(Quarantine {
+                            pair: header.pair.next(),
+                            chain: ChainNumber::ZERO,
+                            what: "the newest pair is closed, and the one that followed it is gone",
+                        });
+                    }
                     return Choice::Pair(header.clone(), slots);
                 }
             }
             // An opening reaches the ledger only after its segment, header included, was flushed.
-            None if files.ledger_is_touched(
-                found.pair,
-                found.ledger_blocks.min(HEADERLESS_LEDGER_BLOCKS),
-            ) =>
-            {
+            None if spoke_without_header(files, found) => {
                 return Choice::Lost(Quarantine {
                     pair: found.pair,
                     chain: ChainNumber::ZERO,
@@ -49,6 +58,16 @@ pub(in crate::log) fn choose(files: &mut Files<'_>, pairs: &[PairFiles]) -> Choi
         }
     }
     Choice::Empty
+}
+
+/// Whether a pair without a header may have spoken: its ledger was written to; or, where the ledger is gone, its
+/// segment was: an opening writes to neither before both have their names.
+fn spoke_without_header(files: &mut Files<'_>, found: &PairFiles) -> bool {
+    let (file, blocks) = match found.ledger_blocks {
+        0 => (FileId::segment(found.pair), found.segment_blocks),
+        blocks => (FileId::ledger(found.pair), blocks),
+    };
+    files.is_touched(file, blocks.min(HEADERLESS_BLOCKS))
 }
 
 fn is_behind(files: &mut Files<'_>, header: &PairHeader, slots: &[SlotState]) -> bool {

@@ -35,7 +35,9 @@ pub(in crate::log) struct PairFiles {
     pub has_segment: bool,
     /// Whether both files are there.
     pub both_files: bool,
-    /// Size of the ledger.
+    /// Size of the segment; 0 if it is gone.
+    pub segment_blocks: u32,
+    /// Size of the ledger; 0 if it is gone.
     pub ledger_blocks: u32,
 }
 
@@ -162,6 +164,7 @@ impl<'a> Files<'a> {
                 both_headers: whole.len() == 2,
                 has_segment: found.segment_bytes.is_some(),
                 both_files: found.segment_bytes.is_some() && found.ledger_bytes.is_some(),
+                segment_blocks: blocks_in(found.segment_bytes),
                 ledger_blocks: blocks_in(found.ledger_bytes),
                 header: whole.pop(),
             });
@@ -173,10 +176,10 @@ impl<'a> Files<'a> {
         Ok(pairs)
     }
 
-    /// Whether anything was ever written to a pair's ledger, as far as it can be read.
-    pub fn ledger_is_touched(&mut self, pair: PairNumber, blocks: u32) -> bool {
+    /// Whether anything was ever written to the first `blocks` of a file, as far as they can be read.
+    pub fn is_touched(&mut self, file: FileId, blocks: u32) -> bool {
         let mut touched = false;
-        self.read_each(FileId::ledger(pair), 0, blocks, |_, block| {
+        self.read_each(file, 0, blocks, |_, block| {
             touched |= block.is_some_and(|block| !is_untouched(block));
         });
         touched
@@ -367,7 +370,7 @@ pub(in crate::log) fn slot_state(
         };
     }
     match Slot::decode(plain_payload(block)) {
-        Some((slot, items)) if slot.chain.get() == chain => {
+        Some((slot, items)) if slot.chain.get() == chain && slot.lies_in(header) => {
             SlotState::Good(slot, items.into_owned())
         }
         _ => SlotState::Bad,

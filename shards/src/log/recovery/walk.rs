@@ -66,9 +66,8 @@ impl Walked {
     /// contradict what stands before them. Then nothing of them is written again.
     fn check_rewrite(&mut self) {
         let mut fold = self.fold.clone();
-        let folds = items(self.rewrite.items.bytes()).all(|item| {
-            item.is_ok_and(|item| fold.apply_item(&item, Content::Here).is_ok())
-        });
+        let folds = items(self.rewrite.items.bytes())
+            .all(|item| item.is_ok_and(|item| fold.apply_item(&item, Content::Here).is_ok()));
         if folds {
             return;
         }
@@ -176,7 +175,8 @@ fn take_out_gone(pairs: &[PairFiles], walked: &mut Walked) -> Vec<PairNumber> {
         if found.ledger_blocks == 0 {
             half_gone.push(older.pair);
         }
-        if found.header.is_none() {
+        let fits = |header: &PairHeader| header.segment_blocks == older.segment_blocks;
+        if !found.header.as_ref().is_some_and(fits) {
             // Nothing may be written to a file that nobody understands.
             older.trailer = None;
         }
