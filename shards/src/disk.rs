@@ -6,7 +6,7 @@
 //! - a [`DurableChain`] is four ordered steps: write the log blocks, flush the segment, write the ledger
 //!   blocks, flush the ledger. A step begins only after the one before it succeeded in full; a short count
 //!   is an error;
-//! - exactly one event answers each operation, [`DiskEvent::Progress`] apart; buffers come back in it;
+//! - exactly one event answers each operation, [`DiskEvent::Progress`] and [`DiskEvent::Used`] apart; buffers come back in it;
 //! - in one inbox, events that report an error stand before those that report success;
 //! - operations are started in the order given; chains may complete in any order.
 //!
@@ -236,6 +236,11 @@ pub enum DiskEvent {
         trailer: Blocks,
         /// Whether both steps were done.
         outcome: Result<(), DiskError>,
+    },
+    /// So much of the file system is used. Answers nothing: it comes by itself, when it has changed.
+    Used {
+        /// Percent, rounded down; of what a process without privileges could use in all.
+        percent: u8,
     },
     /// A pair's files are gone, or not.
     Removed {

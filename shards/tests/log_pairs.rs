@@ -2,7 +2,7 @@
 
 mod support;
 
-use clustor_shards::disk::{DiskOp, FileId};
+use clustor_shards::disk::{DiskError, DiskEvent, DiskOp, FileId};
 use clustor_shards::log::inspect::{PairView, SlotView, inspect};
 use clustor_shards::log::nonce::{
     GAP_ALARM_BYTES, GAP_INCIDENT_BYTES, GapVerdict, NonceEvidence, gaps, judge,
@@ -10,7 +10,7 @@ use clustor_shards::log::nonce::{
 use clustor_shards::log::record::{RecordKind, decode_record};
 use clustor_shards::log::recovery::Damage;
 use clustor_shards::log::trailer::{FourLaneCrc, Trailer};
-use clustor_shards::log::{Mode, RecoverError, Retirement, ShardLog};
+use clustor_shards::log::{LogRefusal, Mode, Pressure, RecoverError, Retirement, ShardLog};
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{Incarnation, LogIndex, PairNumber, PartitionId, Term};
 use support::{MemoryDisk, TestKey, append, durable, identity, recover, settle, start};
@@ -414,4 +414,94 @@ fn a_copy_of_what_was_truncated_meanwhile_is_dropped() {
         assert_eq!(body_of(&mut log, &mut disk, cold, 2), Some(b"new".to_vec()));
         log = start(&mut disk);
     }
+}
+
+#[test]
+fn a_full_disk_refuses_appends_keeps_reading_and_recovers_when_space_returns() {
+    let mut disk = MemoryDisk::default();
+    let mut log = start(&mut disk);
+    log.create_partition(P, Incarnation(5), b"voters");
+    let mut retirement = Retirement::default();
+    let mut full = true;
+    let mut turn = |log: &mut ShardLog, disk: &mut MemoryDisk, full: bool, ms: u64| {
+        let now = Time(0).plus_ms(ms);
+        let mut ops = Vec::new();
+        log.poll(now, &mut ops);
+        for op in ops {
+            let event = match op {
+                DiskOp::Prepare(ask) if full => DiskEvent::PrepareFailed {
+                    pair: ask.pair,
+                    error: DiskError::Full,
+                },
+                op => disk.carry(op),
+            };
+            log.on_event(now, event, &mut retirement);
+        }
+    };
+    let body = [7; 3000];
+    let (mut index, mut refused) = (0, 0);
+    for ms in 0..600 {
+        match log.admit(body.len()) {
+            Ok(()) => {
+                index += 1;
+                append(&mut log, 1, 1, index, &body, Mode::Strict);
+            }
+            Err(LogRefusal::DiskFull) => {
+                refused += 1;
+                // What was taken before has retired, and is read.
+                for _ in 0..8 {
+                    turn(&mut log, &mut disk, full, ms * 50);
+                }
+                assert!(log.is_settled(), "nothing waits for space");
+                assert_eq!(durable(&log, 1), index);
+                assert!(body_of(&mut log, &mut disk, P, index).is_some());
+                full = refused < 3;
+            }
+            Err(other) => panic!("{other}"),
+        }
+        turn(&mut log, &mut disk, full, ms * 50);
+    }
+    assert!(
+        refused >= 3 && index > 200,
+        "{refused} refused, {index} taken"
+    );
+    assert_eq!(
+        start(&mut disk).partition(P).expect("there").last,
+        LogIndex(index)
+    );
+}
+
+#[test]
+fn pressure_halves_what_waits_and_then_refuses_clients() {
+    let mut disk = MemoryDisk::default();
+    let mut log = start(&mut disk);
+    log.create_partition(P, Incarnation(5), b"voters");
+    settle(&mut log, &mut disk);
+    let under = |log: &mut ShardLog, percent: u8| {
+        let used = DiskEvent::Used { percent };
+        log.on_event(Time(0), used, &mut Retirement::default());
+    };
+    under(&mut log, 79);
+    assert_eq!(log.pressure(), Pressure::None);
+    under(&mut log, 80);
+    assert_eq!((log.pressure(), log.admit(100)), (Pressure::Soft, Ok(())));
+    let limit = log.options().queue_bytes_max;
+    append(&mut log, 1, 1, 1, &vec![1; 3000], Mode::Group);
+    let refusal = log.admit_frames(limit / 2);
+    assert!(matches!(refusal, Err(LogRefusal::Busy { limit: half, .. }) if half == limit / 2));
+    under(&mut log, 90);
+    assert_eq!(log.admit(100), Err(LogRefusal::DiskFull));
+    assert_eq!(
+        log.admit_frames(100),
+        Ok(()),
+        "what a leader has accepted is still taken"
+    );
+    let mut patient = *log.options();
+    patient.disk_hard_percent = 100;
+    log.retune(&patient);
+    assert_eq!((log.pressure(), log.admit(100)), (Pressure::Soft, Ok(())));
+    under(&mut log, 100);
+    assert_eq!(log.admit(100), Err(LogRefusal::DiskFull));
+    under(&mut log, 50);
+    assert_eq!((log.pressure(), log.admit(100)), (Pressure::None, Ok(())));
 }

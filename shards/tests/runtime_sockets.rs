@@ -39,6 +39,8 @@ impl Application for Chatter {
     type Mesh = ();
 
     fn turn(&mut self, inbox: &mut Inbox<(PeerId, Vec<u8>), ()>, outbox: &mut Outbox<News, ()>) {
+        // How full the disk is.
+        inbox.disk.clear();
         for event in inbox.peers.drain(..) {
             match event {
                 PeerEvent::Up(peer) => outbox.replies.push(News::Up(peer)),

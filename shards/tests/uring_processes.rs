@@ -308,6 +308,8 @@ impl Application for Panics {
     type Mesh = ();
 
     fn turn(&mut self, inbox: &mut Inbox<u32, ()>, outbox: &mut Outbox<(), ()>) {
+        // How full the disk is.
+        inbox.disk.clear();
         for request in inbox.requests.drain(..) {
             assert_eq!(request, 42, "the answer was {request}");
         }

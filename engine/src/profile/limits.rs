@@ -154,6 +154,15 @@ tunables! {
         /// Raise it only if entries are that long: queues must hold several.
         entry_bytes_max: (1_024..=4_194_240) restart,
     }
+    "When the disk fills" {
+        /// From this part of the file system on, in percent, half as much may wait for the disk, and `clustor status` says so.
+        /// Low enough for somebody to make room before disk_hard_percent is reached.
+        disk_soft_percent: (1..=100) live,
+        /// From this part of the file system on, in percent, appends are refused and reads go on.
+        /// What is above it is kept for the next start, for votes and for what was accepted already: several times segment_bytes
+        /// for each shard. 100 refuses only when no next segment can be made.
+        disk_hard_percent: (1..=100) live,
+    }
     "What the log's files are made of" {
         /// How blocks of the log are sealed. aes-256-gcm needs a build with the feature aws-lc; none keeps no secret and
         /// protects against no tampering, only against rot. Another is used from the next pair of files on.

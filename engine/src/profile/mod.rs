@@ -311,6 +311,8 @@ impl Profile {
             batch_bytes_max: self.batch_bytes_max as usize,
             queue_bytes_max: (self.segment_bytes / 4) as usize,
             entry_body_bytes_max: (self.entry_bytes_max + ENTRY_HEADER_BYTES_MAX) as usize,
+            disk_soft_percent: self.disk_soft_percent as u8,
+            disk_hard_percent: self.disk_hard_percent as u8,
             format: self.format(),
             nonce_range_blocks: NONCE_RANGE_BLOCKS,
             relocate_share: RELOCATE_SHARE,
@@ -338,7 +340,7 @@ impl Profile {
     }
 
     fn wrong_relations(&self, file: &str, line: impl Fn(&str) -> usize) -> Vec<ProfileError> {
-        let relations: [(&'static str, u64, u64, &'static str); 6] = [
+        let relations: [(&'static str, u64, u64, &'static str); 7] = [
             (
                 "entry_bytes_max",
                 self.entry_bytes_max,
@@ -350,6 +352,12 @@ impl Profile {
                 self.batch_bytes_max,
                 self.segment_bytes / 16,
                 "a sixteenth of segment_bytes: half a segment may lie in chains in flight",
+            ),
+            (
+                "disk_soft_percent",
+                self.disk_soft_percent,
+                self.disk_hard_percent,
+                "disk_hard_percent: appends are slowed down before they are refused",
             ),
             (
                 "election_ms_min",

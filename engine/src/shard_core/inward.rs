@@ -465,7 +465,9 @@ fn log_refusal(error: &LogRefusal) -> Refusal {
         LogRefusal::TooLarge { .. } => (RefusalClause::TooLarge, 0),
         LogRefusal::Busy { .. } => (RefusalClause::Busy, 250),
         LogRefusal::DiskFull => (RefusalClause::DiskFull, 1000),
-        LogRefusal::Failed(_) | LogRefusal::Quarantined(_) => (RefusalClause::Unavailable, 1000),
+        LogRefusal::NoSegment(_) | LogRefusal::Failed(_) | LogRefusal::Quarantined(_) => {
+            (RefusalClause::Unavailable, 1000)
+        }
     };
     refusal(clause, error.to_string(), retry_after_ms)
 }

@@ -14,6 +14,7 @@ mod boot;
 mod inward;
 mod links;
 mod outward;
+mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -132,25 +133,12 @@ impl ShardCore {
     #[must_use]
     pub fn status(&self, only: Option<PartitionId>) -> ShardStatus {
         let log = &self.shared.log;
-        let trouble = match (log.failure(), log.quarantine()) {
-            (Some(failure), _) => {
-                format!("the disk failed: {failure}; restart the node to recover what is durable")
-            }
-            (None, Some(quarantine)) => format!("quarantined: {quarantine}"),
-            (None, None) => match (&self.silent, &self.profile_refused) {
-                (Some(why), _) => format!("quarantined by the host policy: {why}"),
-                (None, Some(why)) => {
-                    format!("the profile was not reloaded, the one before it stays: {why}")
-                }
-                (None, None) => String::new(),
-            },
-        };
         ShardStatus {
             node: self.me.node,
             shard: self.me.shard,
             boot: log.boot(),
             io_writer_mode: log.options().io_writer_mode,
-            trouble,
+            trouble: self.trouble(),
             partitions: self
                 .partitions
                 .values()

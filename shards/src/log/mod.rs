@@ -14,6 +14,7 @@
 //! - [`nonce`]: which blocks may seal something, and the evidence of it
 //! - [`fold`]: what records say about partitions
 //! - `batch`, `location`, `pair`: what the writer keeps
+//! - `pressure`: what it does on a file system that fills up
 //! - [`proof`]: what only the log can make
 //! - [`writer`], [`read`], `reclaim`: the log while it runs
 //! - [`recovery`]: the log at a start
@@ -38,6 +39,7 @@ pub mod merkle;
 pub mod nonce;
 pub mod options;
 mod pair;
+mod pressure;
 pub mod proof;
 pub mod read;
 mod reclaim;
@@ -54,6 +56,7 @@ pub use fold::{HardState, IndexRange, PartitionLog, TermRun};
 pub use format::{Encoding, HashSuite, LogFormat, Suite, SuiteUnavailable};
 pub use keys::{Kek, KeyError, KeyProvider, LogIdentity};
 pub use options::{LogOptions, OnAuthenticationFailure, OptionsError};
+pub use pressure::{DISK_HARD_PERCENT, DISK_SOFT_PERCENT, Pressure};
 pub use proof::{HardStateDurable, LocalDurable};
 pub use read::{ReadOutcome, ReadRefusal};
 pub use recovery::{Damage, Quarantine, RecoverError, Recovery, RecoveryReport};

@@ -4,6 +4,7 @@ use super::extent::extent_blocks;
 use super::format::{LogFormat, SuiteUnavailable};
 use super::item::SMALL_RECORD_BYTES_MAX;
 use super::nonce::{NONCE_RANGE_BLOCKS, NONCE_RANGE_BLOCKS_MAX, NONCE_RANGE_BLOCKS_MIN};
+use super::pressure::{DISK_HARD_PERCENT, DISK_SOFT_PERCENT};
 use super::record::{RECORD_BODY_BYTES_MAX, RECORD_OVERHEAD_BYTES_MAX};
 use super::scrub::ScrubRates;
 use crate::buffer::{BLOCK_BYTES, BlockPool, SizeClass};
@@ -54,6 +55,10 @@ pub struct LogOptions {
     pub relocate_share: u32,
     /// Bytes written again in one turn, at most, to empty a closed pair; one entry at least.
     pub relocate_turn_bytes_max: usize,
+    /// Percent of the file system used from which on half as much may wait.
+    pub disk_soft_percent: u8,
+    /// Percent of the file system used from which on appends are refused; 100 for when it is full.
+    pub disk_hard_percent: u8,
     /// What its files are made of.
     pub format: LogFormat,
     /// Blocks whose nonces are reserved at once.
@@ -84,6 +89,8 @@ impl LogOptions {
             entry_body_bytes_max: (segment / 8 - 2 * BLOCK_BYTES).min(1 << 20),
             relocate_share: RELOCATE_SHARE,
             relocate_turn_bytes_max: RELOCATE_TURN_BYTES_MAX,
+            disk_soft_percent: DISK_SOFT_PERCENT,
+            disk_hard_percent: DISK_HARD_PERCENT,
             format: LogFormat::default(),
             nonce_range_blocks: NONCE_RANGE_BLOCKS,
             on_authentication_failure: OnAuthenticationFailure::default(),
@@ -194,6 +201,13 @@ impl LogOptions {
             self.relocate_share.into(),
             1,
             SEGMENT_BLOCKS_MAX.into(),
+        )?;
+        within("disk_hard_percent", self.disk_hard_percent.into(), 1, 100)?;
+        within(
+            "disk_soft_percent",
+            self.disk_soft_percent.into(),
+            1,
+            self.disk_hard_percent.into(),
         )?;
         within(
             "nonce_range_blocks",

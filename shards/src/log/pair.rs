@@ -16,7 +16,7 @@ use super::seal::{BlockUse, PAYLOAD_BYTES, SegmentCipher, authenticate};
 use super::slot::{ExtentDigest, Slot};
 use super::trailer::{SegmentFigures, Trailer};
 use crate::buffer::BlockPool;
-use crate::disk::{DiskError, DiskOp, DurableChain, FileKind, PreparePair};
+use crate::disk::{DiskOp, DurableChain, FileKind, PreparePair};
 use crate::turn::Time;
 
 /// How long after a failure to make a pair the next try comes.
@@ -31,7 +31,7 @@ pub(super) struct Prepared {
     salt: [u8; SALT_BYTES],
     blocks_ready: u32,
     /// Its zeroing stopped: it ends where it is ready.
-    cut: bool,
+    pub cut: bool,
 }
 
 /// The next pair.
@@ -44,7 +44,7 @@ pub(super) enum Spare {
     /// Ready to be opened.
     Ready(Prepared),
     /// It could not be made; the next try is due then.
-    Failed(DiskError, Time),
+    Failed(Time),
 }
 
 impl Spare {
@@ -70,7 +70,7 @@ impl Spare {
     pub fn is_wanted(&self, now: Time) -> bool {
         match self {
             Spare::None => true,
-            Spare::Failed(_, retry_at) => *retry_at <= now,
+            Spare::Failed(retry_at) => *retry_at <= now,
             Spare::Asked(_) | Spare::Ready(_) => false,
         }
     }
@@ -79,13 +79,14 @@ impl Spare {
         matches!(self, Spare::Ready(_))
     }
 
-    pub fn is_full(&self) -> bool {
-        matches!(self, Spare::Failed(DiskError::Full, _))
+    /// Whether it is zeroed to its end.
+    pub fn is_whole(&self) -> bool {
+        matches!(self, Spare::Ready(ready) if ready.blocks_ready >= ready.asked.segment_blocks)
     }
 
     pub fn retry_at(&self) -> Option<Time> {
         match self {
-            Spare::Failed(_, retry_at) => Some(*retry_at),
+            Spare::Failed(retry_at) => Some(*retry_at),
             _ => None,
         }
     }
@@ -111,10 +112,10 @@ impl Spare {
         }
     }
 
-    pub fn failed(&mut self, pair: PairNumber, error: DiskError, now: Time) {
+    pub fn failed(&mut self, pair: PairNumber, now: Time) {
         match self {
             Spare::Asked(asked) if asked.pair == pair => {
-                *self = Spare::Failed(error, now.plus_ms(PREPARE_RETRY_MS));
+                *self = Spare::Failed(now.plus_ms(PREPARE_RETRY_MS));
             }
             Spare::Ready(ready) if ready.asked.pair == pair => ready.cut = true,
             _ => {}
@@ -236,6 +237,11 @@ impl OpenPair {
     /// Whether an extent of `blocks` and its slot fit.
     pub fn has_room(&self, blocks: u32) -> bool {
         self.next_block + blocks <= self.end && self.next_slot < self.header.slots()
+    }
+
+    /// Whether `count` more chains find a slot.
+    pub fn has_slots(&self, count: u32) -> bool {
+        self.next_slot.saturating_add(count) <= self.header.slots()
     }
 
     /// Whether the segment is zeroed far enough for an extent of `blocks`.

@@ -52,11 +52,28 @@ pub fn file_system_magic(path: &Path) -> io::Result<i64> {
     }
 }
 
+/// How much of the file system of `path` is used, in percent, rounded down: of what is used and what a process without
+/// privileges may still use (statvfs(3)). 0 where it says nothing of its size.
+///
+/// # Errors
+/// When the path is not there, or holds a zero byte.
+pub fn used_percent(path: &Path) -> io::Result<u8> {
+    let stat = statvfs(path)?;
+    let used = u128::from(stat.f_blocks.saturating_sub(stat.f_bfree));
+    let total = used + u128::from(stat.f_bavail);
+    Ok((used * 100).checked_div(total).unwrap_or(0) as u8)
+}
+
 /// Bytes that a process without privileges may still write to the file system of `path` (statvfs(3)).
 ///
 /// # Errors
 /// When the path is not there, or holds a zero byte.
 pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let stat = statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+fn statvfs(path: &Path) -> io::Result<libc::statvfs> {
     let name = CString::new(path.as_os_str().as_bytes())
         .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     // SAFETY: all-zero is a valid statvfs.
@@ -64,7 +81,7 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     // SAFETY: `name` ends in a zero byte, the call fills `stat`; neither is kept.
     let code = unsafe { libc::statvfs(name.as_ptr(), &raw mut stat) };
     if code == 0 {
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+        Ok(stat)
     } else {
         Err(io::Error::last_os_error())
     }

@@ -18,9 +18,11 @@ use crate::buffer::{BlockPool, Blocks};
 use crate::disk::{
     BootDisk, DiskError, DiskEvent, DiskOp, DurableChain, FileId, FileKind, FoundPair,
 };
-use crate::sys::EventFd;
+use crate::sys::{self, EventFd};
 use clustor_wire::ids::PairNumber;
 
+/// How often the file system is asked how full it is.
+const USED_EVERY_US: u64 = 1_000_000;
 /// Place 0 of the ring's table of files holds the lock file.
 const LOCK_PLACE: u32 = 0;
 
@@ -36,6 +38,8 @@ pub struct ShardRing {
     #[cfg(feature = "net")]
     pub(super) sockets: Option<super::sockets::Sockets>,
     path: PathBuf,
+    used_percent: u8,
+    used_due_us: u64,
     /// Closed after the ring, which holds it too.
     _lock: File,
     done: Vec<Done>,
@@ -74,6 +78,8 @@ impl ShardRing {
             #[cfg(feature = "net")]
             sockets: None,
             path: wal,
+            used_percent: 0,
+            used_due_us: 0,
             _lock: lock,
             done: Vec::with_capacity(256),
         })
@@ -169,7 +175,21 @@ impl ShardRing {
         }
         self.done.clear();
         self.disk.take_events(events);
+        events.extend(self.used_news());
         Ok(())
+    }
+
+    /// Looks at the file system once in a second: how much of it is used, if that is another part than before.
+    fn used_news(&mut self) -> Option<DiskEvent> {
+        let now = sys::boottime_us();
+        if now < self.used_due_us {
+            return None;
+        }
+        self.used_due_us = now + USED_EVERY_US;
+        // A file system that does not answer says nothing of its size; writes will find out.
+        let percent = sys::used_percent(&self.path).ok()?;
+        let before = core::mem::replace(&mut self.used_percent, percent);
+        (before != percent).then_some(DiskEvent::Used { percent })
     }
 
     /// Whether a drain would find something, or the kernel holds back completions that an enter would bring.

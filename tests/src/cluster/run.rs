@@ -297,7 +297,10 @@ impl Run {
             Fault::Full => {
                 let shard = self.any_shard();
                 self.world.say(|| format!("the disk of {shard:?} is full"));
-                self.world.host_mut(shard).disk.set_full(true);
+                let percent = self.rng.random_range(70..100);
+                let disk = &mut self.world.host_mut(shard).disk;
+                disk.set_full(true);
+                disk.set_used_percent(percent);
                 let at = self.world.now_us() + self.rng.random_range(10_000..1_000_000);
                 self.world.wake_at(at, token_of(Fault::Room));
             }
@@ -362,7 +365,9 @@ impl Run {
 
     fn make_room(&mut self) {
         for shard in self.world.layout().shards.clone() {
-            self.world.host_mut(shard).disk.set_full(false);
+            let disk = &mut self.world.host_mut(shard).disk;
+            disk.set_full(false);
+            disk.set_used_percent(60);
         }
         self.world.say(|| "disks have room".to_owned());
     }

@@ -1,7 +1,7 @@
 //! What is planted into a disk: writes and flushes that go wrong, operations that never end, damage.
 
 use clustor_shards::buffer::{BLOCK_BYTES, Blocks};
-use clustor_shards::disk::{DiskError, FileId, FileKind};
+use clustor_shards::disk::{DiskError, DiskEvent, FileId, FileKind};
 use rand::Rng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -251,5 +251,10 @@ impl SimDisk {
     /// zeroed count as one. So a disk fills up in the middle of zeroing.
     pub fn set_room_pieces(&mut self, pieces: u32) {
         self.room = Some(pieces);
+    }
+
+    /// So much of the file system is used, in percent, from here on.
+    pub fn set_used_percent(&mut self, percent: u8) {
+        self.events.push(DiskEvent::Used { percent });
     }
 }

@@ -203,7 +203,7 @@ impl Life {
         }
         // What there is must come back once more, undisturbed.
         self.maybe_damage(0.3);
-        self.shard.disk.set_full(false);
+        self.make_room();
         self.boots += 1;
         if self.shard.boot()? == Boot::Quarantined {
             self.quarantined = true;
@@ -215,8 +215,15 @@ impl Life {
         if !self.shard.is_open() && !self.shard.has_failed() {
             return Err(Violation::Stuck("the last boot did not open".into()));
         }
+        self.shard.check_admits()?;
         self.opened += 1;
         Ok(())
+    }
+
+    /// Whatever filled the disk is gone.
+    fn make_room(&mut self) {
+        self.shard.disk.set_full(false);
+        self.shard.disk.set_used_percent(60);
     }
 
     fn crash(&mut self) {
@@ -272,7 +279,7 @@ impl Life {
             }
             if !self.shard.step()? {
                 self.shard.wait_ms(500);
-                self.shard.disk.set_full(false);
+                self.make_room();
                 self.shard.disk.unstick();
                 idle += 1;
                 if idle > 64 {
@@ -402,9 +409,12 @@ impl Life {
         if self.rng.random_bool(swarm.full_chance) {
             let pieces = self.rng.random_range(0..4);
             self.shard.disk.set_room_pieces(pieces);
-            self.shard.note(|| format!("{pieces} pieces of room"));
+            let percent = pick(&mut self.rng, &[60, 85, 95]);
+            self.shard.disk.set_used_percent(percent);
+            self.shard
+                .note(|| format!("{pieces} pieces of room, {percent}% used"));
         } else if self.rng.random_bool(0.05) {
-            self.shard.disk.set_full(false);
+            self.make_room();
         }
     }
 

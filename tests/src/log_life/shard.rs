@@ -463,6 +463,23 @@ impl Shard {
         }
     }
 
+    /// Where there is room and nothing is damaged, appends are taken.
+    ///
+    /// # Errors
+    /// [`Violation::Stuck`] if they are refused.
+    pub fn check_admits(&self) -> Result<(), Violation> {
+        let log = self.log.as_ref();
+        let Some(log) = log.filter(|log| log.failure().is_none() && log.quarantine().is_none())
+        else {
+            return Ok(());
+        };
+        log.admit(8).map_err(|refusal| {
+            Violation::Stuck(format!(
+                "an append is refused for no reason left: {refusal}"
+            ))
+        })
+    }
+
     // ---- reading back
 
     /// Reads every entry, compares it, and goes on from what the log holds.

@@ -3,12 +3,15 @@
 use clustor_wire::ids::{Incarnation, LogIndex, PartitionId, Term};
 
 use super::super::batch::for_each_item;
+use super::super::extent::extent_blocks;
 use super::super::fold::{Content, HardState, encode_missing};
 use super::super::item::ItemBuilder;
+use super::super::pressure::Pressure;
 use super::super::record::{
     RECORD_HEADER_BYTES, Record, RecordKind, decode_record, encode_record_parts,
 };
 use super::{LogRefusal, Mode, Phase, ShardLog};
+use crate::disk::DiskError;
 
 impl ShardLog {
     /// Whether an append of `body_bytes` would be taken now.
@@ -28,6 +31,9 @@ impl ShardLog {
                 limit: self.options.entry_body_bytes_max,
             });
         }
+        if self.pressure() == Pressure::Hard {
+            return Err(LogRefusal::DiskFull);
+        }
         self.admit_frames(RECORD_HEADER_BYTES + body_bytes)
     }
 
@@ -40,16 +46,38 @@ impl ShardLog {
             return Err(LogRefusal::Failed(failure.clone()));
         }
         let queued = self.queued_bytes + self.batch.records.len();
-        if queued + bytes > self.options.queue_bytes_max && queued > 0 {
-            if self.phase == Phase::Draining && self.spare.is_full() {
-                return Err(LogRefusal::DiskFull);
-            }
-            return Err(LogRefusal::Busy {
-                queued,
-                limit: self.options.queue_bytes_max,
+        if let Some(failure) = &self.spare_failure
+            && !self.has_room_without_spare(bytes)
+        {
+            return Err(match failure {
+                DiskError::Full => LogRefusal::DiskFull,
+                other => LogRefusal::NoSegment(other.clone()),
             });
         }
+        let limit = match self.pressure() {
+            Pressure::None => self.options.queue_bytes_max,
+            Pressure::Soft | Pressure::Hard => self.options.queue_bytes_max / 2,
+        };
+        if queued + bytes > limit && queued > 0 {
+            return Err(LogRefusal::Busy { queued, limit });
+        }
         Ok(())
+    }
+
+    /// Whether the pair that is being filled has room for everything that waits and `bytes` more, with the padding of
+    /// the extents it may come to stand in.
+    fn has_room_without_spare(&self, bytes: usize) -> bool {
+        let format = &self.options.format;
+        let waiting = self.queue.iter().chain([&self.batch]);
+        let stored: usize = waiting.map(|batch| batch.stored_bytes(format)).sum();
+        let bytes = stored + format.stored_bytes_max(bytes);
+        let extents = self.queue.len() + 2 + self.options.chains_in_flight_max;
+        let blocks = extent_blocks(bytes).saturating_add(extents as u32);
+        self.phase != Phase::Draining
+            && self
+                .current
+                .as_ref()
+                .is_some_and(|pair| pair.has_room(blocks) && pair.has_slots(extents as u32))
     }
 
     /// Takes a record that was verified and that continues its partition's log. Whoever appends entries asks

@@ -26,6 +26,7 @@ use super::keys::ShardKeys;
 use super::location::{ExtentPlace, Locations};
 use super::options::LogOptions;
 use super::pair::{OpenPair, Spare};
+use super::pressure::Pressure;
 use super::proof::{HardStateDurable, LocalDurable};
 use super::read::Reads;
 use super::reclaim::Closing;
@@ -63,9 +64,13 @@ pub enum LogRefusal {
         /// The limit.
         limit: usize,
     },
-    /// The disk is full: no new pair can be made.
-    #[error("the disk is full: no new segment can be made; free space on the log's file system")]
+    /// The disk is full: no new pair can be made, and what is open has no room; or more is used than
+    /// `disk_hard_percent`.
+    #[error("the disk is full, or nearly; free space on the log's file system")]
     DiskFull,
+    /// No new pair can be made for another reason, and what is open has no room.
+    #[error("no new segment can be made: {0}; see to the log's directory")]
+    NoSegment(DiskError),
     /// A write or flush failed; this is final until a restart.
     #[error("the disk failed: {0}; restart the node to recover what is durable")]
     Failed(DiskError),
@@ -122,8 +127,12 @@ pub struct ShardLog {
     open_since_boot: bool,
     quarantine: Option<Quarantine>,
     pub(super) failure: Option<DiskError>,
+    /// How much of the file system is used, in percent, as far as it was said.
+    used_percent: u8,
     pub(super) current: Option<OpenPair>,
     spare: Spare,
+    /// Why the newest pair could not be made whole; kept while it is tried again, so that nothing is admitted on a hope.
+    spare_failure: Option<DiskError>,
     pub(super) older: Vec<OlderPair>,
     /// Ciphers of every living pair, for reads.
     pub(super) ciphers: BTreeMap<PairNumber, SegmentCipher>,
@@ -193,8 +202,10 @@ impl ShardLog {
             open_since_boot: false,
             quarantine: restored.quarantine,
             failure: None,
+            used_percent: 0,
             current: None,
             spare: Spare::None,
+            spare_failure: None,
             closing: Closing::after_boot(&restored.older),
             older: restored.older,
             ciphers: restored.ciphers,
@@ -250,6 +261,24 @@ impl ShardLog {
         self.failure.as_ref()
     }
 
+    /// How the filling of the file system weighs on the log.
+    #[must_use]
+    pub fn pressure(&self) -> Pressure {
+        Pressure::of(self.used_percent, &self.options)
+    }
+
+    /// How much of the file system is used, in percent; 0 until it was said.
+    #[must_use]
+    pub fn used_percent(&self) -> u8 {
+        self.used_percent
+    }
+
+    /// Why the next pair could not be made whole, if the last try that ended failed. It is tried again every second.
+    #[must_use]
+    pub fn spare_failure(&self) -> Option<&DiskError> {
+        self.spare_failure.as_ref()
+    }
+
     /// The damage that keeps this shard's replicas silent, if any.
     #[must_use]
     pub fn quarantine(&self) -> Option<&Quarantine> {
@@ -271,11 +300,14 @@ impl ShardLog {
         &self.options
     }
 
-    /// Obeys what can be turned while it runs: the greatest batch and the chains in flight. The open batch closes as it
+    /// Obeys what can be turned while it runs: the greatest batch, the chains in flight, the thresholds of a disk that
+    /// fills. The open batch closes as it
     /// stands, so that no batch is made under both.
     pub fn retune(&mut self, options: &LogOptions) {
         self.options.batch_bytes_max = options.batch_bytes_max;
         self.options.chains_in_flight_max = options.chains_in_flight_max;
+        self.options.disk_soft_percent = options.disk_soft_percent;
+        self.options.disk_hard_percent = options.disk_hard_percent;
         if !self.batch.is_empty() {
             self.close_batch();
         }

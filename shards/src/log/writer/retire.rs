@@ -47,12 +47,16 @@ impl ShardLog {
                 pair,
                 salt,
                 segment_blocks_ready,
-            } => self.spare.prepared(pair, salt, segment_blocks_ready),
+            } => {
+                self.spare.prepared(pair, salt, segment_blocks_ready);
+                self.spare_grew();
+            }
             DiskEvent::Progress {
                 pair,
                 segment_blocks_ready,
             } => {
                 self.spare.progress(pair, segment_blocks_ready);
+                self.spare_grew();
                 if let Some(current) = &mut self.current
                     && current.header.pair == pair
                 {
@@ -60,7 +64,8 @@ impl ShardLog {
                 }
             }
             DiskEvent::PrepareFailed { pair, error } => {
-                self.spare.failed(pair, error, now);
+                self.spare.failed(pair, now);
+                self.spare_failure = Some(error);
                 if let Some(current) = &mut self.current
                     && current.header.pair == pair
                 {
@@ -72,6 +77,7 @@ impl ShardLog {
                 trailer,
                 outcome,
             } => self.trailer_done(now, pair, trailer, outcome),
+            DiskEvent::Used { percent } => self.used_percent = percent,
             DiskEvent::Removed { .. } => {}
         }
     }
@@ -132,6 +138,13 @@ impl ShardLog {
             retirement
                 .hard_states
                 .push(HardStateDurable::mint(*partition, state.term, state.vote));
+        }
+    }
+
+    /// A next pair that is whole ends the trouble of those before it.
+    fn spare_grew(&mut self) {
+        if self.spare.is_whole() {
+            self.spare_failure = None;
         }
     }
 

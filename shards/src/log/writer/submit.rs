@@ -259,6 +259,9 @@ impl ShardLog {
             self.rewrite = Some(rewrite);
             return false;
         };
+        if !prepared.cut {
+            self.spare_failure = None;
+        }
         let chain = self.take_chain();
         let (pair, cipher) = OpenPair::new(
             &self.keys,

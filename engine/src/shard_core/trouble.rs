@@ -1,0 +1,62 @@
+//! What is wrong with a shard, in words: the gravest thing, and what to do about it.
+
+use clustor_shards::disk::DiskError;
+use clustor_shards::log::Pressure;
+
+use super::ShardCore;
+
+impl ShardCore {
+    /// What keeps the shard from its work, or will soon; empty if nothing does.
+    pub(super) fn trouble(&self) -> String {
+        let log = &self.shared.log;
+        if let Some(failure) = log.failure() {
+            return format!(
+                "the disk failed: {failure}; restart the node to recover what is durable"
+            );
+        }
+        if let Some(quarantine) = log.quarantine() {
+            return format!("quarantined: {quarantine}");
+        }
+        if let Some(why) = &self.silent {
+            return format!("quarantined by the host policy: {why}");
+        }
+        if let Some(trouble) = self.disk_trouble() {
+            return trouble;
+        }
+        match &self.profile_refused {
+            Some(why) => format!("the profile was not reloaded, the one before it stays: {why}"),
+            None => String::new(),
+        }
+    }
+
+    /// What is wrong with the room on the disk.
+    fn disk_trouble(&self) -> Option<String> {
+        let log = &self.shared.log;
+        let (percent, options) = (log.used_percent(), log.options());
+        if let Some(error) = log.spare_failure() {
+            let what = match error {
+                DiskError::Full => "free space on its file system",
+                _ => "see to its directory and file system",
+            };
+            let until = if log.is_open() {
+                "appends are refused when the present one is full, reads go on"
+            } else {
+                "the shard can't start without it"
+            };
+            return Some(format!(
+                "the log's next segment can't be made: {error}; {until}; {what}"
+            ));
+        }
+        match log.pressure() {
+            Pressure::None => None,
+            Pressure::Soft => Some(format!(
+                "the disk is {percent}% used (disk_soft_percent = {}): half as much may wait for it; free space on its file system",
+                options.disk_soft_percent
+            )),
+            Pressure::Hard => Some(format!(
+                "the disk is {percent}% used (disk_hard_percent = {}): appends are refused, reads go on; free space on its file system",
+                options.disk_hard_percent
+            )),
+        }
+    }
+}
