@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use clustor_shards::buffer::{BLOCK_BYTES, BlockPool, Blocks, SizeClass};
-use clustor_shards::disk::{DiskEvent, DiskOp, DurableChain, PreparePair};
+use clustor_shards::disk::{DiskEvent, DiskOp, DurableChain, FlushKind, PreparePair};
 use clustor_shards::uring::{ChainSteps, ShardRing, WriterMode};
 use clustor_wire::ids::{ChainNumber, PairNumber};
 
@@ -174,6 +174,7 @@ impl<'a> Device<'a> {
         match self.ring.writer_mode() {
             WriterMode::FixedUring => "FixedUring",
             WriterMode::RegisteredUring => "RegisteredUring",
+            WriterMode::Blocking => "Blocking",
         }
     }
 
@@ -267,6 +268,7 @@ impl<'a> Device<'a> {
             ledger_block: u32::try_from(self.chains % u64::from(LEDGER_BLOCKS))
                 .expect("below the ledger's size"),
             ledger,
+            flush: FlushKind::Fdatasync,
         };
         self.next_block += work.blocks;
         self.chains += 1;

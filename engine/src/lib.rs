@@ -6,6 +6,7 @@
 //! - [`profile`]: every number by which a node is tuned, with its limits
 //! - [`security`]: identities, the signed placement
 //! - [`raft`]: the consensus core, one replica of one partition
+//! - [`gate`]: what may be served now, and the first clause that forbids it
 //! - [`machine`]: the state machine, as an embedder writes it
 //! - [`outcome`]: the three outcomes of an append, refusals, leadership
 //! - [`request`]: what crosses from handles to a shard's turn and back
@@ -19,6 +20,7 @@
 #[cfg(feature = "net")]
 pub mod client;
 pub mod engine;
+pub mod gate;
 pub mod machine;
 pub mod outcome;
 pub mod partition;

@@ -137,6 +137,12 @@ pub const fn remedy(clause: RefusalClause) -> &'static str {
         RefusalClause::MachineFailed => {
             "retry after the machine was rebuilt; its status says why it failed"
         }
+        RefusalClause::ModeConflict => {
+            "see the clause in docs/operations.md, and ask again when it holds no longer"
+        }
+        RefusalClause::Forbidden => {
+            "ask with an operator's certificate (clustor certs client --operator)"
+        }
         RefusalClause::MissingContent => "wait for the repair, or see the partition's status",
     }
 }

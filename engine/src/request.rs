@@ -8,6 +8,7 @@
 use core::fmt;
 use std::any::Any;
 
+use clustor_shards::log::Mode;
 use clustor_wire::ids::{LogIndex, PartitionId};
 use clustor_wire::message::{IdempotencyKey, PartitionStatus, Refusal};
 
@@ -39,6 +40,8 @@ pub enum RequestBody {
     },
     /// Run a closure against the machine, linearizably. Answered by [`Reply::Read`].
     Read(ReadFn),
+    /// Ask for a durability mode. Answered by [`Reply::Append`] when the change is applied.
+    Mode(Mode),
     /// Ask how the replica stands. Answered by [`Reply::Status`].
     Status,
     /// Take news of the node's profile: for the shard as a whole, whichever partition is named. Answered by
@@ -56,6 +59,7 @@ impl fmt::Debug for RequestBody {
                 .field("wait", wait)
                 .finish(),
             Self::Read(_) => f.write_str("Read(..)"),
+            Self::Mode(mode) => f.debug_tuple("Mode").field(mode).finish(),
             Self::Status => f.write_str("Status"),
             Self::Profile(news) => f.debug_tuple("Profile").field(news).finish(),
         }

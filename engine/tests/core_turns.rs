@@ -10,8 +10,15 @@ use clustor_engine::outcome::{IdempotencyKey, Leadership, Outcome, RefusalClause
 use clustor_engine::profile::{Profile, ProfileNews};
 use clustor_engine::request::{Reply, Request, RequestBody, Wait};
 use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
-use clustor_shards::turn::{Application, Inbox, Outbox, PeerEvent, PeerId, Time};
+use clustor_shards::log::Mode;
+use clustor_shards::turn::{
+    Application, ClientEvent, ClientOp, ConnectionId, Inbox, Outbox, PeerEvent, PeerId, Time,
+};
+use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::{ClusterId, LogIndex, NodeId, PartitionId, ShardId};
+use clustor_wire::message::{
+    ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
+};
 use support::{MemoryDisk, TestKey};
 
 #[derive(Default)]
@@ -44,26 +51,43 @@ struct Node {
     disk: MemoryDisk,
     inbox: Inbox<Request, CoreMesh>,
     replies: Vec<Reply>,
+    answers: Vec<ClientOp>,
     due: Option<Time>,
 }
 
 impl Node {
     fn boot(id: u64, voters: &[u64], disk: MemoryDisk, now: Time) -> Self {
-        Self::boot_on(id, voters, disk, now, None)
+        Self::boot_as(id, voters, disk, now, (0, None))
     }
 
     /// On a host that must stay silent, for a reason.
-    fn boot_on(
+    fn boot_on(id: u64, voters: &[u64], disk: MemoryDisk, now: Time, silent: Option<&str>) -> Self {
+        Self::boot_as(id, voters, disk, now, (0, silent))
+    }
+
+    /// Writing in this way.
+    fn boot_writing(
+        id: u64,
+        voters: &[u64],
+        disk: MemoryDisk,
+        now: Time,
+        io_writer_mode: u8,
+    ) -> Self {
+        Self::boot_as(id, voters, disk, now, (io_writer_mode, None))
+    }
+
+    fn boot_as(
         id: u64,
         voters: &[u64],
         mut disk: MemoryDisk,
         now: Time,
-        silent: Option<&str>,
+        (io_writer_mode, silent): (u8, Option<&str>),
     ) -> Self {
         let mut profile = Profile::throughput();
         profile.segment_bytes = 1 << 20;
         profile.entry_bytes_max = 64 << 10;
         profile.cache_bytes_max = 1 << 20;
+        profile.node_inflight_bytes_max = 1 << 20;
         let config = CoreConfig {
             cluster: ClusterId(7),
             me: peer(id),
@@ -73,7 +97,8 @@ impl Node {
                 factory: Box::new(|_| Box::new(Sum::default())),
             }],
             profile,
-            io_writer_mode: 0,
+            io_writer_mode,
+            shards: 1,
             seed: id * 31,
             placement: None,
             silent: silent.map(str::to_owned),
@@ -85,6 +110,7 @@ impl Node {
             disk,
             inbox: Inbox::default(),
             replies: Vec::new(),
+            answers: Vec::new(),
             due: Some(now),
         }
     }
@@ -97,6 +123,7 @@ impl Node {
             self.inbox.disk.push(self.disk.carry(op));
         }
         self.replies.append(&mut outbox.replies);
+        self.answers.append(&mut outbox.clients);
         self.due = outbox.deadline;
         outbox.peers
     }
@@ -378,4 +405,217 @@ fn on_a_host_that_can_keep_no_acknowledgement_a_replica_is_silent_and_says_why()
         status.partitions[0].role,
         clustor_wire::message::Role::Quarantined
     );
+}
+
+fn ask_mode(node: &mut Node, ticket: u64, mode: Mode) {
+    node.inbox.requests.push(Request {
+        ticket,
+        partition: P,
+        body: RequestBody::Mode(mode),
+    });
+}
+
+impl Net {
+    fn ready_leader(&self) -> u64 {
+        let ready = |node: &&u64| {
+            let partition = self.nodes[node].core.partition(P).expect("here");
+            matches!(partition.leadership(), Leadership::Ready { .. })
+        };
+        *self.nodes.keys().find(ready).expect("a leader is ready")
+    }
+
+    fn mode_on(&self, node: u64) -> (DurabilityMode, DurabilityMode, String) {
+        let partition = self.nodes[&node].core.partition(P).expect("here");
+        let status = partition.status();
+        (status.mode, status.wanted_mode, status.held_back)
+    }
+}
+
+#[test]
+fn a_change_of_the_mode_is_an_entry_and_in_force_on_every_replica() {
+    let mut net = Net::new(&[1, 2, 3]);
+    net.run_ms(2_000);
+    let leader = net.ready_leader();
+    let node = net.nodes.get_mut(&leader).expect("here");
+    for ticket in 1..=20 {
+        node.append(ticket, b"grouped", None);
+    }
+    ask_mode(node, 50, Mode::Strict);
+    for ticket in 21..=24 {
+        node.append(ticket, b"alone", None);
+    }
+    let before = node.core.log().retired_chain();
+    net.run_ms(200);
+    let node = net.nodes.get_mut(&leader).expect("here");
+    let chains = node.core.log().retired_chain().get() - before.get();
+    assert_eq!(
+        chains,
+        1 + 1 + 4,
+        "what was grouped, the change, each alone"
+    );
+    for ticket in (1..=24).chain([50]) {
+        let outcome = node.outcome(ticket).expect("answered");
+        assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
+    }
+    for id in [1, 2, 3] {
+        let strict = DurabilityMode::Strict;
+        assert_eq!(
+            net.mode_on(id),
+            (strict, strict, String::new()),
+            "node {id}"
+        );
+    }
+}
+
+#[test]
+fn the_mode_that_was_asked_for_survives_a_restart_and_counts_for_the_next_leader() {
+    let mut net = Net::new(&[1, 2, 3]);
+    net.run_ms(2_000);
+    let leader = net.ready_leader();
+    ask_mode(net.nodes.get_mut(&leader).expect("here"), 1, Mode::Strict);
+    net.run_ms(200);
+    for id in [1, 2, 3] {
+        let node = net.nodes.remove(&id).expect("here");
+        let again = Node::boot(id, &[1, 2, 3], node.disk, net.now);
+        net.nodes.insert(id, again);
+        // What its log says is not known before it is applied: strict until then, whatever the profile says.
+        assert_eq!(net.mode_on(id).0, DurabilityMode::Strict);
+    }
+    net.run_ms(3_000);
+    for id in [1, 2, 3] {
+        assert_eq!(net.mode_on(id).1, DurabilityMode::Strict, "node {id}");
+    }
+}
+
+#[test]
+fn a_voter_that_blocks_keeps_the_partition_strict_and_status_says_so() {
+    let mut net = Net::new(&[1, 2, 3]);
+    net.run_ms(2_000);
+    let leader = net.ready_leader();
+    let other = 1 + leader % 3;
+    let node = net.nodes.remove(&other).expect("here");
+    let again = Node::boot_writing(other, &[1, 2, 3], node.disk, net.now, 2);
+    net.nodes.insert(other, again);
+    net.run_ms(1_000);
+    let leader = net.ready_leader();
+    let node = net.nodes.get_mut(&leader).expect("here");
+    for ticket in 1..=3 {
+        node.append(ticket, b"more", None);
+    }
+    net.run_ms(500);
+    let strict = DurabilityMode::Strict;
+    let held_back = format!("blocking_voter (node {other})");
+    assert_eq!(
+        net.mode_on(leader),
+        (strict, DurabilityMode::Group, held_back.clone())
+    );
+    let node = net.nodes.get_mut(&leader).expect("here");
+    ask_mode(node, 9, Mode::Group);
+    net.run_ms(100);
+    let node = net.nodes.get_mut(&leader).expect("here");
+    match node.outcome(9).expect("answered") {
+        Outcome::NotExecuted { refusal } => {
+            assert_eq!(refusal.clause, RefusalClause::ModeConflict);
+            assert!(refusal.message.contains(&held_back), "{}", refusal.message);
+        }
+        other => panic!("not refused: {other:?}"),
+    }
+    // It writes as it should again: the partition goes back to what was asked for.
+    let node = net.nodes.remove(&other).expect("here");
+    let again = Node::boot(other, &[1, 2, 3], node.disk, net.now);
+    net.nodes.insert(other, again);
+    net.run_ms(2_000);
+    let leader = net.ready_leader();
+    net.nodes
+        .get_mut(&leader)
+        .expect("here")
+        .append(20, b"x", None);
+    net.run_ms(500);
+    let group = DurabilityMode::Group;
+    assert_eq!(net.mode_on(leader), (group, group, String::new()));
+}
+
+#[test]
+fn only_an_operators_connection_may_change_the_mode() {
+    let mut net = Net::new(&[1]);
+    net.run_ms(1_000);
+    let ask = ClientRequest {
+        id: 7,
+        body: ClientRequestBody::Mode {
+            partition: P,
+            mode: DurabilityMode::Strict,
+        },
+    };
+    let mut body = Vec::new();
+    ask.encode(&mut body).expect("short");
+    let frame = || Frame {
+        kind: FrameKind::ClientRequest,
+        body: body.clone(),
+    };
+    let node = net.nodes.get_mut(&1).expect("here");
+    let (client, operator) = (ConnectionId(1), ConnectionId(2));
+    for (connection, name) in [(client, "client/ops"), (operator, "operator/ops")] {
+        let name = format!("spiffe://example/{name}");
+        node.inbox
+            .clients
+            .push(ClientEvent::Opened(connection, name));
+        node.inbox
+            .clients
+            .push(ClientEvent::Frame(connection, frame()));
+    }
+    net.run_ms(100);
+    let node = net.nodes.get_mut(&1).expect("here");
+    let answers: Vec<(ConnectionId, ClientResponseBody)> = node
+        .answers
+        .drain(..)
+        .map(|op| match op {
+            ClientOp::Send(to, frame) => {
+                let answer = ClientResponse::decode(&frame.body).expect("decodes");
+                (to, answer.body)
+            }
+            ClientOp::Close(to) => panic!("{to:?} was closed"),
+        })
+        .collect();
+    assert_eq!(answers.len(), 2);
+    for (to, answer) in answers {
+        match answer {
+            ClientResponseBody::NotExecuted(refused) => {
+                assert_eq!((to, refused.clause), (client, RefusalClause::Forbidden));
+            }
+            ClientResponseBody::Applied { .. } => assert_eq!(to, operator),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(net.mode_on(1).0, DurabilityMode::Strict);
+}
+
+#[test]
+fn what_waits_to_be_committed_is_bounded_for_the_node() {
+    let mut net = Net::new(&[1, 2, 3]);
+    net.run_ms(2_000);
+    let leader = net.ready_leader();
+    net.nodes.retain(|id, _| *id == leader);
+    let node = net.nodes.get_mut(&leader).expect("here");
+    let payload = vec![7; 60 << 10];
+    for ticket in 1..=20 {
+        node.append(ticket, &payload, None);
+    }
+    net.run_ms(5);
+    let node = net.nodes.get_mut(&leader).expect("here");
+    let fit = (1 << 20) / (60 << 10);
+    for ticket in 1..=20 {
+        match node.outcome(ticket) {
+            None => assert!(ticket <= fit, "append {ticket} was taken"),
+            Some(Outcome::NotExecuted { refusal }) => {
+                assert!(ticket > fit, "append {ticket} was refused: {refusal:?}");
+                assert_eq!(refusal.clause, RefusalClause::Busy);
+                assert!(
+                    refusal.message.contains("the node's limit"),
+                    "{}",
+                    refusal.message
+                );
+            }
+            Some(other) => panic!("nothing can be committed: {other:?}"),
+        }
+    }
 }

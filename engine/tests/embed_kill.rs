@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use clustor_shards::log::Mode;
+use clustor_shards::uring::WriterChoice;
 use support::{Lines, PATIENCE, builder, small};
 
 const ROUNDS: usize = 5;
@@ -19,6 +20,9 @@ const IN_FLIGHT: usize = 16;
 const CHILD: &str = "CLUSTOR_EMBED_KILL_CHILD";
 /// Set for a child that shares flushes between appends.
 const GROUP: &str = "CLUSTOR_EMBED_KILL_GROUP";
+
+/// Set for a child that writes without direct I/O.
+const BLOCKING: &str = "CLUSTOR_EMBED_KILL_BLOCKING";
 
 fn main() -> Result<(), Box<dyn Error>> {
     if let Ok(dir) = std::env::var(CHILD) {
@@ -52,14 +56,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Runs a child, strict and group in turn, until it has acknowledged some appends, more in each round, kills
+/// Runs a child, strict, group and by the blocking writer in turn, until it has acknowledged some appends, more in each round, kills
 /// it, and returns what it said.
 fn run_and_kill(dir: &Path, round: usize) -> Result<Vec<String>, Box<dyn Error>> {
     let count = 20 + 30 * round;
     let mut command = Command::new(std::env::current_exe()?);
     command.env(CHILD, dir).stdout(Stdio::piped());
-    if round % 2 == 1 {
-        command.env(GROUP, "1");
+    match round % 3 {
+        1 => drop(command.env(GROUP, "1")),
+        2 => drop(command.env(BLOCKING, "1")),
+        _ => {}
     }
     let mut child = command.spawn()?;
     let mut lines = BufReader::new(child.stdout.take().ok_or("no pipe")?).lines();
@@ -83,6 +89,9 @@ fn child(dir: &Path) -> Result<(), Box<dyn Error>> {
     let mut profile = small();
     if std::env::var_os(GROUP).is_some() {
         profile.mode = Mode::Group;
+    }
+    if std::env::var_os(BLOCKING).is_some() {
+        profile.io_writer = WriterChoice::Blocking;
     }
     let engine = builder(dir)
         .profile(profile)

@@ -4,8 +4,8 @@
 //! implement it: the ring (`uring`) and the simulator's disk. What both owe the log:
 //!
 //! - a [`DurableChain`] is four ordered steps: write the log blocks, flush the segment, write the ledger
-//!   blocks, flush the ledger. A step begins only after the one before it succeeded in full; a short count
-//!   is an error;
+//!   blocks, flush the ledger ([`FlushKind::Dsync`]: each write and its flush are one). A step begins only after the
+//!   one before it succeeded in full; a short count is an error;
 //! - exactly one event answers each operation, [`DiskEvent::Progress`] and [`DiskEvent::Used`] apart; buffers come back in it;
 //! - in one inbox, events that report an error stand before those that report success;
 //! - operations are started in the order given; chains may complete in any order.
@@ -79,6 +79,18 @@ impl core::fmt::Display for FileId {
     }
 }
 
+/// How a chain's writes are made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FlushKind {
+    /// A flush of the file (fdatasync(2)) follows each write.
+    #[default]
+    Fdatasync,
+    /// Each write is durable when it completes (`RWF_DSYNC`, pwritev2(2)): two steps instead of four. A write that
+    /// the block layer splits may be durable in part before that; an extent counts for nothing before its slot
+    /// stands in the ledger, and the slot is written only after the whole of it is durable.
+    Dsync,
+}
+
 /// Log write, flush, ledger write, flush: in this order, each only after the one before.
 #[derive(Debug)]
 pub struct DurableChain {
@@ -94,6 +106,8 @@ pub struct DurableChain {
     pub ledger_block: u32,
     /// The ledger blocks.
     pub ledger: Blocks,
+    /// How the two writes are made durable.
+    pub flush: FlushKind,
 }
 
 /// Read `into.len()` blocks. Blocks beyond the end of the file read as zero.

@@ -16,6 +16,7 @@ use clustor_shards::net::{
 };
 use clustor_shards::runtime::{Listening, Node, NodeOptions, ShardPlan, serve};
 use clustor_shards::turn::{Application, ClientEvent, ClientOp, Inbox, Outbox, PeerEvent, PeerId};
+use clustor_shards::uring::WriterChoice;
 use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::ShardId;
 use net_support::world::{CLUSTER, local, peer};
@@ -127,6 +128,7 @@ fn run(
     let (to, news): (Sender<News>, _) = channel();
     let plan: ShardPlan<Chatter, String> = ShardPlan {
         directory: directory.join(format!("node-{node}")),
+        writer: WriterChoice::Auto,
         pool: vec![SizeClass { blocks: 1, runs: 4 }],
         build: Box::new(move |boot| {
             let limits = NetLimits::default();

@@ -3,9 +3,10 @@
 mod ring_support;
 
 use clustor_shards::buffer::{BLOCK_BYTES, Block, BlockPool, SizeClass};
-use clustor_shards::disk::{DiskEvent, DiskOp, DurableChain, PreparePair};
+use clustor_shards::disk::{DiskEvent, DiskOp, DurableChain, FlushKind, PreparePair};
 use clustor_shards::runtime::{Boot, Node, NodeOptions, ShardPlan, StartError, StopError, start};
 use clustor_shards::turn::{Application, Inbox, Outbox, Time};
+use clustor_shards::uring::WriterChoice;
 use clustor_wire::ids::{ChainNumber, PairNumber, ShardId};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
@@ -75,6 +76,7 @@ impl Bench {
             log,
             ledger_block: at,
             ledger,
+            flush: FlushKind::Fdatasync,
         })
     }
 
@@ -154,6 +156,7 @@ impl Application for Bench {
 fn plan(directory: &Path) -> ShardPlan<Bench, String> {
     ShardPlan {
         directory: directory.to_owned(),
+        writer: WriterChoice::Auto,
         pool: vec![SizeClass {
             blocks: 1,
             runs: 64,

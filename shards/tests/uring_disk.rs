@@ -4,7 +4,8 @@ mod ring_support;
 
 use clustor_shards::buffer::{BLOCK_BYTES, Block, Blocks};
 use clustor_shards::disk::{
-    BootDisk, DiskError, DiskEvent, DiskOp, FileId, PreparePair, ReadBlocks,
+    BootDisk, DiskError, DiskEvent, DiskOp, DurableChain, FileId, FlushKind, PreparePair,
+    ReadBlocks,
 };
 use clustor_shards::uring::{RingError, ShardRing, WriterMode};
 use clustor_wire::ids::{ChainNumber, PairNumber};
@@ -148,6 +149,40 @@ fn a_chain_writes_both_files_and_returns_its_buffers() {
         block_of(&dir.path().join("wal/durability-1.log"), 9),
         [0xB2; BLOCK_BYTES]
     );
+}
+
+#[test]
+fn a_chain_that_writes_through_takes_two_steps_and_writes_both_files() {
+    let dir = directory();
+    let mut ring = ShardRing::open(dir.path()).expect("the ring opens");
+    let mut pool = pool();
+    ring.register_pool(&mut pool);
+    prepare(&mut ring, 1, 64, 64);
+    let log = filled(pool.take(3), 0xA1);
+    let ledger = filled(pool.take(1), 0xB2);
+    let through = DurableChain {
+        flush: FlushKind::Dsync,
+        ..chain(7, 1, 5, log, 9, ledger)
+    };
+    ring.start(DiskOp::Chain(through))
+        .expect("the ring takes submissions");
+    assert_eq!(ring.in_flight(), 2, "a log write and a ledger write");
+    let mut events = Vec::new();
+    until(&mut ring, &mut events, |events| !events.is_empty());
+    assert!(
+        matches!(
+            events[..],
+            [DiskEvent::Chain {
+                outcome: Ok(()),
+                ..
+            }]
+        ),
+        "{events:?}"
+    );
+    let segment = dir.path().join("wal/segment-1.log");
+    assert_eq!(block_of(&segment, 7), [0xA1; BLOCK_BYTES]);
+    let durability = dir.path().join("wal/durability-1.log");
+    assert_eq!(block_of(&durability, 9), [0xB2; BLOCK_BYTES]);
 }
 
 #[test]

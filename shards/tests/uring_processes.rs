@@ -15,7 +15,7 @@ use clustor_shards::buffer::{BLOCK_BYTES, BlockPool, Blocks, SizeClass};
 use clustor_shards::disk::{DiskError, DiskEvent, DiskOp};
 use clustor_shards::runtime::{EXIT_PANIC, NodeOptions, ShardPlan, start};
 use clustor_shards::turn::{Application, Inbox, Outbox};
-use clustor_shards::uring::{RingError, ShardRing, WriterMode};
+use clustor_shards::uring::{RingError, ShardRing, WriterChoice, WriterMode};
 use clustor_wire::ids::ShardId;
 use ring_support::{chain, directory, filled, prepare, until};
 
@@ -31,7 +31,7 @@ const MEMLOCK_LIMIT: &str = "ulimit -l 256; exec \"$0\"";
 
 type Case = (&'static str, fn());
 
-const CASES: [Case; 4] = [
+const CASES: [Case; 6] = [
     (
         "a_failed_or_short_log_write_keeps_the_ledger_untouched",
         a_failed_or_short_log_write_keeps_the_ledger_untouched,
@@ -39,6 +39,14 @@ const CASES: [Case; 4] = [
     (
         "a_killed_process_frees_its_directory_when_its_writes_have_landed",
         a_killed_process_frees_its_directory_when_its_writes_have_landed,
+    ),
+    (
+        "a_blocking_writer_stops_at_its_first_short_write",
+        a_blocking_writer_stops_at_its_first_short_write,
+    ),
+    (
+        "a_killed_process_with_a_blocking_writer_frees_its_directory_too",
+        a_killed_process_with_a_blocking_writer_frees_its_directory_too,
     ),
     (
         "too_little_lockable_memory_is_said_and_worked_with",
@@ -55,7 +63,9 @@ fn main() -> ExitCode {
         let place = PathBuf::from(std::env::var(PLACE).expect("a role has a directory"));
         match role.as_str() {
             "limited" => limited(&place),
-            "writing" => writing(&place),
+            "limited-blocking" => limited_blocking(&place),
+            "writing" => writing(&place, WriterChoice::Auto),
+            "writing-blocking" => writing(&place, WriterChoice::Blocking),
             "poor" => poor(&place),
             "panicking" => panicking(&place),
             other => panic!("no such role: {other}"),
@@ -114,36 +124,43 @@ fn a_failed_or_short_log_write_keeps_the_ledger_untouched() {
     assert_eq!(segment[16 * BLOCK_BYTES], 0, "up to the limit");
 }
 
-/// Four chains at once: one good, one whose log write is cut short, one whose log write fails, one good.
+fn a_blocking_writer_stops_at_its_first_short_write() {
+    let dir = directory();
+    {
+        let mut ring = ShardRing::open(dir.path()).expect("the ring opens");
+        prepare(&mut ring, 1, 64, 8);
+    }
+    let status = again("limited-blocking", dir.path(), FILE_LIMIT)
+        .status()
+        .expect("the shell runs");
+    assert!(status.success(), "the child's own checks: {status}");
+    let ledger = fs::read(dir.path().join("wal/durability-1.log")).expect("it is there");
+    let first_bytes: Vec<u8> = ledger.chunks(BLOCK_BYTES).map(|block| block[0]).collect();
+    assert_eq!(
+        first_bytes,
+        [0xB0, 0, 0, 0, 0, 0, 0, 0],
+        "no step was begun behind a failed one, in its own chain or in a later one"
+    );
+}
+
+/// The same four chains, by the helper thread: it carries out nothing behind an error.
+fn limited_blocking(place: &Path) {
+    let mut ring = ShardRing::open_with(place, WriterChoice::Blocking).expect("the ring opens");
+    assert_eq!(ring.writer_mode(), WriterMode::Blocking);
+    let outcomes = four_chains(&mut ring);
+    let short = DiskError::Short {
+        done: 2 * 4096,
+        asked: 4 * 4096,
+    };
+    assert_eq!(outcomes[0], Some(Ok(())));
+    assert_eq!(outcomes[1], Some(Err(short)));
+    assert_eq!(outcomes[2], Some(Err(DiskError::Cancelled)));
+    assert_eq!(outcomes[3], Some(Err(DiskError::Cancelled)));
+}
+
 fn limited(place: &Path) {
     let mut ring = ShardRing::open(place).expect("the ring opens");
-    for (number, (block, blocks)) in (0u8..).zip([(0u32, 2usize), (14, 4), (20, 1), (4, 2)]) {
-        let log = filled(Blocks::from_heap(blocks), 0xA0 + number);
-        let ledger = filled(Blocks::from_heap(1), 0xB0 + number);
-        let op = chain(u64::from(number), 1, block, log, u32::from(number), ledger);
-        ring.start(DiskOp::Chain(op))
-            .expect("the ring takes submissions");
-    }
-    let mut events = Vec::new();
-    until(&mut ring, &mut events, |events| events.len() == 4);
-    let mut outcomes = [const { None }; 4];
-    for event in events {
-        let DiskEvent::Chain {
-            chain,
-            outcome,
-            log,
-            ..
-        } = event
-        else {
-            panic!("only chains were asked for: {event:?}");
-        };
-        assert!(!log.is_empty(), "the buffers come back");
-        let number = usize::try_from(chain.get()).expect("small");
-        assert!(
-            outcomes[number].replace(outcome).is_none(),
-            "one event for each"
-        );
-    }
+    let outcomes = four_chains(&mut ring);
     assert_eq!(outcomes[0], Some(Ok(())));
     assert_eq!(
         outcomes[1],
@@ -164,6 +181,38 @@ fn limited(place: &Path) {
     assert_eq!(outcomes[3], Some(Ok(())));
 }
 
+/// Four chains at once: one good, one whose log write is cut short, one whose log write fails, one good.
+fn four_chains(ring: &mut ShardRing) -> [Option<Result<(), DiskError>>; 4] {
+    for (number, (block, blocks)) in (0u8..).zip([(0u32, 2usize), (14, 4), (20, 1), (4, 2)]) {
+        let log = filled(Blocks::from_heap(blocks), 0xA0 + number);
+        let ledger = filled(Blocks::from_heap(1), 0xB0 + number);
+        let op = chain(u64::from(number), 1, block, log, u32::from(number), ledger);
+        ring.start(DiskOp::Chain(op))
+            .expect("the ring takes submissions");
+    }
+    let mut events = Vec::new();
+    until(ring, &mut events, |events| events.len() == 4);
+    let mut outcomes = [const { None }; 4];
+    for event in events {
+        let DiskEvent::Chain {
+            chain,
+            outcome,
+            log,
+            ..
+        } = event
+        else {
+            panic!("only chains were asked for: {event:?}");
+        };
+        assert!(!log.is_empty(), "the buffers come back");
+        let number = usize::try_from(chain.get()).expect("small");
+        assert!(
+            outcomes[number].replace(outcome).is_none(),
+            "one event for each"
+        );
+    }
+    outcomes
+}
+
 /// A child that is killed when this is dropped, whatever became of the test.
 struct Killed(Child);
 
@@ -176,9 +225,17 @@ impl Drop for Killed {
 }
 
 fn a_killed_process_frees_its_directory_when_its_writes_have_landed() {
+    kill_while("writing");
+}
+
+fn a_killed_process_with_a_blocking_writer_frees_its_directory_too() {
+    kill_while("writing-blocking");
+}
+
+fn kill_while(role: &str) {
     let dir = directory();
     let mut child = Killed(
-        again("writing", dir.path(), "exec \"$0\"")
+        again(role, dir.path(), "exec \"$0\"")
             .stdout(Stdio::piped())
             .spawn()
             .expect("the shell runs"),
@@ -208,8 +265,8 @@ fn a_killed_process_frees_its_directory_when_its_writes_have_landed() {
 }
 
 /// Keeps eight chains in flight until it is killed.
-fn writing(place: &Path) {
-    let mut ring = ShardRing::open(place).expect("the ring opens");
+fn writing(place: &Path, choice: WriterChoice) {
+    let mut ring = ShardRing::open_with(place, choice).expect("the ring opens");
     prepare(&mut ring, 1, 1_024, 1_024);
     let mut events = Vec::new();
     for number in 0u64.. {
@@ -321,6 +378,7 @@ fn panicking(place: &Path) {
     let plan = |shard: u16| -> ShardPlan<Panics, String> {
         ShardPlan {
             directory: place.join(format!("shard-{shard}")),
+            writer: WriterChoice::Auto,
             pool: Vec::new(),
             build: Box::new(|_| Ok(Panics)),
             deliver: Box::new(|()| ()),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use clustor_shards::buffer::{BLOCK_BYTES, Blocks};
 use clustor_shards::disk::{
-    BootDisk, DiskEvent, DiskOp, DurableChain, FileId, FileKind, PreparePair, ReadBlocks,
+    BootDisk, DiskEvent, DiskOp, DurableChain, FileId, FileKind, FlushKind, PreparePair, ReadBlocks,
 };
 use clustor_sim::disk::{Crash, Fate, SECTOR_BYTES, SimDisk, SimDiskOptions, WriteFault};
 use clustor_wire::ids::{ChainNumber, PairNumber};
@@ -30,6 +30,7 @@ fn chain(number: u64, log_block: u32, ledger_block: u32) -> DiskOp {
         log: filled(1, byte),
         ledger_block,
         ledger: filled(1, byte),
+        flush: FlushKind::Fdatasync,
     })
 }
 

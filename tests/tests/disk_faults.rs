@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use clustor_shards::buffer::Blocks;
 use clustor_shards::disk::{
-    BootDisk, DiskError, DiskEvent, DiskOp, DurableChain, FileId, FileKind, PreparePair,
+    BootDisk, DiskError, DiskEvent, DiskOp, DurableChain, FileId, FileKind, FlushKind, PreparePair,
 };
 use clustor_sim::disk::{
     Crash, Fate, FlushFault, Settled, SimDisk, SimDiskOptions, StuckKind, WriteFault,
@@ -33,6 +33,7 @@ fn chain(number: u64, log_block: u32, ledger_block: u32) -> DiskOp {
         log: filled(1, byte),
         ledger_block,
         ledger: filled(1, byte),
+        flush: FlushKind::Fdatasync,
     })
 }
 
@@ -85,6 +86,66 @@ fn a_lying_flush_is_reported_as_done_and_a_power_loss_tells() {
     assert_eq!(first_byte(&mut disk, SEGMENT, 1), 0);
     assert_eq!(first_byte(&mut disk, SEGMENT, 2), 2);
     assert_eq!(first_byte(&mut disk, LEDGER, 1), 1);
+}
+
+fn through(number: u64, log_block: u32, ledger_block: u32) -> DiskOp {
+    match chain(number, log_block, ledger_block) {
+        DiskOp::Chain(chain) => DiskOp::Chain(DurableChain {
+            flush: FlushKind::Dsync,
+            ..chain
+        }),
+        other => other,
+    }
+}
+
+#[test]
+fn a_write_through_makes_itself_durable_and_nothing_else() {
+    let mut overtook = 0;
+    for seed in 0..100 {
+        let mut disk = prepared(seed);
+        disk.submit(chain(1, 1, 1));
+        assert!(disk.step(), "the first chain's write");
+        assert_eq!(first_byte(&mut disk, SEGMENT, 1), 1);
+        let before = disk.counters().flushes;
+        disk.submit(through(2, 2, 2));
+        while first_byte(&mut disk, LEDGER, 2) != 2 {
+            assert!(disk.step());
+        }
+        // Only where nothing flushed the first chain meanwhile.
+        if disk.counters().flushes == before + 2 {
+            overtook += 1;
+            disk.crash_with(Crash::Power, Fate::Lost);
+            assert_eq!(first_byte(&mut disk, SEGMENT, 1), 0);
+            assert_eq!(first_byte(&mut disk, SEGMENT, 2), 2);
+            assert_eq!(first_byte(&mut disk, LEDGER, 2), 2);
+        }
+    }
+    assert!(overtook > 0);
+}
+
+#[test]
+fn a_write_through_fails_or_lies_like_a_flush() {
+    for (fault, fails) in [(FlushFault::Error, true), (FlushFault::Lie, false)] {
+        let mut disk = prepared(3);
+        disk.fault_next_flush(FileKind::Segment, fault);
+        disk.submit(through(1, 1, 1));
+        disk.run_until_idle();
+        let [DiskEvent::Chain { outcome, .. }] = &events(&mut disk)[..] else {
+            panic!("one chain ends");
+        };
+        assert_eq!(outcome.is_err(), fails);
+        let ledger = if fails { 0 } else { 1 };
+        assert_eq!(
+            first_byte(&mut disk, LEDGER, 1),
+            ledger,
+            "behind a failure comes nothing"
+        );
+        disk.submit(through(2, 2, 2));
+        disk.run_until_idle();
+        disk.crash_with(Crash::Power, Fate::Lost);
+        assert_eq!(first_byte(&mut disk, SEGMENT, 1), 0);
+        assert_eq!(first_byte(&mut disk, SEGMENT, 2), 2);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use clustor_sim::log_life::crash_points::{Depth, every_crash_point};
 use clustor_sim::log_life::settle::Limits;
 
 /// Orders of micro-steps that are gone through; `CLUSTOR_SIM_SCHEDULES` asks for more.
-const SCHEDULES: u64 = 1;
+const SCHEDULES: u64 = 2;
 /// A share of what `sim log --crash-points` goes through.
 const DEPTH: Depth = Depth {
     first: Limits {
@@ -32,8 +32,9 @@ fn schedules() -> u64 {
 fn what_was_spoken_for_survives_an_end_after_any_micro_step() {
     for schedule in 1..=schedules() {
         let seen = every_crash_point(schedule, DEPTH).unwrap_or_else(|failure| panic!("{failure}"));
-        assert!(seen.points > 100, "{seen:?}");
-        assert!(2 * seen.whole > seen.points, "{seen:?}");
-        assert!(seen.recoveries > 20 * seen.points, "{seen:?}");
+        assert!(seen.points > 60, "{seen:?}");
+        // In a chain that writes through, every moment has a write that is not done.
+        assert!(seen.whole + seen.by_block > seen.points, "{seen:?}");
+        assert!(seen.recoveries > 10 * seen.points, "{seen:?}");
     }
 }

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use clustor_shards::log::header::FORMAT_VERSION;
 use clustor_shards::log::record::RECORD_VERSION;
 use clustor_tools::certs::{self, CertsArgs};
-use clustor_tools::client_commands::{self, AppendArgs, ReadArgs, StatusArgs};
+use clustor_tools::client_commands::{self, AppendArgs, ModeArgs, ReadArgs, StatusArgs};
 use clustor_tools::demo::{self, DemoArgs};
 use clustor_tools::exit::{CommandError, EXIT_HELP, Exit};
 use clustor_tools::host::{self, HostArgs};
@@ -40,6 +40,7 @@ enum Command {
     Append(AppendArgs),
     Read(ReadArgs),
     Status(StatusArgs),
+    Mode(ModeArgs),
 }
 
 /// What `--version` says: this build, and what it speaks and writes.
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args, &mut out),
         Command::Append(args) => client_commands::append(args, &mut out),
         Command::Read(args) => client_commands::read(args, &mut out),
+        Command::Mode(args) => client_commands::mode(args, &mut out),
         Command::Status(args) => client_commands::status(args, &mut out),
     };
     let result = result.and_then(|()| out.flush().map_err(CommandError::failed));

@@ -1,4 +1,4 @@
-//! `clustor append`, `read` and `status`, run as people run them, against three nodes that `clustor serve` runs.
+//! `clustor append`, `read`, `status` and `mode`, run as people run them, against three nodes that `clustor serve` runs.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
@@ -8,6 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::Value;
 
 const NODES: u16 = 3;
+const TRUST_DOMAIN: &str = "test.example";
 
 fn clustor(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clustor"));
@@ -43,7 +44,8 @@ impl Cluster {
         let dir = home.path().join("dev");
         let listen = format!("127.0.0.1:{}", free_ports());
         let made = clustor(&["certs", "cluster", "--listen", &listen, "--shards", "1"])
-            .args(["--partitions", "2", "--dir"])
+            .args(["--partitions", "2", "--trust-domain", TRUST_DOMAIN])
+            .arg("--dir")
             .arg(&dir)
             .output()
             .expect("the clustor binary runs");
@@ -155,6 +157,49 @@ fn what_is_appended_is_read_and_its_partition_is_shown_with_its_leader() {
     assert!(
         text(&people.stdout).starts_with("node 2 shard 0: boot 1"),
         "{people:?}"
+    );
+}
+
+#[test]
+fn an_operator_changes_the_mode_and_nobody_else_does() {
+    let cluster = Cluster::prepare().start();
+    let made = clustor(&["certs", "client", "--name", "ops", "--operator"])
+        .args(["--trust-domain", TRUST_DOMAIN, "--dir"])
+        .arg(&cluster.dir)
+        .output()
+        .expect("the clustor binary runs");
+    assert_code(&made, 0);
+    let changed = cluster.ask("mode", &["--json", "--operator", "ops", "1", "strict"]);
+    assert_code(&changed, 0);
+    let changed = json(&changed);
+    assert_eq!(changed["mode"], "strict");
+    assert!(changed["index"].as_u64() >= Some(1));
+    let status = json(&cluster.ask("status", &["--json", "--partition", "1"]));
+    for shard in status["shards"].as_array().expect("shards") {
+        let replica = &shard["partitions"][0];
+        assert_eq!(replica["mode"], "strict");
+        assert_eq!(replica["held_back"], "");
+    }
+    // A slow machine's disk may forbid group mode; then the clause is named.
+    let group = cluster.ask("mode", &["--operator", "ops", "1", "group"]);
+    let said = text(&group.stdout) + &text(&group.stderr);
+    let refused = said.contains("group mode is not allowed: ");
+    assert_code(&group, i32::from(refused));
+    assert!(
+        refused || said.starts_with("group from here on: partition 1"),
+        "{said}"
+    );
+    // A client's certificate under an operator's file name is still a client's.
+    for end in ["pem", "key"] {
+        let from = cluster.dir.join(format!("client-dev.{end}"));
+        let to = cluster.dir.join(format!("operator-dev.{end}"));
+        std::fs::copy(from, to).expect("copied");
+    }
+    let forbidden = cluster.ask("mode", &["--operator", "dev", "1", "strict"]);
+    assert_code(&forbidden, 1);
+    assert!(
+        text(&forbidden.stderr).contains("only an operator's certificate"),
+        "{forbidden:?}"
     );
 }
 

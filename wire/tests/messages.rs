@@ -12,8 +12,8 @@ use clustor_wire::ids::{
 };
 use clustor_wire::message::{
     BATCH_HEARTBEATS_MAX, BATCH_MESSAGES_MAX, ClientRequest, ClientRequestBody, ClientResponse,
-    ClientResponseBody, Heartbeat, HeartbeatAck, MessageError, PartitionStatus, PeerBatch,
-    PeerHello, RaftBody, RaftMessage, RefetchVerdict, Refusal, RefusalClause, Role,
+    ClientResponseBody, DurabilityMode, Heartbeat, HeartbeatAck, MessageError, PartitionStatus,
+    PeerBatch, PeerHello, RaftBody, RaftMessage, RefetchVerdict, Refusal, RefusalClause, Role,
     STATUS_PARTITIONS_MAX, ScrubStatus, ShardStatus,
 };
 use proptest::prelude::{any, prop, proptest};
@@ -210,6 +210,9 @@ fn partition_status(n: u128) -> PartitionStatus {
         applied: LogIndex(u64::MAX),
         missing: u64::MAX,
         trouble: "none".to_owned(),
+        mode: DurabilityMode::Strict,
+        wanted_mode: DurabilityMode::Group,
+        held_back: "backoff".to_owned(),
     }
 }
 
@@ -249,6 +252,8 @@ fn every_clause_and_every_role_round_trips() {
         RefusalClause::Unsupported,
         RefusalClause::MachineFailed,
         RefusalClause::MissingContent,
+        RefusalClause::ModeConflict,
+        RefusalClause::Forbidden,
     ] {
         let refused = refusal(clause);
         assert_eq!(ClientResponse::decode(&encoded!(refused)), Ok(refused));
@@ -346,6 +351,8 @@ fn a_value_that_no_enum_has_is_refused_by_name() {
         "ClientResponse.body",
         "Refusal.clause",
         "PartitionStatus.role",
+        "PartitionStatus.mode",
+        "PartitionStatus.wanted_mode",
         "ShardStatus.io_writer_mode",
     ] {
         assert!(

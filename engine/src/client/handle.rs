@@ -11,7 +11,7 @@ use clustor_shards::net::{Role, SpiffeId};
 use clustor_shards::sys::boottime_us;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, PartitionId, ShardId};
-use clustor_wire::message::{IdempotencyKey, RefusalClause, ShardStatus};
+use clustor_wire::message::{DurabilityMode, IdempotencyKey, RefusalClause, ShardStatus};
 
 use super::config::{ClientConfig, ClientError};
 use super::driver::{Driver, WAKE};
@@ -257,6 +257,21 @@ impl Client {
             query: query.into(),
         };
         self.submit(question, timeout, UNKEYED, read_read)
+    }
+
+    /// Asks for a durability mode of a partition, with an operator's certificate; the answer is the entry that changes
+    /// it, applied. To ask twice does no harm. `timeout` `None`: the client's.
+    pub fn set_mode(
+        &self,
+        partition: impl Into<PartitionId>,
+        mode: DurabilityMode,
+        timeout: Option<Duration>,
+    ) -> Pending<Result<Appended, AppendError>> {
+        let question = Question::Mode {
+            partition: partition.into(),
+            mode,
+        };
+        self.submit(question, timeout, UNKEYED, read_append)
     }
 
     /// Asks one shard how it, and its replica of one partition or all, stand. `timeout` `None`: the client's.

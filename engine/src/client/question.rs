@@ -4,7 +4,8 @@ use clustor_shards::turn::PeerId;
 use clustor_wire::frame::FRAME_BODY_BYTES_MAX;
 use clustor_wire::ids::{LogIndex, PartitionId};
 use clustor_wire::message::{
-    ClientRequest, ClientRequestBody, IdempotencyKey, MessageError, Refusal, ShardStatus,
+    ClientRequest, ClientRequestBody, DurabilityMode, IdempotencyKey, MessageError, Refusal,
+    ShardStatus,
 };
 
 use super::pending::ReadAnswer;
@@ -52,6 +53,13 @@ pub enum Question {
         /// The machine's own query, at most [`PAYLOAD_BYTES_MAX`].
         query: Vec<u8>,
     },
+    /// Ask for a durability mode. To ask twice does no harm.
+    Mode {
+        /// Of which partition.
+        partition: PartitionId,
+        /// The mode.
+        mode: DurabilityMode,
+    },
     /// Ask one shard how it stands. Answered with the first refusal or lost connection: it is not asked again.
     Status {
         /// Which shard.
@@ -65,7 +73,9 @@ impl Question {
     /// The partition by which it is routed; `None` for one shard's status.
     pub(super) const fn partition(&self) -> Option<PartitionId> {
         match self {
-            Self::Append { partition, .. } | Self::Read { partition, .. } => Some(*partition),
+            Self::Append { partition, .. }
+            | Self::Read { partition, .. }
+            | Self::Mode { partition, .. } => Some(*partition),
             Self::Status { .. } => None,
         }
     }
@@ -74,7 +84,7 @@ impl Question {
         match self {
             Self::Append { payload, .. } => payload.len(),
             Self::Read { query, .. } => query.len(),
-            Self::Status { .. } => 0,
+            Self::Mode { .. } | Self::Status { .. } => 0,
         }
     }
 
@@ -82,6 +92,7 @@ impl Question {
     pub(super) fn may_execute(&self, index: Option<LogIndex>) -> bool {
         match self {
             Self::Append { keying, .. } => keying.key().is_none() || index.is_some(),
+            Self::Mode { .. } => true,
             Self::Read { .. } | Self::Status { .. } => false,
         }
     }
@@ -97,7 +108,9 @@ impl Question {
                 key: Some(*key),
                 wal_committed: *index,
             }),
-            Self::Append { .. } => Answer::Append(Outcome::NotExecuted { refusal }),
+            Self::Append { .. } | Self::Mode { .. } => {
+                Answer::Append(Outcome::NotExecuted { refusal })
+            }
             Self::Read { .. } => Answer::Read(Err(refusal)),
             Self::Status { .. } => Answer::Status(Err(refusal)),
         }
@@ -124,6 +137,10 @@ impl Question {
                 partition: *partition,
                 query: core::mem::take(query),
             },
+            Self::Mode { partition, mode } => ClientRequestBody::Mode {
+                partition: *partition,
+                mode: *mode,
+            },
             Self::Status { partition, .. } => ClientRequestBody::Status {
                 partition: *partition,
             },
@@ -146,7 +163,7 @@ impl Question {
 /// The one answer to a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// What became of an append.
+    /// What became of an append, or of a change of the mode.
     Append(Outcome),
     /// What the machine answered, or why it was not asked.
     Read(Result<ReadAnswer, Refusal>),

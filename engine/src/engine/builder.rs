@@ -150,6 +150,7 @@ impl EngineBuilder {
                 factory: plan.factory,
             });
         }
+        let shards_total = u16::try_from(shards.len()).unwrap_or(u16::MAX);
         let mut plans = Vec::with_capacity(shards.len());
         for (number, shard) in (0u16..).zip(&mut shards) {
             let me = PeerId {
@@ -158,6 +159,7 @@ impl EngineBuilder {
             };
             plans.push(ShardPlan {
                 directory: directory.shard(me.shard)?,
+                writer: self.profile.io_writer,
                 pool: self.profile.log_options(0).pool_classes().to_vec(),
                 build: build(
                     CoreConfig {
@@ -166,6 +168,7 @@ impl EngineBuilder {
                         partitions: core::mem::take(&mut shard.specs),
                         profile: self.profile.clone(),
                         io_writer_mode: 0,
+                        shards: shards_total,
                         seed: seed()?,
                         placement: seat.placement_file(),
                         silent: silent.clone(),

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use clustor_shards::log::Mode;
 use clustor_shards::mesh::reply::{ReplyPool, pair};
 use clustor_shards::mesh::watch::Watch;
 use clustor_shards::mesh::{Rejected, Submitter};
@@ -232,6 +233,29 @@ impl<M: StateMachine> PartitionHandle<M> {
         read: impl FnOnce(&M) -> R + Send + 'static,
     ) -> Result<R, ReadError> {
         self.read(read).wait()
+    }
+
+    /// Asks for a durability mode, for the whole partition, from the entry on that says so. The future's result is
+    /// that entry, once it is applied. Group mode is refused with the clause that forbids it where it is not allowed;
+    /// the leader may hold the partition in strict mode later all the same, see the partition's status.
+    pub fn set_mode(&self, mode: Mode) -> AppendFuture {
+        let (to, reply) = self.port.outcomes.pair();
+        let answer = Answer::Append { to, key: None };
+        match self.ask(RequestBody::Mode(mode), answer, None) {
+            Ok(()) => AppendFuture::under_way(reply, None, None),
+            Err(refusal) => AppendFuture::refused(refusal),
+        }
+    }
+
+    /// [`Self::set_mode`], waiting on this thread.
+    ///
+    /// # Errors
+    /// The other two outcomes, [`AppendError`].
+    ///
+    /// # Panics
+    /// On a shard's thread, where it would wait for itself.
+    pub fn set_mode_blocking(&self, mode: Mode) -> Result<Appended, AppendError> {
+        self.set_mode(mode).wait()
     }
 
     /// How this node's replica stands.

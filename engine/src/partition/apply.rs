@@ -16,8 +16,8 @@ use super::idempotency::KeyVerdict;
 use super::{Answer, MachineSlot, Partition, refusal};
 use crate::machine::{Applied, Batch, Item, Stamp};
 use crate::outcome::Outcome;
-use crate::raft::EntryCache;
-use crate::raft::entry::{EntryBody, EntryKind};
+use crate::raft::entry::{EntryBody, EntryKind, SystemKind};
+use crate::raft::{EntryCache, Transition};
 use crate::request::Wait;
 
 /// Failures of a machine within [`FAILURE_WINDOW_MS`] after which it is left alone for [`FAILURE_PAUSE_MS`].
@@ -205,6 +205,19 @@ impl Partition {
                 break;
             };
             self.stamp_ms = self.stamp_ms.max(body.stamp_ms);
+            if body.kind == EntryKind::System(SystemKind::DurabilityTransition) {
+                let Some(transition) = Transition::decode(body.payload) else {
+                    self.stuck =
+                        Some("an entry was written by a newer build; start one that reads it");
+                    break;
+                };
+                self.replica.learn_transition(header.index, transition);
+                judged.push(Judged {
+                    index: header.index,
+                    term: header.term,
+                    verdict: KeyVerdict::Execute,
+                });
+            }
             if body.kind != EntryKind::Command {
                 continue;
             }

@@ -5,9 +5,11 @@
 //! read an answer or a refusal.
 //!
 //! - [`idempotency`]: which keys were executed
+//! - `durability`: the mode of its appends, and what the gate allows
 //! - `apply`: committed entries through the machine, and what becomes of it when it fails
 
 mod apply;
+pub(crate) mod durability;
 pub mod idempotency;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -26,6 +28,7 @@ use crate::raft::{Limits, ProposeError, ReadError, ReadReady, Replica, Status, T
 use crate::request::{ReadFn, Wait};
 
 pub use apply::{ApplyStep, MachineTrouble};
+use durability::Durability;
 use idempotency::IdempotencyTable;
 
 /// Appends and reads that may wait for an answer in one partition; more are refused as Busy.
@@ -120,6 +123,9 @@ pub struct Partition {
     pub(crate) filed_deadline: Option<Time>,
     /// Why entries can't be applied, if their content can't be had.
     pub(crate) stuck: Option<&'static str>,
+    durability: Durability,
+    /// What the shard's sum of bytes in flight holds of this partition.
+    pub(crate) counted_bytes: u64,
 }
 
 /// What is lost here, and whom it waits for.
@@ -161,6 +167,9 @@ impl Partition {
         profile: &Profile,
         now: Time,
     ) -> Self {
+        let mut replica = replica;
+        let recovered = replica.last_index();
+        replica.set_fallback(recovered > replica.base_index());
         let mut partition = Self {
             id,
             replica,
@@ -186,6 +195,8 @@ impl Partition {
             failures: Vec::new(),
             filed_deadline: None,
             stuck: None,
+            durability: Durability::new(recovered),
+            counted_bytes: 0,
         };
         partition.open_machine(now);
         partition
@@ -490,6 +501,7 @@ impl Partition {
             _ if status.missing > 0 => lost(&status),
             _ => String::new(),
         };
+        let (mode, wanted_mode, held_back) = self.durability_status();
         PartitionStatus {
             partition: self.id,
             role: status.role,
@@ -501,6 +513,9 @@ impl Partition {
             applied: self.applied,
             missing: status.missing,
             trouble,
+            mode,
+            wanted_mode,
+            held_back,
         }
     }
 }

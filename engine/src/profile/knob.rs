@@ -1,6 +1,8 @@
 //! What a knob is: a number within limits, one of some words, or a switch.
 
+use clustor_shards::disk::FlushKind;
 use clustor_shards::log::{Encoding, HashSuite, Mode, OnAuthenticationFailure, Suite};
+use clustor_shards::uring::WriterChoice;
 
 /// What a knob stands at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +155,17 @@ words!(OnAuthenticationFailure {
 words!(Mode {
     "strict" => Strict,
     "group" => Group,
+});
+
+words!(FlushKind {
+    "fdatasync" => Fdatasync,
+    "dsync" => Dsync,
+});
+
+words!(WriterChoice {
+    "auto" => Auto,
+    "registered" => Registered,
+    "blocking" => Blocking,
 });
 
 /// What the table's kinds have in common: read from a file's value, checked, shown.

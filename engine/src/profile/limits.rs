@@ -10,7 +10,9 @@
 //! The first line of the text says what it means; what follows says when to change it. It is printed above the key in
 //! the shipped files, which a test compares with the table.
 
+use clustor_shards::disk::FlushKind;
 use clustor_shards::log::{Encoding, HashSuite, Mode, OnAuthenticationFailure, Suite};
+use clustor_shards::uring::WriterChoice;
 
 use super::knob::{Allowed, Kind, Knob, Value, When, Word};
 
@@ -131,11 +133,26 @@ macro_rules! tunables {
 tunables! {
     "How appends are made durable" {
         /// Strict: every append gets a chain of its own as soon as it arrives. Group: appends that arrive together share one.
-        /// Group gives more appends a second at some latency for the lone one.
-        mode: (word Mode) live,
+        /// Group gives more appends a second at some latency for the lone one. Counts until a partition is asked for another (`clustor mode`).
+        mode: (word Mode) restart,
         /// Group mode: a batch closes at this many bytes, or as soon as the pipeline has room for it.
         /// At most a sixteenth of segment_bytes. Raise it where the device is faster with longer writes (`clustor probe` shows it).
         batch_bytes_max: (4_096..=4_194_304) live,
+        /// Group mode: a batch closes this long after its first append, in milliseconds, if a chain may still be submitted.
+        /// Twice as late, twice in a row, and the partition is strict for a while. Raise it for slow devices.
+        batch_ms_max: (1..=50) live,
+        /// Group mode: a batch that is neither full nor old goes only while fewer chains than this are in flight.
+        /// The flush under way is the window in which it gathers. Lower it where fewer, longer flushes are faster.
+        group_chains_max: (1..=8) live,
+        /// A chain that takes longer than this, in milliseconds, speaks against group mode; three within a minute forbid it.
+        /// Well above the device's usual worst flush.
+        slow_chain_ms: (1..=10_000) live,
+        /// How a write is made durable: fdatasync flushes the file after it, dsync (RWF_DSYNC) makes write and flush one step.
+        /// dsync where the device writes through fast (`clustor probe` shows it).
+        flush: (word FlushKind) live,
+        /// How writes reach the files: auto takes the best there is, and warns where that is not the ring with direct I/O.
+        /// registered is the ring without registered buffers, blocking a helper thread without direct I/O: to try them.
+        io_writer: (word WriterChoice) restart,
     }
     "The log's files" {
         /// Size of a segment file, in bytes; rounded down to whole blocks of 4096. Two or three exist per shard at any time.
@@ -150,6 +167,9 @@ tunables! {
         /// What becomes of a shard that finds a part of its log rotten of which it knows what it held. repair: those entries are
         /// missing. quarantine: its replicas fall silent, for those who must suspect tampering.
         on_authentication_failure: (word OnAuthenticationFailure) restart,
+        /// Closed batches that may wait behind the chains in flight; while more do, appends are refused as Busy.
+        /// In strict mode each append is one, and a vote waits behind them all.
+        queue_batches_max: (8..=4_096) live,
         /// The greatest payload of an append, in bytes; with its headers at most 4 MiB and an eighth of the segment.
         /// Raise it only if entries are that long: queues must hold several.
         entry_bytes_max: (1_024..=4_194_240) restart,
@@ -232,6 +252,9 @@ tunables! {
         /// Bytes accepted by a leader and not yet durable on a quorum, for each partition.
         /// Bounds what a leader that is cut off leaves unknown.
         inflight_bytes_max: (65_536..=8_388_608) live,
+        /// The same for all partitions of the node together; its shards share it evenly.
+        /// Bounds the memory that a slow quorum costs.
+        node_inflight_bytes_max: (65_536..=1_073_741_824) restart,
         /// Bytes of entries kept in memory for followers and for applying, on each shard.
         /// Followers further behind are read for from the disk.
         cache_bytes_max: (1_048_576..=1_073_741_824) restart,

@@ -309,7 +309,12 @@ impl Profile {
             ledger_slots: segment_blocks / self.segment_blocks_per_slot as u32,
             chains_in_flight_max: self.chains_in_flight_max as usize,
             batch_bytes_max: self.batch_bytes_max as usize,
+            batch_ms_max: self.batch_ms_max,
+            group_chains_max: (self.group_chains_max.min(self.chains_in_flight_max)) as usize,
             queue_bytes_max: (self.segment_bytes / 4) as usize,
+            queue_batches_max: self.queue_batches_max as usize,
+            flush: self.flush,
+            slow_chain_ms: self.slow_chain_ms,
             entry_body_bytes_max: (self.entry_bytes_max + ENTRY_HEADER_BYTES_MAX) as usize,
             disk_soft_percent: self.disk_soft_percent as u8,
             disk_hard_percent: self.disk_hard_percent as u8,
@@ -325,6 +330,7 @@ impl Profile {
                 sample_percent: self.scrub_sample_percent as u32,
             },
         }
+        .written_by(io_writer_mode)
     }
 
     /// What the log's files are made of.

@@ -81,6 +81,7 @@ pub struct PeerDurable {
     partition: PartitionId,
     term: Term,
     index: LogIndex,
+    io_writer_mode: u8,
 }
 
 impl PeerDurable {
@@ -89,12 +90,15 @@ impl PeerDurable {
     pub fn of(from: AuthenticatedPeer, message: &RaftMessage) -> Option<Self> {
         match message.body {
             RaftBody::DurabilityAck {
-                last_fsynced_index, ..
+                last_fsynced_index,
+                io_writer_mode,
+                ..
             } => Some(Self {
                 peer: from.id(),
                 partition: message.partition,
                 term: message.term,
                 index: last_fsynced_index,
+                io_writer_mode,
             }),
             _ => None,
         }
@@ -104,6 +108,12 @@ impl PeerDurable {
     #[must_use]
     pub const fn peer(&self) -> PeerId {
         self.peer
+    }
+
+    /// How its log writes: 0 FixedUring, 1 RegisteredUring, 2 Blocking.
+    #[must_use]
+    pub const fn io_writer_mode(&self) -> u8 {
+        self.io_writer_mode
     }
 
     /// In which leader's term it was said.

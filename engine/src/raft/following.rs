@@ -3,6 +3,7 @@
 //! Acknowledgements are owed, not sent, while a turn lasts: at its end each kind leaves once, and only while term
 //! and vote are durable. What was received is told at once, what is durable when the log has proved it.
 
+use clustor_shards::log::Mode;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, Term};
 use clustor_wire::message::{Heartbeat, HeartbeatAck, RaftBody, RaftMessage};
@@ -113,7 +114,7 @@ impl Replica {
         {
             self.reject(turn, from, *prev_index, *prev_term);
         } else {
-            self.fit(turn, *prev_index, &entries, frames);
+            self.fit(turn, *prev_index, &entries, frames, *wal_committed);
             self.raft_commit = (*raft_commit).min(self.matched);
             self.learn_commit(*wal_committed);
         }
@@ -127,6 +128,7 @@ impl Replica {
         prev_index: LogIndex,
         entries: &[Framed],
         frames: &[u8],
+        wal_committed: LogIndex,
     ) {
         // Up to the base everything is committed, hence the leader's too.
         let known = entries.partition_point(|entry| {
@@ -145,11 +147,21 @@ impl Replica {
             turn.cache.push(self.slot, entry.index, frame);
             let index = self.log.push(entry.term);
             assert_eq!(index, entry.index, "entries continue the log");
+            let mode = match entry.transition {
+                Some(transition) => {
+                    self.modes.note(index, transition);
+                    Mode::Strict
+                }
+                // A quorum has it already: nobody waits for it alone.
+                None if index <= wal_committed => Mode::Group,
+                None => self.modes.mode(),
+            };
             turn.out.records.push(RecordToPersist::Entry {
                 partition: self.partition,
                 term: entry.term,
                 index,
                 frame: start..turn.out.frames.len(),
+                mode,
             });
             self.stamp_ms = self.stamp_ms.max(entry.stamp_ms);
         }
@@ -171,6 +183,7 @@ impl Replica {
         assert!(from > self.applicable);
         assert!(from > self.matched, "what matches the leader's log stays");
         self.log.truncate(from);
+        self.modes.truncate(from);
         self.durable.truncate(from);
         turn.cache.truncate(self.slot, from);
         turn.out.records.push(RecordToPersist::Truncate {

@@ -3,7 +3,8 @@
 use clustor_shards::log::record::{RecordKind, records};
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 
-use super::entry::EntryBody;
+use super::durability::Transition;
+use super::entry::{EntryBody, EntryKind, SystemKind};
 
 /// One entry's place in a run of frames.
 #[derive(Debug, Clone, Copy)]
@@ -11,6 +12,8 @@ pub(super) struct Framed {
     pub(super) index: LogIndex,
     pub(super) term: Term,
     pub(super) stamp_ms: u64,
+    /// What it says, if it changes the mode.
+    pub(super) transition: Option<Transition>,
     pub(super) start: usize,
     pub(super) end: usize,
 }
@@ -41,6 +44,15 @@ pub(super) fn check(expected: Expected, bytes: &[u8], out: &mut Vec<Framed>) -> 
         if record.check_leaf().is_err() {
             return false;
         }
+        let transition = match body.kind {
+            EntryKind::System(SystemKind::DurabilityTransition) => {
+                let Some(transition) = Transition::decode(body.payload) else {
+                    return false;
+                };
+                Some(transition)
+            }
+            _ => None,
+        };
         let header = record.header;
         index = index.next();
         let fits = header.kind == RecordKind::Entry
@@ -57,6 +69,7 @@ pub(super) fn check(expected: Expected, bytes: &[u8], out: &mut Vec<Framed>) -> 
             index,
             term,
             stamp_ms: body.stamp_ms,
+            transition,
             start,
             end,
         });

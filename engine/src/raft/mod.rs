@@ -24,7 +24,7 @@
 //!
 //! - [`entry`]: an entry's body
 //! - [`configuration`], [`quorum`]: who votes; majorities of one half and of two
-//! - [`durable`]: evidence of durability, as types
+//! - [`durable`]: evidence of durability, as types; [`durability`]: the modes along the log
 //! - [`log_view`]: the shape of a log; [`cache`]: recent entries of all partitions of a shard
 //! - [`output`]: what was decided; [`settings`]: bounds; [`status`]: how it stands
 //! - `frames`: checks on entries that came from elsewhere; `progress`: a leader's view of one follower
@@ -35,6 +35,7 @@
 
 pub mod cache;
 pub mod configuration;
+pub mod durability;
 pub mod durable;
 mod election;
 pub mod entry;
@@ -57,6 +58,7 @@ use clustor_wire::message::{RaftBody, RaftMessage};
 
 pub use cache::{CacheSlot, EntryCache};
 pub use configuration::Configuration;
+pub use durability::{Cause, Transition};
 pub use durable::{AuthenticatedPeer, PeerDurable, QuorumDurable};
 pub use output::{
     Applicable, Leadership, LeadershipChange, Output, ReadFailed, ReadReady, RecordToPersist,

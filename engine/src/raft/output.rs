@@ -2,6 +2,7 @@
 
 use core::ops::Range;
 
+use clustor_shards::log::Mode;
 use clustor_shards::log::record::{Record, parse_record};
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
@@ -25,6 +26,8 @@ pub enum RecordToPersist {
         index: LogIndex,
         /// Where its frame lies in [`Output::frames`].
         frame: Range<usize>,
+        /// How it is made durable.
+        mode: Mode,
     },
     /// Term and vote.
     HardState {

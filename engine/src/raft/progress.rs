@@ -37,6 +37,8 @@ pub(super) struct Progress {
     matched: LogIndex,
     next: LogIndex,
     durable: Option<PeerDurable>,
+    /// How its log writes, as it said last; 0 before it said anything.
+    io_writer_mode: u8,
     flow: Flow,
     batches: VecDeque<Batch>,
     bytes: usize,
@@ -58,6 +60,7 @@ impl Progress {
             matched: LogIndex::ZERO,
             next,
             durable: None,
+            io_writer_mode: 0,
             flow: Flow::Probing,
             batches: VecDeque::new(),
             bytes: 0,
@@ -176,8 +179,14 @@ impl Progress {
         self.next = self.next.max(self.matched.next());
     }
 
+    /// How its log writes, as it said last.
+    pub(super) const fn io_writer_mode(&self) -> u8 {
+        self.io_writer_mode
+    }
+
     /// Its ledger covers the log up to there.
     pub(super) fn acknowledged(&mut self, durable: PeerDurable) {
+        self.io_writer_mode = durable.io_writer_mode();
         if durable.index() > self.durable_index() {
             self.durable = Some(durable);
         }

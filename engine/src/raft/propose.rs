@@ -3,11 +3,13 @@
 
 use std::collections::VecDeque;
 
+use clustor_shards::log::Mode;
 use clustor_shards::log::record::{RecordKind, encode_record_parts};
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, Term};
 
-use super::entry::{EntryBody, EntryKey, EntryKind};
+use super::durability::Transition;
+use super::entry::{EntryBody, EntryKey, EntryKind, SystemKind};
 use super::output::RecordToPersist;
 use super::replica::{Replica, RoleState, Turn};
 
@@ -137,6 +139,32 @@ impl Replica {
         ))
     }
 
+    /// Appends a change of the mode, in force behind it.
+    ///
+    /// # Errors
+    /// [`ProposeError`]; then nothing happened.
+    pub fn propose_transition(
+        &mut self,
+        turn: &mut Turn<'_>,
+        transition: Transition,
+        stamp_ms: u64,
+    ) -> Result<Position, ProposeError> {
+        let RoleState::Leader(leading) = &self.role else {
+            let leader = self.leader;
+            return Err(ProposeError::NotLeader { leader });
+        };
+        if let Some(transfer) = &leading.transfer {
+            return Err(ProposeError::HandingOver { to: transfer.to });
+        }
+        if let Some(index) = self.log.missing_from(self.applicable.next()) {
+            return Err(ProposeError::MissingContent { index });
+        }
+        let kind = EntryKind::System(SystemKind::DurabilityTransition);
+        let position = self.append_own(turn, kind, stamp_ms, None, &transition.encode());
+        self.modes.note(position.index, transition);
+        Ok(position)
+    }
+
     pub(super) fn append_own(
         &mut self,
         turn: &mut Turn<'_>,
@@ -171,6 +199,10 @@ impl Replica {
             term: self.term,
             index,
             frame,
+            mode: match kind {
+                EntryKind::System(SystemKind::DurabilityTransition) => Mode::Strict,
+                _ => self.modes.mode(),
+            },
         });
         self.matched = index;
         if let RoleState::Leader(leading) = &mut self.role {

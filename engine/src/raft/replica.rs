@@ -11,6 +11,7 @@ use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
 use super::cache::{CacheSlot, EntryCache};
 use super::configuration::Configuration;
+use super::durability::Modes;
 use super::durable::OwnDurable;
 use super::log_view::LogView;
 use super::output::{Applicable, Leadership, LeadershipChange, Output, RecordToPersist};
@@ -27,6 +28,8 @@ const HELD_MAX: usize = 32;
 pub struct Turn<'a> {
     /// The time, sampled after the last item of the inbox.
     pub now: Time,
+    /// Which node and shard this is.
+    pub me: PeerId,
     /// The pair the log writes to at present: travels in acknowledgements.
     pub segment_seq: PairNumber,
     /// How the log writes (0 FixedUring, 1 RegisteredUring, 2 Blocking): travels in acknowledgements.
@@ -99,6 +102,7 @@ pub struct Replica {
 
     pub(super) log: LogView,
     pub(super) durable: OwnDurable,
+    pub(super) modes: Modes,
     /// Highest index known to match the log of this term's leader; its own last if it leads.
     pub(super) matched: LogIndex,
     /// Durable on a quorum; monotone.
@@ -162,6 +166,7 @@ impl Replica {
             hard_state_durable: restored.term == Term::ZERO,
             held: Vec::new(),
             durable: OwnDurable::default(),
+            modes: Modes::new(config.mode),
             matched: LogIndex::ZERO,
             committed: log.base(),
             raft_commit: log.base(),

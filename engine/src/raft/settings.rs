@@ -1,7 +1,6 @@
 //! What a replica is told when it is made: who it is, its bounds, and what its log held.
 
-use clustor_shards::log::HashSuite;
-use clustor_shards::log::{IndexRange, PartitionLog, TermRun};
+use clustor_shards::log::{HashSuite, IndexRange, Mode, PartitionLog, TermRun};
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 
@@ -94,6 +93,8 @@ pub struct ReplicaConfig {
     pub limits: Limits,
     /// The hash of the Merkle leaf that entries framed here carry, if they carry one.
     pub leaf: Option<HashSuite>,
+    /// How appends are made durable where the log does not say otherwise.
+    pub mode: Mode,
 }
 
 /// What the log held when the shard opened. The default is that of a partition that never was here.

@@ -1,10 +1,12 @@
 //! How a replica stands, for people, tests and the simulator's checkers.
 
+use clustor_shards::log::Mode;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 use clustor_wire::message::{RefetchVerdict, Role};
 
 use super::cache::CacheSlot;
+use super::durability::Transition;
 use super::replica::{Replica, RoleState};
 
 /// A snapshot of a replica's state.
@@ -150,6 +152,53 @@ impl Replica {
         matches!(self.role, RoleState::Leader(_))
     }
 
+    /// How its next entry is made durable here.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.modes.mode()
+    }
+
+    /// The latest change of the mode in its log, as far as it has seen that.
+    #[must_use]
+    pub fn transition(&self) -> Transition {
+        self.modes.latest()
+    }
+
+    /// Whether a change of the mode waits to be applied.
+    #[must_use]
+    pub fn is_changing_mode(&self) -> bool {
+        self.modes.is_changing()
+    }
+
+    /// Whether it is strict, whatever its log says, because it has not seen all of it.
+    #[must_use]
+    pub fn is_in_fallback(&self) -> bool {
+        self.modes.is_fallback()
+    }
+
+    /// Makes it strict, whatever its log says, or no longer.
+    pub fn set_fallback(&mut self, fallback: bool) {
+        self.modes.set_fallback(fallback);
+    }
+
+    /// A change of the mode is applied.
+    pub fn learn_transition(&mut self, index: LogIndex, transition: Transition) {
+        self.modes.learn(index, transition);
+    }
+
+    /// For a leader: a voter that said last that it writes in this way.
+    #[must_use]
+    pub fn voter_writing(&self, io_writer_mode: u8) -> Option<PeerId> {
+        let RoleState::Leader(leading) = &self.role else {
+            return None;
+        };
+        leading
+            .progress
+            .iter()
+            .find(|p| p.io_writer_mode() == io_writer_mode)
+            .map(|p| p.peer())
+    }
+
     /// The leader of its term, if it knows one.
     #[must_use]
     pub const fn leader(&self) -> Option<PeerId> {
@@ -172,6 +221,15 @@ impl Replica {
     #[must_use]
     pub const fn stamp_ms(&self) -> u64 {
         self.stamp_ms
+    }
+
+    /// Bytes it has proposed as a leader and not yet seen committed.
+    #[must_use]
+    pub fn uncommitted_bytes(&self) -> u64 {
+        match &self.role {
+            RoleState::Leader(leading) => leading.uncommitted.bytes,
+            _ => 0,
+        }
     }
 
     /// Its place in the shard's cache.

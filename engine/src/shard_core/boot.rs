@@ -42,6 +42,8 @@ pub struct CoreConfig {
     pub profile: Profile,
     /// How the ring writes (0 FixedUring, 1 RegisteredUring, 2 Blocking).
     pub io_writer_mode: u8,
+    /// Data shards of the node: what is the node's they share evenly.
+    pub shards: u16,
     /// Seed of everything that is drawn: election timeouts, incarnations. From the operating system in
     /// production.
     pub seed: u64,
@@ -134,8 +136,8 @@ impl ShardCore {
         let core = Self {
             me,
             shared: Shared {
+                me,
                 log,
-                mode: config.profile.mode,
                 cache,
                 output: Output::default(),
                 retirement: Retirement::default(),
@@ -147,6 +149,10 @@ impl ShardCore {
             deadlines: BTreeSet::new(),
             links: Links::default(),
             answers: Vec::new(),
+            operators: BTreeSet::new(),
+            inflight_bytes: 0,
+            inflight_bytes_max: config.profile.node_inflight_bytes_max
+                / u64::from(config.shards.max(1)),
             scratch_answers: Vec::new(),
             frames: Vec::new(),
             placement: config.placement,
@@ -187,6 +193,7 @@ fn make_replica(
         timers,
         limits,
         leaf: profile.format().leaf(),
+        mode: profile.mode,
     };
     let mut restored = match known {
         Some(log) => Restored::from_log(log).map_err(|error| BootError::Configuration {

@@ -12,8 +12,9 @@ use clustor_wire::message::{
 };
 
 use super::outward::respond;
-use super::{CoreMesh, ReadFor, ShardCore};
+use super::{CoreMesh, ReadFor, ShardCore, Shared};
 use crate::outcome::Outcome;
+use crate::partition::durability::in_log;
 use crate::partition::{Answer, Origin, ReadWhat, refusal};
 use crate::raft::entry::{ENTRY_HEAD_BYTES_MAX, EntryKey};
 use crate::raft::{AuthenticatedPeer, NewEntry, WantedEntries};
@@ -206,8 +207,16 @@ impl ShardCore {
     ) {
         let stopping = inbox.stopping;
         for event in inbox.clients.drain(..) {
-            let ClientEvent::Frame(connection, frame) = event else {
-                continue;
+            let (connection, frame) = match event {
+                ClientEvent::Frame(connection, frame) => (connection, frame),
+                ClientEvent::Opened(connection, name) => {
+                    self.client_opened(connection, &name);
+                    continue;
+                }
+                ClientEvent::Closed(connection) => {
+                    self.client_closed(connection);
+                    continue;
+                }
             };
             let request = (frame.kind == FrameKind::ClientRequest)
                 .then(|| ClientRequest::decode(&frame.body).ok())
@@ -246,6 +255,9 @@ impl ShardCore {
             ),
             ClientRequestBody::Read { partition, query } => {
                 self.read(stopping, partition, origin, ReadWhat::Query(query));
+            }
+            ClientRequestBody::Mode { partition, mode } => {
+                self.ask_mode(now, stopping, partition, origin, in_log(mode));
             }
             ClientRequestBody::Status { partition } => {
                 let body = ClientResponseBody::Status(self.status(partition));
@@ -288,6 +300,9 @@ impl ShardCore {
                         ticket: request.ticket,
                     });
                 }
+                RequestBody::Mode(mode) => {
+                    self.ask_mode(now, stopping, partition, origin, mode);
+                }
                 RequestBody::Status => {
                     let status = match self.partitions.get(&partition) {
                         Some(partition) => Ok(partition.status()),
@@ -302,7 +317,7 @@ impl ShardCore {
         }
     }
 
-    fn not_here(&self, partition: PartitionId) -> Refusal {
+    pub(super) fn not_here(&self, partition: PartitionId) -> Refusal {
         refusal(
             RefusalClause::NotHere,
             format!(
@@ -314,7 +329,7 @@ impl ShardCore {
     }
 
     /// Whether anything may be asked of this shard.
-    fn admit_any(&self, stopping: bool) -> Result<(), Refusal> {
+    pub(super) fn admit_any(&self, stopping: bool) -> Result<(), Refusal> {
         if stopping {
             return Err(refusal(
                 RefusalClause::Stopping,
@@ -409,6 +424,18 @@ impl ShardCore {
             return Err(partition.not_leader(partition.replica.leader()));
         }
         partition.admit()?;
+        if self.inflight_bytes > 0
+            && self.inflight_bytes + payload.len() as u64 > self.inflight_bytes_max
+        {
+            let (bytes, limit) = (self.inflight_bytes, self.inflight_bytes_max);
+            return Err(refusal(
+                RefusalClause::Busy,
+                format!(
+                    "{bytes} bytes of this shard wait to be committed, its share of the node's limit is {limit}"
+                ),
+                250,
+            ));
+        }
         let key = match key {
             None => None,
             Some((key, None)) => return Err(partition.index_needed(key)),
@@ -421,10 +448,7 @@ impl ShardCore {
             }
             Some((key, Some(known))) => Some(EntryKey { key, known }),
         };
-        self.shared
-            .log
-            .admit(ENTRY_HEAD_BYTES_MAX + payload.len())
-            .map_err(|error| log_refusal(&error))?;
+        self.shared.admit_entry(payload.len())?;
         let entry = NewEntry {
             payload,
             key,
@@ -434,6 +458,9 @@ impl ShardCore {
             .replica
             .propose(&mut self.shared.lend(now), &entry)
             .map_err(|error| partition.propose_refusal(&error))?;
+        let bytes = partition.replica.uncommitted_bytes();
+        self.inflight_bytes = self.inflight_bytes - partition.counted_bytes + bytes;
+        partition.counted_bytes = bytes;
         partition.await_append(position.index, origin, key, wait);
         self.touched.insert(id);
         Ok(())
@@ -460,10 +487,18 @@ impl ShardCore {
     }
 }
 
+impl Shared {
+    /// Whether the log takes one more entry with such a payload.
+    pub(super) fn admit_entry(&self, payload_bytes: usize) -> Result<(), Refusal> {
+        let admitted = self.log.admit(ENTRY_HEAD_BYTES_MAX + payload_bytes);
+        admitted.map_err(|error| log_refusal(&error))
+    }
+}
+
 fn log_refusal(error: &LogRefusal) -> Refusal {
     let (clause, retry_after_ms) = match error {
         LogRefusal::TooLarge { .. } => (RefusalClause::TooLarge, 0),
-        LogRefusal::Busy { .. } => (RefusalClause::Busy, 250),
+        LogRefusal::Busy { .. } | LogRefusal::Crowded { .. } => (RefusalClause::Busy, 250),
         LogRefusal::DiskFull => (RefusalClause::DiskFull, 1000),
         LogRefusal::NoSegment(_) | LogRefusal::Failed(_) | LogRefusal::Quarantined(_) => {
             (RefusalClause::Unavailable, 1000)

@@ -9,22 +9,26 @@
 //! - `inward`: events and requests to the partitions they are for
 //! - `outward`: what replicas decided, to the log, the machines and those who asked
 //! - `links`: batches for peers
+//! - `modes`: how partitions are made durable
 
 mod boot;
 mod inward;
 mod links;
+mod modes;
 mod outward;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use clustor_shards::disk::DiskOp;
-use clustor_shards::log::{Mode, Retirement, ShardLog};
-use clustor_shards::turn::{Application, Inbox, Outbox, PeerId, Time};
+use clustor_shards::log::{Retirement, ShardLog};
+use clustor_shards::turn::{Application, ConnectionId, Inbox, Outbox, PeerId, Time};
 use clustor_wire::ids::{BootNumber, NodeId, PartitionId, ShardId};
 use clustor_wire::message::{RefusalClause, ScrubStatus, ShardStatus};
 
+use crate::gate::group::SLOW_CHAINS_WINDOW_MS;
 use crate::outcome::Leadership;
+use crate::partition::durability::ShardFacts;
 use crate::partition::{Answer, Partition, refusal};
 use crate::profile::ProfileNews;
 use crate::raft::{EntryCache, Output, Turn, WantedEntries};
@@ -53,8 +57,8 @@ enum ReadFor {
 
 /// What all partitions share.
 struct Shared {
+    me: PeerId,
     log: ShardLog,
-    mode: Mode,
     cache: EntryCache,
     output: Output,
     retirement: Retirement,
@@ -63,10 +67,19 @@ struct Shared {
 }
 
 impl Shared {
+    /// What bears on the mode of all partitions.
+    fn facts(&self, now: Time) -> ShardFacts {
+        ShardFacts {
+            slow_chains: self.log.slow_chains(now, SLOW_CHAINS_WINDOW_MS * 1000),
+            quarantined: self.log.quarantine().is_some(),
+        }
+    }
+
     /// What a replica is lent for this turn.
     fn lend(&mut self, now: Time) -> Turn<'_> {
         Turn {
             now,
+            me: self.me,
             segment_seq: self.log.current_pair(),
             io_writer_mode: self.log.options().io_writer_mode,
             cache: &mut self.cache,
@@ -85,6 +98,11 @@ pub struct ShardCore {
     deadlines: BTreeSet<(Time, PartitionId)>,
     links: Links,
     answers: Vec<(PartitionId, Answer)>,
+    /// Connections of operators.
+    operators: BTreeSet<ConnectionId>,
+    /// Bytes that leaders here have accepted and that are not durable on a quorum, all partitions together.
+    inflight_bytes: u64,
+    inflight_bytes_max: u64,
     scratch_answers: Vec<Answer>,
     frames: Vec<u8>,
     placement: Option<Vec<u8>>,
@@ -159,7 +177,6 @@ impl ShardCore {
             ProfileNews::Obey(profile) => profile,
         };
         self.profile_refused = None;
-        self.shared.mode = profile.mode;
         let writer = self.shared.log.options().io_writer_mode;
         self.shared.log.retune(&profile.log_options(writer));
         self.patience_ms = profile.election_ms_max;
@@ -303,6 +320,7 @@ impl Application for ShardCore {
         self.take_client_events(now, inbox, outbox);
         self.take_requests(now, inbox, outbox);
         self.tick_due(now);
+        self.tend_modes(now);
         let done = inbox.stopping && self.wind_down(now);
         self.finish_replicas(now);
         self.carry_out(now);
@@ -312,6 +330,7 @@ impl Application for ShardCore {
         self.deliver(outbox);
         self.shared.log.poll(now, &mut self.shared.disk);
         outbox.disk.append(&mut self.shared.disk);
+        self.take_overruns(now);
         self.send_batches(outbox);
         outbox.deadline = self.next_deadline();
         outbox.stopped = done;

@@ -70,10 +70,20 @@ impl ShardCore {
         let touched = core::mem::take(&mut self.touched);
         for id in &touched {
             let resume_at = self.apply(now, *id);
+            self.count_bytes(*id);
             self.file_deadline(*id, resume_at);
         }
         self.touched = touched;
         self.touched.clear();
+    }
+
+    /// Keeps the sum of the bytes in flight.
+    fn count_bytes(&mut self, id: PartitionId) {
+        if let Some(partition) = self.partitions.get_mut(&id) {
+            let bytes = partition.replica.uncommitted_bytes();
+            self.inflight_bytes = self.inflight_bytes - partition.counted_bytes + bytes;
+            partition.counted_bytes = bytes;
+        }
     }
 
     fn keep_answers(&mut self, id: PartitionId) {
@@ -86,9 +96,9 @@ impl ShardCore {
         let log = &mut self.shared.log;
         for record in &output.records {
             match record {
-                RecordToPersist::Entry { .. } => {
+                RecordToPersist::Entry { mode, .. } => {
                     if let Some(entry) = record.entry(&output.frames) {
-                        log.append(&entry, self.shared.mode);
+                        log.append(&entry, *mode);
                     }
                 }
                 RecordToPersist::HardState {

@@ -174,6 +174,7 @@ impl Cluster {
             timers: Timers::LOCAL,
             limits: self.limits,
             leaf: None,
+            mode: Mode::Group,
         };
         let mut cache = EntryCache::new(self.cache_bytes);
         let replica = Replica::new(config, restored, self.now, &mut cache);
@@ -539,6 +540,7 @@ impl Node {
         }
         self.out.clear();
         let mut turn = Turn {
+            me: peer(self.number),
             now,
             segment_seq: self.log.current_pair(),
             io_writer_mode: 0,

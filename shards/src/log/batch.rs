@@ -9,6 +9,7 @@ use super::format::{Encoding, LogFormat};
 use super::item::{Item, ItemBuilder, items};
 use super::record::{Record, RecordKind};
 use super::text;
+use crate::turn::Time;
 
 /// The records of one chain, before they are sealed.
 #[derive(Debug, Default)]
@@ -19,8 +20,10 @@ pub(super) struct Batch {
     pub count: u32,
     /// What they amount to.
     pub items: ItemBuilder,
-    /// No further record may join: it stands alone, or is full.
-    pub closed: bool,
+    /// When its first record entered it, as far as a turn has seen.
+    pub opened_at: Option<Time>,
+    /// It holds one record that asked for a chain of its own.
+    pub alone: bool,
     /// What the chain will vouch for when it retires.
     pub vouch: Vouch,
     /// It holds copies, whose places are noted when it retires.
@@ -74,9 +77,10 @@ impl Batch {
         self.items.clear();
         self.vouch.clear();
         self.count = 0;
-        self.closed = false;
         self.has_copies = false;
         self.is_marked = false;
+        self.opened_at = None;
+        self.alone = false;
     }
 }
 

@@ -8,6 +8,7 @@ use super::pressure::{DISK_HARD_PERCENT, DISK_SOFT_PERCENT};
 use super::record::{RECORD_BODY_BYTES_MAX, RECORD_OVERHEAD_BYTES_MAX};
 use super::scrub::ScrubRates;
 use crate::buffer::{BLOCK_BYTES, BlockPool, SizeClass};
+use crate::disk::FlushKind;
 
 /// The smallest segment, in blocks: 128 KiB, for simulations. Profiles ask for 1 MiB at least.
 pub const SEGMENT_BLOCKS_MIN: u32 = 32;
@@ -17,6 +18,15 @@ pub const SEGMENT_BLOCKS_MAX: u32 = 1 << 20;
 pub const LEDGER_SLOTS_MIN: u32 = 8;
 /// Chains in flight at most, and by default.
 pub const CHAINS_IN_FLIGHT_MAX: usize = 8;
+/// Batches that may wait behind the chains in flight, by default. In strict mode every append is one, and whatever comes
+/// after, votes included, stands behind them.
+pub const QUEUE_BATCHES_MAX: usize = 256;
+/// Group batches in flight, by default, behind which a further one goes on gathering.
+pub const GROUP_CHAINS_MAX: usize = CHAINS_IN_FLIGHT_MAX;
+/// What an open group batch is clamped to where the best way of writing can't be had.
+pub const CLAMPED_BATCH_BYTES_MAX: usize = 32 << 10;
+/// How long an open group batch waits at most where the best way of writing can't be had, in milliseconds.
+pub const CLAMPED_BATCH_MS_MAX: u64 = 2;
 
 /// What is kept of an eighth of a segment for an extent's header and the padding of its last block.
 const EXTENT_SLACK_BYTES: usize = 2 * BLOCK_BYTES - RECORD_OVERHEAD_BYTES_MAX;
@@ -46,8 +56,19 @@ pub struct LogOptions {
     pub chains_in_flight_max: usize,
     /// A group batch closes at this many bytes of records.
     pub batch_bytes_max: usize,
+    /// A group batch closes this long after its first record, in milliseconds, if a chain may still be submitted then.
+    pub batch_ms_max: u64,
+    /// A group batch that is neither full nor that old goes only while fewer chains than this are in flight: the flush
+    /// that is under way is the window in which it gathers.
+    pub group_chains_max: usize,
     /// Bytes that may wait behind the chains in flight; more is refused as Busy.
     pub queue_bytes_max: usize,
+    /// Closed batches that may wait behind the chains in flight; while more do, appends are refused as Busy.
+    pub queue_batches_max: usize,
+    /// How the writes of a chain are made durable.
+    pub flush: FlushKind,
+    /// A chain that takes longer, in milliseconds, is counted as slow.
+    pub slow_chain_ms: u64,
     /// The greatest body of an entry.
     pub entry_body_bytes_max: usize,
     /// A closed pair whose live entries take at most one of so many parts of what is written in it is emptied: they are
@@ -85,7 +106,12 @@ impl LogOptions {
             ledger_slots: (segment_blocks / 8).max(LEDGER_SLOTS_MIN),
             chains_in_flight_max: CHAINS_IN_FLIGHT_MAX,
             batch_bytes_max: (64 << 10).min(segment / 16),
+            batch_ms_max: 5,
+            group_chains_max: GROUP_CHAINS_MAX,
             queue_bytes_max: segment / 4,
+            queue_batches_max: QUEUE_BATCHES_MAX,
+            flush: FlushKind::Fdatasync,
+            slow_chain_ms: 100,
             entry_body_bytes_max: (segment / 8 - 2 * BLOCK_BYTES).min(1 << 20),
             relocate_share: RELOCATE_SHARE,
             relocate_turn_bytes_max: RELOCATE_TURN_BYTES_MAX,
@@ -146,6 +172,18 @@ impl LogOptions {
         BlockPool::new(&self.pool_classes())
     }
 
+    /// The options for a shard that writes in this way (0 FixedUring, 1 RegisteredUring, 2 Blocking). All but the best
+    /// clamp the group batch, so that no more than a little stands on a way of writing that is slow.
+    #[must_use]
+    pub fn written_by(mut self, io_writer_mode: u8) -> Self {
+        self.io_writer_mode = io_writer_mode;
+        if io_writer_mode > 0 {
+            self.batch_bytes_max = self.batch_bytes_max.min(CLAMPED_BATCH_BYTES_MAX);
+            self.batch_ms_max = self.batch_ms_max.min(CLAMPED_BATCH_MS_MAX);
+        }
+        self
+    }
+
     /// Checks every number against its limit.
     ///
     /// # Errors
@@ -196,6 +234,20 @@ impl LogOptions {
             self.batch_bytes_max as u64,
             segment,
         )?;
+        within("batch_ms_max", self.batch_ms_max, 1, 1_000)?;
+        within(
+            "group_chains_max",
+            self.group_chains_max as u64,
+            1,
+            CHAINS_IN_FLIGHT_MAX as u64,
+        )?;
+        within(
+            "queue_batches_max",
+            self.queue_batches_max as u64,
+            1,
+            65_536,
+        )?;
+        within("slow_chain_ms", self.slow_chain_ms, 1, 60_000)?;
         within(
             "relocate_share",
             self.relocate_share.into(),

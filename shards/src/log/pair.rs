@@ -16,7 +16,7 @@ use super::seal::{BlockUse, PAYLOAD_BYTES, SegmentCipher, authenticate};
 use super::slot::{ExtentDigest, Slot};
 use super::trailer::{SegmentFigures, Trailer};
 use crate::buffer::BlockPool;
-use crate::disk::{DiskOp, DurableChain, FileKind, PreparePair};
+use crate::disk::{DiskOp, DurableChain, FileKind, FlushKind, PreparePair};
 use crate::turn::Time;
 
 /// How long after a failure to make a pair the next try comes.
@@ -335,6 +335,7 @@ impl OpenPair {
             log,
             ledger_block,
             ledger,
+            flush: FlushKind::default(),
         };
         (operation, place)
     }
@@ -452,6 +453,7 @@ impl OpenPair {
             log,
             ledger_block: 0,
             ledger,
+            flush: FlushKind::default(),
         };
         (operation, place)
     }

@@ -16,7 +16,7 @@ use crate::mesh::{Doorbell, MeshPort, SubmissionQueue};
 use crate::net::ShardNet;
 use crate::sys::{self, EventFd};
 use crate::turn::{Application, Inbox, Outbox, Time};
-use crate::uring::{RingError, ShardRing, WriterMode};
+use crate::uring::{RingError, ShardRing, WriterChoice, WriterMode};
 
 /// Requests that one turn takes; the rest stays in the queue for the next.
 const TURN_REQUESTS_MAX: usize = 1_024;
@@ -59,6 +59,8 @@ pub type Deliver<P> = Box<dyn FnMut(P) + Send>;
 pub struct ShardPlan<A: Application, E> {
     /// Its directory, `<data>/shard-<n>`: made if absent.
     pub directory: PathBuf,
+    /// How it is to write.
+    pub writer: WriterChoice,
     /// The sizes of its buffer pool.
     pub pool: Vec<SizeClass>,
     /// Builds what runs on it.
@@ -71,6 +73,7 @@ impl<A: Application, E> std::fmt::Debug for ShardPlan<A, E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ShardPlan")
             .field("directory", &self.directory)
+            .field("writer", &self.writer)
             .field("pool", &self.pool)
             .finish_non_exhaustive()
     }
@@ -124,7 +127,8 @@ impl<A: Application> Shard<A> {
         plan: ShardPlan<A, E>,
         ends: Ends<A>,
     ) -> Result<(Self, Doorbell), BootError<E>> {
-        let mut ring = ShardRing::open(&plan.directory).map_err(BootError::Ring)?;
+        let mut ring =
+            ShardRing::open_with(&plan.directory, plan.writer).map_err(BootError::Ring)?;
         ring.signal(&ends.event).map_err(BootError::Ring)?;
         ring.want_signal(false);
         let mut pool = BlockPool::new(&plan.pool);

@@ -43,6 +43,13 @@ impl EventFd {
     }
 }
 
+/// Takes over a descriptor that [`EventFd::duplicate`] gave.
+impl From<OwnedFd> for EventFd {
+    fn from(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+}
+
 impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

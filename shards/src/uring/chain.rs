@@ -12,10 +12,10 @@ use io_uring::{opcode, types};
 use super::disk::disk_error;
 use super::ring::{Mark, Owner, Ring};
 use crate::buffer::{BLOCK_BYTES, Blocks};
-use crate::disk::{DiskError, DiskEvent, DurableChain, FileId};
+use crate::disk::{DiskError, DiskEvent, DurableChain, FileId, FlushKind};
 
 /// Bytes in one write submission; more is split. The kernel cuts a single write at 2 GiB less a page.
-const WRITE_BYTES_MAX: usize = 1 << 30;
+pub(super) const WRITE_BYTES_MAX: usize = 1 << 30;
 
 /// How much of a chain to carry out. A shard always asks for [`ChainSteps::Full`]; the harness measures what
 /// each further step costs.
@@ -52,6 +52,9 @@ enum Step {
     Write { file: FileId, bytes: usize },
     Flush { file: FileId },
 }
+
+/// Flags of a write that is durable when it completes (pwritev2(2)).
+const DSYNC: i32 = libc::RWF_DSYNC;
 
 const fn pieces(bytes: usize) -> usize {
     bytes.div_ceil(WRITE_BYTES_MAX)
@@ -94,11 +97,25 @@ impl InFlight {
     fn steps_total(&self) -> usize {
         let log = pieces(self.chain.log.byte_len());
         let ledger = pieces(self.chain.ledger.byte_len());
+        let flush = self.flush_steps();
         match self.steps {
             ChainSteps::Write => log,
-            ChainSteps::WriteFlush | ChainSteps::Trailer => log + 1,
-            ChainSteps::Full => log + 1 + ledger + 1,
+            ChainSteps::WriteFlush | ChainSteps::Trailer => log + flush,
+            ChainSteps::Full => log + flush + ledger + flush,
         }
+    }
+
+    /// Steps that one flush takes.
+    const fn flush_steps(&self) -> usize {
+        match self.chain.flush {
+            FlushKind::Fdatasync => 1,
+            FlushKind::Dsync => 0,
+        }
+    }
+
+    /// Whether each write is durable when it completes.
+    fn writes_through(&self) -> bool {
+        self.chain.flush == FlushKind::Dsync && self.steps != ChainSteps::Write
     }
 
     fn step(&self, step: usize) -> Step {
@@ -111,12 +128,13 @@ impl InFlight {
                 file: segment,
                 bytes: piece(self.chain.log.byte_len(), step),
             }
-        } else if step == log_pieces {
+        } else if step < log_pieces + self.flush_steps() {
             Step::Flush { file: segment }
-        } else if step + 1 < self.steps_total() {
+        } else if step + self.flush_steps() < self.steps_total() {
+            let piece_of_ledger = step - log_pieces - self.flush_steps();
             Step::Write {
                 file: ledger,
-                bytes: piece(self.chain.ledger.byte_len(), step - log_pieces - 1),
+                bytes: piece(self.chain.ledger.byte_len(), piece_of_ledger),
             }
         } else {
             Step::Flush { file: ledger }
@@ -142,7 +160,7 @@ impl InFlight {
                     let (run, block, place, piece) = if is_log {
                         (&self.chain.log, self.chain.log_block, places[0], step)
                     } else {
-                        let first = pieces(self.chain.log.byte_len()) + 1;
+                        let first = pieces(self.chain.log.byte_len()) + self.flush_steps();
                         (
                             &self.chain.ledger,
                             self.chain.ledger_block,
@@ -151,14 +169,9 @@ impl InFlight {
                         )
                     };
                     let offset = piece * WRITE_BYTES_MAX;
-                    write_entry(
-                        ring,
-                        run,
-                        offset,
-                        bytes,
-                        place,
-                        u64::from(block) * BLOCK_BYTES as u64,
-                    )
+                    let to = u64::from(block) * BLOCK_BYTES as u64;
+                    let flags = if self.writes_through() { DSYNC } else { 0 };
+                    write_entry(ring, (run, offset, bytes), place, to, flags)
                 }
                 Step::Flush { file } => {
                     let place = if file == self.files()[0] {
@@ -241,14 +254,13 @@ impl InFlight {
     }
 }
 
-/// A write of `bytes` of `run`, from byte `offset` on, to byte `to` of the file at `place`.
+/// A write of `bytes` of `run`, from byte `offset` on, to byte `to` and on of the file at `place`.
 pub(super) fn write_entry(
     ring: &Ring,
-    run: &Blocks,
-    offset: usize,
-    bytes: usize,
+    (run, offset, bytes): (&Blocks, usize, usize),
     place: u32,
     to: u64,
+    flags: i32,
 ) -> Entry {
     assert!(
         offset + bytes <= run.byte_len(),
@@ -260,9 +272,11 @@ pub(super) fn write_entry(
     match ring.fixed_slot(run) {
         Some(slot) => opcode::WriteFixed::new(types::Fixed(place), address, count, slot)
             .offset(to)
+            .rw_flags(flags)
             .build(),
         None => opcode::Write::new(types::Fixed(place), address, count)
             .offset(to)
+            .rw_flags(flags)
             .build(),
     }
 }

@@ -5,9 +5,11 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::time::Duration;
 
 use clustor_wire::ids::{ChainNumber, PairNumber};
 
+use super::blocking::BlockingWriter;
 use super::chain::{ChainSteps, InFlight};
 use super::error::RingError;
 use super::files::{Files, Need};
@@ -17,7 +19,9 @@ use super::remove::Removing;
 use super::ring::{Done, Mark, Owner, Ring};
 use super::slab::Slab;
 use crate::buffer::Blocks;
-use crate::disk::{DiskError, DiskEvent, DiskOp, DurableChain, FileId, PreparePair, ReadBlocks};
+use crate::disk::{
+    DiskError, DiskEvent, DiskOp, DurableChain, FileId, FlushKind, PreparePair, ReadBlocks,
+};
 
 /// Pairs that may wait to be made.
 const PREPARES_MAX: usize = 16;
@@ -26,6 +30,8 @@ const REMOVALS_MAX: usize = 1_024;
 
 pub(super) struct Disk {
     pub(super) files: Files,
+    /// Who carries the chains, where the ring does not.
+    pub(super) writer: Option<BlockingWriter>,
     chains: Slab<InFlight>,
     reads: Slab<(u64, Reading)>,
     preparing: Option<Preparing>,
@@ -42,9 +48,10 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    pub(super) fn new(files: Files) -> Self {
+    pub(super) fn new(files: Files, writer: Option<BlockingWriter>) -> Self {
         Self {
             files,
+            writer,
             chains: Slab::new(),
             reads: Slab::new(),
             preparing: None,
@@ -61,6 +68,7 @@ impl Disk {
     /// Operations that a stopping shard waits for: chains, reads and removals, but not the zeroing of a spare.
     pub(super) fn unsettled(&self) -> usize {
         self.chains.len()
+            + self.writer.as_ref().map_or(0, BlockingWriter::in_flight)
             + self.reads.len()
             + self.removals.len()
             + usize::from(self.removing.is_some())
@@ -86,6 +94,7 @@ impl Disk {
                     log: write.trailer,
                     ledger_block: 0,
                     ledger: Blocks::from_heap(0),
+                    flush: FlushKind::Fdatasync,
                 };
                 self.start_chain(ring, chain, ChainSteps::Trailer)
             }
@@ -99,6 +108,12 @@ impl Disk {
         chain: DurableChain,
         steps: ChainSteps,
     ) -> Result<(), RingError> {
+        if steps != ChainSteps::Trailer
+            && let Some(writer) = &mut self.writer
+        {
+            writer.write(chain, steps);
+            return Ok(());
+        }
         let files = [FileId::segment(chain.pair), FileId::ledger(chain.pair)];
         let at = self.chains.insert(InFlight::new(chain, steps));
         for (which, file) in files.into_iter().enumerate() {
@@ -245,6 +260,9 @@ impl Disk {
             preparing.stop();
         }
         self.removals.push_back(pair);
+        if let Some(writer) = &mut self.writer {
+            writer.forget(pair);
+        }
         self.next_remove(ring)
     }
 
@@ -362,6 +380,9 @@ impl Disk {
 
     /// Moves what happened into `into`, errors first.
     pub(super) fn take_events(&mut self, into: &mut Vec<DiskEvent>) {
+        if let Some(writer) = &mut self.writer {
+            writer.take(&mut self.events);
+        }
         if self.failing > 0 {
             // An error is on its way: nothing that says "done" may be seen before it.
             let (errors, successes): (Vec<_>, Vec<_>) =
@@ -373,6 +394,18 @@ impl Disk {
             into.append(&mut self.held);
         }
         into.sort_by_key(|event| !event.is_error());
+    }
+
+    /// Whether something happened since the last drain.
+    pub(super) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// Waits a moment for a chain that the helper thread carries.
+    pub(super) fn wait_for_writer(&mut self, timeout: Duration) {
+        if let Some(writer) = &mut self.writer {
+            writer.wait(timeout, &mut self.events);
+        }
     }
 
     /// Leaks every buffer that the kernel may still touch.

@@ -40,6 +40,8 @@ struct Entry {
 
 pub(super) struct Files {
     directory: OwnedFd,
+    /// What files are opened with beside their access mode: `O_DIRECT`, or nothing.
+    flags: i32,
     table: BTreeMap<FileId, Entry>,
     /// Files that are being opened, by the place in the ring's table; keeps the name alive.
     opening: BTreeMap<u32, (FileId, CString)>,
@@ -75,9 +77,10 @@ pub(super) fn parse_name(name: &str) -> Option<(FileId, bool)> {
 }
 
 impl Files {
-    pub(super) const fn new(directory: OwnedFd) -> Self {
+    pub(super) const fn new(directory: OwnedFd, direct: bool) -> Self {
         Self {
             directory,
+            flags: if direct { libc::O_DIRECT } else { 0 },
             table: BTreeMap::new(),
             opening: BTreeMap::new(),
         }
@@ -86,6 +89,11 @@ impl Files {
     /// The directory's descriptor.
     pub(super) fn directory(&self) -> RawFd {
         self.directory.as_raw_fd()
+    }
+
+    /// What files are opened with: `O_DIRECT` where the file system has it.
+    pub(super) const fn flags(&self) -> i32 {
+        self.flags
     }
 
     /// A place in the ring's table, made free if need be.
@@ -135,7 +143,7 @@ impl Files {
         let target = types::DestinationSlot::try_from_slot_target(place)
             .expect("the table is smaller than the greatest slot");
         let open = opcode::OpenAt::new(types::Fd(self.directory()), name.as_ptr())
-            .flags(libc::O_RDWR | libc::O_DIRECT)
+            .flags(libc::O_RDWR | self.flags)
             .file_index(Some(target))
             .build()
             .user_data(Mark::new(Owner::Open, 0, place).pack());

@@ -5,12 +5,13 @@
 //! using and dropping it. Promises what [`crate::disk`] asks of a carrier: four linked steps per chain, each
 //! begun only after the one before succeeded in full; one event per operation; errors before successes.
 //! Nothing that can block is called once turns have begun: opening, renaming, unlinking and flushing the
-//! directory go through the ring as well.
+//! directory go through the ring as well. Where the file system has no direct I/O a helper thread carries the chains.
 //!
 //! An error of the ring itself ([`RingError`]) ends the process: a chain may then be cut, and only recovery
 //! can say what is durable.
 #![allow(unsafe_code)]
 
+mod blocking;
 mod chain;
 mod disk;
 mod error;
@@ -33,7 +34,7 @@ mod sockets;
 pub use chain::ChainSteps;
 pub use error::RingError;
 pub use rig::{Rig, RigError, RigOptions, RigWork};
-pub use ring::WriterMode;
+pub use ring::{WriterChoice, WriterMode};
 pub use shard_ring::ShardRing;
 #[cfg(feature = "net")]
 pub use sockets::{SocketEvent, SocketKey};

@@ -276,7 +276,7 @@ impl Preparing {
                         .expect("the table is smaller than the greatest slot");
                     group.push(
                         opcode::OpenAt::new(directory, self.temporary[which].as_ptr())
-                            .flags(libc::O_RDWR | libc::O_DIRECT | libc::O_CREAT | libc::O_TRUNC)
+                            .flags(libc::O_RDWR | files.flags() | libc::O_CREAT | libc::O_TRUNC)
                             .mode(0o600)
                             .file_index(Some(target))
                             .build(),
@@ -363,7 +363,7 @@ impl Preparing {
         self.piece[which] = blocks;
         let to = u64::from(self.zeroed[which]) * BLOCK_BYTES as u64;
         let bytes = blocks as usize * BLOCK_BYTES;
-        write_entry(ring, &self.zeros, 0, bytes, self.places[which], to)
+        write_entry(ring, (&self.zeros, 0, bytes), self.places[which], to, 0)
     }
 }
 

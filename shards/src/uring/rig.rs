@@ -11,7 +11,7 @@ use clustor_wire::ids::{ChainNumber, PairNumber};
 
 use super::{ChainSteps, RingError, ShardRing, WriterMode};
 use crate::buffer::{BlockPool, Blocks, SizeClass};
-use crate::disk::{DiskError, DiskEvent, DiskOp, DurableChain, PreparePair};
+use crate::disk::{DiskError, DiskEvent, DiskOp, DurableChain, FlushKind, PreparePair};
 
 const PAIR: PairNumber = PairNumber(1);
 
@@ -212,6 +212,7 @@ impl Rig {
             log,
             ledger_block: u32::try_from(slot).expect("below the ledger's blocks"),
             ledger,
+            flush: FlushKind::Fdatasync,
         };
         self.next_block += work.blocks;
         self.chains += 1;

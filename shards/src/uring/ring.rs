@@ -36,6 +36,20 @@ pub enum WriterMode {
     FixedUring = 0,
     /// Registered files; buffers are pinned anew for each write, because too little memory may be locked.
     RegisteredUring = 1,
+    /// A helper thread with pwrite and fdatasync, because the file system has no direct I/O.
+    Blocking = 2,
+}
+
+/// Which way of writing a shard is to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum WriterChoice {
+    /// The best there is: each that can't be had gives way to the next, and a warning says so.
+    #[default]
+    Auto,
+    /// The ring, without registered buffers.
+    Registered,
+    /// The helper thread.
+    Blocking,
 }
 
 /// What a completion belongs to.

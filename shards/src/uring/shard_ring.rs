@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use super::blocking::BlockingWriter;
 use super::chain::ChainSteps;
 use super::disk::Disk;
 use super::error::RingError;
 use super::files::{Files, parse_name, temporary_name};
 use super::lock;
 use super::read::Reading;
-use super::ring::{Done, Mark, Owner, Ring, WriterMode, memlock_text};
-use crate::buffer::{BlockPool, Blocks};
+use super::ring::{Done, Mark, Owner, Ring, WriterChoice, WriterMode, memlock_text};
+use crate::buffer::{BLOCK_BYTES, BlockPool, Blocks};
 use crate::disk::{
     BootDisk, DiskError, DiskEvent, DiskOp, DurableChain, FileId, FileKind, FoundPair,
 };
@@ -23,6 +25,8 @@ use clustor_wire::ids::PairNumber;
 
 /// How often the file system is asked how full it is.
 const USED_EVERY_US: u64 = 1_000_000;
+/// How long a wait looks away from the ring for the helper thread's sake.
+const WRITER_PAUSE: Duration = Duration::from_millis(1);
 /// Place 0 of the ring's table of files holds the lock file.
 const LOCK_PLACE: u32 = 0;
 
@@ -40,6 +44,7 @@ pub struct ShardRing {
     path: PathBuf,
     used_percent: u8,
     used_due_us: u64,
+    choice: WriterChoice,
     /// Closed after the ring, which holds it too.
     _lock: File,
     done: Vec<Done>,
@@ -62,6 +67,14 @@ impl ShardRing {
     /// # Errors
     /// See [`RingError`]; a lock that is held is waited for at most five seconds.
     pub fn open(directory: &Path) -> Result<Self, RingError> {
+        Self::open_with(directory, WriterChoice::Auto)
+    }
+
+    /// As [`Self::open`], with a say in how it writes.
+    ///
+    /// # Errors
+    /// See [`RingError`]; [`RingError::NoDirectIo`] only where the ring was asked for by name.
+    pub fn open_with(directory: &Path, choice: WriterChoice) -> Result<Self, RingError> {
         let ring = Ring::new()?;
         let wal = directory.join("wal");
         make_directories(directory, &wal)?;
@@ -71,10 +84,29 @@ impl ShardRing {
             .map_err(wrong("opening the directory", &wal))?
             .into();
         remove_leftovers(&wal)?;
-        check_direct_io(&wal)?;
+        let direct = match choice {
+            WriterChoice::Blocking => false,
+            WriterChoice::Auto | WriterChoice::Registered => has_direct_io(&wal)?,
+        };
+        if !direct && choice == WriterChoice::Registered {
+            return Err(RingError::NoDirectIo { path: wal });
+        }
+        if !direct && choice == WriterChoice::Auto {
+            tracing::warn!(
+                directory = %wal.display(),
+                "the file system refuses direct I/O (O_DIRECT): writing with Blocking, a helper thread, instead of \
+                 FixedUring; group mode is not allowed so; put the data on ext4, xfs or another file system that has it",
+            );
+        }
+        let writer = if direct {
+            None
+        } else {
+            Some(BlockingWriter::start(wal.clone())?)
+        };
         Ok(Self {
             ring,
-            disk: Disk::new(Files::new(handle)),
+            disk: Disk::new(Files::new(handle, direct), writer),
+            choice,
             #[cfg(feature = "net")]
             sockets: None,
             path: wal,
@@ -89,6 +121,9 @@ impl ShardRing {
     /// being pinned anew each time. Where too little memory may be locked the ring works without, and a warning
     /// says so.
     pub fn register_pool(&mut self, pool: &mut BlockPool) -> WriterMode {
+        if self.disk.writer.is_some() || self.choice == WriterChoice::Registered {
+            return self.writer_mode();
+        }
         if let Err(error) = self.ring.register_pool(pool) {
             tracing::warn!(
                 directory = %self.path.display(),
@@ -104,6 +139,9 @@ impl ShardRing {
     /// How writes reach the files.
     #[must_use]
     pub fn writer_mode(&self) -> WriterMode {
+        if self.disk.writer.is_some() {
+            return WriterMode::Blocking;
+        }
         self.ring.mode()
     }
 
@@ -112,6 +150,13 @@ impl ShardRing {
     /// # Errors
     /// When the kernel refuses.
     pub fn signal(&mut self, event: &EventFd) -> Result<(), RingError> {
+        if let Some(writer) = &self.disk.writer {
+            let theirs = event.duplicate().map_err(|source| RingError::Register {
+                what: "its event descriptor",
+                source,
+            })?;
+            writer.signal(EventFd::from(theirs));
+        }
         self.ring.register_event_fd(event.as_raw_fd())
     }
 
@@ -147,8 +192,19 @@ impl ShardRing {
     /// # Errors
     /// When the ring fails; it is not used again.
     pub fn wait(&mut self) -> Result<(), RingError> {
-        let want = usize::from(self.ring.in_flight() > 0);
-        self.ring.enter(want)
+        let writing = self.disk.writer.as_ref().map_or(0, |w| w.in_flight());
+        if writing == 0 {
+            let want = usize::from(self.ring.in_flight() > 0);
+            return self.ring.enter(want);
+        }
+        while !self.has_completions() {
+            self.ring.enter(0)?;
+            self.disk.wait_for_writer(WRITER_PAUSE);
+            if self.disk.has_events() {
+                break;
+            }
+        }
+        self.ring.enter(0)
     }
 
     /// Moves the events of everything that completed into `events`, errors first.
@@ -194,7 +250,7 @@ impl ShardRing {
 
     /// Whether a drain would find something, or the kernel holds back completions that an enter would bring.
     pub fn has_completions(&mut self) -> bool {
-        self.ring.has_completions()
+        self.ring.has_completions() || self.disk.writer.as_ref().is_some_and(|w| w.has_ended())
     }
 
     /// Says whether completions are to be signalled on the event descriptor: while a shard is awake it looks by
@@ -206,7 +262,8 @@ impl ShardRing {
     /// Submissions that have not completed.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.ring.in_flight()
+        let writing = self.disk.writer.as_ref().map_or(0, |w| w.in_flight());
+        self.ring.in_flight() + writing
     }
 
     /// Operations of the disk that a shard waits for before it closes the ring. The zeroing of a spare pair is
@@ -253,7 +310,7 @@ impl ShardRing {
         let opened = match OpenOptions::new()
             .read(true)
             .write(true)
-            .custom_flags(libc::O_DIRECT)
+            .custom_flags(self.disk.files.flags())
             .open(&path)
         {
             Ok(opened) => opened,
@@ -377,28 +434,31 @@ fn remove_leftovers(wal: &Path) -> Result<(), RingError> {
     Ok(())
 }
 
-/// Whether files in `wal` can be opened for direct I/O.
-fn check_direct_io(wal: &Path) -> Result<(), RingError> {
+/// Whether a file in `wal` can be opened for direct I/O, and a block be written so.
+fn has_direct_io(wal: &Path) -> Result<bool, RingError> {
     let probe = wal.join("direct-io-probe.new");
-    let outcome = OpenOptions::new()
+    let opened = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .custom_flags(libc::O_DIRECT)
         .open(&probe);
-    match outcome {
-        Ok(_) => fs::remove_file(&probe).map_err(wrong("removing a probe", &probe)),
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            // The name may have been made before the flag was refused.
-            match fs::remove_file(&probe) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(wrong("removing a probe", &probe)(error))
-                }
-                _ => Err(RingError::NoDirectIo {
-                    path: wal.to_owned(),
-                }),
-            }
+    let outcome = opened.and_then(|file| {
+        let block = Blocks::from_heap(1);
+        file.write_at(&block.as_slice()[0].0, 0)
+    });
+    // The name may have been made before the flag was refused.
+    match fs::remove_file(&probe) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(wrong("removing a probe", &probe)(error));
         }
-        Err(error) => Err(wrong("making a file", &probe)(error)),
+        _ => {}
+    }
+    match outcome {
+        Ok(written) => Ok(written == BLOCK_BYTES),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
+            Ok(false)
+        }
+        Err(error) => Err(wrong("writing a probe", &probe)(error)),
     }
 }

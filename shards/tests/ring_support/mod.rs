@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 use clustor_shards::buffer::{BLOCK_BYTES, Block, BlockPool, Blocks, SizeClass};
-use clustor_shards::disk::{DiskEvent, DiskOp, DurableChain, PreparePair};
+use clustor_shards::disk::{DiskEvent, DiskOp, DurableChain, FlushKind, PreparePair};
 use clustor_shards::uring::ShardRing;
 use clustor_wire::ids::{ChainNumber, PairNumber};
 use std::path::Path;
@@ -95,6 +95,7 @@ pub fn chain(
         log,
         ledger_block,
         ledger,
+        flush: FlushKind::Fdatasync,
     }
 }
 

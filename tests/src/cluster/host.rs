@@ -147,6 +147,11 @@ impl Host {
             partitions,
             profile: layout.profile.clone(),
             io_writer_mode: 0,
+            shards: layout
+                .shards
+                .iter()
+                .filter(|at| at.node == self.id.node)
+                .count() as u16,
             seed,
             placement: None,
             silent: None,

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use clustor_engine::outcome::{Outcome, RefusalClause};
 use clustor_engine::request::{Reply, RequestBody, Wait};
 use clustor_shards::disk::FileKind;
+use clustor_shards::log::Mode;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{NodeId, PartitionId};
 use rand::{Rng, SeedableRng};
@@ -109,12 +110,13 @@ enum Fault {
     Full,
     Sabotage,
     Disk,
+    Mode,
     Heal,
     Room,
     Retune,
 }
 
-const FAULTS: [Fault; 13] = [
+const FAULTS: [Fault; 14] = [
     Fault::Kill,
     Fault::Power,
     Fault::Blackout,
@@ -125,6 +127,7 @@ const FAULTS: [Fault; 13] = [
     Fault::Full,
     Fault::Sabotage,
     Fault::Disk,
+    Fault::Mode,
     Fault::Heal,
     Fault::Room,
     Fault::Retune,
@@ -233,6 +236,7 @@ impl Run {
             Fault::Sabotage => faults.sabotage,
             Fault::Disk => faults.fragile.and(faults.disk),
             Fault::Retune => faults.retune,
+            Fault::Mode => faults.mode,
             Fault::Heal | Fault::Room => None,
         }
     }
@@ -314,6 +318,7 @@ impl Run {
             }
             Fault::Disk => self.fail_disk(),
             Fault::Retune => self.retune(),
+            Fault::Mode => self.change_mode(),
         }
         self.file(fault);
     }
@@ -324,6 +329,20 @@ impl Run {
         let news = draw_news(&mut self.rng, self.world.layout());
         let body = RequestBody::Profile(news);
         self.world.read(shard, PartitionId::default(), body);
+    }
+
+    /// Asks every replica of a partition for a mode: the leader, if there is one, takes it.
+    fn change_mode(&mut self) {
+        let partitions = &self.world.layout().partitions;
+        let partition = partitions[self.rng.random_range(0..partitions.len())].clone();
+        let mode = if self.rng.random_bool(0.5) {
+            Mode::Strict
+        } else {
+            Mode::Group
+        };
+        for to in partition.voters {
+            self.world.ask_mode(to, partition.id, mode);
+        }
     }
 
     fn end_one(&mut self, crash: Crash) {

@@ -4,6 +4,7 @@
 //! at once never gets far enough to show what one fault alone would.
 
 use clustor_engine::profile::{Profile, ProfileNews};
+use clustor_shards::disk::FlushKind;
 use clustor_shards::log::Mode;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{NodeId, PartitionId};
@@ -45,6 +46,8 @@ pub struct Faults {
     pub full: Every,
     /// A machine fails.
     pub sabotage: Every,
+    /// A partition is asked for another durability mode.
+    pub mode: Every,
     /// A flush or a write fails on the node whose disk may fail.
     pub disk: Every,
     /// A shard is told of another profile.
@@ -152,17 +155,11 @@ fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64) -> Layout {
     profile.cache_bytes_max = pick(rng, &[16 << 10, 64 << 10, 1 << 20]);
     profile.chains_in_flight_max = pick(rng, &[1, 4, 8]);
     profile.apply_entries_max = pick(rng, &[1, 16, 512]);
-    // In strict mode each append is a chain of its own: on a disk as slow as the last one, what clients leave behind in
-    // the queue takes minutes, and every vote stands behind it.
-    let disks = [(40, 120), (100, 1_000), (500, 20_000)];
-    let (write, flush) = pick(
-        rng,
-        if profile.mode == Mode::Strict {
-            &disks[..2]
-        } else {
-            &disks
-        },
-    );
+    profile.node_inflight_bytes_max = pick(rng, &[16 << 10, 64 << 10, 64 << 20]);
+    profile.queue_batches_max = pick(rng, &[8, 32, 256]);
+    profile.group_chains_max = pick(rng, &[1, 2, 8]);
+    profile.flush = pick(rng, &[FlushKind::Fdatasync, FlushKind::Dsync]);
+    let (write, flush) = pick(rng, &[(40, 120), (100, 1_000), (500, 20_000)]);
     let disk = SimDiskOptions {
         timing: Timing {
             write_us: (10, write),
@@ -213,6 +210,7 @@ fn draw_faults(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Faults {
         every(0.15, 300_000, 2_000_000),
     );
     let disk = every(0.25, 300_000, 2_000_000);
+    let mode = every(0.4, 50_000, 1_000_000);
     // One node's disk may fail, and no partition depends on it alone.
     let redundant = layout.partitions.iter().all(|p| p.voters.len() > 2);
     let fragile = (redundant && disk.is_some()).then(|| pick(rng, &layout.nodes()));
@@ -229,6 +227,7 @@ fn draw_faults(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Faults {
         stall_us_max: pick(rng, &[20_000, 200_000, 1_000_000]),
         full,
         sabotage,
+        mode,
         disk,
         retune: None,
         fragile,

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use clustor_engine::request::{Reply, Request, RequestBody};
 use clustor_shards::log::Damage;
+use clustor_shards::log::Mode;
 use clustor_shards::turn::{Application, Outbox, PeerEvent, PeerId};
 use clustor_wire::frame::Frame;
 use clustor_wire::ids::{NodeId, PartitionId};
@@ -26,6 +27,8 @@ use super::queue::Queue;
 use super::trace::Trace;
 use crate::disk::Crash;
 
+/// The ticket of all questions for a mode.
+const MODE_TICKET: u64 = u64::MAX;
 /// From something that arrives to the turn that takes it, in microseconds, at most.
 const TURN_DELAY_US_MAX: u64 = 30;
 /// Turns in a row, in one millisecond, in which nothing comes and nothing leaves, at most.
@@ -265,6 +268,20 @@ impl World {
             self.clients.on_boot(to, boot + 1);
         }
         ticket
+    }
+
+    /// Asks a shard for a durability mode. What becomes of it nobody waits for: it must do no harm.
+    pub fn ask_mode(&mut self, to: PeerId, partition: PartitionId, mode: Mode) {
+        self.note(|| format!("ask {} p{} for {mode:?}", name(to), partition.get()));
+        let host = self.host_mut(to);
+        if host.runs() {
+            host.inbox.requests.push(Request {
+                ticket: MODE_TICKET,
+                partition,
+                body: RequestBody::Mode(mode),
+            });
+            self.wake_host(to);
+        }
     }
 
     /// Asks for [`Happened::Wake`] at a moment.
@@ -593,6 +610,9 @@ impl World {
         if let Some(core) = &mut host.core {
             core.turn(&mut host.inbox, &mut outbox);
         }
+        outbox
+            .replies
+            .retain(|reply| reply.ticket() != Some(MODE_TICKET));
         let left =
             !(outbox.disk.is_empty() && outbox.peers.is_empty() && outbox.replies.is_empty());
         self.judge_pace(shard, came || left)?;

@@ -1,7 +1,7 @@
 //! What is planted into a disk: writes and flushes that go wrong, operations that never end, damage.
 
 use clustor_shards::buffer::{BLOCK_BYTES, Blocks};
-use clustor_shards::disk::{DiskError, DiskEvent, FileId, FileKind};
+use clustor_shards::disk::{DiskError, DiskEvent, FileId, FileKind, FlushKind};
 use rand::Rng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -64,14 +64,14 @@ fn elsewhere(
 }
 
 impl SimDisk {
-    /// A chain's write to one of its files comes to its end: `own` is the chain's extent.
+    /// A chain's write of a run of blocks to one of its files comes to its end, and with it its flush where it is
+    /// to be durable by then: `own` is the chain's extent.
     pub(super) fn end_write(
         &mut self,
-        kind: FileKind,
-        inode: InodeId,
-        block: u32,
-        run: &Blocks,
+        (kind, inode): (FileKind, InodeId),
+        (block, run): (u32, &Blocks),
         own: (InodeId, std::ops::Range<u32>),
+        flush: FlushKind,
     ) -> Result<(), DiskError> {
         let gone = || DiskError::Io("the file was removed".into());
         let fault = self
@@ -120,9 +120,38 @@ impl SimDisk {
             }
             None | Some(WriteFault::Misdirected | WriteFault::MisdirectedFile) => {
                 file.write(block, run.as_slice(), || u8::MAX);
-                Ok(())
+                match flush {
+                    FlushKind::Fdatasync => Ok(()),
+                    FlushKind::Dsync => self.end_durable_write(kind, inode),
+                }
             }
         }
+    }
+
+    /// The last write to a file, one that is durable when it ends, ends.
+    fn end_durable_write(&mut self, kind: FileKind, inode: InodeId) -> Result<(), DiskError> {
+        let file = self
+            .files
+            .get_mut(&inode)
+            .expect("it was written to just before");
+        let fault = self
+            .flush_fault_next
+            .take_if(|(planted, _)| *planted == kind);
+        match fault {
+            Some((_, FlushFault::Error)) => {
+                self.counters.flushes_failed += 1;
+                file.last_write_fails(&mut self.rng);
+                let what = "planted: the write was not made durable";
+                return Err(DiskError::Io(what.into()));
+            }
+            Some((_, FlushFault::Lie)) => {
+                self.counters.silent_faults += 1;
+                file.last_write_lies();
+            }
+            None => file.last_write_settles(),
+        }
+        self.counters.flushes += 1;
+        Ok(())
     }
 
     /// The flush of one of a chain's files, issued when `cover` was the last write, comes to its end.

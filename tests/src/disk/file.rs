@@ -194,9 +194,20 @@ impl SimFile {
 
     /// The flush that covers all writes up to `cover` succeeded.
     pub(super) fn flush_succeeds(&mut self, cover: u64) {
+        self.settle_writes(0, cover);
+    }
+
+    /// The last write completed as one that is durable by itself: it, and no other, is.
+    pub(super) fn last_write_settles(&mut self) {
+        self.settle_writes(self.writes, self.writes);
+    }
+
+    fn settle_writes(&mut self, from: u64, to: u64) {
         let (covered, rest) = std::mem::take(&mut self.pending)
             .into_iter()
-            .partition::<Vec<_>, _>(|version| version.write <= cover && !version.doomed);
+            .partition::<Vec<_>, _>(|version| {
+                (from..=to).contains(&version.write) && !version.doomed
+            });
         self.pending = rest;
         for version in covered {
             self.settle(&version, version.sectors);
@@ -206,9 +217,18 @@ impl SimFile {
     /// The flush that covers all writes up to `cover` failed: some of them are gone at once, the others stay
     /// to be seen, but no flush makes them durable any more.
     pub(super) fn flush_fails(&mut self, cover: u64, rng: &mut Xoshiro256PlusPlus) {
+        self.doom_writes(0, cover, rng);
+    }
+
+    /// The last write, which was to be durable when it completed, failed to be.
+    pub(super) fn last_write_fails(&mut self, rng: &mut Xoshiro256PlusPlus) {
+        self.doom_writes(self.writes, self.writes, rng);
+    }
+
+    fn doom_writes(&mut self, from: u64, to: u64, rng: &mut Xoshiro256PlusPlus) {
         let mut touched = BTreeSet::new();
         self.pending.retain_mut(|version| {
-            if version.write > cover {
+            if !(from..=to).contains(&version.write) {
                 return true;
             }
             version.doomed = true;
@@ -228,8 +248,17 @@ impl SimFile {
     /// The flush that covers all writes up to `cover` is reported as done, and nothing was: what it covered
     /// can still be read, and no flush makes it durable any more.
     pub(super) fn flush_lies(&mut self, cover: u64) {
-        for version in self.pending.iter_mut().filter(|v| v.write <= cover) {
-            version.doomed = true;
+        self.forget_writes(0, cover);
+    }
+
+    /// As [`Self::flush_lies`], of the last write alone, which was to be durable when it completed.
+    pub(super) fn last_write_lies(&mut self) {
+        self.forget_writes(self.writes, self.writes);
+    }
+
+    fn forget_writes(&mut self, from: u64, to: u64) {
+        for version in &mut self.pending {
+            version.doomed |= (from..=to).contains(&version.write);
         }
     }
 

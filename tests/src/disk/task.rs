@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use clustor_shards::buffer::Blocks;
 use clustor_shards::disk::{
-    DiskError, DiskEvent, DurableChain, FileId, FileKind, PreparePair, ReadBlocks, WriteTrailer,
+    DiskError, DiskEvent, DurableChain, FileId, FileKind, FlushKind, PreparePair, ReadBlocks,
+    WriteTrailer,
 };
 use clustor_wire::ids::PairNumber;
 use rand::Rng;
@@ -270,7 +271,12 @@ impl SimDisk {
         }
         let step = match stage {
             TrailerStage::Write => self
-                .end_write(kind, segment, op.block, &op.trailer, (segment, 0..0))
+                .end_write(
+                    (kind, segment),
+                    (op.block, &op.trailer),
+                    (segment, 0..0),
+                    FlushKind::Fdatasync,
+                )
                 .map(|()| Some(TrailerStage::Flush)),
             TrailerStage::Flush => {
                 let cover = self.files.get(&segment).map_or(0, SimFile::flush_begins);
@@ -295,7 +301,11 @@ impl SimDisk {
     fn task(&mut self, work: Work) -> Task {
         let timing = self.options.timing;
         let (least, most) = match &work {
-            Work::Chain { stage, .. } => match stage {
+            Work::Chain { op, stage, .. } => match stage {
+                ChainStage::Write(_) if op.flush == FlushKind::Dsync => (
+                    timing.write_us.0 + timing.flush_us.0,
+                    timing.write_us.1 + timing.flush_us.1,
+                ),
                 ChainStage::Write(_) => timing.write_us,
                 ChainStage::Flush(_) => (0, 0),
                 ChainStage::Flushing(..) => timing.flush_us,
@@ -389,9 +399,10 @@ impl SimDisk {
                     FileKind::Ledger => (ledger, op.ledger_block, &op.ledger),
                 };
                 let own = op.log_block..op.log_block + op.log.len() as u32;
+                let run = (block, run);
                 (
                     kind,
-                    self.end_write(kind, inode, block, run, (segment, own)),
+                    self.end_write((kind, inode), run, (segment, own), op.flush),
                 )
             }
             ChainStage::Flush(kind) => {
@@ -419,7 +430,9 @@ impl SimDisk {
             return end_chain(op, Err(error));
         }
         let stage = match (stage, kind) {
-            (ChainStage::Write(_), kind) => ChainStage::Flush(kind),
+            (ChainStage::Write(_), kind) if op.flush == FlushKind::Fdatasync => {
+                ChainStage::Flush(kind)
+            }
             (_, FileKind::Segment) => ChainStage::Write(FileKind::Ledger),
             (_, FileKind::Ledger) => return end_chain(op, Ok(())),
         };

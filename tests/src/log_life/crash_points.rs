@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use clustor_shards::disk::FlushKind;
 use clustor_shards::log::format::{Encoding, HashSuite, LogFormat, Suite};
 use clustor_shards::log::options::{LEDGER_SLOTS_MIN, SEGMENT_BLOCKS_MIN};
 use clustor_shards::log::{LogOptions, Mode};
@@ -96,6 +97,11 @@ pub fn every_crash_point(
     options.entry_body_bytes_max = options
         .entry_body_bytes_max
         .min(options.segment_entry_bytes_max());
+    // Every second schedule writes through; how many group chains are in flight together varies with all.
+    if schedule.is_multiple_of(2) {
+        options.flush = FlushKind::Dsync;
+    }
+    options.group_chains_max = [8, 1, 2][(schedule % 3) as usize];
     let mut shard = Shard::new(SimDisk::new(schedule), options);
     shard.trace = Some(Vec::new());
     let mut walk = Walk {

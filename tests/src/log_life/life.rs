@@ -8,7 +8,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use clustor_shards::disk::{FileId, FileKind};
+use clustor_shards::disk::{FileId, FileKind, FlushKind};
 use clustor_shards::log::options::{LEDGER_SLOTS_MIN, SEGMENT_BLOCKS_MIN};
 use clustor_shards::log::scrub::ScrubRates;
 use clustor_shards::log::{LogOptions, Mode};
@@ -141,6 +141,8 @@ impl Life {
         options.nonce_range_blocks = pick(&mut rng, &[2, 3, 8, 1024]);
         options.chains_in_flight_max = rng.random_range(1..=options.chains_in_flight_max);
         options.scrub = rates(seed);
+        options.group_chains_max = pick(&mut rng, &[1, 2, 8]);
+        options.flush = pick(&mut rng, &[FlushKind::Fdatasync, FlushKind::Dsync]);
         let disk = SimDisk::with_options(
             rng.random(),
             SimDiskOptions {

@@ -1,9 +1,10 @@
-//! `clustor append`, `clustor read`, `clustor status`: one question to a running cluster.
+//! `clustor append`, `clustor read`, `clustor status`, `clustor mode`: one question to a running cluster.
 //!
-//! All three reach a cluster by its signed placement and a client's certificate, and speak to the key-value machine
+//! All reach a cluster by its signed placement and a certificate, an operator's for `mode`; the first two speak to the key-value machine
 //! that `clustor serve` runs. Failures are of three kinds with an exit code each: refused, unknown, bad input.
 
 mod append;
+mod mode;
 mod read;
 mod status;
 
@@ -18,6 +19,7 @@ use clustor_engine::security::{
 use serde_json::{Value, json};
 
 pub use append::{AppendArgs, append};
+pub use mode::{ModeArgs, mode};
 pub use read::{ReadArgs, read};
 pub use status::{StatusArgs, status};
 
@@ -53,6 +55,11 @@ pub struct Reach {
 impl Reach {
     /// Loads what is needed and makes a client. Nothing is dialled yet.
     fn client(&self) -> Result<Client, CommandError> {
+        self.connect(&format!("client-{}", self.client))
+    }
+
+    /// As [`Self::client`], with the certificate and key of these names.
+    fn connect(&self, certificate: &str) -> Result<Client, CommandError> {
         let [placement, public, _] = placement_files(&self.cluster);
         let placement = self.placement.clone().unwrap_or(placement);
         let public = self.placement_key.clone().unwrap_or(public);
@@ -65,11 +72,10 @@ impl Reach {
             files::read(&placement, PLACEMENT_BYTES_MAX as u64).map_err(CommandError::bad_input)?;
         let placement =
             Placement::load(&bytes, &key).map_err(|e| in_file(&placement, e.to_string()))?;
-        let name = &self.client;
         let identity = TlsFiles {
             ca: self.cluster.join("ca.pem"),
-            certificate: self.cluster.join(format!("client-{name}.pem")),
-            key: self.cluster.join(format!("client-{name}.key")),
+            certificate: self.cluster.join(format!("{certificate}.pem")),
+            key: self.cluster.join(format!("{certificate}.key")),
         };
         let identity =
             TlsIdentity::load(&identity, SystemTime::now()).map_err(CommandError::bad_input)?;

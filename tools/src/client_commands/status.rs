@@ -6,7 +6,7 @@ use clap::Args;
 use clustor_engine::outcome::describe;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{NodeId, PartitionId, ShardId};
-use clustor_wire::message::{PartitionStatus, Role, ScrubStatus, ShardStatus};
+use clustor_wire::message::{DurabilityMode, PartitionStatus, Role, ScrubStatus, ShardStatus};
 use serde_json::{Value, json};
 
 use super::{Reach, check_partition};
@@ -102,6 +102,23 @@ const fn role(role: Role) -> &'static str {
     }
 }
 
+const fn mode(mode: DurabilityMode) -> &'static str {
+    match mode {
+        DurabilityMode::Strict => "strict",
+        DurabilityMode::Group => "group",
+    }
+}
+
+/// The mode in force, with what holds group mode back, if anything does.
+fn in_force(status: &PartitionStatus) -> String {
+    let now = mode(status.mode);
+    if status.held_back.is_empty() {
+        now.to_owned()
+    } else {
+        format!("{now}: {}", status.held_back)
+    }
+}
+
 const fn writer(mode: u8) -> &'static str {
     match mode {
         0 => "fixed-uring",
@@ -175,6 +192,9 @@ fn partition_json(status: &PartitionStatus) -> Value {
         "applied": status.applied.get(),
         "missing": status.missing,
         "trouble": status.trouble,
+        "mode": mode(status.mode),
+        "wanted_mode": mode(status.wanted_mode),
+        "held_back": status.held_back,
     })
 }
 
@@ -197,14 +217,23 @@ fn print_shard((at, status): &Told, out: &mut dyn Write) -> std::io::Result<()> 
     }
     writeln!(
         out,
-        "  {:>9}  {:<13} {:>6} {:>6} {:>10} {:>10} {:>10} {:>10} {:>7}  trouble",
-        "partition", "role", "term", "leader", "last", "durable", "committed", "applied", "missing"
+        "  {:>9}  {:<13} {:>6} {:>6} {:>10} {:>10} {:>10} {:>10} {:>7}  {:<8} trouble",
+        "partition",
+        "role",
+        "term",
+        "leader",
+        "last",
+        "durable",
+        "committed",
+        "applied",
+        "missing",
+        "mode"
     )?;
     for p in &status.partitions {
         let leader = p.leader.map_or("-".to_owned(), |node| node.to_string());
         writeln!(
             out,
-            "  {:>9}  {:<13} {:>6} {leader:>6} {:>10} {:>10} {:>10} {:>10} {:>7}  {}",
+            "  {:>9}  {:<13} {:>6} {leader:>6} {:>10} {:>10} {:>10} {:>10} {:>7}  {:<8} {}",
             p.partition.to_string(),
             role(p.role),
             p.term.get(),
@@ -213,6 +242,7 @@ fn print_shard((at, status): &Told, out: &mut dyn Write) -> std::io::Result<()> 
             p.wal_committed.get(),
             p.applied.get(),
             p.missing,
+            in_force(p),
             or(&p.trouble, "-")
         )?;
     }

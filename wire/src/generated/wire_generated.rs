@@ -138,17 +138,105 @@ impl ::flatbuffers::SimpleToVerifyInSlice for RaftBody {}
 pub struct RaftBodyUnionTableOffset {}
 
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MIN_CLIENT_REQUEST_BODY: u8 = 0;
+pub const ENUM_MIN_DURABILITY_MODE: u8 = 1;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_CLIENT_REQUEST_BODY: u8 = 4;
+pub const ENUM_MAX_DURABILITY_MODE: u8 = 2;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_CLIENT_REQUEST_BODY: [ClientRequestBody; 5] = [
+pub const ENUM_VALUES_DURABILITY_MODE: [DurabilityMode; 2] = [
+  DurabilityMode::Strict,
+  DurabilityMode::Group,
+];
+
+/// How appends are made durable.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct DurabilityMode(pub u8);
+#[allow(non_upper_case_globals)]
+impl DurabilityMode {
+  /// Each has a chain of its own.
+  pub const Strict: Self = Self(1);
+  /// Those that arrive about the same time share a chain.
+  pub const Group: Self = Self(2);
+
+  pub const ENUM_MIN: u8 = 1;
+  pub const ENUM_MAX: u8 = 2;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Strict,
+    Self::Group,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Strict => Some("Strict"),
+      Self::Group => Some("Group"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for DurabilityMode {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for DurabilityMode {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for DurabilityMode {
+    type Output = DurabilityMode;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for DurabilityMode {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for DurabilityMode {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for DurabilityMode {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_CLIENT_REQUEST_BODY: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_CLIENT_REQUEST_BODY: u8 = 5;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_CLIENT_REQUEST_BODY: [ClientRequestBody; 6] = [
   ClientRequestBody::NONE,
   ClientRequestBody::AppendRequest,
   ClientRequestBody::ReadRequest,
   ClientRequestBody::StatusRequest,
   ClientRequestBody::PlacementRequest,
+  ClientRequestBody::ModeRequest,
 ];
 
 /// What a client asks.
@@ -162,15 +250,17 @@ impl ClientRequestBody {
   pub const ReadRequest: Self = Self(2);
   pub const StatusRequest: Self = Self(3);
   pub const PlacementRequest: Self = Self(4);
+  pub const ModeRequest: Self = Self(5);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 4;
+  pub const ENUM_MAX: u8 = 5;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::AppendRequest,
     Self::ReadRequest,
     Self::StatusRequest,
     Self::PlacementRequest,
+    Self::ModeRequest,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -180,6 +270,7 @@ impl ClientRequestBody {
       Self::ReadRequest => Some("ReadRequest"),
       Self::StatusRequest => Some("StatusRequest"),
       Self::PlacementRequest => Some("PlacementRequest"),
+      Self::ModeRequest => Some("ModeRequest"),
       _ => None,
     }
   }
@@ -239,10 +330,10 @@ pub struct ClientRequestBodyUnionTableOffset {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_REFUSAL_CLAUSE: u8 = 1;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_REFUSAL_CLAUSE: u8 = 12;
+pub const ENUM_MAX_REFUSAL_CLAUSE: u8 = 14;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_REFUSAL_CLAUSE: [RefusalClause; 12] = [
+pub const ENUM_VALUES_REFUSAL_CLAUSE: [RefusalClause; 14] = [
   RefusalClause::NotLeader,
   RefusalClause::NotHere,
   RefusalClause::TooLarge,
@@ -255,6 +346,8 @@ pub const ENUM_VALUES_REFUSAL_CLAUSE: [RefusalClause; 12] = [
   RefusalClause::Unsupported,
   RefusalClause::MachineFailed,
   RefusalClause::MissingContent,
+  RefusalClause::ModeConflict,
+  RefusalClause::Forbidden,
 ];
 
 /// The clause by which something was refused.
@@ -287,9 +380,13 @@ impl RefusalClause {
   pub const MachineFailed: Self = Self(11);
   /// Entries whose content is missing stand before what was asked.
   pub const MissingContent: Self = Self(12);
+  /// The gate forbids the mode.
+  pub const ModeConflict: Self = Self(13);
+  /// The certificate does not allow it.
+  pub const Forbidden: Self = Self(14);
 
   pub const ENUM_MIN: u8 = 1;
-  pub const ENUM_MAX: u8 = 12;
+  pub const ENUM_MAX: u8 = 14;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NotLeader,
     Self::NotHere,
@@ -303,6 +400,8 @@ impl RefusalClause {
     Self::Unsupported,
     Self::MachineFailed,
     Self::MissingContent,
+    Self::ModeConflict,
+    Self::Forbidden,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -319,6 +418,8 @@ impl RefusalClause {
       Self::Unsupported => Some("Unsupported"),
       Self::MachineFailed => Some("MachineFailed"),
       Self::MissingContent => Some("MissingContent"),
+      Self::ModeConflict => Some("ModeConflict"),
+      Self::Forbidden => Some("Forbidden"),
       _ => None,
     }
   }
@@ -3767,6 +3868,123 @@ impl ::core::fmt::Debug for PlacementRequest<'_> {
       ds.finish()
   }
 }
+pub enum ModeRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Ask for a durability mode; an operator may.
+pub struct ModeRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ModeRequest<'a> {
+  type Inner = ModeRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ModeRequest<'a> {
+  pub const VT_PARTITION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_MODE: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ModeRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ModeRequestArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ModeRequest<'bldr>> {
+    let mut builder = ModeRequestBuilder::new(_fbb);
+    if let Some(x) = args.partition { builder.add_partition(x); }
+    if let Some(x) = args.mode { builder.add_mode(x); }
+    builder.finish()
+  }
+
+
+  /// Of which partition.
+  #[inline]
+  pub fn partition(&self) -> &'a Id128 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Id128>(ModeRequest::VT_PARTITION, None).unwrap()}
+  }
+  /// The mode.
+  #[inline]
+  pub fn mode(&self) -> Option<DurabilityMode> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<DurabilityMode>(ModeRequest::VT_MODE, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ModeRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Id128>("partition", Self::VT_PARTITION, true)?
+     .visit_field::<DurabilityMode>("mode", Self::VT_MODE, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ModeRequestArgs<'a> {
+    pub partition: Option<&'a Id128>,
+    pub mode: Option<DurabilityMode>,
+}
+impl<'a> Default for ModeRequestArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ModeRequestArgs {
+      partition: None, // required field
+      mode: None,
+    }
+  }
+}
+
+pub struct ModeRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ModeRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_partition(&mut self, partition: &Id128) {
+    self.fbb_.push_slot_always::<&Id128>(ModeRequest::VT_PARTITION, partition);
+  }
+  #[inline]
+  pub fn add_mode(&mut self, mode: DurabilityMode) {
+    self.fbb_.push_slot_always::<DurabilityMode>(ModeRequest::VT_MODE, mode);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ModeRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ModeRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ModeRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ModeRequest::VT_PARTITION,"partition");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ModeRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ModeRequest");
+      ds.field("partition", &self.partition());
+      ds.field("mode", &self.mode());
+      ds.finish()
+  }
+}
 pub enum ClientRequestOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -3884,6 +4102,20 @@ impl<'a> ClientRequest<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_mode_request(&self) -> Option<ModeRequest<'a>> {
+    if self.body_type() == ClientRequestBody::ModeRequest {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { ModeRequest::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for ClientRequest<'_> {
@@ -3899,6 +4131,7 @@ impl ::flatbuffers::Verifiable for ClientRequest<'_> {
           ClientRequestBody::ReadRequest => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ReadRequest>>("ClientRequestBody::ReadRequest", pos),
           ClientRequestBody::StatusRequest => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<StatusRequest>>("ClientRequestBody::StatusRequest", pos),
           ClientRequestBody::PlacementRequest => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<PlacementRequest>>("ClientRequestBody::PlacementRequest", pos),
+          ClientRequestBody::ModeRequest => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ModeRequest>>("ClientRequestBody::ModeRequest", pos),
           _ => Ok(()),
         }
      })?
@@ -3984,6 +4217,13 @@ impl ::core::fmt::Debug for ClientRequest<'_> {
         },
         ClientRequestBody::PlacementRequest => {
           if let Some(x) = self.body_as_placement_request() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ClientRequestBody::ModeRequest => {
+          if let Some(x) = self.body_as_mode_request() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
@@ -4638,6 +4878,9 @@ impl<'a> PartitionStatus<'a> {
   pub const VT_APPLIED: ::flatbuffers::VOffsetT = 18;
   pub const VT_MISSING: ::flatbuffers::VOffsetT = 20;
   pub const VT_TROUBLE: ::flatbuffers::VOffsetT = 22;
+  pub const VT_MODE: ::flatbuffers::VOffsetT = 24;
+  pub const VT_WANTED_MODE: ::flatbuffers::VOffsetT = 26;
+  pub const VT_HELD_BACK: ::flatbuffers::VOffsetT = 28;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -4656,8 +4899,11 @@ impl<'a> PartitionStatus<'a> {
     builder.add_last_index(args.last_index);
     if let Some(x) = args.leader { builder.add_leader(x); }
     builder.add_term(args.term);
+    if let Some(x) = args.held_back { builder.add_held_back(x); }
     if let Some(x) = args.trouble { builder.add_trouble(x); }
     if let Some(x) = args.partition { builder.add_partition(x); }
+    if let Some(x) = args.wanted_mode { builder.add_wanted_mode(x); }
+    if let Some(x) = args.mode { builder.add_mode(x); }
     if let Some(x) = args.role { builder.add_role(x); }
     builder.finish()
   }
@@ -4743,6 +4989,30 @@ impl<'a> PartitionStatus<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(PartitionStatus::VT_TROUBLE, None).unwrap()}
   }
+  /// The mode in force on this replica.
+  #[inline]
+  pub fn mode(&self) -> Option<DurabilityMode> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<DurabilityMode>(PartitionStatus::VT_MODE, None)}
+  }
+  /// The mode that was asked for last.
+  #[inline]
+  pub fn wanted_mode(&self) -> Option<DurabilityMode> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<DurabilityMode>(PartitionStatus::VT_WANTED_MODE, None)}
+  }
+  /// The clause that holds the leader in strict mode although group was asked for; empty if none does.
+  #[inline]
+  pub fn held_back(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(PartitionStatus::VT_HELD_BACK, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PartitionStatus<'_> {
@@ -4761,6 +5031,9 @@ impl ::flatbuffers::Verifiable for PartitionStatus<'_> {
      .visit_field::<u64>("applied", Self::VT_APPLIED, false)?
      .visit_field::<u64>("missing", Self::VT_MISSING, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("trouble", Self::VT_TROUBLE, true)?
+     .visit_field::<DurabilityMode>("mode", Self::VT_MODE, false)?
+     .visit_field::<DurabilityMode>("wanted_mode", Self::VT_WANTED_MODE, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("held_back", Self::VT_HELD_BACK, false)?
      .finish();
     Ok(())
   }
@@ -4776,6 +5049,9 @@ pub struct PartitionStatusArgs<'a> {
     pub applied: u64,
     pub missing: u64,
     pub trouble: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub mode: Option<DurabilityMode>,
+    pub wanted_mode: Option<DurabilityMode>,
+    pub held_back: Option<::flatbuffers::WIPOffset<&'a str>>,
 }
 impl<'a> Default for PartitionStatusArgs<'a> {
   #[inline]
@@ -4791,6 +5067,9 @@ impl<'a> Default for PartitionStatusArgs<'a> {
       applied: 0,
       missing: 0,
       trouble: None, // required field
+      mode: None,
+      wanted_mode: None,
+      held_back: None,
     }
   }
 }
@@ -4841,6 +5120,18 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PartitionStatusBuilder<'a, 'b
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionStatus::VT_TROUBLE, trouble);
   }
   #[inline]
+  pub fn add_mode(&mut self, mode: DurabilityMode) {
+    self.fbb_.push_slot_always::<DurabilityMode>(PartitionStatus::VT_MODE, mode);
+  }
+  #[inline]
+  pub fn add_wanted_mode(&mut self, wanted_mode: DurabilityMode) {
+    self.fbb_.push_slot_always::<DurabilityMode>(PartitionStatus::VT_WANTED_MODE, wanted_mode);
+  }
+  #[inline]
+  pub fn add_held_back(&mut self, held_back: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionStatus::VT_HELD_BACK, held_back);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PartitionStatusBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PartitionStatusBuilder {
@@ -4870,6 +5161,9 @@ impl ::core::fmt::Debug for PartitionStatus<'_> {
       ds.field("applied", &self.applied());
       ds.field("missing", &self.missing());
       ds.field("trouble", &self.trouble());
+      ds.field("mode", &self.mode());
+      ds.field("wanted_mode", &self.wanted_mode());
+      ds.field("held_back", &self.held_back());
       ds.finish()
   }
 }

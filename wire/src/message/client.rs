@@ -41,6 +41,23 @@ pub enum ClientRequestBody {
     },
     /// Ask for the placement this node runs under.
     Placement,
+    /// Ask for a durability mode; an operator may.
+    Mode {
+        /// Of which partition.
+        partition: PartitionId,
+        /// The mode.
+        mode: DurabilityMode,
+    },
+}
+
+/// How appends are made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum DurabilityMode {
+    /// Each has a chain of its own.
+    Strict = 1,
+    /// Those that arrive about the same time share a chain.
+    Group = 2,
 }
 
 /// The answer to a [`ClientRequest`].
@@ -137,6 +154,10 @@ pub enum RefusalClause {
     MachineFailed = 11,
     /// Entries whose content is missing stand before what was asked.
     MissingContent = 12,
+    /// The gate forbids the mode.
+    ModeConflict = 13,
+    /// The certificate does not allow it.
+    Forbidden = 14,
 }
 
 /// How a shard and its partitions stand.
@@ -200,6 +221,12 @@ pub struct PartitionStatus {
     pub missing: u64,
     /// What is wrong with the replica, in words; empty if nothing is.
     pub trouble: String,
+    /// The mode in force on this replica.
+    pub mode: DurabilityMode,
+    /// The mode that was asked for last.
+    pub wanted_mode: DurabilityMode,
+    /// The clause that holds the leader in strict mode although group was asked for; empty if none does.
+    pub held_back: String,
 }
 
 /// The role of a replica.

@@ -7,9 +7,9 @@ use super::codec::{
     partition_of, u128_of, verified,
 };
 use super::{
-    ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, IdempotencyKey,
-    MessageError, PartitionStatus, Refusal, RefusalClause, Role, STATUS_PARTITIONS_MAX,
-    ScrubStatus, ShardStatus,
+    ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
+    IdempotencyKey, MessageError, PartitionStatus, Refusal, RefusalClause, Role,
+    STATUS_PARTITIONS_MAX, ScrubStatus, ShardStatus,
 };
 use crate::generated::fb;
 use crate::ids::{BootNumber, LogIndex, NodeId, PartitionId, ShardId, Term};
@@ -23,7 +23,9 @@ impl ClientRequest {
         let bytes = match &self.body {
             ClientRequestBody::Append { payload, .. } => payload.len(),
             ClientRequestBody::Read { query, .. } => query.len(),
-            ClientRequestBody::Status { .. } | ClientRequestBody::Placement => 0,
+            ClientRequestBody::Status { .. }
+            | ClientRequestBody::Placement
+            | ClientRequestBody::Mode { .. } => 0,
         };
         encode(out, bytes, |scratch| {
             let (body_type, body) = build_request_body(&mut scratch.builder, &self.body);
@@ -101,7 +103,10 @@ fn response_bytes(body: &ClientResponseBody) -> usize {
         ClientResponseBody::NotExecuted(refusal) => refusal.message.len(),
         ClientResponseBody::Unknown { why, .. } => why.len(),
         ClientResponseBody::Status(status) => {
-            let texts = status.partitions.iter().map(|p| p.trouble.len());
+            let texts = status
+                .partitions
+                .iter()
+                .map(|p| p.trouble.len() + p.held_back.len());
             status.trouble.len() + texts.sum::<usize>()
         }
         ClientResponseBody::Placement(file) => file.len(),
@@ -143,6 +148,14 @@ fn build_request_body(
             };
             let offset = fb::StatusRequest::create(b, &args).as_union_value();
             (fb::ClientRequestBody::StatusRequest, offset)
+        }
+        ClientRequestBody::Mode { partition, mode } => {
+            let args = fb::ModeRequestArgs {
+                partition: Some(&id128(partition.0)),
+                mode: Some(fb::DurabilityMode(*mode as u8)),
+            };
+            let offset = fb::ModeRequest::create(b, &args).as_union_value();
+            (fb::ClientRequestBody::ModeRequest, offset)
         }
         ClientRequestBody::Placement => {
             let offset = fb::PlacementRequest::create(b, &fb::PlacementRequestArgs {});
@@ -187,6 +200,13 @@ fn request_body(request: fb::ClientRequest<'_>) -> Result<ClientRequestBody, Mes
             }
         }
         fb::ClientRequestBody::PlacementRequest => ClientRequestBody::Placement,
+        fb::ClientRequestBody::ModeRequest => {
+            let m = request.body_as_mode_request().ok_or_else(mismatch)?;
+            ClientRequestBody::Mode {
+                partition: partition_of(m.partition()),
+                mode: durability_mode("ModeRequest.mode", m.mode())?,
+            }
+        }
         fb::ClientRequestBody(value) => {
             return Err(MessageError::ValueUnknown {
                 field: "ClientRequest.body",
@@ -274,6 +294,7 @@ fn build_status(
     let Scratch { builder, offsets } = scratch;
     for partition in &status.partitions {
         let trouble = Some(builder.create_string(&partition.trouble));
+        let held_back = Some(builder.create_string(&partition.held_back));
         let partition = fb::PartitionStatus::create(
             builder,
             &fb::PartitionStatusArgs {
@@ -287,6 +308,9 @@ fn build_status(
                 applied: partition.applied.0,
                 missing: partition.missing,
                 trouble,
+                mode: Some(fb::DurabilityMode(partition.mode as u8)),
+                wanted_mode: Some(fb::DurabilityMode(partition.wanted_mode as u8)),
+                held_back,
             },
         );
         offsets.push(partition.value());
@@ -423,6 +447,9 @@ fn partition_status(m: fb::PartitionStatus<'_>) -> Result<PartitionStatus, Messa
         applied: LogIndex(m.applied()),
         missing: m.missing(),
         trouble: m.trouble().to_owned(),
+        mode: durability_mode("PartitionStatus.mode", m.mode())?,
+        wanted_mode: durability_mode("PartitionStatus.wanted_mode", m.wanted_mode())?,
+        held_back: m.held_back().unwrap_or_default().to_owned(),
     })
 }
 
@@ -441,6 +468,8 @@ fn refusal_clause(clause: Option<fb::RefusalClause>) -> Result<RefusalClause, Me
         fb::RefusalClause::Unsupported => RefusalClause::Unsupported,
         fb::RefusalClause::MachineFailed => RefusalClause::MachineFailed,
         fb::RefusalClause::MissingContent => RefusalClause::MissingContent,
+        fb::RefusalClause::ModeConflict => RefusalClause::ModeConflict,
+        fb::RefusalClause::Forbidden => RefusalClause::Forbidden,
         fb::RefusalClause(value) => {
             return Err(MessageError::ValueUnknown {
                 field: "Refusal.clause",
@@ -448,6 +477,21 @@ fn refusal_clause(clause: Option<fb::RefusalClause>) -> Result<RefusalClause, Me
             });
         }
     })
+}
+
+/// An absent mode reads as 0, which no mode has.
+fn durability_mode(
+    field: &'static str,
+    mode: Option<fb::DurabilityMode>,
+) -> Result<DurabilityMode, MessageError> {
+    match mode.unwrap_or(fb::DurabilityMode(0)) {
+        fb::DurabilityMode::Strict => Ok(DurabilityMode::Strict),
+        fb::DurabilityMode::Group => Ok(DurabilityMode::Group),
+        fb::DurabilityMode(value) => Err(MessageError::ValueUnknown {
+            field,
+            value: value.into(),
+        }),
+    }
 }
 
 /// An absent role reads as 0, which no role has.

@@ -16,8 +16,8 @@ mod peer;
 mod peer_codec;
 
 pub use client::{
-    ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, IdempotencyKey,
-    PartitionStatus, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus,
+    ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
+    IdempotencyKey, PartitionStatus, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus,
 };
 pub use error::MessageError;
 pub use peer::{

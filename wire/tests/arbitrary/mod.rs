@@ -4,9 +4,9 @@ use clustor_wire::ids::{
     BootNumber, ChainNumber, LogIndex, NodeId, PairNumber, PartitionId, ShardId, Term,
 };
 use clustor_wire::message::{
-    ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, Heartbeat, HeartbeatAck,
-    IdempotencyKey, PartitionStatus, PeerBatch, PeerHello, RaftBody, RaftMessage, RefetchVerdict,
-    Refusal, RefusalClause, Role, ScrubStatus, ShardStatus,
+    ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
+    Heartbeat, HeartbeatAck, IdempotencyKey, PartitionStatus, PeerBatch, PeerHello, RaftBody,
+    RaftMessage, RefetchVerdict, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus,
 };
 use proptest::option;
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop, prop_oneof};
@@ -185,6 +185,8 @@ pub fn requests() -> impl Strategy<Value = ClientRequest> {
             .prop_map(|(partition, query)| ClientRequestBody::Read { partition, query }),
         option::of(partitions()).prop_map(|partition| ClientRequestBody::Status { partition }),
         Just(ClientRequestBody::Placement),
+        (partitions(), modes())
+            .prop_map(|(partition, mode)| ClientRequestBody::Mode { partition, mode }),
     ];
     (numbers(), body).prop_map(|(id, body)| ClientRequest { id, body })
 }
@@ -210,6 +212,10 @@ fn refusals() -> impl Strategy<Value = Refusal> {
     )
 }
 
+fn modes() -> impl Strategy<Value = DurabilityMode> {
+    prop::sample::select(vec![DurabilityMode::Strict, DurabilityMode::Group])
+}
+
 fn statuses() -> impl Strategy<Value = ShardStatus> {
     let role = prop::sample::select(vec![Role::Follower, Role::Candidate, Role::Quarantined]);
     let partition = (
@@ -217,6 +223,7 @@ fn statuses() -> impl Strategy<Value = ShardStatus> {
         option::of(numbers().prop_map(NodeId)),
         (indexes(), indexes(), indexes(), indexes()),
         (numbers(), texts()),
+        (modes(), modes(), texts()),
     )
         .prop_map(
             |(
@@ -224,6 +231,7 @@ fn statuses() -> impl Strategy<Value = ShardStatus> {
                 leader,
                 (last_index, durable, wal_committed, applied),
                 (missing, trouble),
+                (mode, wanted_mode, held_back),
             )| PartitionStatus {
                 partition,
                 role,
@@ -235,6 +243,9 @@ fn statuses() -> impl Strategy<Value = ShardStatus> {
                 applied,
                 missing,
                 trouble,
+                mode,
+                wanted_mode,
+                held_back,
             },
         );
     (

@@ -30,7 +30,7 @@ enum Meaning {
 fn meaning(question: &Question, body: ClientResponseBody) -> Meaning {
     match (question, body) {
         (
-            Question::Append { partition, .. },
+            Question::Append { partition, .. } | Question::Mode { partition, .. },
             ClientResponseBody::Applied {
                 partition: of,
                 term,
@@ -44,9 +44,10 @@ fn meaning(question: &Question, body: ClientResponseBody) -> Meaning {
             reply,
             duplicate,
         })),
-        (Question::Append { .. }, ClientResponseBody::Unknown { why, .. }) => {
-            Meaning::Doubtful(why)
-        }
+        (
+            Question::Append { .. } | Question::Mode { .. },
+            ClientResponseBody::Unknown { why, .. },
+        ) => Meaning::Doubtful(why),
         (
             Question::Read { partition, .. },
             ClientResponseBody::Read {
@@ -152,9 +153,11 @@ impl Machine {
                     self.routes.forget_committed(partition);
                 }
             }
-            RefusalClause::TooLarge | RefusalClause::DiskFull | RefusalClause::Unsupported => {
-                again = false;
-            }
+            RefusalClause::TooLarge
+            | RefusalClause::DiskFull
+            | RefusalClause::Unsupported
+            | RefusalClause::ModeConflict
+            | RefusalClause::Forbidden => again = false,
         }
         if !again {
             self.refuse_for_good(ticket, refused);
@@ -284,6 +287,15 @@ impl Machine {
                     why: refused.message,
                     key: keying.key(),
                     wal_committed: known.unwrap_or(LogIndex::ZERO),
+                }
+            } else {
+                Outcome::NotExecuted { refusal: refused }
+            }),
+            Question::Mode { partition, .. } => Answer::Append(if asked.may_happen() {
+                Outcome::Unknown {
+                    why: refused.message,
+                    key: None,
+                    wal_committed: self.routes.committed(*partition).unwrap_or_default(),
                 }
             } else {
                 Outcome::NotExecuted { refusal: refused }

@@ -126,7 +126,9 @@ impl Machine {
             asked.last = Some(why.clone());
             match asked.question {
                 Question::Status { .. } => self.refuse_for_good(ticket, why.clone()),
-                Question::Append { .. } | Question::Read { .. } => self.route(now, ticket),
+                Question::Append { .. } | Question::Read { .. } | Question::Mode { .. } => {
+                    self.route(now, ticket);
+                }
             }
         }
     }

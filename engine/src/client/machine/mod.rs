@@ -188,9 +188,9 @@ impl Machine {
         let is_down = |at: PeerId| links.get(&at).is_some_and(|link| link.is_down(now));
         let target = match &asked.question {
             Question::Status { at, .. } => Some(*at).filter(|at| !is_down(*at)),
-            Question::Append { partition, .. } | Question::Read { partition, .. } => {
-                self.routes.choose(*partition, is_down)
-            }
+            Question::Append { partition, .. }
+            | Question::Read { partition, .. }
+            | Question::Mode { partition, .. } => self.routes.choose(*partition, is_down),
         };
         match target {
             Some(target) => self.send_or_queue(now, ticket, target),
@@ -207,9 +207,9 @@ impl Machine {
                 pinned = [*at];
                 &pinned
             }
-            Question::Append { partition, .. } | Question::Read { partition, .. } => {
-                self.routes.replicas(*partition)
-            }
+            Question::Append { partition, .. }
+            | Question::Read { partition, .. }
+            | Question::Mode { partition, .. } => self.routes.replicas(*partition),
         };
         let first = candidates
             .iter()

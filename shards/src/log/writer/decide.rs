@@ -54,6 +54,12 @@ impl ShardLog {
                 other => LogRefusal::NoSegment(other.clone()),
             });
         }
+        if self.queue.len() >= self.options.queue_batches_max {
+            return Err(LogRefusal::Crowded {
+                waiting: self.queue.len(),
+                limit: self.options.queue_batches_max,
+            });
+        }
         let limit = match self.pressure() {
             Pressure::None => self.options.queue_bytes_max,
             Pressure::Soft | Pressure::Hard => self.options.queue_bytes_max / 2,
@@ -114,6 +120,7 @@ impl ShardLog {
         }
         self.batch.push(record);
         if alone {
+            self.batch.alone = true;
             self.close_batch();
         }
     }
@@ -257,8 +264,7 @@ impl ShardLog {
 
     pub(super) fn close_batch(&mut self) {
         let fresh = self.emptied.take();
-        let mut batch = core::mem::replace(&mut self.batch, fresh);
-        batch.closed = true;
+        let batch = core::mem::replace(&mut self.batch, fresh);
         self.queued_bytes += batch.records.len();
         self.queue.push_back(batch);
     }

@@ -35,6 +35,7 @@ use super::scrub::{LostRun, Scrub, ScrubFinding};
 use super::seal::SegmentCipher;
 use crate::buffer::BlockPool;
 use crate::disk::DiskError;
+use crate::turn::Time;
 
 /// How an append is made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +54,14 @@ pub enum LogRefusal {
     TooLarge {
         /// Its bytes.
         bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Too many batches wait already.
+    #[error("{waiting} batches wait for the disk, the limit is {limit}")]
+    Crowded {
+        /// Batches that wait.
+        waiting: usize,
         /// The limit.
         limit: usize,
     },
@@ -107,8 +116,14 @@ enum Phase {
     Marking,
 }
 
+/// Slow chains that are remembered.
+const SLOW_CHAINS_MAX: usize = 16;
+/// Group batches in a row that waited longer than twice their time, after which their partitions are reported.
+pub const OVERRUNS_MAX: u8 = 2;
+
 struct InFlight {
     place: ExtentPlace,
+    submitted_at: Time,
     done: bool,
     batch: Batch,
 }
@@ -155,6 +170,18 @@ pub struct ShardLog {
     pub(super) queued_bytes: usize,
     in_flight: VecDeque<InFlight>,
     in_flight_blocks: u32,
+    /// The time of the latest turn.
+    now: Time,
+    /// When the open batch goes at the latest, while only the clock of the chains in flight holds it back.
+    close_at: Option<Time>,
+    /// When chains that took too long retired, the latest last.
+    slow: VecDeque<Time>,
+    /// How long chains take, smoothed over about eight, in microseconds.
+    chain_us: u64,
+    /// Partitions whose last group batches waited too long, with how many did in a row.
+    late: BTreeMap<PartitionId, u8>,
+    /// Partitions with [`OVERRUNS_MAX`] such batches in a row, until they are taken.
+    overrun: Vec<PartitionId>,
     /// Emptied batches, kept for their memory.
     emptied: Emptied,
     /// What the boot writes again in its opening.
@@ -221,6 +248,12 @@ impl ShardLog {
             queued_bytes: 0,
             in_flight: VecDeque::new(),
             in_flight_blocks: 0,
+            now: Time::default(),
+            close_at: None,
+            slow: VecDeque::new(),
+            chain_us: 0,
+            late: BTreeMap::new(),
+            overrun: Vec::new(),
             emptied: Emptied::new(restored.options.queue_bytes_max / 2),
             rewrite: Some(restored.rewrite),
             scratch: Vec::new(),
@@ -305,9 +338,14 @@ impl ShardLog {
     /// stands, so that no batch is made under both.
     pub fn retune(&mut self, options: &LogOptions) {
         self.options.batch_bytes_max = options.batch_bytes_max;
+        self.options.batch_ms_max = options.batch_ms_max;
+        self.options.group_chains_max = options.group_chains_max;
+        self.options.queue_batches_max = options.queue_batches_max;
         self.options.chains_in_flight_max = options.chains_in_flight_max;
         self.options.disk_soft_percent = options.disk_soft_percent;
         self.options.disk_hard_percent = options.disk_hard_percent;
+        self.options.flush = options.flush;
+        self.options.slow_chain_ms = options.slow_chain_ms;
         if !self.batch.is_empty() {
             self.close_batch();
         }
@@ -317,6 +355,26 @@ impl ShardLog {
     #[must_use]
     pub fn chains_in_flight(&self) -> usize {
         self.in_flight.len()
+    }
+
+    /// How long a chain takes at present, from its submission to its retirement, in microseconds: smoothed over about
+    /// the last eight; 0 before the first.
+    #[must_use]
+    pub fn chain_us(&self) -> u64 {
+        self.chain_us
+    }
+
+    /// Chains that took longer than the options' `slow_chain_ms` and retired within the last `window_us`; 16 at most.
+    #[must_use]
+    pub fn slow_chains(&self, now: Time, window_us: u64) -> usize {
+        let recent = |at: &&Time| now.since_us(**at) <= window_us;
+        self.slow.iter().rev().take_while(recent).count()
+    }
+
+    /// Takes the partitions of which [`OVERRUNS_MAX`] group batches in a row went to the disk later than twice
+    /// `batch_ms_max` after their first record: the device does not keep up with what it was promised.
+    pub fn take_overruns(&mut self) -> std::vec::Drain<'_, PartitionId> {
+        self.overrun.drain(..)
     }
 
     /// Whether nothing waits and nothing is in flight.

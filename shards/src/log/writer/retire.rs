@@ -6,7 +6,7 @@ use clustor_wire::ids::{ChainNumber, PartitionId};
 
 use super::super::batch::Vouch;
 use super::super::proof::HardStateDurable;
-use super::{Phase, Retirement, ShardLog};
+use super::{Phase, Retirement, SLOW_CHAINS_MAX, ShardLog};
 use crate::disk::DiskEvent;
 use crate::turn::Time;
 
@@ -23,7 +23,7 @@ impl ShardLog {
                 self.pool.put(log);
                 self.pool.put(ledger);
                 match outcome {
-                    Ok(()) => self.chain_done(chain, retirement),
+                    Ok(()) => self.chain_done(now, chain, retirement),
                     Err(error) => {
                         self.failure.get_or_insert(error);
                     }
@@ -82,9 +82,11 @@ impl ShardLog {
         }
     }
 
-    fn chain_done(&mut self, chain: ChainNumber, retirement: &mut Retirement) {
+    fn chain_done(&mut self, now: Time, chain: ChainNumber, retirement: &mut Retirement) {
         if let Some(done) = self.in_flight.iter_mut().find(|c| c.place.chain == chain) {
             done.done = true;
+            let took_us = now.since_us(done.submitted_at);
+            self.measure(now, took_us);
         }
         if self.failure.is_some() || self.quarantine.is_some() {
             return;
@@ -112,6 +114,19 @@ impl ShardLog {
                 self.open_since_boot = true;
                 self.mint_recovered(retirement);
             }
+        }
+    }
+
+    fn measure(&mut self, now: Time, took_us: u64) {
+        self.chain_us = match self.chain_us {
+            0 => took_us,
+            smoothed => smoothed - smoothed / 8 + took_us / 8,
+        };
+        if took_us > self.options.slow_chain_ms * 1000 {
+            if self.slow.len() == SLOW_CHAINS_MAX {
+                self.slow.pop_front();
+            }
+            self.slow.push_back(now);
         }
     }
 

@@ -9,7 +9,7 @@ use super::super::fold::Content;
 use super::super::location::ExtentPlace;
 use super::super::nonce::{AbandonReason, NonceReservationAbandon};
 use super::super::pair::{OpenPair, Spare};
-use super::{InFlight, Phase, ShardLog};
+use super::{InFlight, OVERRUNS_MAX, Phase, ShardLog};
 use crate::disk::{DiskOp, DurableChain, FileKind};
 use crate::turn::Time;
 
@@ -17,9 +17,12 @@ impl ShardLog {
     /// Submits what may be submitted now. Called once at the end of a turn.
     pub fn poll(&mut self, now: Time, out: &mut Vec<DiskOp>) {
         self.reads.retries(out);
+        self.close_at = None;
         if self.failure.is_some() || self.quarantine.is_some() {
             return;
         }
+        self.now = now;
+        self.note_opened();
         self.ask_for_spare(now, out);
         loop {
             let progressed = match self.phase {
@@ -56,6 +59,7 @@ impl ShardLog {
 
     /// Writes both headers of a pair again where one was bad: the same bytes, so that the whole one is at no risk.
     fn restore_headers(&mut self, out: &mut Vec<DiskOp>) {
+        let flush = self.options.flush;
         for header in core::mem::take(&mut self.restore_headers) {
             let integrity = self.keys.integrity(header.mac_epoch);
             let mut copy = |kind| {
@@ -71,6 +75,7 @@ impl ShardLog {
                 log: copy(FileKind::Segment),
                 ledger_block: 0,
                 ledger: copy(FileKind::Ledger),
+                flush,
             }));
         }
     }
@@ -82,10 +87,43 @@ impl ShardLog {
             return None;
         }
         let closing = self.closing.due().filter(|_| self.may_close_pairs());
-        [self.spare.retry_at(), closing, self.scrub_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let due = [
+            self.spare.retry_at(),
+            closing,
+            self.scrub_deadline(),
+            self.close_at,
+        ];
+        due.into_iter().flatten().min()
+    }
+
+    /// What entered the queue in this turn entered it now.
+    fn note_opened(&mut self) {
+        let now = self.now;
+        let waiting = self.queue.iter_mut().rev();
+        for batch in waiting.take_while(|batch| batch.opened_at.is_none()) {
+            batch.opened_at = Some(now);
+        }
+        if !self.batch.is_empty() {
+            self.batch.opened_at.get_or_insert(now);
+        }
+    }
+
+    /// Whether the open batch may go although it could still grow. While the flushes in flight are its window, it
+    /// waits; a term or a vote in it does not.
+    fn may_close(&mut self) -> bool {
+        if self.in_flight.len() < self.options.group_chains_max
+            || !self.batch.vouch.hard_states.is_empty()
+        {
+            return true;
+        }
+        let now = self.now;
+        let opened_at = self.batch.opened_at.unwrap_or(now);
+        let close_at = opened_at.plus_ms(self.options.batch_ms_max);
+        if now >= close_at {
+            return true;
+        }
+        self.close_at = Some(close_at);
+        false
     }
 
     fn ask_for_spare(&mut self, now: Time, out: &mut Vec<DiskOp>) {
@@ -151,6 +189,9 @@ impl ShardLog {
         {
             return false;
         }
+        if self.queue.is_empty() && !self.may_close() {
+            return false;
+        }
         let batch = match self.queue.pop_front() {
             Some(batch) => {
                 self.queued_bytes -= batch.records.len();
@@ -161,6 +202,7 @@ impl ShardLog {
                 core::mem::replace(&mut self.batch, fresh)
             }
         };
+        self.judge_wait(&batch);
         self.submit(batch, blocks, out);
         true
     }
@@ -176,6 +218,27 @@ impl ShardLog {
         true
     }
 
+    /// Counts, for each partition in a group batch, how many in a row went to the disk too late.
+    fn judge_wait(&mut self, batch: &Batch) {
+        let waited_us = batch.opened_at.map_or(0, |at| self.now.since_us(at));
+        let late = waited_us > 2_000 * self.options.batch_ms_max;
+        if batch.alone || !late && self.late.is_empty() {
+            return;
+        }
+        for (partition, _) in &batch.vouch.indexes {
+            if !late {
+                self.late.remove(partition);
+                continue;
+            }
+            let count = self.late.entry(*partition).or_default();
+            *count += 1;
+            if *count >= OVERRUNS_MAX {
+                self.late.remove(partition);
+                self.overrun.push(*partition);
+            }
+        }
+    }
+
     fn take_chain(&mut self) -> ChainNumber {
         let chain = self.next_chain;
         self.next_chain = chain.next();
@@ -187,7 +250,7 @@ impl ShardLog {
         let chain = self.take_chain();
         let pair = self.current.as_mut().expect("a running log has a pair");
         let cipher = &self.ciphers[&pair.header.pair];
-        let (operation, place) = pair.chain(
+        let (mut operation, place) = pair.chain(
             cipher,
             &mut self.pool,
             (chain, self.retired),
@@ -195,6 +258,7 @@ impl ShardLog {
             blocks_wanted,
             self.options.io_writer_mode,
         );
+        operation.flush = self.options.flush;
         self.note_submitted(&batch, place);
         self.fly(place, batch);
         out.push(DiskOp::Chain(operation));
@@ -216,6 +280,7 @@ impl ShardLog {
         self.in_flight_blocks += place.blocks;
         self.in_flight.push_back(InFlight {
             place,
+            submitted_at: self.now,
             done: false,
             batch,
         });
@@ -272,7 +337,7 @@ impl ShardLog {
         );
         self.older = older;
         let pair = self.current.insert(pair);
-        let (operation, place) = pair.opening(
+        let (mut operation, place) = pair.opening(
             &cipher,
             &mut self.pool,
             (&checkpoint, &rewrite),
@@ -281,6 +346,7 @@ impl ShardLog {
             self.options.io_writer_mode,
         );
         self.ciphers.insert(pair.header.pair, cipher);
+        operation.flush = self.options.flush;
         self.note_submitted(&rewrite, place);
         self.fly(place, rewrite);
         self.phase = Phase::Opening;

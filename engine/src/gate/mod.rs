@@ -1,0 +1,10 @@
+//! What may be served now, and the first clause that forbids it. Facts come in as values: a gate asks nobody.
+//!
+//! - [`group`]: whether appends may share chains (group-fsync)
+//! - [`guard`]: how long a partition that could not keep its promise stays strict
+
+pub mod group;
+pub mod guard;
+
+pub use group::{GroupClause, GroupFacts, group_fsync};
+pub use guard::Guard;

@@ -1,0 +1,67 @@
+//! What may be served now: the first clause that forbids group mode, and how long a downgrade lasts.
+
+use clustor_engine::gate::guard::{BACKOFF_MS_MAX, BACKOFF_MS_MIN};
+use clustor_engine::gate::{GroupClause, GroupFacts, Guard, group_fsync};
+use clustor_shards::turn::Time;
+use clustor_wire::ids::NodeId;
+
+#[test]
+fn a_healthy_leader_may_be_in_group_mode() {
+    assert_eq!(group_fsync(&GroupFacts::default()), Ok(()));
+}
+
+#[test]
+fn the_first_clause_that_fails_is_named_in_a_fixed_order() {
+    let mut facts = GroupFacts {
+        strict_fallback: true,
+        control_plane_fresh: false,
+        backoff_over: false,
+        blocking_voter: Some(NodeId(3)),
+        slow_chains: 3,
+        quarantined: true,
+    };
+    let named = |facts: &GroupFacts| group_fsync(facts).map_err(GroupClause::name);
+    assert_eq!(named(&facts), Err("strict_fallback"));
+    facts.strict_fallback = false;
+    assert_eq!(named(&facts), Err("control_plane_stale"));
+    facts.control_plane_fresh = true;
+    assert_eq!(named(&facts), Err("backoff"));
+    facts.backoff_over = true;
+    assert_eq!(named(&facts), Err("blocking_voter"));
+    facts.blocking_voter = None;
+    assert_eq!(named(&facts), Err("device_latency"));
+    facts.slow_chains = 2;
+    assert_eq!(named(&facts), Err("quarantine"));
+    facts.quarantined = false;
+    assert_eq!(named(&facts), Ok(()));
+}
+
+#[test]
+fn each_downgrade_lasts_twice_as_long_up_to_a_quarter_of_an_hour() {
+    let mut guard = Guard::default();
+    let mut now = Time(1);
+    for minutes in [1, 2, 4, 8, 15, 15] {
+        assert!(guard.is_over(now));
+        guard.downgrade(now);
+        let end = now.plus_ms(minutes * BACKOFF_MS_MIN);
+        assert_eq!(guard.until(now), Some(end));
+        // Another overrun while it lasts changes nothing.
+        guard.downgrade(now.plus_ms(1));
+        assert_eq!(guard.until(now), Some(end));
+        now = end;
+    }
+}
+
+#[test]
+fn a_promise_kept_for_long_wipes_the_slate() {
+    let mut guard = Guard::default();
+    let mut now = Time(1);
+    for _ in 0..3 {
+        guard.downgrade(now);
+        now = guard.until(now).expect("sat out");
+    }
+    now = now.plus_ms(BACKOFF_MS_MAX);
+    guard.downgrade(now);
+    assert_eq!(guard.until(now), Some(now.plus_ms(BACKOFF_MS_MIN)));
+    assert_eq!(guard.downgrades(), 1);
+}
