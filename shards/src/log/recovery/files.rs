@@ -62,15 +62,30 @@ fn blocks_in(bytes: Option<u64>) -> u32 {
     u32::try_from(blocks).unwrap_or(u32::MAX)
 }
 
+/// A run of blocks of one file that was asked for ahead of need.
+struct Piece {
+    file: FileId,
+    first: u32,
+    end: u32,
+    /// `None` where some block of it can't be read: it is not tried again as a whole.
+    blocks: Option<Blocks>,
+}
+
 /// Reads and verifies.
 pub(in crate::log) struct Files<'a> {
     disk: &'a mut dyn BootDisk,
+    /// The piece of a segment that was read last: extents are asked for one behind the other.
+    piece: Option<Piece>,
     pub keys: &'a ShardKeys,
 }
 
 impl<'a> Files<'a> {
     pub fn new(disk: &'a mut dyn BootDisk, keys: &'a ShardKeys) -> Self {
-        Self { disk, keys }
+        Self {
+            disk,
+            piece: None,
+            keys,
+        }
     }
 
     /// The blocks of a range, read [`READ_TRIES`] times before they count as unreadable.
@@ -79,6 +94,37 @@ impl<'a> Files<'a> {
         (0..READ_TRIES)
             .any(|_| self.disk.read(file, block, &mut into).is_ok())
             .then_some(into)
+    }
+
+    /// As [`Self::read`], of a segment that ends at `end`: a short range is taken out of a piece of [`READ_BLOCKS`], so
+    /// that extents one behind the other cost one read. Where the piece can't be read, the range is read by itself, and so is
+    /// what follows up to the piece's end: a device takes its time over a bad sector.
+    fn read_ahead(&mut self, file: FileId, block: u32, count: u32, end: u32) -> Option<Blocks> {
+        let wanted = READ_BLOCKS.min(end.saturating_sub(block));
+        if count >= wanted {
+            return self.read(file, block, count);
+        }
+        let covers = |piece: &&Piece| {
+            let bad = piece.blocks.is_none() && block < piece.end;
+            piece.file == file && piece.first <= block && (bad || block + count <= piece.end)
+        };
+        if self.piece.as_ref().filter(covers).is_none() {
+            self.piece = Some(Piece {
+                file,
+                first: block,
+                end: block + wanted,
+                blocks: self.read(file, block, wanted),
+            });
+        }
+        let piece = self.piece.as_ref().expect("one was just put there");
+        let Some(blocks) = &piece.blocks else {
+            return self.read(file, block, count);
+        };
+        let from = (block - piece.first) as usize;
+        let mut into = Blocks::from_heap(count as usize);
+        into.as_mut_slice()
+            .copy_from_slice(&blocks.as_slice()[from..from + count as usize]);
+        Some(into)
     }
 
     /// Every block of a range by itself, `None` where it can't be read.
@@ -254,7 +300,7 @@ impl<'a> Files<'a> {
         if blocks == 0 || end > header.segment_blocks {
             return None;
         }
-        let mut blocks = self.read(file, first_block, blocks)?;
+        let mut blocks = self.read_ahead(file, first_block, blocks, header.segment_blocks)?;
         let digest = digest_of(blocks.as_slice());
         if slot.is_some_and(|slot| slot.digest != digest) {
             return None;
@@ -273,7 +319,8 @@ impl<'a> Files<'a> {
         if first_block >= header.segment_blocks {
             return None;
         }
-        let mut first = self.read(FileId::segment(header.pair), first_block, 1)?;
+        let file = FileId::segment(header.pair);
+        let mut first = self.read_ahead(file, first_block, 1, header.segment_blocks)?;
         let block = &mut first.as_mut_slice()[0];
         let prefix = cipher.open(first_block, block).ok()?;
         if prefix.chain != chain || prefix.ordinal != 0 || prefix.usage != BlockUse::Extent {
