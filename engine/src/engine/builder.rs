@@ -10,6 +10,7 @@ use clustor_shards::host::{DataDir, FileKeyProvider, Judgement};
 use clustor_shards::log::Suite;
 use clustor_shards::mesh::reply::ReplyPool;
 use clustor_shards::runtime::{Build, NodeOptions, ShardPlan};
+use clustor_shards::sys::free_bytes;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{PartitionId, ShardId};
 
@@ -120,7 +121,8 @@ impl EngineBuilder {
         self.profile = environment::apply(self.profile)?;
         self.check()?;
         let mut seat = self.take_seat()?;
-        let silent = judge_host(&self.data)?;
+        let (path, silent) = judge_host(&self.data)?;
+        self.check_room(path, seat.shards)?;
         let directory = DataDir::open(&self.data, seat.claim)?;
         let options = NodeOptions {
             requests_max: self.profile.queue_requests_max as usize,
@@ -214,6 +216,25 @@ impl EngineBuilder {
         })
     }
 
+    /// A first start makes each shard's first pair and a spare: refused before anything is written where there is no room
+    /// for them. A later start has its files, and waits for room if it must.
+    fn check_room(&self, path: PathBuf, shards: usize) -> Result<(), EngineError> {
+        if !DataDir::is_new(&self.data)? {
+            return Ok(());
+        }
+        let needed_bytes = 2 * shards as u64 * self.profile.log_options(0).first_pair_bytes();
+        match free_bytes(&path) {
+            Ok(free_bytes) if free_bytes < needed_bytes => Err(EngineError::TooSmall {
+                path,
+                free_bytes,
+                needed_bytes,
+                shards,
+            }),
+            Ok(_) => Ok(()),
+            Err(error) => Err(EngineError::Room { path, error }),
+        }
+    }
+
     #[cfg(feature = "net")]
     fn take_seat(&mut self) -> Result<Seat, EngineError> {
         match self.member.take() {
@@ -283,8 +304,9 @@ fn build(
     })
 }
 
-/// Judges what the directory lies on, and warns of what was found. Why the node must stay silent, if it must.
-fn judge_host(data: &Path) -> Result<Option<String>, EngineError> {
+/// Judges what the directory lies on, and warns of what was found. The directory, or the nearest above it that exists;
+/// and why the node must stay silent, if it must.
+fn judge_host(data: &Path) -> Result<(PathBuf, Option<String>), EngineError> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let judgement = Judgement::gather(data, now.map_or(0, |now| now.as_secs()))?;
     for finding in &judgement.findings {
@@ -305,7 +327,8 @@ fn judge_host(data: &Path) -> Result<Option<String>, EngineError> {
             "an override of the host policy is not needed"
         );
     }
-    Ok(judgement.admit()?)
+    let silent = judgement.admit()?;
+    Ok((judgement.facts.path, silent))
 }
 
 fn seed() -> Result<u64, EngineError> {

@@ -34,6 +34,29 @@ pub enum EngineError {
         /// Its value.
         value: std::ffi::OsString,
     },
+    /// A new directory lies on a file system without room for the logs' first files. Nothing was written.
+    #[error(
+        "data directory: {path}: {} MiB are free, the logs of {shards} shard(s) begin with {} MiB (two segments with their ledgers each); free space, choose another file system, or lower segment_bytes in the profile",
+        .free_bytes >> 20, .needed_bytes.div_ceil(1 << 20)
+    )]
+    TooSmall {
+        /// The directory, or the nearest above it that exists.
+        path: std::path::PathBuf,
+        /// Free bytes.
+        free_bytes: u64,
+        /// Bytes that the start would take.
+        needed_bytes: u64,
+        /// Shards.
+        shards: usize,
+    },
+    /// The file system of the data directory does not say how much of it is free.
+    #[error("data directory: {path}: {error}")]
+    Room {
+        /// The directory, or the nearest above it that exists.
+        path: std::path::PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
     /// The data directory can't be used.
     #[error("data directory: {0}")]
     Directory(#[from] DataDirError),

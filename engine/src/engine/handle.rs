@@ -258,7 +258,8 @@ impl<M: StateMachine> PartitionHandle<M> {
         self.set_mode(mode).wait()
     }
 
-    /// How this node's replica stands.
+    /// How this node's replica stands. Its `trouble` is its shard's where it has none of its own: a disk that fills up or
+    /// failed, a quarantine.
     pub fn status(&self) -> StatusFuture {
         let (to, reply) = pair();
         match self.ask(RequestBody::Status, Answer::Status(to), None) {

@@ -305,7 +305,7 @@ impl ShardCore {
                 }
                 RequestBody::Status => {
                     let status = match self.partitions.get(&partition) {
-                        Some(partition) => Ok(partition.status()),
+                        Some(partition) => Ok(self.status_of(partition)),
                         None => Err(self.not_here(partition)),
                     };
                     outbox.replies.push(Reply::Status {
@@ -355,8 +355,11 @@ impl ShardCore {
             return Err(refusal(
                 RefusalClause::Unavailable,
                 format!(
-                    "node {}, shard {} is still opening its log",
-                    self.me.node, self.me.shard
+                    "node {}, shard {} is still opening its log{}",
+                    self.me.node,
+                    self.me.shard,
+                    self.disk_trouble()
+                        .map_or_else(String::new, |trouble| format!(": {trouble}"))
                 ),
                 100,
             ));

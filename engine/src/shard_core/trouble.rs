@@ -3,7 +3,10 @@
 use clustor_shards::disk::DiskError;
 use clustor_shards::log::Pressure;
 
+use clustor_wire::message::PartitionStatus;
+
 use super::ShardCore;
+use crate::partition::Partition;
 
 impl ShardCore {
     /// What keeps the shard from its work, or will soon; empty if nothing does.
@@ -29,8 +32,17 @@ impl ShardCore {
         }
     }
 
+    /// How a partition stands; its shard's trouble where it has none of its own.
+    pub(super) fn status_of(&self, partition: &Partition) -> PartitionStatus {
+        let mut status = partition.status();
+        if status.trouble.is_empty() {
+            status.trouble = self.trouble();
+        }
+        status
+    }
+
     /// What is wrong with the room on the disk.
-    fn disk_trouble(&self) -> Option<String> {
+    pub(super) fn disk_trouble(&self) -> Option<String> {
         let log = &self.shared.log;
         let (percent, options) = (log.used_percent(), log.options());
         if let Some(error) = log.spare_failure() {

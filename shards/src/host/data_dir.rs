@@ -88,6 +88,14 @@ pub enum DataDirError {
         /// What the system says.
         error: io::Error,
     },
+    /// The process may not read or write there.
+    #[error("{path}: {error}; let the node's user read and write it, or choose another directory")]
+    Denied {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
     /// It belongs to someone else. Nothing was written.
     #[error(
         "{path}: this is the data directory of {found}, not of {expected}; use another directory"
@@ -200,6 +208,14 @@ impl DataDir {
         })
     }
 
+    /// Whether no node has used the directory yet.
+    ///
+    /// # Errors
+    /// [`DataDirError`], where it can't be read or holds a damaged identity.
+    pub fn is_new(directory: &Path) -> Result<bool, DataDirError> {
+        Ok(read_identity(directory)?.is_none())
+    }
+
     /// The file that the process which uses a directory holds open and locked.
     #[must_use]
     pub fn lock_file(directory: &Path) -> PathBuf {
@@ -236,9 +252,14 @@ impl DataDir {
 }
 
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> DataDirError + '_ {
-    move |error| DataDirError::Io {
-        path: path.to_owned(),
-        error,
+    move |error| {
+        let path = path.to_owned();
+        match error.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                DataDirError::Denied { path, error }
+            }
+            _ => DataDirError::Io { path, error },
+        }
     }
 }
 

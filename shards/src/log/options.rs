@@ -28,6 +28,8 @@ pub const CLAMPED_BATCH_BYTES_MAX: usize = 32 << 10;
 /// How long an open group batch waits at most where the best way of writing can't be had, in milliseconds.
 pub const CLAMPED_BATCH_MS_MAX: u64 = 2;
 
+/// Header and checkpoint of a first ledger, at most.
+const FIRST_LEDGER_EXTRA_BLOCKS: u64 = 8;
 /// What is kept of an eighth of a segment for an extent's header and the padding of its last block.
 const EXTENT_SLACK_BYTES: usize = 2 * BLOCK_BYTES - RECORD_OVERHEAD_BYTES_MAX;
 /// A closed pair is emptied when its live entries take one of so many parts of what is written in it.
@@ -123,6 +125,13 @@ impl LogOptions {
             io_writer_mode: 0,
             scrub: ScrubRates::DEFAULT,
         }
+    }
+
+    /// Bytes of a new log's first pair, both files.
+    #[must_use]
+    pub fn first_pair_bytes(&self) -> u64 {
+        let blocks = u64::from(self.segment_blocks) + u64::from(self.ledger_slots);
+        (blocks + FIRST_LEDGER_EXTRA_BLOCKS) * BLOCK_BYTES as u64
     }
 
     /// The greatest body an entry may have in segments of this size: an eighth of the segment, with its extent's
