@@ -1,9 +1,10 @@
-//! A durable chain as linked submissions, and the gathering of its completions into one event.
+//! A durable chain as linked submissions, with one completion.
 //!
 //! The kernel starts a linked submission when the one before it succeeded in full: an error or a short write
-//! cancels the rest of the chain (io_uring_enter(2), IOSQE_IO_LINK). The gathering does not rely on that alone:
-//! it checks every count, and a step that succeeded behind one that failed stops the process, because
-//! then nothing is known about the order of anything.
+//! cancels the rest of the chain (io_uring_enter(2), IOSQE_IO_LINK). Every step but the last is silent when it
+//! succeeds (IOSQE_CQE_SKIP_SUCCESS), and those that a failure cancels are silent too. So a chain completes once: with
+//! its last step, or with the one that failed. A shard sleeps through the others. A step that is not the last and says
+//! that it succeeded stops the process, because then nothing is known about the order of anything.
 
 use clustor_wire::ids::ChainNumber;
 use io_uring::squeue::{Entry, Flags};
@@ -31,16 +32,14 @@ pub enum ChainSteps {
     Trailer,
 }
 
-/// A chain in flight. Owns the buffers until every completion was drained.
+/// A chain in flight. Owns the buffers until its completion was drained: no step of it runs then or later.
 pub(super) struct InFlight {
     chain: DurableChain,
     steps: ChainSteps,
-    /// Completions that have not been drained.
-    outstanding: u8,
-    /// The earliest step that failed, and how.
-    failed: Option<(u8, DiskError)>,
-    /// The highest step that succeeded.
-    succeeded: Option<u8>,
+    /// Whether it was submitted, and its completion not drained.
+    outstanding: bool,
+    /// Why it failed.
+    failed: Option<DiskError>,
     /// Whether each of its two files counts this chain as a user.
     pub(super) holds: [bool; 2],
     /// Files it waits for before it can be submitted.
@@ -65,9 +64,8 @@ impl InFlight {
         Self {
             chain,
             steps,
-            outstanding: 0,
+            outstanding: false,
             failed: None,
-            succeeded: None,
             holds: [false; 2],
             waits: 0,
         }
@@ -91,7 +89,7 @@ impl InFlight {
 
     /// Marks a chain failed that was never submitted.
     pub(super) fn fail(&mut self, error: DiskError) {
-        self.failed.get_or_insert((0, error));
+        self.failed.get_or_insert(error);
     }
 
     fn steps_total(&self) -> usize {
@@ -184,24 +182,23 @@ impl InFlight {
             };
             let entry = entry.user_data(mark.pack());
             group.push(if step + 1 < total {
-                entry.flags(Flags::IO_LINK)
+                entry.flags(Flags::IO_LINK | Flags::SKIP_SUCCESS)
             } else {
                 entry
             });
         }
-        self.outstanding = u8::try_from(total).expect("checked");
+        self.outstanding = true;
     }
 
-    /// Takes one completion. True when it was the last.
+    /// Takes the completion.
     ///
     /// # Panics
-    /// If a step succeeded although an earlier one had failed.
-    pub(super) fn completed(&mut self, step: u8, result: i32) -> bool {
-        self.outstanding = self
-            .outstanding
-            .checked_sub(1)
-            .expect("each step completes once");
-        let outcome = match self.step(usize::from(step)) {
+    /// If there is another, or a step succeeded that is not the last.
+    pub(super) fn completed(&mut self, step: u8, result: i32) {
+        assert!(self.outstanding, "a chain completes once");
+        self.outstanding = false;
+        let step = usize::from(step);
+        let outcome = match self.step(step) {
             Step::Write { file, .. } if result < 0 => Err(disk_error("writing", file, result)),
             Step::Flush { file } if result < 0 => Err(disk_error("flushing", file, result)),
             Step::Write { bytes, .. } if result.unsigned_abs() as usize != bytes => {
@@ -213,43 +210,31 @@ impl InFlight {
             Step::Write { .. } | Step::Flush { .. } => Ok(()),
         };
         match outcome {
-            Ok(()) => self.succeeded = self.succeeded.max(Some(step)),
-            Err(error) => {
-                if self
-                    .failed
-                    .as_ref()
-                    .is_none_or(|(earlier, _)| step < *earlier)
-                {
-                    self.failed = Some((step, error));
-                }
-            }
-        }
-        if let (Some(done), Some((failed, error))) = (self.succeeded, &self.failed) {
-            assert!(
-                done < *failed,
-                "{}: step {done} of chain {} was done although step {failed} failed ({error})",
+            Ok(()) => assert!(
+                step + 1 == self.steps_total(),
+                "{}: step {step} of chain {} was done, and not in silence",
                 self.files()[0],
                 self.number(),
-            );
+            ),
+            Err(error) => self.failed = Some(error),
         }
-        self.outstanding == 0
     }
 
     /// The event of a chain that ended.
     pub(super) fn into_event(self) -> DiskEvent {
-        assert_eq!(self.outstanding, 0, "a chain ends with its last completion");
+        assert!(!self.outstanding, "a chain ends with its completion");
         if self.steps == ChainSteps::Trailer {
             return DiskEvent::Trailer {
                 pair: self.chain.pair,
                 trailer: self.chain.log,
-                outcome: self.failed.map_or(Ok(()), |(_, error)| Err(error)),
+                outcome: self.failed.map_or(Ok(()), Err),
             };
         }
         DiskEvent::Chain {
             chain: self.chain.chain,
             log: self.chain.log,
             ledger: self.chain.ledger,
-            outcome: self.failed.map_or(Ok(()), |(_, error)| Err(error)),
+            outcome: self.failed.map_or(Ok(()), Err),
         }
     }
 }

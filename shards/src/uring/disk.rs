@@ -1,7 +1,7 @@
 //! The disk carrier: operations of the `Disk` seam to submissions, completions to events.
 //!
-//! Owns every buffer in flight. Promises the log that errors are not overtaken: while a chain has failed
-//! and not ended, the successes of others are held back, and within one drain errors stand first.
+//! Owns every buffer in flight. Promises the log that errors are not overtaken: a chain that fails says so with its
+//! only completion, and within one drain errors stand first.
 
 use std::collections::VecDeque;
 use std::io;
@@ -40,10 +40,6 @@ pub(super) struct Disk {
     removals: VecDeque<PairNumber>,
     /// What happened since the last drain.
     events: Vec<DiskEvent>,
-    /// Chains of which a step failed and not every completion has come.
-    failing: usize,
-    /// Successes that wait until those have ended.
-    held: Vec<DiskEvent>,
     group: Vec<io_uring::squeue::Entry>,
 }
 
@@ -59,8 +55,6 @@ impl Disk {
             removing: None,
             removals: VecDeque::new(),
             events: Vec::new(),
-            failing: 0,
-            held: Vec::new(),
             group: Vec::with_capacity(16),
         }
     }
@@ -73,7 +67,6 @@ impl Disk {
             + self.removals.len()
             + usize::from(self.removing.is_some())
             + self.events.len()
-            + self.held.len()
     }
 
     /// Whether anything is under way.
@@ -146,7 +139,7 @@ impl Disk {
             .map(|file| self.files.place(file).expect("both files are open"));
         self.group.clear();
         chain.entries(ring, places, at, &mut self.group);
-        ring.push(&self.group)
+        ring.push_chain(&self.group)
     }
 
     fn end_chain(&mut self, at: u32) {
@@ -292,14 +285,8 @@ impl Disk {
                     .chains
                     .get_mut(place)
                     .expect("a chain in flight is in the table");
-                let failed_before = chain.has_failed();
-                let last = chain.completed(step, done.result);
-                let failed = chain.has_failed();
-                self.failing += usize::from(failed && !failed_before);
-                if last {
-                    self.failing -= usize::from(failed);
-                    self.end_chain(place);
-                }
+                chain.completed(step, done.result);
+                self.end_chain(place);
             }
             Owner::Read => {
                 let (_, reading) = self
@@ -383,16 +370,7 @@ impl Disk {
         if let Some(writer) = &mut self.writer {
             writer.take(&mut self.events);
         }
-        if self.failing > 0 {
-            // An error is on its way: nothing that says "done" may be seen before it.
-            let (errors, successes): (Vec<_>, Vec<_>) =
-                self.events.drain(..).partition(DiskEvent::is_error);
-            self.held.extend(successes);
-            into.extend(errors);
-        } else {
-            self.held.append(&mut self.events);
-            into.append(&mut self.held);
-        }
+        into.append(&mut self.events);
         into.sort_by_key(|event| !event.is_error());
     }
 

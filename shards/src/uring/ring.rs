@@ -279,6 +279,15 @@ impl Ring {
     /// The caller keeps every buffer and path that the group names alive and, apart from the kernel's own
     /// access, untouched until the completion of the submission was drained.
     pub(super) fn push(&mut self, group: &[squeue::Entry]) -> Result<(), RingError> {
+        self.push_for(group, group.len())
+    }
+
+    /// As [`Ring::push`], for linked submissions that complete once.
+    pub(super) fn push_chain(&mut self, links: &[squeue::Entry]) -> Result<(), RingError> {
+        self.push_for(links, 1)
+    }
+
+    fn push_for(&mut self, group: &[squeue::Entry], completions: usize) -> Result<(), RingError> {
         assert!(
             group.len() <= SUBMISSIONS_MAX as usize,
             "a group is entered at once"
@@ -292,7 +301,7 @@ impl Ring {
         // SAFETY: the carriers own what the entries point to in their tables of operations in flight, and
         // take it out only when the completion is drained; `Drop` leaks it if completions can't be had.
         unsafe { self.io.submission().push_multiple(group) }.expect("room was made above");
-        self.in_flight += group.len();
+        self.in_flight += completions;
         Ok(())
     }
 
