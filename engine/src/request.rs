@@ -9,11 +9,13 @@ use core::fmt;
 use std::any::Any;
 
 use clustor_shards::log::Mode;
+use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, PartitionId};
-use clustor_wire::message::{IdempotencyKey, PartitionStatus, Refusal};
+use clustor_wire::message::{IdempotencyKey, PartitionMembers, PartitionStatus, Refusal};
 
 use crate::outcome::{Leadership, Outcome};
 use crate::profile::ProfileNews;
+use crate::raft::MemberChange;
 
 /// A question to a partition on the shard.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub enum RequestBody {
     Mode(Mode),
     /// Ask how the replica stands. Answered by [`Reply::Status`].
     Status,
+    /// Ask who belongs to the partition, or change that. Answered by [`Reply::Members`].
+    Members(MembersRequest),
     /// Take news of the node's profile: for the shard as a whole, whichever partition is named. Answered by
     /// [`Reply::Profile`].
     Profile(ProfileNews),
@@ -61,9 +65,21 @@ impl fmt::Debug for RequestBody {
             Self::Read(_) => f.write_str("Read(..)"),
             Self::Mode(mode) => f.debug_tuple("Mode").field(mode).finish(),
             Self::Status => f.write_str("Status"),
+            Self::Members(request) => f.debug_tuple("Members").field(request).finish(),
             Self::Profile(news) => f.debug_tuple("Profile").field(news).finish(),
         }
     }
+}
+
+/// What is asked about the members of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MembersRequest {
+    /// Who they are.
+    Show,
+    /// Change who they are. The answer comes when the change has begun: an entry of it is in the leader's log.
+    Change(MemberChange),
+    /// Hand leadership to this voter, or to the one that has most of the log. The answer comes when that has begun.
+    Transfer(Option<PeerId>),
 }
 
 /// When an append is answered.
@@ -104,6 +120,13 @@ pub enum Reply {
         /// Its status.
         status: Result<PartitionStatus, Refusal>,
     },
+    /// Who belongs to the partition, as this replica knows after what was asked, or why it was refused.
+    Members {
+        /// The request's ticket.
+        ticket: u64,
+        /// The members.
+        members: Result<PartitionMembers, Refusal>,
+    },
     /// The news of the profile was taken.
     Profile {
         /// The request's ticket.
@@ -127,6 +150,7 @@ impl Reply {
             Self::Append { ticket, .. }
             | Self::Read { ticket, .. }
             | Self::Status { ticket, .. }
+            | Self::Members { ticket, .. }
             | Self::Profile { ticket } => Some(*ticket),
             Self::Leadership { .. } => None,
         }
@@ -150,6 +174,11 @@ impl fmt::Debug for Reply {
                 .debug_struct("Status")
                 .field("ticket", ticket)
                 .field("status", status)
+                .finish(),
+            Self::Members { ticket, members } => f
+                .debug_struct("Members")
+                .field("ticket", ticket)
+                .field("members", members)
                 .finish(),
             Self::Profile { ticket } => f.debug_struct("Profile").field("ticket", ticket).finish(),
             Self::Leadership {

@@ -204,7 +204,7 @@ fn a_leader_hands_over_to_a_voter_that_has_everything() {
     cluster.heal();
     let term = cluster.status(1).term;
     let to = cluster
-        .turn(1, |replica, turn| replica.transfer_leadership(turn))
+        .turn(1, |replica, turn| replica.transfer_leadership(turn, None))
         .expect("somebody answers");
     assert_eq!(to, peer(2), "node 3 lags");
     let refused = cluster.turn(1, |replica, turn| {
@@ -231,7 +231,7 @@ fn a_hand_over_that_fails_is_given_up_after_an_election_timeout() {
     cluster.pass(60);
     let is_timeout_now = |p: &Packet| matches!(p.say.body(), Some(RaftBody::TimeoutNow));
     cluster
-        .turn(1, |replica, turn| replica.transfer_leadership(turn))
+        .turn(1, |replica, turn| replica.transfer_leadership(turn, None))
         .expect("somebody answers");
     assert_eq!(cluster.take(is_timeout_now).len(), 1);
     cluster.pass(200);
@@ -240,11 +240,11 @@ fn a_hand_over_that_fails_is_given_up_after_an_election_timeout() {
     assert!(!cluster.status(1).transferring);
     cluster.write(1, &[b"a"]);
 
-    let alone = cluster.turn(2, |replica, turn| replica.transfer_leadership(turn));
+    let alone = cluster.turn(2, |replica, turn| replica.transfer_leadership(turn, None));
     assert_eq!(alone, Err(TransferError::NotLeader));
     let mut sole = Cluster::new(1);
     sole.pass(1);
-    let alone = sole.turn(1, |replica, turn| replica.transfer_leadership(turn));
+    let alone = sole.turn(1, |replica, turn| replica.transfer_leadership(turn, None));
     assert_eq!(alone, Err(TransferError::NobodyAnswers));
 }
 
@@ -254,7 +254,7 @@ fn a_late_timeout_now_moves_nobody_in_a_later_term() {
     cluster.elect(1);
     cluster.pass(60);
     cluster
-        .turn(1, |replica, turn| replica.transfer_leadership(turn))
+        .turn(1, |replica, turn| replica.transfer_leadership(turn, None))
         .expect("somebody answers");
     let late = cluster.take(|p| matches!(p.say.body(), Some(RaftBody::TimeoutNow)));
     let to = late[0].to;

@@ -253,7 +253,7 @@ fn a_leader_that_can_fetch_does_not_move() {
     elect_damaged(&mut cluster, |_| false);
     cluster.pass(2_000);
     assert_eq!(cluster.leader(), Some(1));
-    let asked = cluster.turn(1, |replica, turn| replica.transfer_leadership(turn));
+    let asked = cluster.turn(1, |replica, turn| replica.transfer_leadership(turn, None));
     assert!(
         asked == Ok(peer(2)) || asked == Ok(peer(3)) || asked == Err(TransferError::NobodyAnswers)
     );

@@ -6,11 +6,13 @@
 //!
 //! - [`idempotency`]: which keys were executed
 //! - `durability`: the mode of its appends, and what the gate allows
+//! - `members`: who belongs to it
 //! - `apply`: committed entries through the machine, and what becomes of it when it fails
 
 mod apply;
 pub(crate) mod durability;
 pub mod idempotency;
+mod members;
 
 use std::collections::{BTreeMap, VecDeque};
 

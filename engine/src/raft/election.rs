@@ -25,7 +25,22 @@ impl Replica {
         from: PeerId,
         message: &RaftMessage,
     ) -> bool {
-        if !self.listens_to(from) {
+        let heeded = match message.body {
+            RaftBody::PreVote { .. } | RaftBody::Vote { .. } | RaftBody::TimeoutNow => {
+                self.heeds_questions_of(from)
+            }
+            RaftBody::Append { .. } => {
+                self.heeds_questions_of(from) && !self.is_impostor(from, message.term)
+            }
+            RaftBody::Refetch { .. } => self.speaks_with(from),
+            RaftBody::PreVoteResponse { .. }
+            | RaftBody::VoteResponse { .. }
+            | RaftBody::AppendAccepted { .. }
+            | RaftBody::AppendRejected { .. }
+            | RaftBody::DurabilityAck { .. }
+            | RaftBody::Refetched { .. } => self.heeds_answers_of(from),
+        };
+        if !heeded {
             return false;
         }
         match message.body {
@@ -52,11 +67,29 @@ impl Replica {
         true
     }
 
-    /// Whether `from` is another voter, and this replica one that speaks.
-    pub(super) fn listens_to(&self, from: PeerId) -> bool {
-        !matches!(self.role, RoleState::Quarantined)
-            && from != self.me
-            && self.configuration.contains(from)
+    fn speaks_with(&self, from: PeerId) -> bool {
+        !matches!(self.role, RoleState::Quarantined) && from != self.me
+    }
+
+    /// Whether what a leader or a candidate says is looked at. It may be one of a configuration that is not known here
+    /// yet, and it counts its own votes; but where this replica alone decides, nobody else leads or is elected.
+    pub(super) fn heeds_questions_of(&self, from: PeerId) -> bool {
+        self.speaks_with(from) && !self.configuration.is_sole_voter(self.me)
+    }
+
+    /// Whether `from`, which no configuration here knows, claims to lead a term that somebody else leads.
+    pub(super) fn is_impostor(&self, from: PeerId, term: Term) -> bool {
+        let led = self.leader.is_some_and(|leader| leader != from);
+        term == self.term && led && !self.membership.knows(from)
+    }
+
+    /// Whether an answer is looked at: from those who are asked. One who is no member any more disturbs nobody by it.
+    pub(super) fn heeds_answers_of(&self, from: PeerId) -> bool {
+        let asked = match &self.role {
+            RoleState::Leader(leading) => leading.of(from).is_some(),
+            _ => self.leader == Some(from),
+        };
+        self.speaks_with(from) && (asked || self.configuration.contains(from))
     }
 
     /// Tells the sender of an older term's request that there is a newer term.
@@ -204,9 +237,18 @@ impl Replica {
         }
     }
 
+    pub(super) fn may_campaign(&self) -> bool {
+        self.configuration.contains(self.me)
+            || self.membership.may_campaign(self.me, self.committed)
+    }
+
     /// Nobody was heard in time.
     pub(super) fn on_election_timeout(&mut self, turn: &mut Turn<'_>) {
-        if !self.configuration.contains(self.me) {
+        if !self.may_campaign() {
+            // Who votes no more may never be told who leads: it says that it does not know.
+            if self.leader.take().is_some() {
+                self.announce(turn.out, Leadership::Follower { leader: None });
+            }
             return;
         }
         if !self.hard_state_durable {
@@ -269,7 +311,7 @@ impl Replica {
         );
     }
 
-    pub(super) fn ask_all(&mut self, turn: &mut Turn<'_>, term: Term, question: &RaftBody) {
+    fn ask_all(&mut self, turn: &mut Turn<'_>, term: Term, question: &RaftBody) {
         let others: Vec<PeerId> = self.configuration.others(self.me).collect();
         for peer in others {
             self.send(turn.out, peer, term, question.clone());

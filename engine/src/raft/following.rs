@@ -4,10 +4,12 @@
 //! and vote are durable. What was received is told at once, what is durable when the log has proved it.
 
 use clustor_shards::log::Mode;
+use clustor_shards::log::record::parse_record;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, Term};
 use clustor_wire::message::{Heartbeat, HeartbeatAck, RaftBody, RaftMessage};
 
+use super::configuration::Configuration;
 use super::durable::AuthenticatedPeer;
 use super::frames::{self, Expected, Framed};
 use super::output::{Leadership, RecordToPersist};
@@ -22,7 +24,10 @@ impl Replica {
         heartbeat: &Heartbeat,
     ) {
         let peer = from.id();
-        if heartbeat.partition != self.partition || !self.listens_to(peer) {
+        if heartbeat.partition != self.partition
+            || !self.heeds_questions_of(peer)
+            || self.is_impostor(peer, heartbeat.term)
+        {
             return;
         }
         if heartbeat.term < self.term {
@@ -164,12 +169,27 @@ impl Replica {
                 mode,
             });
             self.stamp_ms = self.stamp_ms.max(entry.stamp_ms);
+            if entry.is_configuration {
+                self.take_configuration(entry, frame);
+            }
         }
         let end = entries.last().map_or(prev_index, |entry| entry.index);
         self.matched = self.matched.max(end).max(self.log.base());
         self.owed.accepted = true;
         // Nothing new: perhaps what was said of it got lost.
         self.owed.durability |= new.is_empty();
+    }
+
+    /// A configuration came to stand in the log, in a frame that was checked.
+    fn take_configuration(&mut self, entry: &Framed, frame: &[u8]) {
+        let Some(configuration) = parse_record(frame)
+            .ok()
+            .and_then(|record| Configuration::decode(record.body).ok())
+        else {
+            return;
+        };
+        self.membership.push(entry.term, entry.index, configuration);
+        self.obey_membership();
     }
 
     /// Takes everything from `from` on away: the leader of this term has other entries there.
@@ -185,6 +205,9 @@ impl Replica {
         self.log.truncate(from);
         self.modes.truncate(from);
         self.durable.truncate(from);
+        if self.membership.truncate(from) {
+            self.obey_membership();
+        }
         turn.cache.truncate(self.slot, from);
         turn.out.records.push(RecordToPersist::Truncate {
             partition: self.partition,

@@ -1,8 +1,9 @@
 //! Checks on frames that came from elsewhere, before any of them is used.
 
-use clustor_shards::log::record::{RecordKind, records};
+use clustor_shards::log::record::{Record, RecordKind, records};
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 
+use super::configuration::Configuration;
 use super::durability::Transition;
 use super::entry::{EntryBody, EntryKind, SystemKind};
 
@@ -14,6 +15,7 @@ pub(super) struct Framed {
     pub(super) stamp_ms: u64,
     /// What it says, if it changes the mode.
     pub(super) transition: Option<Transition>,
+    pub(super) is_configuration: bool,
     pub(super) start: usize,
     pub(super) end: usize,
 }
@@ -27,7 +29,8 @@ pub(super) struct Expected {
     pub(super) term_max: Term,
 }
 
-/// Checks every frame: whole, checksum and leaf right, an entry of this partition with a body this build reads, index one
+/// Checks every frame: whole, checksum and leaf right, an entry or a configuration of this partition with a body this
+/// build reads, index one
 /// above the one before, term not below the one before nor above `term_max`. Lays their places into `out`.
 /// `false`, and nothing of use in `out`, if any fails.
 pub(super) fn check(expected: Expected, bytes: &[u8], out: &mut Vec<Framed>) -> bool {
@@ -38,25 +41,15 @@ pub(super) fn check(expected: Expected, bytes: &[u8], out: &mut Vec<Framed>) -> 
         let Ok(record) = record else {
             return false;
         };
-        let Ok(body) = EntryBody::decode(record.body) else {
+        let header = record.header;
+        let Some((stamp_ms, transition)) = content(&record) else {
             return false;
         };
         if record.check_leaf().is_err() {
             return false;
         }
-        let transition = match body.kind {
-            EntryKind::System(SystemKind::DurabilityTransition) => {
-                let Some(transition) = Transition::decode(body.payload) else {
-                    return false;
-                };
-                Some(transition)
-            }
-            _ => None,
-        };
-        let header = record.header;
         index = index.next();
-        let fits = header.kind == RecordKind::Entry
-            && header.partition == expected.partition
+        let fits = header.partition == expected.partition
             && header.index == index
             && header.term >= term
             && header.term <= expected.term_max;
@@ -68,12 +61,31 @@ pub(super) fn check(expected: Expected, bytes: &[u8], out: &mut Vec<Framed>) -> 
         out.push(Framed {
             index,
             term,
-            stamp_ms: body.stamp_ms,
+            stamp_ms,
             transition,
+            is_configuration: header.kind == RecordKind::Configuration,
             start,
             end,
         });
         start = end;
     }
     true
+}
+
+/// An entry's stamp and the mode it changes to, if it does; `None` for a body that this build does not read.
+fn content(record: &Record<'_>) -> Option<(u64, Option<Transition>)> {
+    match record.header.kind {
+        RecordKind::Entry => {
+            let body = EntryBody::decode(record.body).ok()?;
+            let transition = match body.kind {
+                EntryKind::System(SystemKind::DurabilityTransition) => {
+                    Some(Transition::decode(body.payload)?)
+                }
+                _ => None,
+            };
+            Some((body.stamp_ms, transition))
+        }
+        RecordKind::Configuration => Configuration::decode(record.body).ok().map(|_| (0, None)),
+        _ => None,
+    }
 }

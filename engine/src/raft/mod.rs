@@ -24,16 +24,17 @@
 //!
 //! - [`entry`]: an entry's body
 //! - [`configuration`], [`quorum`]: who votes; majorities of one half and of two
+//! - [`membership`]: which configuration is in force
 //! - [`durable`]: evidence of durability, as types; [`durability`]: the modes along the log
 //! - [`log_view`]: the shape of a log; [`cache`]: recent entries of all partitions of a shard
 //! - [`output`]: what was decided; [`settings`]: bounds; [`status`]: how it stands
 //! - `frames`: checks on entries that came from elsewhere; `progress`: a leader's view of one follower
 //! - `replica`: the state, and changes of role
-//! - `election`, `propose` and `replication` (leading), `following`, `read_index`, `refetch`, `transfer`: the protocol, one
-//!   part each.
-//!   Membership changes and leases will be two more such parts.
+//! - `election`, `propose` and `replication` (leading), `following`, `read_index`, `refetch`, `transfer`, [`change`]: the
+//!   protocol, one part each.
 
 pub mod cache;
+pub mod change;
 pub mod configuration;
 pub mod durability;
 pub mod durable;
@@ -42,6 +43,7 @@ pub mod entry;
 mod following;
 mod frames;
 pub mod log_view;
+pub mod membership;
 pub mod output;
 mod progress;
 mod propose;
@@ -57,9 +59,11 @@ mod transfer;
 use clustor_wire::message::{RaftBody, RaftMessage};
 
 pub use cache::{CacheSlot, EntryCache};
+pub use change::{ChangeError, MemberChange};
 pub use configuration::Configuration;
 pub use durability::{Cause, Transition};
 pub use durable::{AuthenticatedPeer, PeerDurable, QuorumDurable};
+pub use membership::{Change, ConfigurationAt};
 pub use output::{
     Applicable, Leadership, LeadershipChange, Output, ReadFailed, ReadReady, RecordToPersist,
     WantedEntries, WantedFor,
@@ -72,8 +76,8 @@ pub use status::{FollowerStatus, RefetchStatus, Status};
 pub use transfer::TransferError;
 
 impl Replica {
-    /// Takes a message of a peer. Messages may be lost, repeated, reordered and late; those of peers that don't
-    /// vote in this partition, and of other partitions, are dropped.
+    /// Takes a message of a peer. Messages may be lost, repeated, reordered and late; answers of those who are not asked,
+    /// and messages of other partitions, are dropped.
     pub fn step(&mut self, turn: &mut Turn<'_>, from: AuthenticatedPeer, message: &RaftMessage) {
         if message.partition != self.partition || !self.admits(turn, from.id(), message) {
             return;

@@ -16,7 +16,7 @@ const SPARE_BUFFERS_MAX: usize = 64;
 /// A record for the log. They enter the shard's queue in the order in which they stand in [`Output::records`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordToPersist {
-    /// An entry; its frame lies in [`Output::frames`].
+    /// An entry, or a configuration; its frame lies in [`Output::frames`].
     Entry {
         /// Whose.
         partition: PartitionId,
@@ -46,8 +46,17 @@ pub enum RecordToPersist {
         term: Term,
         /// Its index.
         index: LogIndex,
-        /// Where its frame, of kind `Entry`, lies in [`Output::frames`].
+        /// Where its frame, of kind `Entry` or `Configuration`, lies in [`Output::frames`].
         frame: Range<usize>,
+    },
+    /// An exit from a joint configuration was committed; it is acted on once this is durable.
+    ExitCommitted {
+        /// Whose.
+        partition: PartitionId,
+        /// The exit's term.
+        term: Term,
+        /// The exit's index.
+        index: LogIndex,
     },
     /// Everything from `from` on is gone.
     Truncate {

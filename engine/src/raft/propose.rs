@@ -180,16 +180,33 @@ impl Replica {
             key,
             payload,
         };
+        let mode = match kind {
+            EntryKind::System(SystemKind::DurabilityTransition) => Mode::Strict,
+            _ => self.modes.mode(),
+        };
+        let head = body.head();
+        let parts = [head.as_slice(), payload];
+        self.append_record(turn, RecordKind::Entry, mode, &parts)
+    }
+
+    /// Frames what takes the next place in the log.
+    pub(super) fn append_record(
+        &mut self,
+        turn: &mut Turn<'_>,
+        kind: RecordKind,
+        mode: Mode,
+        parts: &[&[u8]],
+    ) -> Position {
         let index = self.log.push(self.term);
         let start = turn.out.frames.len();
         let bytes = encode_record_parts(
             &mut turn.out.frames,
             self.leaf,
-            RecordKind::Entry,
+            kind,
             self.partition,
             self.term,
             index,
-            &[body.head().as_slice(), payload],
+            parts,
         );
         let frame = start..start + bytes;
         turn.cache
@@ -199,10 +216,7 @@ impl Replica {
             term: self.term,
             index,
             frame,
-            mode: match kind {
-                EntryKind::System(SystemKind::DurabilityTransition) => Mode::Strict,
-                _ => self.modes.mode(),
-            },
+            mode,
         });
         self.matched = index;
         if let RoleState::Leader(leading) = &mut self.role {

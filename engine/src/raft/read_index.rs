@@ -82,7 +82,7 @@ impl Replica {
         ack: &HeartbeatAck,
     ) {
         let peer = from.id();
-        if ack.partition != self.partition || !self.listens_to(peer) {
+        if ack.partition != self.partition || !self.heeds_answers_of(peer) {
             return;
         }
         if ack.term > self.term {

@@ -6,7 +6,7 @@
 //!
 //! - *have*: the frames, written here as `Relocated` records; they count once their chain has retired;
 //! - *missing*: lost there too; *compacted*: committed, and only in a snapshot: both are waited out;
-//! - *never*: not this entry. From a majority of every half it proves that the entry was never committed: whoever
+//! - *never*: not this entry. From a majority of every half of every configuration in force since it proves that the entry was never committed: whoever
 //!   held it durably when it was would hold it still. The leader steps down and drops it as a follower.
 //!
 //! One question is open at a time. It is asked again after a second, doubling up to a minute; each time the next lost
@@ -100,7 +100,15 @@ impl Replica {
             last: asked.last,
         };
         if self.is_leader() {
-            self.ask_all(turn, self.term, &question);
+            let mut peers = self.membership.recipients(self.me, self.committed);
+            for configuration in self.membership.in_force_from(asked.first) {
+                peers.extend(configuration.others(self.me));
+            }
+            peers.sort_unstable();
+            peers.dedup();
+            for peer in peers {
+                self.send(turn.out, peer, self.term, question.clone());
+            }
         } else if let Some(leader) = self.leader {
             self.send(turn.out, leader, self.term, question);
         }
@@ -316,11 +324,16 @@ impl Replica {
 
     /// Whether a majority of every half never had the entry asked for.
     fn was_never_committed(&self) -> bool {
-        let ballot = quorum::count(&self.configuration, |voter| {
+        let never = |voter| {
             let said = self.refetching.said.iter().find(|(p, _)| *p == voter);
             Some(said.is_some_and(|(_, verdict)| *verdict == RefetchVerdict::Never))
-        });
-        ballot == Ballot::Won
+        };
+        let Some(asked) = self.refetching.asked else {
+            return false;
+        };
+        // Whoever led since the entry was written committed under one of these.
+        let mut in_force = self.membership.in_force_from(asked.first);
+        in_force.all(|configuration| quorum::count(configuration, never) == Ballot::Won)
     }
 
     /// Gives up leadership, and with it what nobody else ever had. (A leader never truncates its own log.)

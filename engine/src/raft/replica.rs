@@ -2,7 +2,7 @@
 //! a leader or a candidate has dies with the role.
 
 use clustor_shards::log::HashSuite;
-use clustor_shards::log::proof::{HardStateDurable, LocalDurable};
+use clustor_shards::log::proof::{ExitDurable, HardStateDurable, LocalDurable};
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{LogIndex, NodeId, PairNumber, PartitionId, Term};
 use clustor_wire::message::{RaftBody, RaftMessage};
@@ -14,6 +14,7 @@ use super::configuration::Configuration;
 use super::durability::Modes;
 use super::durable::OwnDurable;
 use super::log_view::LogView;
+use super::membership::{ConfigurationAt, Membership};
 use super::output::{Applicable, Leadership, LeadershipChange, Output, RecordToPersist};
 use super::refetch::Refetching;
 use super::replication::Leading;
@@ -88,7 +89,11 @@ pub(super) struct Owed {
 pub struct Replica {
     pub(super) partition: PartitionId,
     pub(super) me: PeerId,
+    /// The one in force, as `membership` has it.
     pub(super) configuration: Configuration,
+    pub(super) membership: Membership,
+    /// A leader's followers may be others than its configuration says.
+    pub(super) sync_followers: bool,
     pub(super) timers: Timers,
     pub(super) limits: Limits,
     /// Of entries framed here.
@@ -153,10 +158,21 @@ impl Replica {
             restored.last,
             restored.missing,
         );
+        let mut configurations = restored.configurations;
+        if configurations.is_empty() {
+            configurations.push(ConfigurationAt {
+                term: Term::ZERO,
+                index: LogIndex::ZERO,
+                configuration: config.voters,
+            });
+        }
+        let membership = Membership::new(configurations, restored.exit_committed);
         let mut replica = Self {
             partition: config.partition,
             me: config.me,
-            configuration: restored.configuration.unwrap_or(config.voters),
+            configuration: membership.active().clone(),
+            membership,
+            sync_followers: false,
             timers,
             limits: config.limits,
             leaf: config.leaf,
@@ -263,6 +279,16 @@ impl Replica {
         self.count_own_vote(turn);
     }
 
+    /// The log has proved the record of a committed exit from a joint configuration durable: it is acted on.
+    ///
+    /// # Panics
+    /// If the proof is another partition's.
+    pub fn on_exit_durable(&mut self, proof: ExitDurable) {
+        assert_eq!(proof.partition(), self.partition);
+        self.membership.recorded(proof.term(), proof.index());
+        self.obey_membership();
+    }
+
     /// Stops this replica for good: its content or its votes can't be trusted. It answers nothing any more.
     pub fn quarantine(&mut self, turn: &mut Turn<'_>) {
         self.leave_role(turn);
@@ -288,7 +314,7 @@ impl Replica {
         let role = match &self.role {
             RoleState::Quarantined => return None,
             RoleState::Leader(leading) => Some(leading.next_deadline(&self.timers)),
-            _ if self.configuration.contains(self.me) => Some(self.election_due),
+            _ if self.leader.is_some() || self.may_campaign() => Some(self.election_due),
             _ => None,
         };
         [role, self.refetch_at()].into_iter().flatten().min()
@@ -307,6 +333,7 @@ impl Replica {
             }
             self.finish_following(turn);
         }
+        self.record_exit(turn);
         self.finish_refetch(turn);
         self.advance_applicable(turn.out);
     }

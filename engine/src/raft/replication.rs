@@ -7,6 +7,7 @@ use clustor_wire::message::{RaftBody, RaftMessage};
 use super::durable::{AuthenticatedPeer, PeerDurable, QuorumDurable};
 use super::entry::EntryKind;
 use super::frames::{self, Expected};
+use super::membership::Change;
 use super::output::{Leadership, WantedEntries, WantedFor};
 use super::progress::Progress;
 use super::propose::Uncommitted;
@@ -33,6 +34,12 @@ pub(super) struct Leading {
     pub(super) reads: Reads,
     pub(super) transfer: Option<Transfer>,
     pub(super) uncommitted: Uncommitted,
+    /// The change of voters that was last seen under way.
+    pub(super) change_seen: Change,
+    /// Since when it is as it was last seen.
+    pub(super) change_since: Time,
+    /// Until then those who left go on to hear that the change is over.
+    pub(super) lingers_until: Time,
 }
 
 impl Leading {
@@ -59,8 +66,11 @@ impl Replica {
     pub(super) fn become_leader(&mut self, turn: &mut Turn<'_>) {
         assert!(self.hard_state_durable, "a leader's own vote is durable");
         let next = self.log.last().next();
-        let others = self.configuration.others(self.me);
-        let progress = others.map(|p| Progress::new(p, next, turn.now)).collect();
+        let followers = self.membership.recipients(self.me, self.committed);
+        let followers = followers.into_iter();
+        let progress = followers
+            .map(|p| Progress::new(p, next, turn.now))
+            .collect();
         self.role = RoleState::Leader(Box::new(Leading {
             term_start: next,
             progress,
@@ -70,6 +80,9 @@ impl Replica {
             reads: Reads::default(),
             transfer: None,
             uncommitted: Uncommitted::default(),
+            change_seen: Change::None,
+            change_since: turn.now,
+            lingers_until: turn.now,
         }));
         self.leader = Some(self.me);
         self.window_ms = self.timers.election_ms_max;
@@ -138,6 +151,10 @@ impl Replica {
             .is_some_and(|t| turn.now >= t.until)
         {
             leading.transfer = None;
+            if !self.configuration.contains(self.me) {
+                self.become_follower(turn, self.term, None);
+                return;
+            }
         }
         let heard = quorum::reached(&self.configuration, |voter| {
             if voter == self.me {
@@ -153,7 +170,7 @@ impl Replica {
         // Also what could be applied when it was found to be missing: nothing behind it is durable here any more.
         if settled && self.log.missing_count() > 0 {
             // If nobody answers there is nobody to lead instead.
-            let _ = self.transfer_leadership(turn);
+            let _ = self.transfer_leadership(turn, None);
         }
     }
 
@@ -206,6 +223,10 @@ impl Replica {
             leading.uncommitted.mark(self.log.last());
         }
         self.advance_commit();
+        self.drive_change(turn);
+        if !self.is_leader() {
+            return;
+        }
         self.finish_reads(turn);
         self.replicate(turn);
         self.finish_transfer(turn);

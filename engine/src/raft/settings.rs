@@ -1,10 +1,11 @@
 //! What a replica is told when it is made: who it is, its bounds, and what its log held.
 
-use clustor_shards::log::{HashSuite, IndexRange, Mode, PartitionLog, TermRun};
+use clustor_shards::log::{self, HashSuite, IndexRange, Mode, PartitionLog, TermRun};
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 
 use super::configuration::{Configuration, ConfigurationError};
+use super::membership::ConfigurationAt;
 
 /// Bounds of time, in milliseconds. The same on every replica of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,8 +118,10 @@ pub struct Restored {
     pub last: LogIndex,
     /// Entries without content, ascending.
     pub missing: Vec<IndexRange>,
-    /// The latest configuration in the log; `None` for the one the replica is made with.
-    pub configuration: Option<Configuration>,
+    /// The configurations in the log, in its order; empty for the one the replica is made with. The first one holds.
+    pub configurations: Vec<ConfigurationAt>,
+    /// The newest exit from a joint configuration that was recorded as committed.
+    pub exit_committed: Option<(Term, LogIndex)>,
     /// Whether the replica must neither vote nor campaign nor acknowledge.
     pub quarantined: bool,
 }
@@ -127,12 +130,16 @@ impl Restored {
     /// What the log says of a partition.
     ///
     /// # Errors
-    /// If the latest configuration in it is none that this build reads.
+    /// If a configuration in it is none that this build reads.
     pub fn from_log(log: &PartitionLog) -> Result<Self, ConfigurationError> {
-        let configuration = match log.configurations.last() {
-            Some(at) => Some(Configuration::decode(&at.body)?),
-            None => None,
+        let decode = |at: &log::ConfigurationAt| -> Result<ConfigurationAt, ConfigurationError> {
+            Ok(ConfigurationAt {
+                term: at.term,
+                index: at.index,
+                configuration: Configuration::decode(&at.body)?,
+            })
         };
+        let configurations: Result<_, _> = log.configurations.iter().map(decode).collect();
         Ok(Self {
             term: log.hard_state.term,
             vote: log.hard_state.vote,
@@ -141,7 +148,8 @@ impl Restored {
             runs: log.terms.clone(),
             last: log.last,
             missing: log.missing.clone(),
-            configuration,
+            configurations: configurations?,
+            exit_committed: log.exit_committed,
             quarantined: false,
         })
     }

@@ -1,13 +1,16 @@
 //! How a replica stands, for people, tests and the simulator's checkers.
 
 use clustor_shards::log::Mode;
-use clustor_shards::turn::PeerId;
+use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 use clustor_wire::message::{RefetchVerdict, Role};
 
 use super::cache::CacheSlot;
+use super::configuration::Configuration;
 use super::durability::Transition;
+use super::membership::Change;
 use super::replica::{Replica, RoleState};
+use super::settings::Timers;
 
 /// A snapshot of a replica's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +57,11 @@ pub struct Status {
     pub transferring: bool,
     /// Messages whose frames failed a check and were dropped whole.
     pub frames_refused: u64,
-    /// A leader's view of the other voters; empty for others.
+    /// Who belongs to the partition.
+    pub configuration: Configuration,
+    /// How far a change of voters is.
+    pub change: Change,
+    /// A leader's view of those who get its log; empty for others.
     pub followers: Vec<FollowerStatus>,
 }
 
@@ -78,6 +85,8 @@ pub struct FollowerStatus {
     pub durable: LogIndex,
     /// The next entry to send.
     pub next: LogIndex,
+    /// When it was last heard, in this leader's term.
+    pub heard: Time,
     /// Batches in flight.
     pub inflight: usize,
     /// Needs entries that only a snapshot still holds.
@@ -117,6 +126,8 @@ impl Replica {
             term_start: leading.map(|leading| leading.term_start),
             transferring: leading.is_some_and(|leading| leading.transfer.is_some()),
             frames_refused: self.frames_refused,
+            configuration: self.configuration.clone(),
+            change: self.change_under_way(),
             followers: leading.map_or_else(Vec::new, |leading| {
                 leading
                     .progress
@@ -126,6 +137,7 @@ impl Replica {
                         matched: p.matched(),
                         durable: p.durable_index(),
                         next: p.next(),
+                        heard: p.heard,
                         inflight: p.inflight(),
                         needs_snapshot: p.needs_snapshot(),
                     })
@@ -236,6 +248,18 @@ impl Replica {
     #[must_use]
     pub const fn cache_slot(&self) -> CacheSlot {
         self.slot
+    }
+
+    /// Its node and shard.
+    #[must_use]
+    pub const fn me(&self) -> PeerId {
+        self.me
+    }
+
+    /// Its bounds of time.
+    #[must_use]
+    pub const fn timers(&self) -> &Timers {
+        &self.timers
     }
 
     /// Its term.

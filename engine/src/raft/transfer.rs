@@ -20,18 +20,22 @@ pub enum TransferError {
     /// This replica does not lead.
     #[error("this replica does not lead the partition")]
     NotLeader,
-    /// No other voter was heard of within an election timeout.
-    #[error("no other voter answers; leadership stays here")]
+    /// No other voter, or not the one that was wanted, was heard of within an election timeout.
+    #[error("no such voter answers; leadership stays here")]
     NobodyAnswers,
 }
 
 impl Replica {
-    /// Hands leadership to the voter that has most of the log, as soon as it has all of it. Until then, or until an
-    /// election timeout has passed without success, nothing more is proposed. A second call changes nothing.
+    /// Hands leadership to a voter, `wanted` or the one that has most of the log, as soon as it has all of it. Until then,
+    /// or until an election timeout has passed without success, nothing more is proposed. A second call changes nothing.
     ///
     /// # Errors
     /// [`TransferError`]; then nothing happened.
-    pub fn transfer_leadership(&mut self, turn: &Turn<'_>) -> Result<PeerId, TransferError> {
+    pub fn transfer_leadership(
+        &mut self,
+        turn: &Turn<'_>,
+        wanted: Option<PeerId>,
+    ) -> Result<PeerId, TransferError> {
         let patience = u64::from(self.timers.election_ms_max);
         let RoleState::Leader(leading) = &mut self.role else {
             return Err(TransferError::NotLeader);
@@ -42,6 +46,8 @@ impl Replica {
         let to = leading
             .progress
             .iter()
+            .filter(|p| wanted.is_none_or(|wanted| wanted == p.peer()))
+            .filter(|p| self.configuration.contains(p.peer()))
             .filter(|p| turn.now < p.heard.plus_ms(patience))
             .max_by_key(|p| (p.matched(), p.durable_index()))
             .map(Progress::peer)

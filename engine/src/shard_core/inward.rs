@@ -65,6 +65,12 @@ impl ShardCore {
                 self.touched.insert(proof.partition());
             }
         }
+        for proof in core::mem::take(&mut self.shared.retirement.exits) {
+            if let Some(partition) = self.partitions.get_mut(&proof.partition()) {
+                partition.replica.on_exit_durable(proof);
+                self.touched.insert(proof.partition());
+            }
+        }
         for proof in core::mem::take(&mut self.shared.retirement.durable) {
             if let Some(partition) = self.partitions.get_mut(&proof.partition()) {
                 partition.replica.on_local_durable(proof);
@@ -303,6 +309,13 @@ impl ShardCore {
                 RequestBody::Mode(mode) => {
                     self.ask_mode(now, stopping, partition, origin, mode);
                 }
+                RequestBody::Members(asked) => {
+                    let members = self.members(now, stopping, partition, &asked);
+                    outbox.replies.push(Reply::Members {
+                        ticket: request.ticket,
+                        members,
+                    });
+                }
                 RequestBody::Status => {
                     let status = match self.partitions.get(&partition) {
                         Some(partition) => Ok(self.status_of(partition)),
@@ -498,7 +511,7 @@ impl Shared {
     }
 }
 
-fn log_refusal(error: &LogRefusal) -> Refusal {
+pub(super) fn log_refusal(error: &LogRefusal) -> Refusal {
     let (clause, retry_after_ms) = match error {
         LogRefusal::TooLarge { .. } => (RefusalClause::TooLarge, 0),
         LogRefusal::Busy { .. } | LogRefusal::Crowded { .. } => (RefusalClause::Busy, 250),

@@ -9,11 +9,13 @@
 //! - `inward`: events and requests to the partitions they are for
 //! - `outward`: what replicas decided, to the log, the machines and those who asked
 //! - `links`: batches for peers
+//! - `members`: who belongs to a partition
 //! - `modes`: how partitions are made durable
 
 mod boot;
 mod inward;
 mod links;
+mod members;
 mod modes;
 mod outward;
 mod trouble;
@@ -243,7 +245,7 @@ impl ShardCore {
                 }
                 let handing_over = partition
                     .replica
-                    .transfer_leadership(&self.shared.lend(now))
+                    .transfer_leadership(&self.shared.lend(now), None)
                     .is_ok();
                 if handing_over {
                     self.touched.insert(partition.id);

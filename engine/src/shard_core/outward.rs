@@ -117,6 +117,11 @@ impl ShardCore {
                         log.relocate(&entry);
                     }
                 }
+                RecordToPersist::ExitCommitted {
+                    partition,
+                    term,
+                    index,
+                } => log.exit_committed(*partition, *term, *index),
                 RecordToPersist::Truncate {
                     partition,
                     term,

@@ -13,7 +13,7 @@ use clustor_engine::raft::{
 };
 use clustor_shards::buffer::{BlockPool, SizeClass};
 use clustor_shards::disk::{DiskEvent, DiskOp};
-use clustor_shards::log::record::records;
+use clustor_shards::log::record::{Record, RecordKind, records};
 use clustor_shards::log::{
     HardState, Kek, KeyError, KeyProvider, LogIdentity, LogOptions, Mode, ReadRefusal, Retirement,
     ShardLog,
@@ -104,7 +104,10 @@ pub struct Cluster {
     pub net: Vec<Packet>,
     /// Directions in which nothing passes.
     pub cut: BTreeSet<(usize, usize)>,
+    /// All nodes.
     voters: usize,
+    /// Those that vote at first.
+    first: usize,
     limits: Limits,
     cache_bytes: usize,
     leaders: BTreeMap<Term, usize>,
@@ -133,7 +136,16 @@ impl Cluster {
         Self::with(voters, Limits::default(), 1 << 20)
     }
 
+    /// Nodes of which only the first ones vote; the others hold an empty replica.
+    pub fn with_spares(nodes: usize, first: usize) -> Self {
+        Self::build(nodes, first, Limits::default(), 1 << 20)
+    }
+
     pub fn with(voters: usize, limits: Limits, cache_bytes: usize) -> Self {
+        Self::build(voters, voters, limits, cache_bytes)
+    }
+
+    fn build(voters: usize, first: usize, limits: Limits, cache_bytes: usize) -> Self {
         let mut cluster = Self {
             // Not 0, and no multiple of a heartbeat.
             now: Time(1_000_500),
@@ -141,6 +153,7 @@ impl Cluster {
             net: Vec::new(),
             cut: BTreeSet::new(),
             voters,
+            first,
             limits,
             cache_bytes,
             leaders: BTreeMap::new(),
@@ -155,7 +168,7 @@ impl Cluster {
     }
 
     pub fn configuration(&self) -> Configuration {
-        Configuration::simple((1..=self.voters).map(peer).collect()).expect("voters")
+        Configuration::simple((1..=self.first).map(peer).collect()).expect("voters")
     }
 
     fn boot(&self, number: usize, mut disk: MemoryDisk) -> Node {
@@ -550,6 +563,9 @@ impl Node {
         for proof in retirement.durable {
             self.replica.on_local_durable(proof);
         }
+        for proof in retirement.exits {
+            self.replica.on_exit_durable(proof);
+        }
         for proof in retirement.hard_states {
             self.replica.on_hard_state_durable(&mut turn, proof);
         }
@@ -623,6 +639,11 @@ impl Node {
                         vote: *vote,
                     },
                 ),
+                RecordToPersist::ExitCommitted {
+                    partition,
+                    term,
+                    index,
+                } => self.log.exit_committed(*partition, *term, *index),
                 RecordToPersist::Truncate {
                     partition,
                     term,
@@ -650,8 +671,7 @@ impl Node {
                 && record.header.index <= self.replica.applicable()
             {
                 self.applied = record.header.index;
-                let body = EntryBody::decode(record.body).expect("a body");
-                applied.push((self.applied, record.header.term, body.payload.to_vec()));
+                applied.push((self.applied, record.header.term, payload(&record)));
             }
         }
         while self.applied < self.replica.applicable() {
@@ -670,12 +690,22 @@ impl Node {
                 break;
             };
             let record = records(frame).next().expect("a frame").expect("whole");
-            let body = EntryBody::decode(record.body).expect("a body");
             assert_eq!(record.header.index, next);
-            applied.push((next, record.header.term, body.payload.to_vec()));
+            applied.push((next, record.header.term, payload(&record)));
             self.applied = next;
         }
         applied
+    }
+}
+
+/// What an entry says; a configuration says itself.
+fn payload(record: &Record<'_>) -> Vec<u8> {
+    match record.header.kind {
+        RecordKind::Configuration => record.body.to_vec(),
+        _ => {
+            let body = EntryBody::decode(record.body).expect("a body");
+            body.payload.to_vec()
+        }
     }
 }
 

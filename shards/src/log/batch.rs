@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use clustor_wire::ids::{LogIndex, PartitionId};
+use clustor_wire::ids::{LogIndex, PartitionId, Term};
 
 use super::fold::HardState;
 use super::format::{Encoding, LogFormat};
@@ -138,6 +138,8 @@ pub(super) struct Vouch {
     pub hard_states: Vec<(PartitionId, HardState)>,
     /// Entries whose lost content is written again here.
     pub found: Vec<(PartitionId, LogIndex)>,
+    /// Committed exits from joint configurations.
+    pub exits: Vec<(PartitionId, Term, LogIndex)>,
 }
 
 impl Vouch {
@@ -155,12 +157,19 @@ impl Vouch {
                     None => self.indexes.push((header.partition, header.index)),
                 }
             }
-            RecordKind::Relocated => self.found.push((header.partition, header.index)),
+            RecordKind::Relocated | RecordKind::RelocatedConfiguration => {
+                self.found.push((header.partition, header.index));
+            }
+            RecordKind::ExitCommitted => {
+                self.exits
+                    .push((header.partition, header.term, header.index));
+            }
             RecordKind::Truncate => self.clip(header.partition, header.index),
             RecordKind::PartitionTombstone => {
                 self.indexes.retain(|(p, _)| *p != header.partition);
                 self.hard_states.retain(|(p, _)| *p != header.partition);
                 self.found.retain(|(p, _)| *p != header.partition);
+                self.exits.retain(|(p, _, _)| *p != header.partition);
             }
             RecordKind::HardState => {
                 let Some(state) = HardState::from_record(record) else {
@@ -194,6 +203,7 @@ impl Vouch {
         self.indexes.clear();
         self.hard_states.clear();
         self.found.clear();
+        self.exits.clear();
     }
 }
 

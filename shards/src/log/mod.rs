@@ -52,12 +52,12 @@ mod text;
 pub mod trailer;
 pub mod writer;
 
-pub use fold::{HardState, IndexRange, PartitionLog, TermRun};
+pub use fold::{ConfigurationAt, HardState, IndexRange, PartitionLog, TermRun};
 pub use format::{Encoding, HashSuite, LogFormat, Suite, SuiteUnavailable};
 pub use keys::{Kek, KeyError, KeyProvider, LogIdentity};
 pub use options::{LogOptions, OnAuthenticationFailure, OptionsError};
 pub use pressure::{DISK_HARD_PERCENT, DISK_SOFT_PERCENT, Pressure};
-pub use proof::{HardStateDurable, LocalDurable};
+pub use proof::{ExitDurable, HardStateDurable, LocalDurable};
 pub use read::{ReadOutcome, ReadRefusal};
 pub use recovery::{Damage, Quarantine, RecoverError, Recovery, RecoveryReport};
 pub use writer::{LogRefusal, Mode, Retirement, ShardLog};

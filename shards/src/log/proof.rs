@@ -79,3 +79,40 @@ impl HardStateDurable {
         self.vote
     }
 }
+
+/// The record of a committed exit from a joint configuration is durable: the replica may act on the exit, and a restart
+/// won't bring the joint configuration back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExitDurable {
+    partition: PartitionId,
+    term: Term,
+    index: LogIndex,
+}
+
+impl ExitDurable {
+    pub(super) const fn mint(partition: PartitionId, term: Term, index: LogIndex) -> Self {
+        Self {
+            partition,
+            term,
+            index,
+        }
+    }
+
+    /// Whose.
+    #[must_use]
+    pub const fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    /// The exit's term.
+    #[must_use]
+    pub const fn term(&self) -> Term {
+        self.term
+    }
+
+    /// The exit's index.
+    #[must_use]
+    pub const fn index(&self) -> LogIndex {
+        self.index
+    }
+}

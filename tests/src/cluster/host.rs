@@ -131,7 +131,7 @@ impl Host {
         let partitions = layout
             .partitions
             .iter()
-            .filter(|partition| partition.voters.contains(&self.id))
+            .filter(|partition| partition.replicas().contains(&self.id))
             .map(|partition| {
                 let sabotage = sabotage.clone();
                 PartitionSpec {

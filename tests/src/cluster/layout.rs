@@ -14,15 +14,17 @@ pub const CLUSTER: ClusterId = ClusterId(7);
 pub struct PartitionLayout {
     /// Its id.
     pub id: PartitionId,
-    /// Its voters, ascending.
+    /// Its first voters, ascending.
     pub voters: Vec<PeerId>,
+    /// Other shards that hold a replica of it, empty at first, and may become members.
+    pub spares: Vec<PeerId>,
 }
 
 impl PartitionLayout {
-    /// How many voters are a majority.
+    /// Every shard that holds a replica of it.
     #[must_use]
-    pub fn majority(&self) -> usize {
-        self.voters.len() / 2 + 1
+    pub fn replicas(&self) -> Vec<PeerId> {
+        self.voters.iter().chain(&self.spares).copied().collect()
     }
 }
 
@@ -58,6 +60,7 @@ impl Layout {
                 .map(|id| PartitionLayout {
                     id: PartitionId(id),
                     voters: shards.clone(),
+                    spares: Vec::new(),
                 })
                 .collect(),
             shards,

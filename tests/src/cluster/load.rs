@@ -186,7 +186,7 @@ impl Clients {
 
     /// The voter that is believed to lead, or any.
     fn choose(&mut self, world: &World, doing: &Doing) -> Option<PeerId> {
-        let voters = &world.layout().partition(doing.partition)?.voters;
+        let voters = world.layout().partition(doing.partition)?.replicas();
         let hinted = doing
             .to
             .and_then(|node| voters.iter().find(|voter| voter.node == node));

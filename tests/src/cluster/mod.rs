@@ -15,6 +15,7 @@ pub mod host;
 pub mod layout;
 pub mod load;
 pub mod machine;
+pub(crate) mod members;
 pub mod messages;
 pub mod network;
 mod queue;

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use clustor_engine::outcome::{Outcome, RefusalClause};
+use clustor_engine::raft::Change;
 use clustor_engine::request::{Reply, RequestBody, Wait};
 use clustor_shards::disk::FileKind;
 use clustor_shards::log::Mode;
@@ -13,8 +14,10 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::check::Violation;
 use super::host::Host;
+use super::layout::peer;
 use super::load::Clients;
 use super::machine::History;
+use super::members;
 use super::network::NetworkOptions;
 use super::swarm::{Every, Faults, Swarm, draw_news};
 use super::trace::Trace;
@@ -114,9 +117,10 @@ enum Fault {
     Heal,
     Room,
     Retune,
+    Members,
 }
 
-const FAULTS: [Fault; 14] = [
+const FAULTS: [Fault; 15] = [
     Fault::Kill,
     Fault::Power,
     Fault::Blackout,
@@ -131,6 +135,7 @@ const FAULTS: [Fault; 14] = [
     Fault::Heal,
     Fault::Room,
     Fault::Retune,
+    Fault::Members,
 ];
 
 fn token_of(fault: Fault) -> u64 {
@@ -237,6 +242,7 @@ impl Run {
             Fault::Disk => faults.fragile.and(faults.disk),
             Fault::Retune => faults.retune,
             Fault::Mode => faults.mode,
+            Fault::Members => faults.members,
             Fault::Heal | Fault::Room => None,
         }
     }
@@ -319,6 +325,7 @@ impl Run {
             Fault::Disk => self.fail_disk(),
             Fault::Retune => self.retune(),
             Fault::Mode => self.change_mode(),
+            Fault::Members => self.change_members(),
         }
         self.file(fault);
     }
@@ -340,8 +347,23 @@ impl Run {
         } else {
             Mode::Group
         };
-        for to in partition.voters {
+        for to in partition.replicas() {
             self.world.ask_mode(to, partition.id, mode);
+        }
+    }
+
+    /// Whoever leads a partition is asked to change its members.
+    fn change_members(&mut self) {
+        let partitions = &self.world.layout().partitions;
+        let partition = partitions[self.rng.random_range(0..partitions.len())].clone();
+        let fragile = self.faults.fragile;
+        let Some((leader, configuration)) = members::leader(&self.world, partition.id) else {
+            return;
+        };
+        let asked = members::draw(&mut self.rng, &partition, configuration, fragile);
+        if let Some(asked) = asked {
+            self.world
+                .read(leader, partition.id, RequestBody::Members(asked));
         }
     }
 
@@ -487,6 +509,7 @@ impl Run {
         let mut probes: Vec<Probe> = Vec::new();
         for (partition, number) in self.world.layout().partitions.iter().zip(0..) {
             probes.push(Probe {
+                replicas: partition.replicas(),
                 partition: partition.clone(),
                 op: PROBE_OP + number,
                 stage: Stage::Write,
@@ -547,8 +570,15 @@ impl Run {
     fn all_applied(&self) -> bool {
         self.world.layout().partitions.iter().all(|partition| {
             let committed = self.world.consensus().committed(partition.id);
-            partition.voters.iter().all(|voter| {
-                let host = self.world.host(*voter);
+            let Some((leader, configuration)) = members::leader(&self.world, partition.id) else {
+                return false;
+            };
+            let leads = self.world.host(leader);
+            let leads = leads.and_then(|host| host.partition(partition.id));
+            let over = leads.is_some_and(|found| found.change() == Change::None);
+            // No node has this number: everybody is another one.
+            over && configuration.members(peer(u64::MAX, 0)).all(|voter| {
+                let host = self.world.host(voter);
                 let silent =
                     self.world.is_damaged(voter.node) && host.is_none_or(Host::is_silenced);
                 silent
@@ -571,10 +601,15 @@ impl Run {
                 probe.partition.id.get(),
                 probe.stage
             ));
-            for voter in &probe.partition.voters {
+            for voter in &probe.replicas {
                 let host = self.world.host(*voter);
                 match host.and_then(|host| host.partition(probe.partition.id)) {
-                    Some(found) => text.push_str(&format!("{voter:?} {:?}; ", found.status())),
+                    Some(found) => text.push_str(&format!(
+                        "{voter:?} {:?} {:?} {:?}; ",
+                        found.status(),
+                        found.configuration(),
+                        found.change()
+                    )),
                     None => text.push_str(&format!("{voter:?} is down; ")),
                 }
             }
@@ -593,6 +628,7 @@ enum Stage {
 /// A write and then a read in one partition, tried until they succeed.
 struct Probe {
     partition: super::layout::PartitionLayout,
+    replicas: Vec<PeerId>,
     op: u64,
     stage: Stage,
     ticket: Option<u64>,
@@ -643,7 +679,7 @@ impl Probe {
             return;
         }
         self.next_us = world.now_us() + 300_000;
-        let to = self.partition.voters[self.at % self.partition.voters.len()];
+        let to = self.replicas[self.at % self.replicas.len()];
         self.at += 1;
         let ticket = match self.stage {
             Stage::Write => {
@@ -673,9 +709,9 @@ impl Probe {
                 _ => Stage::Done,
             };
             // The same shard serves the read.
-            self.at += self.partition.voters.len() - 1;
+            self.at += self.replicas.len() - 1;
         } else if let Some(leader) = heard.leader {
-            let place = self.partition.voters.iter().position(|v| v.node == leader);
+            let place = self.replicas.iter().position(|v| v.node == leader);
             self.at = place.unwrap_or(self.at);
         }
     }

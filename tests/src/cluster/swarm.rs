@@ -16,6 +16,9 @@ use super::layout::{Layout, PartitionLayout, peer, small};
 use super::network::NetworkOptions;
 use crate::disk::{SimDiskOptions, Timing};
 
+/// Nodes of a cluster, at most.
+const NODES_MAX: u64 = 7;
+
 /// How often something is done, on average, in microseconds; `None` for never.
 pub type Every = Option<u64>;
 
@@ -52,6 +55,8 @@ pub struct Faults {
     pub disk: Every,
     /// A shard is told of another profile.
     pub retune: Every,
+    /// A partition's members are changed, or its leader.
+    pub members: Every,
     /// The node whose disk may fail.
     pub fragile: Option<NodeId>,
     /// It does not fail but rot, once: a block that was at rest when the node ended.
@@ -112,6 +117,10 @@ impl Swarm {
         if rng.random_bool(0.2) {
             swarm.faults.retune = Some(rng.random_range(100_000..=1_000_000));
         }
+        if rng.random_bool(0.4) {
+            swarm.faults.members = Some(rng.random_range(30_000..=800_000));
+            add_spares(rng, &mut swarm.layout);
+        }
         swarm
     }
 }
@@ -141,6 +150,7 @@ fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64) -> Layout {
             PartitionLayout {
                 id: PartitionId(id),
                 voters,
+                spares: Vec::new(),
             }
         })
         .collect();
@@ -173,6 +183,25 @@ fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64) -> Layout {
         partitions,
         profile,
         disk,
+    }
+}
+
+/// More nodes, and on every node that does not vote in a partition an empty replica of it that may come to.
+fn add_spares(rng: &mut Xoshiro256PlusPlus, layout: &mut Layout) {
+    let nodes = layout.nodes().len() as u64;
+    let per_node = layout.shards.iter().map(|s| s.shard.get()).max();
+    let per_node = per_node.unwrap_or(0) + 1;
+    let more = rng.random_range(1..=3).min(NODES_MAX - nodes);
+    for node in nodes + 1..=nodes + more {
+        layout.shards.extend((0..per_node).map(|s| peer(node, s)));
+    }
+    for partition in &mut layout.partitions {
+        for node in 1..=nodes + more {
+            if partition.voters.iter().all(|v| v.node.get() != node) {
+                let shard = rng.random_range(0..per_node);
+                partition.spares.push(peer(node, shard));
+            }
+        }
     }
 }
 
@@ -230,6 +259,7 @@ fn draw_faults(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Faults {
         mode,
         disk,
         retune: None,
+        members: None,
         fragile,
         rot: fragile.is_some() && rng.random_bool(0.5),
     }

@@ -718,14 +718,15 @@ impl World {
             return Ok(());
         };
         let mut holders = Vec::new();
-        for voter in &found.voters {
-            let log = provable::recovered(&self.layout, *voter, &self.hosts[voter].disk)?;
+        for voter in found.replicas() {
+            let log = provable::recovered(&self.layout, voter, &self.hosts[&voter].disk)?;
             if provable::holds(&log, partition, index, term) {
-                holders.push(*voter);
+                holders.push(voter);
             }
         }
+        let holds = |voter: &PeerId| holders.contains(voter);
         must(
-            holders.len() >= found.majority(),
+            self.consensus.is_quorum_at(partition, index, holds),
             "what is acknowledged is provable from a quorum of disks",
             || {
                 format!(

@@ -1,5 +1,7 @@
 //! What a script expects, compared with what is.
 
+use clustor_engine::raft::Change;
+use clustor_engine::raft::configuration::Standing;
 use clustor_wire::ids::{LogIndex, NodeId};
 use clustor_wire::message::Role;
 
@@ -9,10 +11,10 @@ use crate::cluster::host::Host;
 
 /// A number of a host, by name.
 fn value(host: &Host, name: &str) -> Result<u64, String> {
-    let status = host
+    let partition = host
         .partition(P)
-        .ok_or_else(|| format!("node {} is down", host.id.node))?
-        .status();
+        .ok_or_else(|| format!("node {} is down", host.id.node))?;
+    let status = partition.status();
     let state = host
         .core
         .as_ref()
@@ -26,10 +28,30 @@ fn value(host: &Host, name: &str) -> Result<u64, String> {
         "committed" => status.wal_committed.get(),
         "applied" => status.applied.get(),
         "missing" => status.missing,
+        "voters" => {
+            let configuration = partition.configuration();
+            configuration
+                .halves()
+                .last()
+                .map_or(0, |half| half.len() as u64)
+        }
+        "halves" => partition.configuration().halves().count() as u64,
+        "change" => match partition.change() {
+            Change::None => 0,
+            Change::Joint { exit: None, .. } => 1,
+            Change::Joint { exit: Some(_), .. } => 2,
+            Change::Finishing { .. } => 3,
+        },
+        "member" => match partition.configuration().standing(host.id) {
+            None => 0,
+            Some(Standing::Voter) => 1,
+            Some(Standing::Learner) => 2,
+            Some(Standing::Observer) => 3,
+        },
         "vote" => state.vote.map_or(0, NodeId::get),
         _ => {
             return Err(format!(
-                "{name} is not term, last, durable, committed, applied, missing or vote"
+                "{name} is not term, last, durable, committed, applied, missing, vote, voters, halves, change or member"
             ));
         }
     })
@@ -118,7 +140,18 @@ impl Stage {
     /// How all nodes stand, in words.
     pub(super) fn standing(&self) -> String {
         let one = |host: &Host| {
-            let numbers = ["term", "vote", "last", "durable", "committed", "applied"];
+            let numbers = [
+                "term",
+                "vote",
+                "last",
+                "durable",
+                "committed",
+                "applied",
+                "voters",
+                "halves",
+                "change",
+                "member",
+            ];
             let numbers = numbers
                 .iter()
                 .filter_map(|name| Some(format!(" {name}={}", value(host, name).ok()?)));
@@ -139,6 +172,7 @@ fn fits(found: &Became, answer: &Answer) -> bool {
     match (found, answer) {
         (Became::Applied { duplicate }, Answer::Applied) => !duplicate,
         (Became::Applied { duplicate }, Answer::Duplicate) => *duplicate,
+        (Became::Begun, Answer::Begun) => true,
         (Became::Unknown, Answer::Unknown) | (Became::Waiting, Answer::Waiting) => true,
         (Became::Refused(_), Answer::Refused(None)) => true,
         (Became::Refused(clause), Answer::Refused(Some(name))) => format!("{clause:?}") == *name,

@@ -74,7 +74,19 @@ pub(super) enum Answer {
     Unknown,
     Refused(Option<String>),
     Waiting,
+    Begun,
     Sees(Vec<String>),
+}
+
+/// What is asked about members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Asked {
+    Learn(NodeId),
+    Observe(NodeId),
+    Forget(NodeId),
+    Voters(Vec<NodeId>, Vec<NodeId>),
+    Back,
+    Transfer(NodeId),
 }
 
 /// A line.
@@ -95,6 +107,9 @@ pub(super) enum Line {
         name: String,
     },
     Read(NodeId, String),
+    Voters(Vec<NodeId>),
+    /// A question about members to a node, known by a name.
+    Members(NodeId, Asked, String),
     Cut(Vec<(NodeId, NodeId)>),
     Heal,
     Rule(NodeId, NodeId, MessageKind, RuleAction),
@@ -285,6 +300,14 @@ fn command(verb: &str, words: &mut Words<'_>) -> Result<Line, ParseError> {
             words.must("as")?;
             Line::Read(node, words.next("a name")?.to_owned())
         }
+        "voters" => Line::Voters(words.nodes()?),
+        "change" => change(words)?,
+        "transfer" => {
+            let (from, to) = words.arrow()?;
+            words.must("as")?;
+            let name = words.next("a name")?.to_owned();
+            Line::Members(from, Asked::Transfer(to), name)
+        }
         "cut" => Line::Cut(cut(words)?),
         "heal" => Line::Heal,
         "drop" | "hold" => {
@@ -330,6 +353,33 @@ fn append(words: &mut Words<'_>) -> Result<Line, ParseError> {
         known,
         name: words.next("a name")?.to_owned(),
     })
+}
+
+fn change(words: &mut Words<'_>) -> Result<Line, ParseError> {
+    let node = words.node()?;
+    let what = "learn, observe, forget, add, remove or back";
+    let asked = match words.next(what)?.to_owned().as_str() {
+        "learn" => Asked::Learn(words.node()?),
+        "observe" => Asked::Observe(words.node()?),
+        "forget" => Asked::Forget(words.node()?),
+        "back" => Asked::Back,
+        verb @ ("add" | "remove") => {
+            let (mut add, mut remove) = (Vec::new(), Vec::new());
+            let mut adds = verb == "add";
+            loop {
+                if adds { &mut add } else { &mut remove }.push(words.node()?);
+                if words.accept("remove") {
+                    adds = false;
+                } else if words.0.peek().is_none_or(|next| *next == "as") {
+                    break;
+                }
+            }
+            Asked::Voters(add, remove)
+        }
+        other => return Err(ParseError::expected(what, Some(other))),
+    };
+    words.must("as")?;
+    Ok(Line::Members(node, asked, words.next("a name")?.to_owned()))
 }
 
 fn cut(words: &mut Words<'_>) -> Result<Vec<(NodeId, NodeId)>, ParseError> {
@@ -420,6 +470,7 @@ fn answer(words: &mut Words<'_>) -> Result<Answer, ParseError> {
         "duplicate" => Answer::Duplicate,
         "unknown" => Answer::Unknown,
         "waiting" => Answer::Waiting,
+        "begun" => Answer::Begun,
         "sees" => Answer::Sees(words.texts()?),
         "refused" => Answer::Refused(words.0.next().cloned()),
         other => return Err(ParseError::expected("what became of it", Some(other))),

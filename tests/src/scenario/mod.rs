@@ -5,13 +5,16 @@
 //!
 //! | line | what it does |
 //! | --- | --- |
-//! | `nodes 3`, `profile latency`, `seed 7` | sets up (5 nodes at most; `throughput` is the other profile) |
+//! | `nodes 3`, `profile latency`, `seed 7` | sets up (7 nodes at most; `throughput` is the other profile) |
+//! | `voters 1 2 3` | sets up: who votes first; the other nodes hold an empty replica |
 //! | `set idempotency_keys_max 2` | sets up: changes a number of the profile |
 //! | `start`, `start 2 3` | starts all nodes, or those |
 //! | `run 200ms` | lets time pass |
 //! | `elect 1`, `elect 1 at once` | lets node 1 become leader, and (if not at once) be known as such |
 //! | `append 1 "a" as x`, `append 1 "a" key 7 known 0 as x` | asks node 1; the answer will be known as x |
 //! | `read 1 as r` | the same for a linearizable read |
+//! | `change 1 learn 4 as m` | asks node 1 to add a learner; `observe`, `forget`, `add 4 5 remove 2`, `remove 2`, `back` |
+//! | `transfer 1->2 as t` | asks node 1 to hand leadership to node 2 |
 //! | `cut 1 from 2 3`, `cut 1->2`, `heal` | cuts nodes off from each other, and not any more |
 //! | `drop 1->2 Append`, `hold 1->2 Vote`, `allow`, `release` | rules for messages; ends them; delivers what was held |
 //! | `freeze 2`, `thaw 2` | a disk does nothing, and goes on |
@@ -22,8 +25,10 @@
 //! | `stop 2` | stops a node in order |
 //! | `count` | counts messages from 0 |
 //! | `settle` | ends all of the above, starts what is down, and waits until all agree |
-//! | `expect 1 leader term>=2 applied=5` | role and numbers: term, last, durable, committed, applied, vote, missing |
+//! | `expect 1 leader term>=2 applied=5` | role and numbers: term, last, durable, committed, applied, vote, missing, |
+//! | | voters (those after a change under way), halves (2 while it is joint), change (0 none, 1 joint, 2 leaving, 3 finishing), member (0 no, 1 voter, 2 learner, 3 observer) |
 //! | `expect all applied>=3`, `expect leaders 1` | of all running nodes |
+//! | `expect m begun` | what was asked about members has begun |
 //! | `expect x applied`, `expect x duplicate`, `unknown`, `refused NotLeader`, `waiting` | what became of an append or a read |
 //! | `expect r sees "a" "b"`, `expect 2 has "a"` | what a read saw, what a machine holds: exactly this, in order |
 //! | `expect sent 2->1 Vote = 0` | messages that left since `count` |

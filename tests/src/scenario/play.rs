@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 
 use clustor_engine::outcome::{IdempotencyKey, Outcome, RefusalClause};
 use clustor_engine::profile::Profile;
-use clustor_engine::request::{Reply, RequestBody, Wait};
+use clustor_engine::raft::{Change, MemberChange};
+use clustor_engine::request::{MembersRequest, Reply, RequestBody, Wait};
 use clustor_shards::disk::FileKind;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId};
 use clustor_wire::message::Role;
 
-use super::line::{Line, ParseError, parse};
+use super::line::{Asked, Line, ParseError, parse};
 use crate::cluster::check::Violation;
 use crate::cluster::host::Host;
 use crate::cluster::layout::{Layout, peer, small};
 use crate::cluster::machine::{History, Seen};
+use crate::cluster::members;
 use crate::cluster::messages::MessageKind;
 use crate::cluster::network::{NetworkOptions, Rule, RuleAction};
 use crate::cluster::trace::Trace;
@@ -49,12 +51,15 @@ pub(super) enum Became {
     Applied { duplicate: bool },
     Unknown,
     Refused(RefusalClause),
+    Begun,
     Saw(Vec<String>),
 }
 
 #[derive(Debug)]
 struct Setup {
     nodes: u64,
+    /// The first voters; empty for all nodes.
+    voters: Vec<NodeId>,
     profile: Profile,
     seed: u64,
 }
@@ -76,6 +81,7 @@ pub(super) struct Stage {
 pub fn play(name: &str, script: &str, trace: Trace) -> Result<(), Box<ScenarioError>> {
     let mut setup = Setup {
         nodes: 3,
+        voters: Vec::new(),
         profile: small(Profile::latency()),
         seed: 1,
     };
@@ -111,8 +117,12 @@ fn set_up(setup: &mut Setup, line: &Line) -> Option<Result<(), String>> {
     Some(match line {
         Line::Nodes(nodes) => {
             setup.nodes = *nodes;
-            let fits = (1..=5).contains(nodes);
-            fits.then_some(()).ok_or_else(|| "1 to 5 nodes".to_owned())
+            let fits = (1..=7).contains(nodes);
+            fits.then_some(()).ok_or_else(|| "1 to 7 nodes".to_owned())
+        }
+        Line::Voters(voters) => {
+            setup.voters.clone_from(voters);
+            Ok(())
         }
         Line::Seed(seed) => {
             setup.seed = *seed;
@@ -150,7 +160,14 @@ fn set_up(setup: &mut Setup, line: &Line) -> Option<Result<(), String>> {
 
 impl Stage {
     fn new(setup: &Setup, trace: Trace) -> Self {
-        let layout = Layout::plain(setup.nodes, P.get(), setup.profile.clone());
+        let mut layout = Layout::plain(setup.nodes, P.get(), setup.profile.clone());
+        if !setup.voters.is_empty() {
+            for partition in &mut layout.partitions {
+                let all = std::mem::take(&mut partition.voters).into_iter();
+                (partition.voters, partition.spares) =
+                    all.partition(|peer| setup.voters.contains(&peer.node));
+            }
+        }
         let mut world = World::new(layout, NetworkOptions::CALM, setup.seed);
         world.trace = trace;
         world.set_proofs(u32::MAX);
@@ -167,7 +184,8 @@ impl Stage {
     fn play(&mut self, line: Line) -> Result<(), String> {
         let broken = |violation: Violation| violation.to_string();
         match line {
-            Line::Nodes(_) | Line::Profile(_) | Line::Seed(_) | Line::Set(..) => {}
+            Line::Voters(_) | Line::Nodes(_) | Line::Profile(_) | Line::Seed(_) | Line::Set(..) => {
+            }
             Line::Start(nodes) => {
                 let all = self.world.layout().nodes();
                 let nodes = if nodes.is_empty() { all } else { nodes };
@@ -188,6 +206,12 @@ impl Stage {
             Line::Read(node, name) => {
                 let to = self.shard(node)?;
                 let body = RequestBody::Read(History::reader());
+                let ticket = self.world.read(to, P, body);
+                self.asked(ticket, name);
+            }
+            Line::Members(node, asked, name) => {
+                let to = self.shard(node)?;
+                let body = RequestBody::Members(self.members(&asked)?);
                 let ticket = self.world.read(to, P, body);
                 self.asked(ticket, name);
             }
@@ -236,6 +260,29 @@ impl Stage {
         known
             .then_some(shard)
             .ok_or_else(|| format!("there is no node {node}"))
+    }
+
+    fn members(&self, asked: &Asked) -> Result<MembersRequest, String> {
+        let shards = |nodes: &[NodeId]| -> Result<Vec<_>, String> {
+            nodes.iter().map(|node| self.shard(*node)).collect()
+        };
+        Ok(MembersRequest::Change(match asked {
+            Asked::Learn(node) => MemberChange::AddLearner {
+                peer: self.shard(*node)?,
+                address: String::new(),
+            },
+            Asked::Observe(node) => MemberChange::AddObserver {
+                peer: self.shard(*node)?,
+                address: String::new(),
+            },
+            Asked::Forget(node) => MemberChange::RemoveSilent(self.shard(*node)?),
+            Asked::Voters(add, remove) => MemberChange::Voters {
+                add: shards(add)?,
+                remove: shards(remove)?,
+            },
+            Asked::Back => MemberChange::RollBack,
+            Asked::Transfer(to) => return Ok(MembersRequest::Transfer(Some(self.shard(*to)?))),
+        }))
     }
 
     fn asked(&mut self, ticket: u64, name: String) {
@@ -300,6 +347,10 @@ impl Stage {
                 let taken = &self.world.consensus().agreed(P).taken()[..seen];
                 Became::Saw(taken.iter().map(|taken| self.text(taken.op)).collect())
             }
+            Reply::Members { members, .. } => match members {
+                Ok(_) => Became::Begun,
+                Err(refusal) => Became::Refused(refusal.clause),
+            },
             Reply::Status { .. } | Reply::Profile { .. } | Reply::Leadership { .. } => return,
         };
         self.answers.insert(name, became);
@@ -387,6 +438,12 @@ impl Stage {
             .ok_or_else(|| "nothing was written there".to_owned())
     }
 
+    /// Whether whoever leads counts it among the members; everybody is while nobody leads.
+    fn is_member(&self, host: &Host) -> bool {
+        members::leader(&self.world, P)
+            .is_none_or(|(_, configuration)| configuration.standing(host.id).is_some())
+    }
+
     fn heal(&mut self) {
         self.world.network_mut().heal();
         for shard in self.world.layout().shards.clone() {
@@ -408,8 +465,10 @@ impl Stage {
             self.run(50_000).map_err(broken)?;
             let committed = self.world.consensus().committed(P);
             let agree = self.world.hosts().all(|host| {
+                // Who is no member gets nothing.
+                !self.is_member(host)
                 // What is damaged may wait for a repair.
-                self.world.is_damaged(host.id.node)
+                || self.world.is_damaged(host.id.node)
                     || host
                         .partition(P)
                         .is_some_and(|partition| partition.applied() >= committed)
@@ -418,7 +477,13 @@ impl Stage {
                 .world
                 .hosts()
                 .filter(|h| Self::role(h) == Some(Role::Leader));
-            if agree && leaders.count() == 1 {
+            let over = self.world.hosts().all(|host| {
+                !self.is_member(host)
+                    || host
+                        .partition(P)
+                        .is_none_or(|partition| partition.change() == Change::None)
+            });
+            if agree && over && leaders.count() == 1 {
                 break;
             }
             if self.world.now_us() > until {

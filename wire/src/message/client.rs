@@ -229,6 +229,84 @@ pub struct PartitionStatus {
     pub held_back: String,
 }
 
+/// Who belongs to a partition, as one replica of it knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionMembers {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The node that says so.
+    pub node: NodeId,
+    /// Its role.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// The leader of that term, if known.
+    pub leader: Option<NodeId>,
+    /// Last index of its log.
+    pub last_index: LogIndex,
+    /// Durable on a quorum up to this index.
+    pub wal_committed: LogIndex,
+    /// How far a change of voters is.
+    pub change: MembersChange,
+    /// The members, ascending.
+    pub members: Vec<MemberStatus>,
+}
+
+/// How far a change of voters is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MembersChange {
+    /// None is under way.
+    #[default]
+    None,
+    /// The voters before and those after it decide together since the entry at `entered`.
+    Joint {
+        /// Where it was entered.
+        entered: LogIndex,
+        /// Where it will be left, if that is in the log.
+        exit: Option<LogIndex>,
+        /// Whether that leads back.
+        back: bool,
+    },
+    /// It was left at `exit`; those who vote no more are needed for a moment yet.
+    Finishing {
+        /// Where it was left.
+        exit: LogIndex,
+    },
+}
+
+/// One member of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its node.
+    pub node: NodeId,
+    /// Its shard there.
+    pub shard: ShardId,
+    /// What it is.
+    pub standing: MemberStanding,
+    /// Where it listens for its peers, if the placement does not say; else empty.
+    pub address: String,
+    /// Durable there up to this index, as the leader knows; `None` from others.
+    pub durable: Option<LogIndex>,
+    /// Whether the leader heard of it within an election timeout; false from others.
+    pub answers: bool,
+}
+
+/// What a member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum MemberStanding {
+    /// It votes.
+    Voter = 1,
+    /// It votes among those after the change that is under way.
+    Joining = 2,
+    /// It votes among those before the change that is under way, or is needed until that is over.
+    Leaving = 3,
+    /// It gets the log, counts for nothing and may be promoted.
+    Learner = 4,
+    /// It gets the log and counts for nothing.
+    Observer = 5,
+}
+
 /// The role of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]

@@ -17,7 +17,8 @@ mod peer_codec;
 
 pub use client::{
     ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
-    IdempotencyKey, PartitionStatus, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus,
+    IdempotencyKey, MemberStanding, MemberStatus, MembersChange, PartitionMembers, PartitionStatus,
+    Refusal, RefusalClause, Role, ScrubStatus, ShardStatus,
 };
 pub use error::MessageError;
 pub use peer::{

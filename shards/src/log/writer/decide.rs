@@ -182,6 +182,11 @@ impl ShardLog {
         );
     }
 
+    /// Records that the exit from a joint configuration at (`term`, `index`) was committed.
+    pub fn exit_committed(&mut self, partition: PartitionId, term: Term, index: LogIndex) {
+        self.append_small(RecordKind::ExitCommitted, partition, term, index, &[]);
+    }
+
     /// Removes everything of the partition from `from` on, as decided in `term`. From this moment nothing
     /// vouches for what is removed: not what has retired, not the chains in flight, not what waits.
     pub fn truncate(&mut self, partition: PartitionId, term: Term, from: LogIndex) {
@@ -219,7 +224,7 @@ impl ShardLog {
         }
     }
 
-    /// Takes the content of an entry whose own was lost here, as the frame of an entry that was verified. It counts
+    /// Takes the content of an entry, or a configuration, whose own was lost here, as the frame that was verified. It counts
     /// as durable once its chain has retired. Whoever calls asks [`Self::admit_frames`] first.
     ///
     /// Nothing happens if the partition's log has another entry there, or has its content.
@@ -235,7 +240,11 @@ impl ShardLog {
             return;
         }
         *self.found.entry((partition, index)).or_default() += 1;
-        self.append_small(RecordKind::Relocated, partition, term, index, &[entry.body]);
+        let kind = match header.kind {
+            RecordKind::Configuration => RecordKind::RelocatedConfiguration,
+            _ => RecordKind::Relocated,
+        };
+        self.append_small(kind, partition, term, index, &[entry.body]);
     }
 
     /// Records that content which once was here can't be read any more.

@@ -27,7 +27,7 @@ use super::location::{ExtentPlace, Locations};
 use super::options::LogOptions;
 use super::pair::{OpenPair, Spare};
 use super::pressure::Pressure;
-use super::proof::{HardStateDurable, LocalDurable};
+use super::proof::{ExitDurable, HardStateDurable, LocalDurable};
 use super::read::Reads;
 use super::reclaim::Closing;
 use super::recovery::{Quarantine, ROT_QUARANTINES};
@@ -95,6 +95,8 @@ pub struct Retirement {
     pub durable: Vec<LocalDurable>,
     /// Terms and votes that became durable, in order.
     pub hard_states: Vec<HardStateDurable>,
+    /// Committed exits from joint configurations whose record became durable.
+    pub exits: Vec<ExitDurable>,
     /// Reads that ended.
     pub reads: Vec<super::read::ReadOutcome>,
     /// Damage that the scrub found; what is lost by it is recorded as missing.

@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 use clustor_wire::ids::{ChainNumber, PartitionId};
 
 use super::super::batch::Vouch;
-use super::super::proof::HardStateDurable;
+use super::super::proof::{ExitDurable, HardStateDurable};
 use super::{Phase, Retirement, SLOW_CHAINS_MAX, ShardLog};
 use crate::disk::DiskEvent;
 use crate::turn::Time;
@@ -153,6 +153,11 @@ impl ShardLog {
             retirement
                 .hard_states
                 .push(HardStateDurable::mint(*partition, state.term, state.vote));
+        }
+        for (partition, term, index) in &vouch.exits {
+            retirement
+                .exits
+                .push(ExitDurable::mint(*partition, *term, *index));
         }
     }
 

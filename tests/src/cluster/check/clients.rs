@@ -132,7 +132,10 @@ impl Clients {
                 Ok(None)
             }
             (
-                Reply::Read { found: Err(_), .. } | Reply::Status { .. } | Reply::Profile { .. },
+                Reply::Read { found: Err(_), .. }
+                | Reply::Status { .. }
+                | Reply::Members { .. }
+                | Reply::Profile { .. },
                 None,
             ) => Ok(None),
             _ => Err(Violation::new(

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use clustor_engine::partition::Partition;
+use clustor_engine::raft::{Change, Configuration};
 use clustor_engine::shard_core::ShardCore;
 use clustor_shards::log::{PartitionLog, TermRun};
 use clustor_shards::turn::PeerId;
@@ -11,7 +12,7 @@ use clustor_wire::message::{PartitionStatus, PeerBatch, RaftBody, RaftMessage, R
 
 use super::machines::Agreed;
 use super::{Violation, must};
-use crate::cluster::layout::{Layout, PartitionLayout};
+use crate::cluster::layout::Layout;
 use crate::cluster::machine::History;
 use crate::cluster::messages::name;
 
@@ -30,6 +31,8 @@ struct Replica {
     /// The greatest term it spoke in.
     spoken: Term,
     led: Term,
+    /// The newest exit from a joint configuration that it acted on by its own record.
+    left: LogIndex,
 }
 
 impl Replica {
@@ -59,6 +62,51 @@ struct Known {
     /// The terms of the committed entries, from index 1 on.
     committed: Vec<Term>,
     replicas: BTreeMap<PeerId, Replica>,
+    /// Which halves decided from an index on, ascending.
+    quorums: Vec<(LogIndex, Vec<Half>)>,
+}
+
+/// The voters of a half.
+type Half = Vec<PeerId>;
+
+/// Whether these are a majority of every half.
+fn is_quorum(halves: &[Half], holds: impl Fn(&PeerId) -> bool) -> bool {
+    halves
+        .iter()
+        .all(|half| half.iter().filter(|voter| holds(voter)).count() > half.len() / 2)
+}
+
+/// The halves that decide in a log of which the entries up to `committed` are known to be committed: an entrance counts
+/// from its append, an exit from its commit.
+fn halves(who: &str, log: &PartitionLog, committed: LogIndex) -> Result<Vec<Half>, Violation> {
+    let mut halves: Vec<Half> = Vec::new();
+    let mut left = LogIndex::ZERO;
+    for at in &log.configurations {
+        let configuration = Configuration::decode(&at.body).map_err(|error| {
+            Violation::new(
+                "configurations can be read",
+                format!("{who}: at {}: {error}", at.index),
+            )
+        })?;
+        must(
+            left <= committed,
+            "nothing follows an exit that is not committed",
+            || {
+                format!(
+                    "{who}: a configuration at {} behind an exit at {left}, committed is {committed}",
+                    at.index
+                )
+            },
+        )?;
+        let leaves = configuration.step().leaves();
+        if leaves {
+            left = at.index;
+        }
+        if !leaves || at.index <= committed || halves.is_empty() {
+            halves = configuration.halves().map(<[PeerId]>::to_vec).collect();
+        }
+    }
+    Ok(halves)
 }
 
 impl Known {
@@ -73,7 +121,6 @@ impl Known {
 pub struct Consensus {
     known: BTreeMap<PartitionId, Known>,
     agreed: BTreeMap<PartitionId, Agreed>,
-    layout: BTreeMap<PartitionId, PartitionLayout>,
 }
 
 /// A vote that is about to leave.
@@ -90,11 +137,6 @@ impl Consensus {
         Self {
             known: ids().map(|id| (id, Known::default())).collect(),
             agreed: ids().map(|id| (id, Agreed::default())).collect(),
-            layout: layout
-                .partitions
-                .iter()
-                .map(|partition| (partition.id, partition.clone()))
-                .collect(),
         }
     }
 
@@ -116,6 +158,19 @@ impl Consensus {
     pub fn committed(&self, partition: PartitionId) -> LogIndex {
         let known = self.known.get(&partition);
         LogIndex(known.map_or(0, |known| known.committed.len() as u64))
+    }
+
+    /// Whether these hold a majority of every half that decided when `index` was committed.
+    pub(crate) fn is_quorum_at(
+        &self,
+        partition: PartitionId,
+        index: LogIndex,
+        holds: impl Fn(&PeerId) -> bool,
+    ) -> bool {
+        let quorums = self.known.get(&partition).map(|known| &known.quorums);
+        let quorums = quorums.map_or(&[][..], Vec::as_slice);
+        let behind = quorums.partition_point(|(from, _)| *from <= index);
+        behind > 0 && is_quorum(&quorums[behind - 1].1, holds)
     }
 
     // ---- messages
@@ -238,6 +293,19 @@ impl Consensus {
             if !silent {
                 let log = core.log().partition(*id);
                 survived(&who, replica, log, damaged)?;
+                let change = core.partition(*id).map(Partition::change);
+                if let Some(Change::Joint { entered, .. }) = change {
+                    must(
+                        entered > replica.left,
+                        "a configuration that was left does not come back",
+                        || {
+                            format!(
+                                "{who}: left at {}, back in the one entered at {entered}",
+                                replica.left
+                            )
+                        },
+                    )?;
+                }
                 let state = log.map(|log| log.hard_state).unwrap_or_default();
                 let vote = known.votes.get(&(state.term, me));
                 must(
@@ -283,7 +351,11 @@ impl Consensus {
             // Before the log is open it vouches for nothing, yet its disk holds what it held.
             let durable = core.is_open().then_some(durable);
             self.look_at_log(&who, me, &status, log, durable)?;
-            self.look_at_commit(&who, me, &status)?;
+            self.look_at_commit(&who, me, &status, log)?;
+            if let Change::Finishing { exit, stated: None } = partition.change() {
+                let replica = self.replica(status.partition, me);
+                replica.left = replica.left.max(exit);
+            }
             self.look_at_leader(&who, me, &status)?;
             self.look_at_machine(&who, me, &status, partition)?;
         }
@@ -345,8 +417,8 @@ impl Consensus {
         who: &str,
         me: PeerId,
         status: &PartitionStatus,
+        log: &PartitionLog,
     ) -> Result<(), Violation> {
-        let voters = &self.layout[&status.partition];
         let known = self.known.entry(status.partition).or_default();
         let Some(replica) = known.replicas.get_mut(&me) else {
             return Ok(());
@@ -356,6 +428,7 @@ impl Consensus {
             format!("{who}: {to} after {from}")
         })?;
         replica.committed = to;
+        let mut alone = false;
         // The term of the last entry that nobody knew to be committed before.
         let mut news = Term::ZERO;
         for index in (from.get() + 1..=to.get()).map(LogIndex) {
@@ -371,23 +444,28 @@ impl Consensus {
                 })?;
                 continue;
             }
-            let holders = voters
-                .voters
-                .iter()
-                .filter(|voter| {
-                    let replica = known.replicas.get(voter);
-                    replica.is_some_and(|replica| replica.holds(index, term))
-                })
-                .count();
+            let halves = halves(who, log, index.prev())?;
+            let holds = |voter: &PeerId| {
+                let replica = known.replicas.get(voter);
+                replica.is_some_and(|replica| replica.holds(index, term))
+            };
             must(
-                holders >= voters.majority(),
+                is_quorum(&halves, holds),
                 "what is committed is durable on a quorum",
-                || format!("{who}: index {index} of term {term} is on {holders} disks"),
+                || {
+                    let holders = halves.iter().flatten().filter(|voter| holds(voter));
+                    let holders: Vec<_> = holders.collect();
+                    format!("{who}: index {index} of term {term} is on {holders:?} of {halves:?}")
+                },
             )?;
             known.committed.push(term);
+            alone = halves.iter().all(|half| half == &[me]);
+            if known.quorums.last().is_none_or(|(_, last)| *last != halves) {
+                known.quorums.push((index, halves));
+            }
             news = term;
         }
-        let own = news == status.term || voters.voters.len() == 1;
+        let own = news == status.term || alone;
         must(
             own || news == Term::ZERO || status.role != Role::Leader,
             "a leader commits by an entry of its own term",

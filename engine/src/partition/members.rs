@@ -1,0 +1,142 @@
+//! Who belongs to a partition: shown, and changed where this replica leads.
+
+use clustor_shards::turn::{PeerId, Time};
+use clustor_wire::message::{
+    MemberStanding, MemberStatus, MembersChange, PartitionMembers, Refusal, RefusalClause,
+};
+
+use super::{Partition, refusal};
+use crate::raft::configuration::{Configuration, Standing};
+use crate::raft::{Change, ChangeError, FollowerStatus, TransferError, Turn};
+use crate::request::MembersRequest;
+
+impl Partition {
+    /// Begins what is asked; a mere question begins nothing.
+    pub(crate) fn members(
+        &mut self,
+        turn: &mut Turn<'_>,
+        asked: &MembersRequest,
+    ) -> Result<(), Refusal> {
+        match asked {
+            MembersRequest::Show => Ok(()),
+            MembersRequest::Change(change) => self
+                .replica
+                .change_members(turn, change)
+                .map(|_| ())
+                .map_err(|error| self.change_refusal(&error)),
+            MembersRequest::Transfer(to) if *to == self.replica.leader() && to.is_some() => Ok(()),
+            MembersRequest::Transfer(to) => self
+                .replica
+                .transfer_leadership(turn, *to)
+                .map(|_| ())
+                .map_err(|error| match error {
+                    TransferError::NotLeader => self.not_leader(self.replica.leader()),
+                    TransferError::NobodyAnswers => refusal(
+                        RefusalClause::Busy,
+                        format!("partition {}: {error}", self.id),
+                        250,
+                    ),
+                }),
+        }
+    }
+
+    fn change_refusal(&self, error: &ChangeError) -> Refusal {
+        let message = format!("partition {}: {error}", self.id);
+        match error {
+            ChangeError::NotLeader { leader } => self.not_leader(*leader),
+            ChangeError::HandingOver { to } => Refusal {
+                leader: Some(to.node),
+                ..refusal(RefusalClause::NotLeader, message, 250)
+            },
+            ChangeError::UnderWay { .. } | ChangeError::Lags { .. } => {
+                refusal(RefusalClause::Busy, message, 250)
+            }
+            ChangeError::NotA { .. }
+            | ChangeError::NothingToRollBack
+            | ChangeError::Configuration(_) => refusal(RefusalClause::Unsupported, message, 0),
+            ChangeError::MissingContent { .. } => {
+                refusal(RefusalClause::MissingContent, message, 1000)
+            }
+        }
+    }
+
+    /// The configuration in force here.
+    #[must_use]
+    pub fn configuration(&self) -> &Configuration {
+        self.replica.configuration()
+    }
+
+    /// How far a change of voters is, as this replica sees it.
+    #[must_use]
+    pub fn change(&self) -> Change {
+        self.replica.change_under_way()
+    }
+
+    /// Who belongs to it, as this replica knows.
+    pub(crate) fn show_members(&self, now: Time) -> PartitionMembers {
+        let status = self.replica.status();
+        let configuration = &status.configuration;
+        let me = self.replica.me();
+        let mut members: Vec<MemberStatus> = configuration
+            .members(me)
+            .chain(configuration.standing(me).map(|_| me))
+            .chain(status.followers.iter().map(|f| f.peer))
+            .map(|peer| {
+                let follower = status.followers.iter().find(|f| f.peer == peer);
+                let own = (peer == me).then_some(status.durable);
+                MemberStatus {
+                    node: peer.node,
+                    shard: peer.shard,
+                    standing: standing(configuration, peer),
+                    address: address(configuration, peer),
+                    durable: follower.map(|f| f.durable).or(own),
+                    answers: own.is_some() || follower.is_some_and(|f| self.answers(f, now)),
+                }
+            })
+            .collect();
+        members.sort_by_key(|member| (member.node, member.shard));
+        members.dedup_by_key(|member| (member.node, member.shard));
+        PartitionMembers {
+            partition: self.id,
+            node: me.node,
+            role: status.role,
+            term: status.term,
+            leader: status.leader.map(|leader| leader.node),
+            last_index: status.last_index,
+            wal_committed: status.wal_committed,
+            change: match status.change {
+                Change::None => MembersChange::None,
+                Change::Joint { entered, exit } => MembersChange::Joint {
+                    entered,
+                    exit: exit.map(|(index, _)| index),
+                    back: exit.is_some_and(|(_, back)| back),
+                },
+                Change::Finishing { exit, .. } => MembersChange::Finishing { exit },
+            },
+            members,
+        }
+    }
+
+    fn answers(&self, follower: &FollowerStatus, now: Time) -> bool {
+        let patience = u64::from(self.replica.timers().election_ms_max);
+        now < follower.heard.plus_ms(patience)
+    }
+}
+
+fn standing(configuration: &Configuration, peer: PeerId) -> MemberStanding {
+    let first = configuration.first().contains(&peer);
+    let second = configuration.second().contains(&peer);
+    match (configuration.standing(peer), first, second) {
+        (Some(Standing::Learner), ..) => MemberStanding::Learner,
+        (Some(Standing::Observer), ..) => MemberStanding::Observer,
+        (Some(Standing::Voter), false, true) => MemberStanding::Joining,
+        (Some(Standing::Voter), true, false) if configuration.is_joint() => MemberStanding::Leaving,
+        (Some(Standing::Voter), ..) => MemberStanding::Voter,
+        (None, ..) => MemberStanding::Leaving,
+    }
+}
+
+fn address(configuration: &Configuration, peer: PeerId) -> String {
+    let note = configuration.notes().iter().find(|note| note.peer == peer);
+    note.map(|note| note.address.clone()).unwrap_or_default()
+}

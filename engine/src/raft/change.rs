@@ -1,0 +1,324 @@
+//! Changing who belongs to a partition: what a leader is asked for, and what it does by itself until the change is over.
+//!
+//! A learner comes first: it gets the log and counts for nothing. Once it has caught up it may be promoted, which enters a
+//! joint configuration; when that is committed by both halves, the leader appends the way out, forward; when the exit is
+//! committed and recorded it states the members once more. If a joint configuration is not committed within
+//! [`JOINT_MS_MAX`], the way out that it appends leads back. A leader that does not vote any more hands over.
+
+use clustor_shards::log::record::RecordKind;
+use clustor_shards::turn::{PeerId, Time};
+use clustor_wire::ids::LogIndex;
+
+use super::configuration::{Configuration, ConfigurationError, Standing, Step};
+use super::membership::Change;
+use super::output::RecordToPersist;
+use super::progress::Progress;
+use super::propose::Position;
+use super::replica::{Replica, RoleState, Turn};
+
+/// A learner is caught up when it is this many entries behind, at most.
+pub const CATCH_UP_ENTRIES: u64 = 1_024;
+/// A joint configuration that is not committed after this many milliseconds is left, back.
+pub const JOINT_MS_MAX: u64 = 3_000;
+
+/// Those who left hear for this many milliseconds that the change is over.
+const LINGER_MS: u64 = 1_000;
+
+/// What a leader is asked to change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberChange {
+    /// One more replica gets the log, and counts for nothing.
+    AddLearner {
+        /// Its node and shard.
+        peer: PeerId,
+        /// Where it listens for its peers; empty if the placement says.
+        address: String,
+    },
+    /// The same for one that is never to vote.
+    AddObserver {
+        /// Its node and shard.
+        peer: PeerId,
+        /// Where it listens for its peers; empty if the placement says.
+        address: String,
+    },
+    /// A learner or an observer gets the log no more.
+    RemoveSilent(PeerId),
+    /// Other voters: `add` are learners that have caught up, `remove` are voters.
+    Voters {
+        /// Learners that are to vote.
+        add: Vec<PeerId>,
+        /// Voters that are to leave.
+        remove: Vec<PeerId>,
+    },
+    /// Leaves a joint configuration for the voters before it.
+    RollBack,
+}
+
+/// Why a change was refused. It left no trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// This replica does not lead.
+    #[error("this replica does not lead the partition; ask the leader, if it is known: {leader:?}")]
+    NotLeader {
+        /// Who does, if known.
+        leader: Option<PeerId>,
+    },
+    /// Leadership is being handed over.
+    #[error("leadership is being handed over to {to:?}; ask there in a moment")]
+    HandingOver {
+        /// To whom.
+        to: PeerId,
+    },
+    /// The leader has committed nothing in its term yet, or an earlier change is not over.
+    #[error(
+        "an earlier change (at entry {index}) is not over, or nothing was committed since the election; ask again in a moment"
+    )]
+    UnderWay {
+        /// The newest configuration in the log.
+        index: LogIndex,
+    },
+    /// A learner that is to vote lags.
+    #[error("node {} is {behind} entries behind, or silent; it may vote once it has caught up", peer.node)]
+    Lags {
+        /// Which.
+        peer: PeerId,
+        /// Entries it does not hold durably.
+        behind: u64,
+    },
+    /// It is not what the change takes it for.
+    #[error("node {} is not a {wanted} of the partition", peer.node)]
+    NotA {
+        /// Which.
+        peer: PeerId,
+        /// What it would have to be.
+        wanted: &'static str,
+    },
+    /// There is no joint configuration to leave, or a way out is in the log already.
+    #[error("there is nothing to roll back")]
+    NothingToRollBack,
+    /// The configuration that would result can't be.
+    #[error("{0}")]
+    Configuration(#[from] ConfigurationError),
+    /// An entry's content is missing, and nothing behind it can be committed.
+    #[error("the content of entry {index} is missing here; nothing behind it can be committed")]
+    MissingContent {
+        /// The first such entry.
+        index: LogIndex,
+    },
+}
+
+impl Replica {
+    /// Changes who belongs to the partition. What a change of voters needs after this, the leader does by itself, whoever
+    /// leads then; [`Self::change_under_way`] says how far it is.
+    ///
+    /// # Errors
+    /// [`ChangeError`]; then nothing happened.
+    pub fn change_members(
+        &mut self,
+        turn: &mut Turn<'_>,
+        change: &MemberChange,
+    ) -> Result<Position, ChangeError> {
+        let RoleState::Leader(leading) = &self.role else {
+            let leader = self.leader;
+            return Err(ChangeError::NotLeader { leader });
+        };
+        if let Some(transfer) = &leading.transfer {
+            return Err(ChangeError::HandingOver { to: transfer.to });
+        }
+        if let Some(index) = self.log.missing_from(self.applicable.next()) {
+            return Err(ChangeError::MissingContent { index });
+        }
+        let newest = self.membership.newest();
+        let state = self.membership.change(self.committed);
+        if *change == MemberChange::RollBack {
+            return match state {
+                Change::Joint { exit: None, .. } => Ok(self.leave_joint(turn, true)?),
+                _ => Err(ChangeError::NothingToRollBack),
+            };
+        }
+        let settled = state == Change::None && newest.max(leading.term_start) <= self.committed;
+        if !settled {
+            return Err(ChangeError::UnderWay { index: newest });
+        }
+        let next = self.changed(turn.now, change)?;
+        Ok(self.append_configuration(turn, next))
+    }
+
+    /// The configuration that a change leads to from the one in force.
+    fn changed(&self, now: Time, change: &MemberChange) -> Result<Configuration, ChangeError> {
+        let current = &self.configuration;
+        let must_be = |peer: &PeerId, standing: Standing, wanted: &'static str| {
+            let peer = *peer;
+            let is = current.standing(peer) == Some(standing);
+            is.then_some(()).ok_or(ChangeError::NotA { peer, wanted })
+        };
+        Ok(match change {
+            MemberChange::AddLearner { peer, address } => {
+                current.with_member(*peer, Standing::Learner, address)?
+            }
+            MemberChange::AddObserver { peer, address } => {
+                current.with_member(*peer, Standing::Observer, address)?
+            }
+            MemberChange::RemoveSilent(peer) => {
+                let wanted = "learner or observer";
+                if current.standing(*peer) != Some(Standing::Observer) {
+                    must_be(peer, Standing::Learner, wanted)?;
+                }
+                current.without_member(*peer)?
+            }
+            MemberChange::Voters { add, remove } => {
+                for peer in add {
+                    must_be(peer, Standing::Learner, "learner")?;
+                    self.must_have_caught_up(now, *peer)?;
+                }
+                for peer in remove {
+                    must_be(peer, Standing::Voter, "voter")?;
+                }
+                current.entering(add, remove)?
+            }
+            MemberChange::RollBack => return Err(ChangeError::NothingToRollBack),
+        })
+    }
+
+    fn must_have_caught_up(&self, now: Time, peer: PeerId) -> Result<(), ChangeError> {
+        let RoleState::Leader(leading) = &self.role else {
+            return Err(ChangeError::NotLeader { leader: None });
+        };
+        let last = self.log.last().get();
+        let progress = leading.of(peer);
+        let behind = last - progress.map_or(0, |p| p.durable_index().get()).min(last);
+        let patience = u64::from(self.timers.election_ms_max);
+        let answers = progress.is_some_and(|p| now < p.heard.plus_ms(patience));
+        if behind > CATCH_UP_ENTRIES || !answers {
+            return Err(ChangeError::Lags { peer, behind });
+        }
+        Ok(())
+    }
+
+    fn append_configuration(
+        &mut self,
+        turn: &mut Turn<'_>,
+        configuration: Configuration,
+    ) -> Position {
+        let body = configuration.encode();
+        let mode = self.modes.mode();
+        let position = self.append_record(turn, RecordKind::Configuration, mode, &[&body]);
+        self.membership
+            .push(position.term, position.index, configuration);
+        self.obey_membership();
+        position
+    }
+
+    fn leave_joint(
+        &mut self,
+        turn: &mut Turn<'_>,
+        back: bool,
+    ) -> Result<Position, ConfigurationError> {
+        let next = self.configuration.leaving(back)?;
+        Ok(self.append_configuration(turn, next))
+    }
+
+    /// The configuration in force may be another one from here on.
+    pub(super) fn obey_membership(&mut self) {
+        if self.configuration != *self.membership.active() {
+            self.configuration = self.membership.active().clone();
+        }
+        self.sync_followers = true;
+    }
+
+    /// A committed exit is recorded before it is acted on.
+    pub(super) fn record_exit(&mut self, turn: &mut Turn<'_>) {
+        if let Some((term, index)) = self.membership.exit_to_record(self.committed) {
+            turn.out.records.push(RecordToPersist::ExitCommitted {
+                partition: self.partition,
+                term,
+                index,
+            });
+        }
+    }
+
+    /// What a leader does by itself for a change that is under way.
+    pub(super) fn drive_change(&mut self, turn: &mut Turn<'_>) {
+        let RoleState::Leader(leading) = &mut self.role else {
+            return;
+        };
+        let change = self.membership.change(self.committed);
+        if leading.change_seen != change {
+            leading.change_seen = change;
+            leading.change_since = turn.now;
+            leading.lingers_until = turn.now.plus_ms(LINGER_MS);
+            self.sync_followers = true;
+        }
+        let since = leading.change_since;
+        let ready = leading.transfer.is_none() && self.committed >= leading.term_start;
+        match change {
+            Change::Joint {
+                entered,
+                exit: None,
+            } if ready && self.committed >= entered => {
+                // A half that is left over from a valid joint configuration is valid.
+                let _ = self.leave_joint(turn, false);
+            }
+            Change::Joint { exit: None, .. }
+                if leading.transfer.is_none() && turn.now >= since.plus_ms(JOINT_MS_MAX) =>
+            {
+                let _ = self.leave_joint(turn, true);
+            }
+            Change::Finishing { stated: None, .. } if self.configuration.contains(self.me) => {
+                let next = self.configuration.restated();
+                debug_assert_eq!(next.step(), Step::States);
+                self.append_configuration(turn, next);
+            }
+            _ => {}
+        }
+        self.sync(turn.now);
+        self.step_aside(turn);
+    }
+
+    /// Followers come and go with the configuration.
+    fn sync(&mut self, now: Time) {
+        if !self.sync_followers {
+            return;
+        }
+        let recipients = self.membership.recipients(self.me, self.committed);
+        let next = self.log.last().next();
+        let RoleState::Leader(leading) = &mut self.role else {
+            return;
+        };
+        let linger = now < leading.lingers_until;
+        leading
+            .progress
+            .retain(|p| linger || recipients.contains(&p.peer()));
+        self.sync_followers = linger;
+        for peer in recipients {
+            if leading.of(peer).is_none() {
+                leading.progress.push(Progress::new(peer, next, now));
+            }
+        }
+    }
+
+    /// A leader that votes no more hands over, or gives up if there is nobody to hand over to.
+    fn step_aside(&mut self, turn: &mut Turn<'_>) {
+        let RoleState::Leader(leading) = &self.role else {
+            return;
+        };
+        if self.configuration.contains(self.me) || leading.transfer.is_some() {
+            return;
+        }
+        if self.transfer_leadership(turn, None).is_err() {
+            self.become_follower(turn, self.term, None);
+        }
+    }
+
+    /// How far a change of voters is, as this replica sees it.
+    #[must_use]
+    pub fn change_under_way(&self) -> Change {
+        self.membership.change(self.committed)
+    }
+
+    /// The configuration in force, as this replica sees it.
+    #[must_use]
+    pub const fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+}

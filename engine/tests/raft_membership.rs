@@ -1,0 +1,299 @@
+//! Changes of members, on one replica's side of them: what takes effect when, and what a leader refuses.
+
+mod raft_support;
+
+use clustor_engine::raft::configuration::{
+    ADDRESS_BYTES_MAX, CONFIGURATION_BYTES_MAX, ConfigurationError, NOTES_MAX, Standing, Step,
+    VOTERS_MAX,
+};
+use clustor_engine::raft::{Change, ChangeError, Configuration, MemberChange, Position};
+use clustor_wire::ids::LogIndex;
+use clustor_wire::message::{RaftBody, Role};
+use raft_support::{Cluster, peer};
+
+fn change(
+    cluster: &mut Cluster,
+    node: usize,
+    change: &MemberChange,
+) -> Result<Position, ChangeError> {
+    cluster.turn(node, |replica, turn| replica.change_members(turn, change))
+}
+
+fn learn(cluster: &mut Cluster, node: usize, learner: usize) {
+    let add = MemberChange::AddLearner {
+        peer: peer(learner),
+        address: format!("10.0.0.{learner}:7000"),
+    };
+    change(cluster, node, &add).expect("a learner is added");
+    cluster.pass(60);
+}
+
+fn voters(add: &[usize], remove: &[usize]) -> MemberChange {
+    MemberChange::Voters {
+        add: add.iter().map(|node| peer(*node)).collect(),
+        remove: remove.iter().map(|node| peer(*node)).collect(),
+    }
+}
+
+/// Nodes 1 to `first` vote; the others hold an empty replica.
+fn grown(nodes: usize, first: usize) -> Cluster {
+    let mut cluster = Cluster::with_spares(nodes, first);
+    cluster.elect(1);
+    cluster.pass(60);
+    cluster
+}
+
+#[test]
+fn an_entrance_takes_effect_when_it_is_appended_and_is_undone_by_a_truncation() {
+    let mut cluster = grown(4, 3);
+    learn(&mut cluster, 1, 4);
+    cluster.isolate(1);
+    change(&mut cluster, 1, &voters(&[4], &[])).expect("begun");
+    assert!(cluster.status(1).configuration.is_joint());
+    cluster.elect(2);
+    cluster.write(2, &[b"a"]);
+    cluster.heal();
+    cluster.pass(400);
+    let status = cluster.status(1);
+    assert!(!status.configuration.is_joint());
+    assert_eq!(
+        status.configuration.standing(peer(4)),
+        Some(Standing::Learner)
+    );
+    assert_eq!(status.change, Change::None);
+}
+
+#[test]
+fn an_exit_takes_effect_once_its_record_is_durable_and_not_before() {
+    let mut cluster = grown(4, 3);
+    learn(&mut cluster, 1, 4);
+    // The leader's disk stops behind the exit: it is committed by others' disks only together with its own.
+    change(&mut cluster, 1, &voters(&[4], &[])).expect("begun");
+    let mut recorded = 0;
+    for _ in 0..2_000 {
+        cluster.now = cluster.now.plus_ms(1);
+        cluster.carry();
+        let before = cluster.status(1);
+        for packet in cluster.take(|_| true) {
+            cluster.deliver(packet);
+        }
+        let log = cluster.node(1).log.partition(raft_support::PARTITION);
+        let on_record = log.and_then(|log| log.exit_committed);
+        let after = cluster.status(1);
+        if let Change::Finishing { exit, .. } = after.change {
+            assert_eq!(on_record.map(|(_, index)| index), Some(exit));
+            recorded += 1;
+            break;
+        }
+        if on_record.is_some() {
+            // Decided, and not durable yet: both halves still decide.
+            assert!(before.configuration.is_joint());
+        }
+    }
+    assert_eq!(recorded, 1);
+    cluster.pass(200);
+    assert_eq!(cluster.status(1).change, Change::None);
+    assert_eq!(cluster.status(4).configuration.first().len(), 4);
+}
+
+#[test]
+fn an_address_travels_with_the_configuration_and_stays_with_the_voter() {
+    let mut cluster = grown(4, 3);
+    learn(&mut cluster, 1, 4);
+    change(&mut cluster, 1, &voters(&[4], &[2])).expect("begun");
+    cluster.pass(200);
+    for node in [1, 3, 4] {
+        let configuration = cluster.status(node).configuration;
+        assert_eq!(configuration.notes()[0].address, "10.0.0.4:7000");
+        assert_eq!(configuration.standing(peer(4)), Some(Standing::Voter));
+        assert_eq!(configuration.standing(peer(2)), None);
+    }
+}
+
+#[test]
+fn a_leader_refuses_what_makes_no_sense() {
+    let mut cluster = grown(4, 3);
+    let refused = |cluster: &mut Cluster, node, asked: &MemberChange| {
+        change(cluster, node, asked).expect_err("refused")
+    };
+    assert!(matches!(
+        refused(&mut cluster, 2, &voters(&[], &[1])),
+        ChangeError::NotLeader { leader } if leader == Some(peer(1))
+    ));
+    assert!(matches!(
+        refused(&mut cluster, 1, &voters(&[4], &[])),
+        ChangeError::NotA {
+            wanted: "learner",
+            ..
+        }
+    ));
+    assert!(matches!(
+        refused(&mut cluster, 1, &voters(&[], &[4])),
+        ChangeError::NotA {
+            wanted: "voter",
+            ..
+        }
+    ));
+    assert!(matches!(
+        refused(&mut cluster, 1, &voters(&[], &[1, 2, 3])),
+        ChangeError::Configuration(ConfigurationError::Count(0))
+    ));
+    assert_eq!(
+        refused(&mut cluster, 1, &MemberChange::RollBack),
+        ChangeError::NothingToRollBack
+    );
+    let twice = MemberChange::AddLearner {
+        peer: peer(2),
+        address: String::new(),
+    };
+    assert!(matches!(
+        refused(&mut cluster, 1, &twice),
+        ChangeError::Configuration(ConfigurationError::Twice(_))
+    ));
+    let long = MemberChange::AddLearner {
+        peer: peer(4),
+        address: "x".repeat(ADDRESS_BYTES_MAX + 1),
+    };
+    assert!(matches!(
+        refused(&mut cluster, 1, &long),
+        ChangeError::Configuration(ConfigurationError::Address(_))
+    ));
+    assert_eq!(cluster.status(1).last_index, LogIndex(1));
+}
+
+#[test]
+fn a_leader_refuses_changes_before_it_has_committed_in_its_term() {
+    let mut cluster = grown(4, 3);
+    // 2 is elected, and its first entry reaches nobody.
+    cluster.now = cluster.now.plus_ms(400);
+    cluster.time_out(2);
+    cluster.run_but(|packet| {
+        packet.from == 2 && matches!(packet.say.body(), Some(RaftBody::Append { .. }))
+    });
+    assert_eq!(cluster.status(2).role, Role::Leader);
+    assert!(matches!(
+        change(&mut cluster, 2, &voters(&[], &[3])),
+        Err(ChangeError::UnderWay { .. })
+    ));
+}
+
+#[test]
+fn a_learner_gets_the_log_from_its_beginning_and_is_promoted_when_it_has_it() {
+    let mut cluster = grown(4, 3);
+    for _ in 0..40 {
+        cluster.write(1, &[&b"before"[..]; 40]);
+    }
+    let add = MemberChange::AddLearner {
+        peer: peer(4),
+        address: String::new(),
+    };
+    change(&mut cluster, 1, &add).expect("added");
+    assert!(matches!(
+        change(&mut cluster, 1, &voters(&[4], &[])),
+        Err(ChangeError::UnderWay { .. })
+    ));
+    cluster.run_but(|packet| packet.to == 4);
+    assert!(matches!(
+        change(&mut cluster, 1, &voters(&[4], &[])),
+        Err(ChangeError::Lags { behind: 1602, .. })
+    ));
+    cluster.pass(1_000);
+    change(&mut cluster, 1, &voters(&[4], &[])).expect("it has caught up");
+    cluster.pass(200);
+    assert_eq!(cluster.status(4).applicable, cluster.status(1).applicable);
+    assert_eq!(cluster.status(4).configuration.first().len(), 4);
+}
+
+#[test]
+fn who_left_goes_on_voting_until_the_change_is_over() {
+    let mut cluster = grown(5, 3);
+    learn(&mut cluster, 1, 4);
+    learn(&mut cluster, 1, 5);
+    change(&mut cluster, 1, &voters(&[4, 5], &[2, 3])).expect("begun");
+    // 1 acts on the exit; 4 and 5 never hear that it is committed.
+    for _ in 0..200 {
+        cluster.now = cluster.now.plus_ms(1);
+        cluster.run_but(|packet| {
+            packet.from == 1
+                && packet.to > 3
+                && match packet.say.body() {
+                    Some(RaftBody::Append { wal_committed, .. }) => *wal_committed >= LogIndex(5),
+                    _ => matches!(packet.say, raft_support::Say::Heartbeat(_)),
+                }
+        });
+        if matches!(cluster.status(1).change, Change::Finishing { .. }) {
+            break;
+        }
+    }
+    assert!(matches!(
+        cluster.status(1).change,
+        Change::Finishing {
+            stated: Some(_),
+            ..
+        } | Change::Finishing { stated: None, .. }
+    ));
+    cluster.net.clear();
+    cluster.crash(1);
+    assert!(cluster.status(4).configuration.is_joint());
+    // The new half needs a majority of the old one, and gets it.
+    cluster.pass(3_000);
+    let leader = cluster.leader().expect("a leader");
+    cluster.pass(300);
+    assert_eq!(cluster.status(leader).change, Change::None);
+    assert_eq!(cluster.status(4).configuration.first().len(), 3);
+}
+
+#[test]
+fn a_sole_voter_heeds_nobody_that_claims_to_lead() {
+    let mut cluster = grown(2, 2);
+    cluster.write(1, &[b"a"]);
+    change(&mut cluster, 1, &voters(&[], &[1])).expect("begun");
+    cluster.pass(2_000);
+    assert_eq!(cluster.leader(), Some(2));
+    assert_eq!(cluster.status(1).role, Role::Follower);
+    assert_eq!(cluster.status(1).configuration.first(), [peer(2)]);
+    let term = cluster.status(2).term;
+    cluster.pass(2_000);
+    assert_eq!(cluster.status(2).term, term);
+    // Who was removed forgets who led.
+    assert_eq!(cluster.status(1).leader, None);
+}
+
+#[test]
+fn configurations_with_everything_in_them_fit_and_survive_their_bytes() {
+    let half = |from: u64| (from..from + VOTERS_MAX as u64).map(|n| peer(n as usize));
+    let mut configuration = Configuration::simple(half(1).collect()).expect("voters");
+    for node in 0..NOTES_MAX {
+        let standing = if node < 2 {
+            Standing::Observer
+        } else {
+            Standing::Learner
+        };
+        configuration = configuration
+            .with_member(peer(100 + node), standing, &"a".repeat(ADDRESS_BYTES_MAX))
+            .expect("room");
+    }
+    assert!(matches!(
+        configuration.with_member(peer(200), Standing::Learner, ""),
+        Err(ConfigurationError::Notes(_))
+    ));
+    let add: Vec<_> = (102..109).map(peer).collect();
+    let remove: Vec<_> = (1..8).map(peer).collect();
+    let joint = configuration.entering(&add, &remove).expect("nine again");
+    assert_eq!(joint.step(), Step::Enters);
+    let bytes = joint.encode();
+    assert_eq!(bytes.len(), CONFIGURATION_BYTES_MAX);
+    assert_eq!(Configuration::decode(&bytes), Ok(joint.clone()));
+    for cut in 1..bytes.len() {
+        if let Ok(read) = Configuration::decode(&bytes[..cut]) {
+            assert!(read.encode().len() == cut, "what is read is what is there");
+        }
+    }
+    let back = joint.leaving(true).expect("the first half");
+    assert_eq!(back.first(), configuration.first());
+    assert_eq!(back.notes(), configuration.notes());
+    let forward = joint.leaving(false).expect("the second half");
+    assert_eq!(forward.standing(peer(1)), None);
+    assert_eq!(forward.standing(peer(105)), Some(Standing::Voter));
+    assert_eq!(forward.restated().step(), Step::States);
+}
