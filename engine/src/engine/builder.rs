@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use clustor_shards::host::{DataDir, FileKeyProvider, Judgement};
-use clustor_shards::log::Suite;
+use clustor_shards::log::{LogIdentity, Suite};
 use clustor_shards::mesh::reply::ReplyPool;
 use clustor_shards::runtime::{Build, NodeOptions, ShardPlan};
 use clustor_shards::sys::free_bytes;
@@ -17,6 +17,7 @@ use clustor_wire::ids::{PartitionId, ShardId};
 use super::budget::Budget;
 use super::handle::Port;
 use super::leaders::Leaders;
+use super::recovering::{Watched, leave_record};
 #[cfg(feature = "net")]
 use super::seat::Member;
 use super::seat::{Core, Seat, Sockets};
@@ -164,6 +165,7 @@ impl EngineBuilder {
                 writer: self.profile.io_writer,
                 pool: self.profile.log_options(0).pool_classes().to_vec(),
                 build: build(
+                    directory.shard(me.shard)?,
                     CoreConfig {
                         cluster: directory.identity().cluster,
                         me,
@@ -278,6 +280,7 @@ struct ShardSeat {
 
 /// What makes the shard's core, on the shard's thread.
 fn build(
+    directory: PathBuf,
     mut config: CoreConfig,
     keys: FileKeyProvider,
     budget: Arc<Budget>,
@@ -286,8 +289,16 @@ fn build(
 ) -> Build<Core, BootError> {
     Box::new(move |boot| {
         config.io_writer_mode = boot.mode as u8;
-        let (core, report) = ShardCore::boot(config, boot.pool, boot.now, boot.disk, &keys)?;
-        tracing::info!(shard = %boot.shard, boot = %report.boot, ?report, "recovered");
+        let identity = LogIdentity {
+            cluster: config.cluster,
+            node: config.me.node,
+            shard: config.me.shard,
+        };
+        let mut disk = Watched::new(boot.shard, boot.disk);
+        let (core, report) = ShardCore::boot(config, boot.pool, boot.now, &mut disk, &keys)?;
+        let work = disk.work();
+        tracing::info!(shard = %boot.shard, boot = %report.boot, ?work, ?report, "recovered");
+        leave_record(&directory, identity, &core, &report, work);
         if report.format.sealing == Suite::None {
             tracing::warn!(
                 shard = %boot.shard,

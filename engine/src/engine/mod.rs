@@ -23,6 +23,7 @@ mod error;
 mod handle;
 mod leaders;
 mod pending;
+mod recovering;
 mod seat;
 mod served;
 mod submission;

@@ -2,6 +2,7 @@
 //!
 //! Blocking calls, made before a shard starts, never in a turn.
 
+mod boot_record;
 mod data_dir;
 mod files;
 mod host_override;
@@ -11,6 +12,7 @@ mod mounts;
 mod offline;
 mod policy;
 
+pub use boot_record::{BootRecord, RECORD_INCIDENTS_MAX, RECORD_PARTITIONS_MAX, RecoveryWork};
 pub use data_dir::{Claim, DataDir, DataDirError, Identity, LOCK_WAIT, LONE_NODE};
 pub use host_override::{
     OVERRIDE_DAYS_MAX, Override, OverrideError, override_file, parse_overrides,
