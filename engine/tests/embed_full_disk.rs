@@ -125,10 +125,12 @@ fn run<'a>(program: &str, arguments: impl IntoIterator<Item = &'a OsStr>) -> Don
     Err(format!("{program}: {}: {said}", output.status).into())
 }
 
-/// A profile under which only a full disk refuses.
-fn patient() -> Profile {
+/// A profile with the thresholds that the shipped ones have.
+fn careful() -> Profile {
+    let shipped = Profile::latency();
     let mut profile = small();
-    (profile.disk_soft_percent, profile.disk_hard_percent) = (100, 100);
+    profile.disk_soft_percent = shipped.disk_soft_percent;
+    profile.disk_hard_percent = shipped.disk_hard_percent;
     profile
 }
 
@@ -203,7 +205,7 @@ fn a_full_disk_refuses_reads_on_and_takes_appends_again_when_there_is_room() -> 
         return Ok(());
     };
     let mut there = Vec::new();
-    let (engine, lines) = start(&disk.at, patient())?;
+    let (engine, lines) = start(&disk.at, small())?;
     append_until_taken(&lines, &mut there)?;
     for round in 0..2 {
         disk.fill(1 << 20)?;
@@ -226,7 +228,7 @@ fn a_full_disk_refuses_reads_on_and_takes_appends_again_when_there_is_room() -> 
     drop(lines);
     // A start on the full disk waits for room, and says so.
     disk.fill(256 << 10)?;
-    let (engine, lines) = start(&disk.at, patient())?;
+    let (engine, lines) = start(&disk.at, small())?;
     wait_for_trouble(&lines, "can't start without it")?;
     let Err(error) = lines.append_blocking("early") else {
         panic!("a log that is not open takes nothing");
@@ -248,7 +250,7 @@ fn past_the_hard_threshold_appends_are_refused_and_a_restart_still_has_room() ->
         return Ok(());
     };
     let mut there = Vec::new();
-    let (engine, lines) = start(&disk.at, small())?;
+    let (engine, lines) = start(&disk.at, careful())?;
     append_until_taken(&lines, &mut there)?;
     let room = clustor_shards::sys::free_bytes(&disk.at)?;
     disk.fill(room / 12)?;
@@ -256,7 +258,7 @@ fn past_the_hard_threshold_appends_are_refused_and_a_restart_still_has_room() ->
     refused_as_full(&append_until_refused(&lines, &mut there)?);
     engine.shutdown(PATIENCE)?;
     drop(lines);
-    let (engine, lines) = start(&disk.at, small())?;
+    let (engine, lines) = start(&disk.at, careful())?;
     assert!(
         lines.read_blocking(|lines| lines.0.clone())? == there,
         "it reads again, still full"

@@ -19,6 +19,8 @@ pub fn small() -> Profile {
     profile.segment_bytes = 2 << 20;
     profile.entry_bytes_max = 64 << 10;
     profile.queue_requests_max = 256;
+    // However full the machine's disk is.
+    (profile.disk_soft_percent, profile.disk_hard_percent) = (100, 100);
     profile
 }
 

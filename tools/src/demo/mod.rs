@@ -18,7 +18,8 @@ use clap::Args;
 use clustor_engine::client::{Client, ClientConfig};
 use clustor_engine::security::TlsIdentity;
 use clustor_shards::host::file_system;
-use clustor_shards::sys::{free_bytes, memlock_limit};
+use clustor_shards::log::DISK_HARD_PERCENT;
+use clustor_shards::sys::{free_bytes, memlock_limit, used_percent};
 use clustor_wire::ids::{NodeId, PartitionId};
 use clustor_wire::message::Role;
 use serde_json::json;
@@ -159,6 +160,13 @@ fn check_machine(path: &Path, out: &mut dyn Write) -> Result<(), CommandError> {
             path.display(),
             free >> 20,
             FREE_BYTES_MIN >> 20
+        )));
+    }
+    let used = used_percent(path).map_err(CommandError::failed)?;
+    if used >= DISK_HARD_PERCENT {
+        return Err(CommandError::failed(format!(
+            "{}: its file system is {used}% used, and nodes refuse appends from {DISK_HARD_PERCENT}% on (disk_hard_percent): free some space or set TMPDIR",
+            path.display(),
         )));
     }
     let memlock = match memlock_limit().map_err(CommandError::failed)? {
