@@ -41,7 +41,8 @@ fn every_rule_holds_on_the_seeds_that_found_something() {
 
 #[test]
 fn the_same_seed_gives_the_same_trace_bit_for_bit() {
-    for seed in [2, 25, 54] {
+    let mut lines_seen = 0;
+    for seed in [2, 5, 25, 54] {
         let trace = || {
             let mut lines = Vec::new();
             let sink = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
@@ -57,10 +58,12 @@ fn the_same_seed_gives_the_same_trace_bit_for_bit() {
             (report, lines)
         };
         let (report, lines) = trace();
-        assert!(lines.len() > 1_000);
+        lines_seen += lines.len();
         assert!(
             (report, lines) == trace(),
             "seed {seed} differs from itself"
         );
     }
+    // How long one seed's life is changes with what a life may meet; together they meet enough.
+    assert!(lines_seen > 5_000, "{lines_seen} lines");
 }
