@@ -9,6 +9,7 @@ use clustor_engine::raft::configuration::{
 use clustor_engine::raft::{Change, ChangeError, Configuration, MemberChange, Position};
 use clustor_wire::ids::LogIndex;
 use clustor_wire::message::{RaftBody, Role};
+use raft_support::disk::MemoryDisk;
 use raft_support::{Cluster, peer};
 
 fn change(
@@ -296,4 +297,34 @@ fn configurations_with_everything_in_them_fit_and_survive_their_bytes() {
     assert_eq!(forward.standing(peer(1)), None);
     assert_eq!(forward.standing(peer(105)), Some(Standing::Voter));
     assert_eq!(forward.restated().step(), Step::States);
+}
+
+#[test]
+fn an_empty_disk_under_an_old_number_vouches_for_nothing() {
+    let mut cluster = grown(4, 4);
+    cluster.write(1, &[b"a", b"b", b"c"]);
+    let durable = |cluster: &Cluster| {
+        let status = cluster.status(1);
+        let of = status.followers.iter().find(|f| f.peer == peer(4));
+        of.map(|follower| follower.durable)
+    };
+    assert_eq!(durable(&cluster), Some(LogIndex(4)));
+    cluster.crash(4);
+    change(&mut cluster, 1, &voters(&[], &[4])).expect("begun");
+    cluster.pass(200);
+    assert_eq!(cluster.status(1).change, Change::None);
+    // Added again at once, while the leader still tells those who left that it is over.
+    let add = MemberChange::AddLearner {
+        peer: peer(4),
+        address: String::new(),
+    };
+    change(&mut cluster, 1, &add).expect("added");
+    assert_eq!(durable(&cluster), Some(LogIndex(0)));
+    cluster.node(4).disk = MemoryDisk::default();
+    cluster.restart(4);
+    cluster.pass(1_000);
+    assert_eq!(cluster.status(4).applicable, cluster.status(1).applicable);
+    change(&mut cluster, 1, &voters(&[4], &[])).expect("it has caught up");
+    cluster.pass(200);
+    assert_eq!(cluster.status(4).configuration.first().len(), 4);
 }

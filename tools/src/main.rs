@@ -8,7 +8,9 @@ use clap::{Parser, Subcommand};
 use clustor_shards::log::header::FORMAT_VERSION;
 use clustor_shards::log::record::RECORD_VERSION;
 use clustor_tools::certs::{self, CertsArgs};
-use clustor_tools::client_commands::{self, AppendArgs, ModeArgs, ReadArgs, StatusArgs};
+use clustor_tools::client_commands::{
+    self, AppendArgs, MemberArgs, ModeArgs, ReadArgs, StatusArgs,
+};
 use clustor_tools::demo::{self, DemoArgs};
 use clustor_tools::exit::{CommandError, EXIT_HELP, Exit};
 use clustor_tools::host::{self, HostArgs};
@@ -41,6 +43,7 @@ enum Command {
     Read(ReadArgs),
     Status(StatusArgs),
     Mode(ModeArgs),
+    Member(MemberArgs),
 }
 
 /// What `--version` says: this build, and what it speaks and writes.
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args, &mut out),
         Command::Append(args) => client_commands::append(args, &mut out),
         Command::Read(args) => client_commands::read(args, &mut out),
+        Command::Member(args) => client_commands::member(args, &mut out),
         Command::Mode(args) => client_commands::mode(args, &mut out),
         Command::Status(args) => client_commands::status(args, &mut out),
     };

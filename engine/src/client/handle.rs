@@ -11,12 +11,16 @@ use clustor_shards::net::{Role, SpiffeId};
 use clustor_shards::sys::boottime_us;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, PartitionId, ShardId};
-use clustor_wire::message::{DurabilityMode, IdempotencyKey, RefusalClause, ShardStatus};
+use clustor_wire::message::{
+    DurabilityMode, IdempotencyKey, MembersVerb, PartitionMembers, RefusalClause, ShardStatus,
+};
 
 use super::config::{ClientConfig, ClientError};
 use super::driver::{Driver, WAKE};
 use super::machine::Machine;
-use super::pending::{CallError, Known, Pending, ReadAnswer, read_append, read_read, read_status};
+use super::pending::{
+    CallError, Known, Pending, ReadAnswer, read_append, read_members, read_read, read_status,
+};
 use super::question::{Answer, Keying, Question};
 use crate::outcome::{AppendError, Appended};
 use crate::partition::refusal;
@@ -272,6 +276,24 @@ impl Client {
             mode,
         };
         self.submit(question, timeout, UNKEYED, read_append)
+    }
+
+    /// Asks a partition's leader who belongs to it, or for a change of that, with an operator's certificate unless it is
+    /// only to show. The answer comes when the change has begun; [`MembersVerb::Show`] says when it is over. To ask
+    /// twice does no harm. `timeout` `None`: the client's.
+    pub fn members(
+        &self,
+        partition: impl Into<PartitionId>,
+        verb: MembersVerb,
+        peer: PeerId,
+        timeout: Option<Duration>,
+    ) -> Pending<Result<PartitionMembers, CallError>> {
+        let question = Question::Members {
+            partition: partition.into(),
+            verb,
+            peer,
+        };
+        self.submit(question, timeout, UNKEYED, read_members)
     }
 
     /// Asks one shard how it, and its replica of one partition or all, stand. `timeout` `None`: the client's.

@@ -6,7 +6,9 @@ use std::task::{Context, Poll, ready};
 
 use clustor_shards::mesh::reply::{Lost, Reply};
 use clustor_wire::ids::{LogIndex, Term};
-use clustor_wire::message::{IdempotencyKey, Refusal, RefusalClause, ShardStatus};
+use clustor_wire::message::{
+    IdempotencyKey, PartitionMembers, Refusal, RefusalClause, ShardStatus,
+};
 
 use super::question::Answer;
 use crate::outcome::{AppendError, Appended, Outcome, describe};
@@ -148,6 +150,17 @@ pub(super) fn read_status(
     match answer {
         Ok(Answer::Status(status)) => status.map_err(CallError),
         Ok(other) => unreachable!("a status is answered as one: {other:?}"),
+        Err(_) => Err(ended()),
+    }
+}
+
+pub(super) fn read_members(
+    answer: Result<Answer, Lost>,
+    _: Known,
+) -> Result<PartitionMembers, CallError> {
+    match answer {
+        Ok(Answer::Members(members)) => members.map_err(CallError),
+        Ok(other) => unreachable!("members are answered as such: {other:?}"),
         Err(_) => Err(ended()),
     }
 }

@@ -4,8 +4,8 @@ use clustor_shards::turn::PeerId;
 use clustor_wire::frame::FRAME_BODY_BYTES_MAX;
 use clustor_wire::ids::{LogIndex, PartitionId};
 use clustor_wire::message::{
-    ClientRequest, ClientRequestBody, DurabilityMode, IdempotencyKey, MessageError, Refusal,
-    ShardStatus,
+    ClientRequest, ClientRequestBody, DurabilityMode, IdempotencyKey, MembersVerb, MessageError,
+    PartitionMembers, Refusal, ShardStatus,
 };
 
 use super::pending::ReadAnswer;
@@ -60,6 +60,15 @@ pub enum Question {
         /// The mode.
         mode: DurabilityMode,
     },
+    /// Ask who belongs to a partition, or for a change of that. To ask twice does no harm.
+    Members {
+        /// Of which partition.
+        partition: PartitionId,
+        /// What is asked.
+        verb: MembersVerb,
+        /// Whom it is about; nobody has node 0.
+        peer: PeerId,
+    },
     /// Ask one shard how it stands. Answered with the first refusal or lost connection: it is not asked again.
     Status {
         /// Which shard.
@@ -75,7 +84,8 @@ impl Question {
         match self {
             Self::Append { partition, .. }
             | Self::Read { partition, .. }
-            | Self::Mode { partition, .. } => Some(*partition),
+            | Self::Mode { partition, .. }
+            | Self::Members { partition, .. } => Some(*partition),
             Self::Status { .. } => None,
         }
     }
@@ -84,7 +94,7 @@ impl Question {
         match self {
             Self::Append { payload, .. } => payload.len(),
             Self::Read { query, .. } => query.len(),
-            Self::Mode { .. } | Self::Status { .. } => 0,
+            Self::Mode { .. } | Self::Members { .. } | Self::Status { .. } => 0,
         }
     }
 
@@ -93,7 +103,7 @@ impl Question {
         match self {
             Self::Append { keying, .. } => keying.key().is_none() || index.is_some(),
             Self::Mode { .. } => true,
-            Self::Read { .. } | Self::Status { .. } => false,
+            Self::Read { .. } | Self::Members { .. } | Self::Status { .. } => false,
         }
     }
 
@@ -112,6 +122,7 @@ impl Question {
                 Answer::Append(Outcome::NotExecuted { refusal })
             }
             Self::Read { .. } => Answer::Read(Err(refusal)),
+            Self::Members { .. } => Answer::Members(Err(refusal)),
             Self::Status { .. } => Answer::Status(Err(refusal)),
         }
     }
@@ -141,6 +152,16 @@ impl Question {
                 partition: *partition,
                 mode: *mode,
             },
+            Self::Members {
+                partition,
+                verb,
+                peer,
+            } => ClientRequestBody::Members {
+                partition: *partition,
+                verb: *verb,
+                node: peer.node,
+                shard: peer.shard,
+            },
             Self::Status { partition, .. } => ClientRequestBody::Status {
                 partition: *partition,
             },
@@ -167,6 +188,8 @@ pub enum Answer {
     Append(Outcome),
     /// What the machine answered, or why it was not asked.
     Read(Result<ReadAnswer, Refusal>),
+    /// Who belongs to a partition, after what was asked has begun, or why it has not.
+    Members(Result<PartitionMembers, Refusal>),
     /// How the shard stands, or why it did not say.
     Status(Result<ShardStatus, Refusal>),
 }

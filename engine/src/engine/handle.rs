@@ -17,11 +17,11 @@ use clustor_wire::message::{IdempotencyKey, PartitionStatus, Refusal, RefusalCla
 
 use super::budget::Budget;
 use super::leaders::Leaders;
-use super::pending::{AppendFuture, Ran, ReadError, ReadFuture, StatusFuture};
+use super::pending::{AppendFuture, MembersFuture, Ran, ReadError, ReadFuture, StatusFuture};
 use super::submission::{Answer, Asked, Submission, refusal, stopping};
 use crate::machine::StateMachine;
 use crate::outcome::{AppendError, Appended, Leadership, Outcome};
-use crate::request::{ReadFn, RequestBody, Wait};
+use crate::request::{MembersRequest, ReadFn, RequestBody, Wait};
 
 /// When a refused request may be tried again, in milliseconds: a few chains of a slow disk.
 const BUSY_RETRY_MS: u32 = 10;
@@ -277,6 +277,16 @@ impl<M: StateMachine> PartitionHandle<M> {
     /// On a shard's thread, where it would wait for itself.
     pub fn status_blocking(&self) -> Result<PartitionStatus, ReadError> {
         self.status().wait()
+    }
+
+    /// Who belongs to the partition, as this node's replica knows; or a change of that, where it leads. The answer comes
+    /// when the change has begun; [`MembersRequest::Show`] says when it is over.
+    pub fn members(&self, request: MembersRequest) -> MembersFuture {
+        let (to, reply) = pair();
+        match self.ask(RequestBody::Members(request), Answer::Members(to), None) {
+            Ok(()) => MembersFuture::under_way(reply),
+            Err(refusal) => MembersFuture::refused(refusal),
+        }
     }
 
     /// How this node's replica stands towards leadership: a watch that begins with the latest value. A slow

@@ -45,7 +45,7 @@ pub use clustor_shards::mesh::watch::Watch;
 pub use environment::{LOG_ENCODING_VARIABLE, WAL_CODEC_VARIABLE};
 pub use error::EngineError;
 pub use handle::{AppendOptions, PartitionHandle, Refused};
-pub use pending::{AppendFuture, ReadError, ReadFuture, StatusFuture};
+pub use pending::{AppendFuture, AskFuture, MembersFuture, ReadError, ReadFuture, StatusFuture};
 #[cfg(feature = "net")]
 pub use seat::Member;
 pub use tuning::{EngineHandle, ReloadError};

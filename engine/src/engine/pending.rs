@@ -14,10 +14,12 @@ use clustor_shards::mesh::reply::{Lost, Reply, WaitError};
 use clustor_shards::sys::boottime_us;
 use clustor_shards::turn::Time;
 use clustor_wire::ids::LogIndex;
-use clustor_wire::message::{IdempotencyKey, PartitionStatus, Refusal, RefusalClause};
+use clustor_wire::message::{
+    IdempotencyKey, PartitionMembers, PartitionStatus, Refusal, RefusalClause,
+};
 
 use super::served::on_shard;
-use super::submission::{Found, Status, refusal, unknown};
+use super::submission::{Found, refusal, unknown};
 use crate::outcome::{AppendError, Appended, Outcome, describe};
 
 /// How long after its deadline a blocking call waits for the shard to say so. A shard that a machine blocks
@@ -216,13 +218,19 @@ impl<R: 'static> Future for ReadFuture<R> {
 }
 
 /// A question for a replica's status under way.
-#[must_use = "the status comes through this"]
-pub struct StatusFuture {
-    source: Source<Status>,
+pub type StatusFuture = AskFuture<PartitionStatus>;
+
+/// A question about a partition's members under way.
+pub type MembersFuture = AskFuture<PartitionMembers>;
+
+/// A question to this node's replica under way.
+#[must_use = "the answer comes through this"]
+pub struct AskFuture<T> {
+    source: Source<Result<T, Refusal>>,
 }
 
-impl StatusFuture {
-    pub(super) fn under_way(reply: Reply<Status>) -> Self {
+impl<T> AskFuture<T> {
+    pub(super) fn under_way(reply: Reply<Result<T, Refusal>>) -> Self {
         Self {
             source: Source::Reply(reply, None),
         }
@@ -234,26 +242,26 @@ impl StatusFuture {
         }
     }
 
-    /// Waits for the status on this thread; no executor needed.
+    /// Waits for the answer on this thread; no executor needed.
     ///
     /// # Errors
     /// [`ReadError::Refused`].
     ///
     /// # Panics
     /// On a shard's thread, where it would wait for itself.
-    pub fn wait(self) -> Result<PartitionStatus, ReadError> {
+    pub fn wait(self) -> Result<T, ReadError> {
         flatten(self.source.wait())
     }
 }
 
-impl core::fmt::Debug for StatusFuture {
+impl<T> core::fmt::Debug for AskFuture<T> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("StatusFuture(..)")
+        f.write_str("AskFuture(..)")
     }
 }
 
-impl Future for StatusFuture {
-    type Output = Result<PartitionStatus, ReadError>;
+impl<T: Unpin> Future for AskFuture<T> {
+    type Output = Result<T, ReadError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(flatten(ready!(self.source.poll(context))))

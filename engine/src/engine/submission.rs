@@ -8,7 +8,9 @@ use std::any::Any;
 use clustor_shards::mesh::reply::ReplySender;
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{LogIndex, PartitionId};
-use clustor_wire::message::{IdempotencyKey, PartitionStatus, Refusal, RefusalClause};
+use clustor_wire::message::{
+    IdempotencyKey, PartitionMembers, PartitionStatus, Refusal, RefusalClause,
+};
 
 use crate::outcome::Outcome;
 use crate::request::{Reply, RequestBody};
@@ -18,6 +20,9 @@ pub(super) type Found = Result<Box<dyn Any + Send>, Refusal>;
 /// A replica's status, or why there is none.
 pub(super) type Status = Result<PartitionStatus, Refusal>;
 
+/// Who belongs to a partition, or why nobody says.
+pub(super) type Members = Result<PartitionMembers, Refusal>;
+
 /// Where an answer goes.
 pub(super) enum Answer {
     Append {
@@ -26,6 +31,7 @@ pub(super) enum Answer {
     },
     Read(ReplySender<Found>),
     Status(ReplySender<Status>),
+    Members(ReplySender<Members>),
     /// Whether it is obeyed; a stopping shard obeys nothing new.
     Profile(ReplySender<bool>),
 }
@@ -40,6 +46,7 @@ impl Answer {
             (Self::Append { to, .. }, Reply::Append { outcome, .. }) => answer(to, outcome),
             (Self::Read(to), Reply::Read { found, .. }) => answer(to, found),
             (Self::Status(to), Reply::Status { status, .. }) => answer(to, status),
+            (Self::Members(to), Reply::Members { members, .. }) => answer(to, members),
             (Self::Profile(to), Reply::Profile { .. }) => answer(to, true),
             (_, reply) => panic!("a request was answered by another kind of reply: {reply:?}"),
         }
@@ -51,6 +58,7 @@ impl Answer {
             Self::Append { to, .. } => answer(to, Outcome::NotExecuted { refusal }),
             Self::Read(to) => answer(to, Err(refusal)),
             Self::Status(to) => answer(to, Err(refusal)),
+            Self::Members(to) => answer(to, Err(refusal)),
             Self::Profile(to) => answer(to, false),
         }
     }

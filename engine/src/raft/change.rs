@@ -286,15 +286,20 @@ impl Replica {
             return;
         };
         let linger = now < leading.lingers_until;
-        leading
-            .progress
-            .retain(|p| linger || recipients.contains(&p.peer()));
+        for progress in &mut leading.progress {
+            progress.left |= !recipients.contains(&progress.peer());
+        }
         self.sync_followers = linger;
         for peer in recipients {
-            if leading.of(peer).is_none() {
-                leading.progress.push(Progress::new(peer, next, now));
+            match leading.of_mut(peer) {
+                Some(progress) if progress.left => {
+                    *progress = Progress::new(peer, next, now);
+                }
+                Some(_) => {}
+                None => leading.progress.push(Progress::new(peer, next, now)),
             }
         }
+        leading.progress.retain(|p| linger || !p.left);
     }
 
     /// A leader that votes no more hands over, or gives up if there is nobody to hand over to.

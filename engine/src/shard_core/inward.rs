@@ -3,7 +3,9 @@
 use clustor_shards::log::record::decode_record;
 use clustor_shards::log::scrub::LostRun;
 use clustor_shards::log::{LogRefusal, ReadOutcome};
-use clustor_shards::turn::{ClientEvent, ClientOp, ConnectionId, Inbox, Outbox, PeerEvent, Time};
+use clustor_shards::turn::{
+    ClientEvent, ClientOp, ConnectionId, Inbox, Outbox, PeerEvent, PeerId, Time,
+};
 use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::{LogIndex, PartitionId};
 use clustor_wire::message::{
@@ -264,6 +266,20 @@ impl ShardCore {
             }
             ClientRequestBody::Mode { partition, mode } => {
                 self.ask_mode(now, stopping, partition, origin, in_log(mode));
+            }
+            ClientRequestBody::Members {
+                partition,
+                verb,
+                node,
+                shard,
+            } => {
+                let asked = (partition, verb, PeerId { node, shard });
+                let members = self.members_for_client(now, stopping, connection, asked);
+                let body = match members {
+                    Ok(members) => ClientResponseBody::Members(members),
+                    Err(refused) => ClientResponseBody::NotExecuted(refused),
+                };
+                respond(connection, request.id, body, outbox);
             }
             ClientRequestBody::Status { partition } => {
                 let body = ClientResponseBody::Status(self.status(partition));

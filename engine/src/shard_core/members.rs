@@ -1,12 +1,14 @@
 //! Questions about the members of a partition, and changes of them.
 
-use clustor_shards::turn::Time;
+use clustor_shards::turn::{ConnectionId, PeerId, Time};
 use clustor_wire::ids::PartitionId;
-use clustor_wire::message::{PartitionMembers, Refusal};
+use clustor_wire::message::{MembersVerb, PartitionMembers, Refusal, RefusalClause};
 
 use super::ShardCore;
 use super::inward::log_refusal;
-use crate::raft::configuration::CONFIGURATION_BYTES_MAX;
+use crate::partition::refusal;
+use crate::raft::MemberChange;
+use crate::raft::configuration::{CONFIGURATION_BYTES_MAX, Standing};
 use crate::request::MembersRequest;
 
 impl ShardCore {
@@ -30,5 +32,56 @@ impl ShardCore {
         partition.members(&mut self.shared.lend(now), asked)?;
         self.touched.insert(id);
         Ok(partition.show_members(now))
+    }
+
+    /// The same for a client: what it wants is compared with what is, so that asking twice does no harm; and only a leader
+    /// answers.
+    pub(super) fn members_for_client(
+        &mut self,
+        now: Time,
+        stopping: bool,
+        connection: ConnectionId,
+        (id, verb, peer): (PartitionId, MembersVerb, PeerId),
+    ) -> Result<PartitionMembers, Refusal> {
+        if verb != MembersVerb::Show && !self.operators.contains(&connection) {
+            return Err(refusal(
+                RefusalClause::Forbidden,
+                format!("partition {id}: only an operator's certificate may change its members"),
+                0,
+            ));
+        }
+        let not_here = self.not_here(id);
+        let partition = self.partitions.get(&id).ok_or(not_here)?;
+        let replica = &partition.replica;
+        if !replica.is_leader() {
+            return Err(partition.not_leader(replica.leader()));
+        }
+        let standing = replica.configuration().standing(peer);
+        let address = String::new();
+        let change = match (verb, standing) {
+            (MembersVerb::Show, _)
+            | (MembersVerb::Promote, Some(Standing::Voter))
+            | (MembersVerb::Observe, Some(Standing::Observer))
+            | (MembersVerb::Remove, None) => None,
+            (MembersVerb::Add, Some(Standing::Learner | Standing::Voter)) => None,
+            (MembersVerb::Add, _) => Some(MemberChange::AddLearner { peer, address }),
+            (MembersVerb::Observe, _) => Some(MemberChange::AddObserver { peer, address }),
+            (MembersVerb::Promote, _) => Some(MemberChange::Voters {
+                add: vec![peer],
+                remove: Vec::new(),
+            }),
+            (MembersVerb::Remove, Some(Standing::Voter)) => Some(MemberChange::Voters {
+                add: Vec::new(),
+                remove: vec![peer],
+            }),
+            (MembersVerb::Remove, Some(_)) => Some(MemberChange::RemoveSilent(peer)),
+            (MembersVerb::RollBack, _) => Some(MemberChange::RollBack),
+            (MembersVerb::Transfer, _) => {
+                let asked = MembersRequest::Transfer(Some(peer));
+                return self.members(now, stopping, id, &asked);
+            }
+        };
+        let asked = change.map_or(MembersRequest::Show, MembersRequest::Change);
+        self.members(now, stopping, id, &asked)
     }
 }

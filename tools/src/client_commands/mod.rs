@@ -1,9 +1,11 @@
-//! `clustor append`, `clustor read`, `clustor status`, `clustor mode`: one question to a running cluster.
+//! `clustor append`, `clustor read`, `clustor status`, `clustor mode`, `clustor member`: one question to a running
+//! cluster.
 //!
-//! All reach a cluster by its signed placement and a certificate, an operator's for `mode`; the first two speak to the key-value machine
+//! All reach a cluster by its signed placement and a certificate, an operator's for `mode` and changes of members; the first two speak to the key-value machine
 //! that `clustor serve` runs. Failures are of three kinds with an exit code each: refused, unknown, bad input.
 
 mod append;
+mod member;
 mod mode;
 mod read;
 mod status;
@@ -19,6 +21,7 @@ use clustor_engine::security::{
 use serde_json::{Value, json};
 
 pub use append::{AppendArgs, append};
+pub use member::{MemberArgs, member};
 pub use mode::{ModeArgs, mode};
 pub use read::{ReadArgs, read};
 pub use status::{StatusArgs, status};

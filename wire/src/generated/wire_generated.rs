@@ -225,18 +225,131 @@ impl<'a> ::flatbuffers::Verifiable for DurabilityMode {
 
 impl ::flatbuffers::SimpleToVerifyInSlice for DurabilityMode {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MIN_CLIENT_REQUEST_BODY: u8 = 0;
+pub const ENUM_MIN_MEMBERS_VERB: u8 = 1;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_CLIENT_REQUEST_BODY: u8 = 5;
+pub const ENUM_MAX_MEMBERS_VERB: u8 = 7;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_CLIENT_REQUEST_BODY: [ClientRequestBody; 6] = [
+pub const ENUM_VALUES_MEMBERS_VERB: [MembersVerb; 7] = [
+  MembersVerb::Show,
+  MembersVerb::Add,
+  MembersVerb::Observe,
+  MembersVerb::Promote,
+  MembersVerb::Remove,
+  MembersVerb::RollBack,
+  MembersVerb::Transfer,
+];
+
+/// What is asked about the members of a partition.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct MembersVerb(pub u8);
+#[allow(non_upper_case_globals)]
+impl MembersVerb {
+  /// Who they are.
+  pub const Show: Self = Self(1);
+  /// One more gets the log and counts for nothing.
+  pub const Add: Self = Self(2);
+  /// The same for one that is never to vote.
+  pub const Observe: Self = Self(3);
+  /// A learner is to vote.
+  pub const Promote: Self = Self(4);
+  /// A member is to be none.
+  pub const Remove: Self = Self(5);
+  /// A change of voters that is under way is taken back.
+  pub const RollBack: Self = Self(6);
+  /// A voter is to lead.
+  pub const Transfer: Self = Self(7);
+
+  pub const ENUM_MIN: u8 = 1;
+  pub const ENUM_MAX: u8 = 7;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Show,
+    Self::Add,
+    Self::Observe,
+    Self::Promote,
+    Self::Remove,
+    Self::RollBack,
+    Self::Transfer,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Show => Some("Show"),
+      Self::Add => Some("Add"),
+      Self::Observe => Some("Observe"),
+      Self::Promote => Some("Promote"),
+      Self::Remove => Some("Remove"),
+      Self::RollBack => Some("RollBack"),
+      Self::Transfer => Some("Transfer"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for MembersVerb {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for MembersVerb {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for MembersVerb {
+    type Output = MembersVerb;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for MembersVerb {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for MembersVerb {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for MembersVerb {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_CLIENT_REQUEST_BODY: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_CLIENT_REQUEST_BODY: u8 = 6;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_CLIENT_REQUEST_BODY: [ClientRequestBody; 7] = [
   ClientRequestBody::NONE,
   ClientRequestBody::AppendRequest,
   ClientRequestBody::ReadRequest,
   ClientRequestBody::StatusRequest,
   ClientRequestBody::PlacementRequest,
   ClientRequestBody::ModeRequest,
+  ClientRequestBody::MembersRequest,
 ];
 
 /// What a client asks.
@@ -251,9 +364,10 @@ impl ClientRequestBody {
   pub const StatusRequest: Self = Self(3);
   pub const PlacementRequest: Self = Self(4);
   pub const ModeRequest: Self = Self(5);
+  pub const MembersRequest: Self = Self(6);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 5;
+  pub const ENUM_MAX: u8 = 6;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::AppendRequest,
@@ -261,6 +375,7 @@ impl ClientRequestBody {
     Self::StatusRequest,
     Self::PlacementRequest,
     Self::ModeRequest,
+    Self::MembersRequest,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -271,6 +386,7 @@ impl ClientRequestBody {
       Self::StatusRequest => Some("StatusRequest"),
       Self::PlacementRequest => Some("PlacementRequest"),
       Self::ModeRequest => Some("ModeRequest"),
+      Self::MembersRequest => Some("MembersRequest"),
       _ => None,
     }
   }
@@ -577,12 +693,114 @@ impl<'a> ::flatbuffers::Verifiable for Role {
 
 impl ::flatbuffers::SimpleToVerifyInSlice for Role {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MIN_CLIENT_RESPONSE_BODY: u8 = 0;
+pub const ENUM_MIN_MEMBER_STANDING: u8 = 1;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_CLIENT_RESPONSE_BODY: u8 = 6;
+pub const ENUM_MAX_MEMBER_STANDING: u8 = 5;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_CLIENT_RESPONSE_BODY: [ClientResponseBody; 7] = [
+pub const ENUM_VALUES_MEMBER_STANDING: [MemberStanding; 5] = [
+  MemberStanding::Voter,
+  MemberStanding::Joining,
+  MemberStanding::Leaving,
+  MemberStanding::Learner,
+  MemberStanding::Observer,
+];
+
+/// What a member of a partition is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct MemberStanding(pub u8);
+#[allow(non_upper_case_globals)]
+impl MemberStanding {
+  /// It votes.
+  pub const Voter: Self = Self(1);
+  /// It votes among those after the change that is under way.
+  pub const Joining: Self = Self(2);
+  /// It votes among those before the change that is under way, or is needed until that is over.
+  pub const Leaving: Self = Self(3);
+  /// It gets the log, counts for nothing and may be promoted.
+  pub const Learner: Self = Self(4);
+  /// It gets the log and counts for nothing.
+  pub const Observer: Self = Self(5);
+
+  pub const ENUM_MIN: u8 = 1;
+  pub const ENUM_MAX: u8 = 5;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Voter,
+    Self::Joining,
+    Self::Leaving,
+    Self::Learner,
+    Self::Observer,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Voter => Some("Voter"),
+      Self::Joining => Some("Joining"),
+      Self::Leaving => Some("Leaving"),
+      Self::Learner => Some("Learner"),
+      Self::Observer => Some("Observer"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for MemberStanding {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for MemberStanding {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for MemberStanding {
+    type Output = MemberStanding;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for MemberStanding {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for MemberStanding {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for MemberStanding {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_CLIENT_RESPONSE_BODY: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_CLIENT_RESPONSE_BODY: u8 = 7;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_CLIENT_RESPONSE_BODY: [ClientResponseBody; 8] = [
   ClientResponseBody::NONE,
   ClientResponseBody::Applied,
   ClientResponseBody::Refusal,
@@ -590,6 +808,7 @@ pub const ENUM_VALUES_CLIENT_RESPONSE_BODY: [ClientResponseBody; 7] = [
   ClientResponseBody::ReadReply,
   ClientResponseBody::ShardStatus,
   ClientResponseBody::PlacementReply,
+  ClientResponseBody::MembersReply,
 ];
 
 /// What a client is answered.
@@ -605,9 +824,10 @@ impl ClientResponseBody {
   pub const ReadReply: Self = Self(4);
   pub const ShardStatus: Self = Self(5);
   pub const PlacementReply: Self = Self(6);
+  pub const MembersReply: Self = Self(7);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 6;
+  pub const ENUM_MAX: u8 = 7;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Applied,
@@ -616,6 +836,7 @@ impl ClientResponseBody {
     Self::ReadReply,
     Self::ShardStatus,
     Self::PlacementReply,
+    Self::MembersReply,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -627,6 +848,7 @@ impl ClientResponseBody {
       Self::ReadReply => Some("ReadReply"),
       Self::ShardStatus => Some("ShardStatus"),
       Self::PlacementReply => Some("PlacementReply"),
+      Self::MembersReply => Some("MembersReply"),
       _ => None,
     }
   }
@@ -3985,6 +4207,159 @@ impl ::core::fmt::Debug for ModeRequest<'_> {
       ds.finish()
   }
 }
+pub enum MembersRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Ask who belongs to a partition, or change that; the latter an operator may. To ask twice does no harm.
+pub struct MembersRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for MembersRequest<'a> {
+  type Inner = MembersRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> MembersRequest<'a> {
+  pub const VT_PARTITION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_VERB: ::flatbuffers::VOffsetT = 6;
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_SHARD: ::flatbuffers::VOffsetT = 10;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    MembersRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args MembersRequestArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<MembersRequest<'bldr>> {
+    let mut builder = MembersRequestBuilder::new(_fbb);
+    builder.add_node(args.node);
+    if let Some(x) = args.partition { builder.add_partition(x); }
+    builder.add_shard(args.shard);
+    if let Some(x) = args.verb { builder.add_verb(x); }
+    builder.finish()
+  }
+
+
+  /// Of which partition.
+  #[inline]
+  pub fn partition(&self) -> &'a Id128 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Id128>(MembersRequest::VT_PARTITION, None).unwrap()}
+  }
+  /// What is asked.
+  #[inline]
+  pub fn verb(&self) -> Option<MembersVerb> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<MembersVerb>(MembersRequest::VT_VERB, None)}
+  }
+  /// Whom it is about: a node; 0 for nobody.
+  #[inline]
+  pub fn node(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MembersRequest::VT_NODE, Some(0)).unwrap()}
+  }
+  /// And its shard.
+  #[inline]
+  pub fn shard(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(MembersRequest::VT_SHARD, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for MembersRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Id128>("partition", Self::VT_PARTITION, true)?
+     .visit_field::<MembersVerb>("verb", Self::VT_VERB, false)?
+     .visit_field::<u64>("node", Self::VT_NODE, false)?
+     .visit_field::<u16>("shard", Self::VT_SHARD, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MembersRequestArgs<'a> {
+    pub partition: Option<&'a Id128>,
+    pub verb: Option<MembersVerb>,
+    pub node: u64,
+    pub shard: u16,
+}
+impl<'a> Default for MembersRequestArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    MembersRequestArgs {
+      partition: None, // required field
+      verb: None,
+      node: 0,
+      shard: 0,
+    }
+  }
+}
+
+pub struct MembersRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MembersRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_partition(&mut self, partition: &Id128) {
+    self.fbb_.push_slot_always::<&Id128>(MembersRequest::VT_PARTITION, partition);
+  }
+  #[inline]
+  pub fn add_verb(&mut self, verb: MembersVerb) {
+    self.fbb_.push_slot_always::<MembersVerb>(MembersRequest::VT_VERB, verb);
+  }
+  #[inline]
+  pub fn add_node(&mut self, node: u64) {
+    self.fbb_.push_slot::<u64>(MembersRequest::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_shard(&mut self, shard: u16) {
+    self.fbb_.push_slot::<u16>(MembersRequest::VT_SHARD, shard, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MembersRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    MembersRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<MembersRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, MembersRequest::VT_PARTITION,"partition");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for MembersRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("MembersRequest");
+      ds.field("partition", &self.partition());
+      ds.field("verb", &self.verb());
+      ds.field("node", &self.node());
+      ds.field("shard", &self.shard());
+      ds.finish()
+  }
+}
 pub enum ClientRequestOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -4116,6 +4491,20 @@ impl<'a> ClientRequest<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_members_request(&self) -> Option<MembersRequest<'a>> {
+    if self.body_type() == ClientRequestBody::MembersRequest {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { MembersRequest::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for ClientRequest<'_> {
@@ -4132,6 +4521,7 @@ impl ::flatbuffers::Verifiable for ClientRequest<'_> {
           ClientRequestBody::StatusRequest => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<StatusRequest>>("ClientRequestBody::StatusRequest", pos),
           ClientRequestBody::PlacementRequest => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<PlacementRequest>>("ClientRequestBody::PlacementRequest", pos),
           ClientRequestBody::ModeRequest => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ModeRequest>>("ClientRequestBody::ModeRequest", pos),
+          ClientRequestBody::MembersRequest => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<MembersRequest>>("ClientRequestBody::MembersRequest", pos),
           _ => Ok(()),
         }
      })?
@@ -4224,6 +4614,13 @@ impl ::core::fmt::Debug for ClientRequest<'_> {
         },
         ClientRequestBody::ModeRequest => {
           if let Some(x) = self.body_as_mode_request() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ClientRequestBody::MembersRequest => {
+          if let Some(x) = self.body_as_members_request() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
@@ -5680,6 +6077,475 @@ impl ::core::fmt::Debug for PlacementReply<'_> {
       ds.finish()
   }
 }
+pub enum MemberStatusOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// One member of a partition.
+pub struct MemberStatus<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for MemberStatus<'a> {
+  type Inner = MemberStatus<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> MemberStatus<'a> {
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_SHARD: ::flatbuffers::VOffsetT = 6;
+  pub const VT_STANDING: ::flatbuffers::VOffsetT = 8;
+  pub const VT_ADDRESS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_DURABLE: ::flatbuffers::VOffsetT = 12;
+  pub const VT_ANSWERS: ::flatbuffers::VOffsetT = 14;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    MemberStatus { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args MemberStatusArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<MemberStatus<'bldr>> {
+    let mut builder = MemberStatusBuilder::new(_fbb);
+    if let Some(x) = args.durable { builder.add_durable(x); }
+    builder.add_node(args.node);
+    if let Some(x) = args.address { builder.add_address(x); }
+    builder.add_shard(args.shard);
+    builder.add_answers(args.answers);
+    if let Some(x) = args.standing { builder.add_standing(x); }
+    builder.finish()
+  }
+
+
+  /// Its node.
+  #[inline]
+  pub fn node(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MemberStatus::VT_NODE, Some(0)).unwrap()}
+  }
+  /// Its shard there.
+  #[inline]
+  pub fn shard(&self) -> u16 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(MemberStatus::VT_SHARD, Some(0)).unwrap()}
+  }
+  /// What it is.
+  #[inline]
+  pub fn standing(&self) -> Option<MemberStanding> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<MemberStanding>(MemberStatus::VT_STANDING, None)}
+  }
+  /// Where it listens for its peers, if the placement does not say; else empty.
+  #[inline]
+  pub fn address(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(MemberStatus::VT_ADDRESS, None).unwrap()}
+  }
+  /// Durable there up to this index, as the leader knows; absent from others.
+  #[inline]
+  pub fn durable(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MemberStatus::VT_DURABLE, None)}
+  }
+  /// Whether the leader heard of it within an election timeout.
+  #[inline]
+  pub fn answers(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(MemberStatus::VT_ANSWERS, Some(false)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for MemberStatus<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("node", Self::VT_NODE, false)?
+     .visit_field::<u16>("shard", Self::VT_SHARD, false)?
+     .visit_field::<MemberStanding>("standing", Self::VT_STANDING, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("address", Self::VT_ADDRESS, true)?
+     .visit_field::<u64>("durable", Self::VT_DURABLE, false)?
+     .visit_field::<bool>("answers", Self::VT_ANSWERS, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MemberStatusArgs<'a> {
+    pub node: u64,
+    pub shard: u16,
+    pub standing: Option<MemberStanding>,
+    pub address: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub durable: Option<u64>,
+    pub answers: bool,
+}
+impl<'a> Default for MemberStatusArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    MemberStatusArgs {
+      node: 0,
+      shard: 0,
+      standing: None,
+      address: None, // required field
+      durable: None,
+      answers: false,
+    }
+  }
+}
+
+pub struct MemberStatusBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MemberStatusBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_node(&mut self, node: u64) {
+    self.fbb_.push_slot::<u64>(MemberStatus::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_shard(&mut self, shard: u16) {
+    self.fbb_.push_slot::<u16>(MemberStatus::VT_SHARD, shard, 0);
+  }
+  #[inline]
+  pub fn add_standing(&mut self, standing: MemberStanding) {
+    self.fbb_.push_slot_always::<MemberStanding>(MemberStatus::VT_STANDING, standing);
+  }
+  #[inline]
+  pub fn add_address(&mut self, address: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(MemberStatus::VT_ADDRESS, address);
+  }
+  #[inline]
+  pub fn add_durable(&mut self, durable: u64) {
+    self.fbb_.push_slot_always::<u64>(MemberStatus::VT_DURABLE, durable);
+  }
+  #[inline]
+  pub fn add_answers(&mut self, answers: bool) {
+    self.fbb_.push_slot::<bool>(MemberStatus::VT_ANSWERS, answers, false);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MemberStatusBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    MemberStatusBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<MemberStatus<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, MemberStatus::VT_ADDRESS,"address");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for MemberStatus<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("MemberStatus");
+      ds.field("node", &self.node());
+      ds.field("shard", &self.shard());
+      ds.field("standing", &self.standing());
+      ds.field("address", &self.address());
+      ds.field("durable", &self.durable());
+      ds.field("answers", &self.answers());
+      ds.finish()
+  }
+}
+pub enum MembersReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Who belongs to a partition.
+pub struct MembersReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for MembersReply<'a> {
+  type Inner = MembersReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> MembersReply<'a> {
+  pub const VT_PARTITION: ::flatbuffers::VOffsetT = 4;
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_ROLE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_TERM: ::flatbuffers::VOffsetT = 10;
+  pub const VT_LEADER: ::flatbuffers::VOffsetT = 12;
+  pub const VT_LAST_INDEX: ::flatbuffers::VOffsetT = 14;
+  pub const VT_WAL_COMMITTED: ::flatbuffers::VOffsetT = 16;
+  pub const VT_ENTERED: ::flatbuffers::VOffsetT = 18;
+  pub const VT_EXIT: ::flatbuffers::VOffsetT = 20;
+  pub const VT_BACK: ::flatbuffers::VOffsetT = 22;
+  pub const VT_MEMBERS: ::flatbuffers::VOffsetT = 24;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    MembersReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args MembersReplyArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<MembersReply<'bldr>> {
+    let mut builder = MembersReplyBuilder::new(_fbb);
+    if let Some(x) = args.exit { builder.add_exit(x); }
+    if let Some(x) = args.entered { builder.add_entered(x); }
+    builder.add_wal_committed(args.wal_committed);
+    builder.add_last_index(args.last_index);
+    if let Some(x) = args.leader { builder.add_leader(x); }
+    builder.add_term(args.term);
+    builder.add_node(args.node);
+    if let Some(x) = args.members { builder.add_members(x); }
+    if let Some(x) = args.partition { builder.add_partition(x); }
+    builder.add_back(args.back);
+    if let Some(x) = args.role { builder.add_role(x); }
+    builder.finish()
+  }
+
+
+  /// The partition.
+  #[inline]
+  pub fn partition(&self) -> &'a Id128 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Id128>(MembersReply::VT_PARTITION, None).unwrap()}
+  }
+  /// The node that says so.
+  #[inline]
+  pub fn node(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MembersReply::VT_NODE, Some(0)).unwrap()}
+  }
+  /// Its role.
+  #[inline]
+  pub fn role(&self) -> Option<Role> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<Role>(MembersReply::VT_ROLE, None)}
+  }
+  /// Its term.
+  #[inline]
+  pub fn term(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MembersReply::VT_TERM, Some(0)).unwrap()}
+  }
+  /// The leader of that term, if known.
+  #[inline]
+  pub fn leader(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MembersReply::VT_LEADER, None)}
+  }
+  /// Last index of its log.
+  #[inline]
+  pub fn last_index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MembersReply::VT_LAST_INDEX, Some(0)).unwrap()}
+  }
+  /// Durable on a quorum up to this index.
+  #[inline]
+  pub fn wal_committed(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MembersReply::VT_WAL_COMMITTED, Some(0)).unwrap()}
+  }
+  /// Where a joint configuration that is in force was entered; absent if none is.
+  #[inline]
+  pub fn entered(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MembersReply::VT_ENTERED, None)}
+  }
+  /// Where it will be left, or where it was while those who left are still needed; absent if there is no such entry.
+  #[inline]
+  pub fn exit(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(MembersReply::VT_EXIT, None)}
+  }
+  /// Whether the exit leads back.
+  #[inline]
+  pub fn back(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(MembersReply::VT_BACK, Some(false)).unwrap()}
+  }
+  /// The members, ascending; 64 at most.
+  #[inline]
+  pub fn members(&self) -> ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<MemberStatus<'a>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<MemberStatus>>>>(MembersReply::VT_MEMBERS, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for MembersReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<Id128>("partition", Self::VT_PARTITION, true)?
+     .visit_field::<u64>("node", Self::VT_NODE, false)?
+     .visit_field::<Role>("role", Self::VT_ROLE, false)?
+     .visit_field::<u64>("term", Self::VT_TERM, false)?
+     .visit_field::<u64>("leader", Self::VT_LEADER, false)?
+     .visit_field::<u64>("last_index", Self::VT_LAST_INDEX, false)?
+     .visit_field::<u64>("wal_committed", Self::VT_WAL_COMMITTED, false)?
+     .visit_field::<u64>("entered", Self::VT_ENTERED, false)?
+     .visit_field::<u64>("exit", Self::VT_EXIT, false)?
+     .visit_field::<bool>("back", Self::VT_BACK, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<MemberStatus>>>>("members", Self::VT_MEMBERS, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct MembersReplyArgs<'a> {
+    pub partition: Option<&'a Id128>,
+    pub node: u64,
+    pub role: Option<Role>,
+    pub term: u64,
+    pub leader: Option<u64>,
+    pub last_index: u64,
+    pub wal_committed: u64,
+    pub entered: Option<u64>,
+    pub exit: Option<u64>,
+    pub back: bool,
+    pub members: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<MemberStatus<'a>>>>>,
+}
+impl<'a> Default for MembersReplyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    MembersReplyArgs {
+      partition: None, // required field
+      node: 0,
+      role: None,
+      term: 0,
+      leader: None,
+      last_index: 0,
+      wal_committed: 0,
+      entered: None,
+      exit: None,
+      back: false,
+      members: None, // required field
+    }
+  }
+}
+
+pub struct MembersReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MembersReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_partition(&mut self, partition: &Id128) {
+    self.fbb_.push_slot_always::<&Id128>(MembersReply::VT_PARTITION, partition);
+  }
+  #[inline]
+  pub fn add_node(&mut self, node: u64) {
+    self.fbb_.push_slot::<u64>(MembersReply::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_role(&mut self, role: Role) {
+    self.fbb_.push_slot_always::<Role>(MembersReply::VT_ROLE, role);
+  }
+  #[inline]
+  pub fn add_term(&mut self, term: u64) {
+    self.fbb_.push_slot::<u64>(MembersReply::VT_TERM, term, 0);
+  }
+  #[inline]
+  pub fn add_leader(&mut self, leader: u64) {
+    self.fbb_.push_slot_always::<u64>(MembersReply::VT_LEADER, leader);
+  }
+  #[inline]
+  pub fn add_last_index(&mut self, last_index: u64) {
+    self.fbb_.push_slot::<u64>(MembersReply::VT_LAST_INDEX, last_index, 0);
+  }
+  #[inline]
+  pub fn add_wal_committed(&mut self, wal_committed: u64) {
+    self.fbb_.push_slot::<u64>(MembersReply::VT_WAL_COMMITTED, wal_committed, 0);
+  }
+  #[inline]
+  pub fn add_entered(&mut self, entered: u64) {
+    self.fbb_.push_slot_always::<u64>(MembersReply::VT_ENTERED, entered);
+  }
+  #[inline]
+  pub fn add_exit(&mut self, exit: u64) {
+    self.fbb_.push_slot_always::<u64>(MembersReply::VT_EXIT, exit);
+  }
+  #[inline]
+  pub fn add_back(&mut self, back: bool) {
+    self.fbb_.push_slot::<bool>(MembersReply::VT_BACK, back, false);
+  }
+  #[inline]
+  pub fn add_members(&mut self, members: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<MemberStatus<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(MembersReply::VT_MEMBERS, members);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MembersReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    MembersReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<MembersReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, MembersReply::VT_PARTITION,"partition");
+    self.fbb_.required(o, MembersReply::VT_MEMBERS,"members");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for MembersReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("MembersReply");
+      ds.field("partition", &self.partition());
+      ds.field("node", &self.node());
+      ds.field("role", &self.role());
+      ds.field("term", &self.term());
+      ds.field("leader", &self.leader());
+      ds.field("last_index", &self.last_index());
+      ds.field("wal_committed", &self.wal_committed());
+      ds.field("entered", &self.entered());
+      ds.field("exit", &self.exit());
+      ds.field("back", &self.back());
+      ds.field("members", &self.members());
+      ds.finish()
+  }
+}
 pub enum ClientResponseOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -5825,6 +6691,20 @@ impl<'a> ClientResponse<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_members_reply(&self) -> Option<MembersReply<'a>> {
+    if self.body_type() == ClientResponseBody::MembersReply {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { MembersReply::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for ClientResponse<'_> {
@@ -5842,6 +6722,7 @@ impl ::flatbuffers::Verifiable for ClientResponse<'_> {
           ClientResponseBody::ReadReply => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ReadReply>>("ClientResponseBody::ReadReply", pos),
           ClientResponseBody::ShardStatus => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ShardStatus>>("ClientResponseBody::ShardStatus", pos),
           ClientResponseBody::PlacementReply => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<PlacementReply>>("ClientResponseBody::PlacementReply", pos),
+          ClientResponseBody::MembersReply => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<MembersReply>>("ClientResponseBody::MembersReply", pos),
           _ => Ok(()),
         }
      })?
@@ -5941,6 +6822,13 @@ impl ::core::fmt::Debug for ClientResponse<'_> {
         },
         ClientResponseBody::PlacementReply => {
           if let Some(x) = self.body_as_placement_reply() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ClientResponseBody::MembersReply => {
+          if let Some(x) = self.body_as_members_reply() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

@@ -48,6 +48,17 @@ pub enum ClientRequestBody {
         /// The mode.
         mode: DurabilityMode,
     },
+    /// Ask the leader who belongs to a partition, or to change that; the latter an operator may.
+    Members {
+        /// Of which partition.
+        partition: PartitionId,
+        /// What is asked.
+        verb: MembersVerb,
+        /// Whom it is about: a node, 0 for nobody.
+        node: NodeId,
+        /// And its shard.
+        shard: ShardId,
+    },
 }
 
 /// How appends are made durable.
@@ -58,6 +69,26 @@ pub enum DurabilityMode {
     Strict = 1,
     /// Those that arrive about the same time share a chain.
     Group = 2,
+}
+
+/// What is asked about the members of a partition. To ask twice does no harm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum MembersVerb {
+    /// Who they are.
+    Show = 1,
+    /// One more gets the log and counts for nothing.
+    Add = 2,
+    /// The same for one that is never to vote.
+    Observe = 3,
+    /// A learner is to vote.
+    Promote = 4,
+    /// A member is to be none.
+    Remove = 5,
+    /// A change of voters that is under way is taken back.
+    RollBack = 6,
+    /// A voter is to lead.
+    Transfer = 7,
 }
 
 /// The answer to a [`ClientRequest`].
@@ -107,6 +138,8 @@ pub enum ClientResponseBody {
     },
     /// How partitions stand.
     Status(ShardStatus),
+    /// Who belongs to a partition.
+    Members(PartitionMembers),
     /// The placement, as its signed file's bytes.
     Placement(Vec<u8>),
 }

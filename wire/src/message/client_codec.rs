@@ -8,7 +8,8 @@ use super::codec::{
 };
 use super::{
     ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
-    IdempotencyKey, MessageError, PartitionStatus, Refusal, RefusalClause, Role,
+    IdempotencyKey, MEMBERS_MAX, MemberStanding, MemberStatus, MembersChange, MembersVerb,
+    MessageError, PartitionMembers, PartitionStatus, Refusal, RefusalClause, Role,
     STATUS_PARTITIONS_MAX, ScrubStatus, ShardStatus,
 };
 use crate::generated::fb;
@@ -25,7 +26,8 @@ impl ClientRequest {
             ClientRequestBody::Read { query, .. } => query.len(),
             ClientRequestBody::Status { .. }
             | ClientRequestBody::Placement
-            | ClientRequestBody::Mode { .. } => 0,
+            | ClientRequestBody::Mode { .. }
+            | ClientRequestBody::Members { .. } => 0,
         };
         encode(out, bytes, |scratch| {
             let (body_type, body) = build_request_body(&mut scratch.builder, &self.body);
@@ -57,11 +59,14 @@ impl ClientResponse {
     /// Appends the message's FlatBuffers form to `out`.
     ///
     /// # Errors
-    /// A status lists more than [`STATUS_PARTITIONS_MAX`] partitions, or the message is larger than what a frame holds;
+    /// A status lists more than [`STATUS_PARTITIONS_MAX`] partitions, or members are more than [`MEMBERS_MAX`], or the message is larger than what a frame holds;
     /// `out` is then as it was.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), MessageError> {
         if let ClientResponseBody::Status(status) = &self.body {
             check_partitions(status.partitions.len())?;
+        }
+        if let ClientResponseBody::Members(members) = &self.body {
+            check_list("MembersReply.members", members.members.len(), MEMBERS_MAX)?;
         }
         encode(out, response_bytes(&self.body), |scratch| {
             let (body_type, body) = build_response_body(scratch, &self.body);
@@ -108,6 +113,9 @@ fn response_bytes(body: &ClientResponseBody) -> usize {
                 .iter()
                 .map(|p| p.trouble.len() + p.held_back.len());
             status.trouble.len() + texts.sum::<usize>()
+        }
+        ClientResponseBody::Members(members) => {
+            members.members.iter().map(|m| m.address.len()).sum()
         }
         ClientResponseBody::Placement(file) => file.len(),
     }
@@ -157,6 +165,21 @@ fn build_request_body(
             let offset = fb::ModeRequest::create(b, &args).as_union_value();
             (fb::ClientRequestBody::ModeRequest, offset)
         }
+        ClientRequestBody::Members {
+            partition,
+            verb,
+            node,
+            shard,
+        } => {
+            let args = fb::MembersRequestArgs {
+                partition: Some(&id128(partition.0)),
+                verb: Some(fb::MembersVerb(*verb as u8)),
+                node: node.0,
+                shard: shard.0,
+            };
+            let offset = fb::MembersRequest::create(b, &args).as_union_value();
+            (fb::ClientRequestBody::MembersRequest, offset)
+        }
         ClientRequestBody::Placement => {
             let offset = fb::PlacementRequest::create(b, &fb::PlacementRequestArgs {});
             (
@@ -205,6 +228,15 @@ fn request_body(request: fb::ClientRequest<'_>) -> Result<ClientRequestBody, Mes
             ClientRequestBody::Mode {
                 partition: partition_of(m.partition()),
                 mode: durability_mode("ModeRequest.mode", m.mode())?,
+            }
+        }
+        fb::ClientRequestBody::MembersRequest => {
+            let m = request.body_as_members_request().ok_or_else(mismatch)?;
+            ClientRequestBody::Members {
+                partition: partition_of(m.partition()),
+                verb: members_verb(m.verb())?,
+                node: NodeId(m.node()),
+                shard: ShardId(m.shard()),
             }
         }
         fb::ClientRequestBody(value) => {
@@ -277,6 +309,10 @@ fn build_response_body(
             let offset = build_status(scratch, status).as_union_value();
             (fb::ClientResponseBody::ShardStatus, offset)
         }
+        ClientResponseBody::Members(members) => {
+            let offset = build_members(scratch, members).as_union_value();
+            (fb::ClientResponseBody::MembersReply, offset)
+        }
         ClientResponseBody::Placement(file) => {
             let args = fb::PlacementReplyArgs {
                 file: Some(b.create_vector(file)),
@@ -285,6 +321,125 @@ fn build_response_body(
             (fb::ClientResponseBody::PlacementReply, offset)
         }
     }
+}
+
+fn build_members(
+    scratch: &mut Scratch,
+    members: &PartitionMembers,
+) -> WIPOffset<fb::MembersReply<'static>> {
+    let Scratch { builder, offsets } = scratch;
+    for member in &members.members {
+        let address = Some(builder.create_string(&member.address));
+        let member = fb::MemberStatus::create(
+            builder,
+            &fb::MemberStatusArgs {
+                node: member.node.0,
+                shard: member.shard.0,
+                standing: Some(fb::MemberStanding(member.standing as u8)),
+                address,
+                durable: member.durable.map(LogIndex::get),
+                answers: member.answers,
+            },
+        );
+        offsets.push(member.value());
+    }
+    let offsets = offsets.iter().map(|at| WIPOffset::new(*at));
+    let list = builder.create_vector_from_iter::<WIPOffset<fb::MemberStatus<'static>>>(offsets);
+    let (entered, exit, back) = match members.change {
+        MembersChange::None => (None, None, false),
+        MembersChange::Joint {
+            entered,
+            exit,
+            back,
+        } => (Some(entered.0), exit.map(LogIndex::get), back),
+        MembersChange::Finishing { exit } => (None, Some(exit.0), false),
+    };
+    fb::MembersReply::create(
+        builder,
+        &fb::MembersReplyArgs {
+            partition: Some(&id128(members.partition.0)),
+            node: members.node.0,
+            role: Some(fb::Role(members.role as u8)),
+            term: members.term.0,
+            leader: members.leader.map(NodeId::get),
+            last_index: members.last_index.0,
+            wal_committed: members.wal_committed.0,
+            entered,
+            exit,
+            back,
+            members: Some(list),
+        },
+    )
+}
+
+fn members(m: fb::MembersReply<'_>) -> Result<PartitionMembers, MessageError> {
+    check_list("MembersReply.members", m.members().len(), MEMBERS_MAX)?;
+    let exit = m.exit().map(LogIndex);
+    Ok(PartitionMembers {
+        partition: partition_of(m.partition()),
+        node: NodeId(m.node()),
+        role: role(m.role())?,
+        term: Term(m.term()),
+        leader: m.leader().map(NodeId),
+        last_index: LogIndex(m.last_index()),
+        wal_committed: LogIndex(m.wal_committed()),
+        change: match (m.entered().map(LogIndex), exit) {
+            (Some(entered), exit) => MembersChange::Joint {
+                entered,
+                exit,
+                back: m.back(),
+            },
+            (None, Some(exit)) => MembersChange::Finishing { exit },
+            (None, None) => MembersChange::None,
+        },
+        members: m
+            .members()
+            .iter()
+            .map(member)
+            .collect::<Result<_, MessageError>>()?,
+    })
+}
+
+fn member(m: fb::MemberStatus<'_>) -> Result<MemberStatus, MessageError> {
+    Ok(MemberStatus {
+        node: NodeId(m.node()),
+        shard: ShardId(m.shard()),
+        standing: match m.standing().unwrap_or(fb::MemberStanding(0)) {
+            fb::MemberStanding::Voter => MemberStanding::Voter,
+            fb::MemberStanding::Joining => MemberStanding::Joining,
+            fb::MemberStanding::Leaving => MemberStanding::Leaving,
+            fb::MemberStanding::Learner => MemberStanding::Learner,
+            fb::MemberStanding::Observer => MemberStanding::Observer,
+            fb::MemberStanding(value) => {
+                return Err(MessageError::ValueUnknown {
+                    field: "MemberStatus.standing",
+                    value: value.into(),
+                });
+            }
+        },
+        address: m.address().to_owned(),
+        durable: m.durable().map(LogIndex),
+        answers: m.answers(),
+    })
+}
+
+/// An absent verb reads as 0, which none has.
+fn members_verb(verb: Option<fb::MembersVerb>) -> Result<MembersVerb, MessageError> {
+    Ok(match verb.unwrap_or(fb::MembersVerb(0)) {
+        fb::MembersVerb::Show => MembersVerb::Show,
+        fb::MembersVerb::Add => MembersVerb::Add,
+        fb::MembersVerb::Observe => MembersVerb::Observe,
+        fb::MembersVerb::Promote => MembersVerb::Promote,
+        fb::MembersVerb::Remove => MembersVerb::Remove,
+        fb::MembersVerb::RollBack => MembersVerb::RollBack,
+        fb::MembersVerb::Transfer => MembersVerb::Transfer,
+        fb::MembersVerb(value) => {
+            return Err(MessageError::ValueUnknown {
+                field: "MembersRequest.verb",
+                value: value.into(),
+            });
+        }
+    })
 }
 
 fn build_status(
@@ -386,6 +541,10 @@ fn response_body(response: fb::ClientResponse<'_>) -> Result<ClientResponseBody,
         fb::ClientResponseBody::PlacementReply => {
             let m = response.body_as_placement_reply().ok_or_else(mismatch)?;
             ClientResponseBody::Placement(m.file().bytes().to_vec())
+        }
+        fb::ClientResponseBody::MembersReply => {
+            let m = response.body_as_members_reply().ok_or_else(mismatch)?;
+            ClientResponseBody::Members(members(m)?)
         }
         fb::ClientResponseBody(value) => {
             return Err(MessageError::ValueUnknown {

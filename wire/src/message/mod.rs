@@ -17,8 +17,8 @@ mod peer_codec;
 
 pub use client::{
     ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
-    IdempotencyKey, MemberStanding, MemberStatus, MembersChange, PartitionMembers, PartitionStatus,
-    Refusal, RefusalClause, Role, ScrubStatus, ShardStatus,
+    IdempotencyKey, MemberStanding, MemberStatus, MembersChange, MembersVerb, PartitionMembers,
+    PartitionStatus, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus,
 };
 pub use error::MessageError;
 pub use peer::{
@@ -30,6 +30,9 @@ pub const BATCH_HEARTBEATS_MAX: usize = 65_535;
 
 /// Most messages in one [`PeerBatch`].
 pub const BATCH_MESSAGES_MAX: usize = 16_384;
+
+/// Most members in one [`PartitionMembers`].
+pub const MEMBERS_MAX: usize = 64;
 
 /// Most partitions in one [`ShardStatus`].
 pub const STATUS_PARTITIONS_MAX: usize = 16_384;

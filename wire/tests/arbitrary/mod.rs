@@ -5,8 +5,9 @@ use clustor_wire::ids::{
 };
 use clustor_wire::message::{
     ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
-    Heartbeat, HeartbeatAck, IdempotencyKey, PartitionStatus, PeerBatch, PeerHello, RaftBody,
-    RaftMessage, RefetchVerdict, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus,
+    Heartbeat, HeartbeatAck, IdempotencyKey, MemberStanding, MemberStatus, MembersChange,
+    MembersVerb, PartitionMembers, PartitionStatus, PeerBatch, PeerHello, RaftBody, RaftMessage,
+    RefetchVerdict, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus,
 };
 use proptest::option;
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop, prop_oneof};
@@ -187,6 +188,14 @@ pub fn requests() -> impl Strategy<Value = ClientRequest> {
         Just(ClientRequestBody::Placement),
         (partitions(), modes())
             .prop_map(|(partition, mode)| ClientRequestBody::Mode { partition, mode }),
+        (partitions(), verbs(), numbers(), any::<u16>()).prop_map(
+            |(partition, verb, node, shard)| ClientRequestBody::Members {
+                partition,
+                verb,
+                node: NodeId(node),
+                shard: ShardId(shard),
+            }
+        ),
     ];
     (numbers(), body).prop_map(|(id, body)| ClientRequest { id, body })
 }
@@ -210,6 +219,78 @@ fn refusals() -> impl Strategy<Value = Refusal> {
             wal_committed,
         },
     )
+}
+
+fn verbs() -> impl Strategy<Value = MembersVerb> {
+    prop::sample::select(vec![
+        MembersVerb::Show,
+        MembersVerb::Add,
+        MembersVerb::Observe,
+        MembersVerb::Promote,
+        MembersVerb::Remove,
+        MembersVerb::RollBack,
+        MembersVerb::Transfer,
+    ])
+}
+
+fn members() -> impl Strategy<Value = PartitionMembers> {
+    let standing = prop::sample::select(vec![
+        MemberStanding::Voter,
+        MemberStanding::Joining,
+        MemberStanding::Leaving,
+        MemberStanding::Learner,
+        MemberStanding::Observer,
+    ]);
+    let member = (
+        (numbers(), any::<u16>(), standing),
+        (texts(), option::of(indexes()), any::<bool>()),
+    )
+        .prop_map(
+            |((node, shard, standing), (address, durable, answers))| MemberStatus {
+                node: NodeId(node),
+                shard: ShardId(shard),
+                standing,
+                address,
+                durable,
+                answers,
+            },
+        );
+    let change = prop_oneof![
+        Just(MembersChange::None),
+        indexes().prop_map(|exit| MembersChange::Finishing { exit }),
+        (indexes(), option::of(indexes()), any::<bool>()).prop_map(|(entered, exit, back)| {
+            MembersChange::Joint {
+                entered,
+                exit,
+                back,
+            }
+        }),
+    ];
+    let role = prop::sample::select(vec![Role::Follower, Role::Leader]);
+    (
+        (partitions(), numbers(), role, terms()),
+        (option::of(numbers().prop_map(NodeId)), indexes(), indexes()),
+        change,
+        prop::collection::vec(member, 0..5),
+    )
+        .prop_map(
+            |(
+                (partition, node, role, term),
+                (leader, last_index, wal_committed),
+                change,
+                members,
+            )| PartitionMembers {
+                partition,
+                node: NodeId(node),
+                role,
+                term,
+                leader,
+                last_index,
+                wal_committed,
+                change,
+                members,
+            },
+        )
 }
 
 fn modes() -> impl Strategy<Value = DurabilityMode> {
@@ -310,6 +391,7 @@ pub fn responses() -> impl Strategy<Value = ClientResponse> {
             }
         }),
         statuses().prop_map(ClientResponseBody::Status),
+        members().prop_map(ClientResponseBody::Members),
         bytes().prop_map(ClientResponseBody::Placement),
     ];
     (numbers(), body).prop_map(|(id, body)| ClientResponse { id, body })

@@ -64,6 +64,11 @@ fn meaning(question: &Question, body: ClientResponseBody) -> Meaning {
         {
             Meaning::Answered(Answer::Status(Ok(status)))
         }
+        (Question::Members { partition, .. }, ClientResponseBody::Members(members))
+            if *partition == members.partition =>
+        {
+            Meaning::Answered(Answer::Members(Ok(members)))
+        }
         (_, ClientResponseBody::NotExecuted(refused)) => Meaning::Refused(refused),
         _ => Meaning::Nonsense,
     }
@@ -301,6 +306,7 @@ impl Machine {
                 Outcome::NotExecuted { refusal: refused }
             }),
             Question::Read { .. } => Answer::Read(Err(refused)),
+            Question::Members { .. } => Answer::Members(Err(refused)),
             Question::Status { .. } => Answer::Status(Err(refused)),
         }
     }
@@ -331,6 +337,8 @@ fn index_of(answer: &Answer) -> LogIndex {
     match answer {
         Answer::Append(Outcome::Applied { index, .. }) => *index,
         Answer::Read(Ok(read)) => read.index,
-        Answer::Append(_) | Answer::Read(Err(_)) | Answer::Status(_) => LogIndex::ZERO,
+        Answer::Append(_) | Answer::Read(Err(_)) | Answer::Members(_) | Answer::Status(_) => {
+            LogIndex::ZERO
+        }
     }
 }

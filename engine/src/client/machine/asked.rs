@@ -92,7 +92,7 @@ impl Asked {
     pub fn may_be_repeated(&self) -> bool {
         match &self.question {
             Question::Append { keying, .. } => keying.key().is_some() || !self.may_happen(),
-            Question::Read { .. } | Question::Mode { .. } => true,
+            Question::Read { .. } | Question::Mode { .. } | Question::Members { .. } => true,
             Question::Status { .. } => false,
         }
     }

@@ -126,7 +126,10 @@ impl Machine {
             asked.last = Some(why.clone());
             match asked.question {
                 Question::Status { .. } => self.refuse_for_good(ticket, why.clone()),
-                Question::Append { .. } | Question::Read { .. } | Question::Mode { .. } => {
+                Question::Append { .. }
+                | Question::Read { .. }
+                | Question::Mode { .. }
+                | Question::Members { .. } => {
                     self.route(now, ticket);
                 }
             }

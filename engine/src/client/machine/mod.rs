@@ -190,7 +190,8 @@ impl Machine {
             Question::Status { at, .. } => Some(*at).filter(|at| !is_down(*at)),
             Question::Append { partition, .. }
             | Question::Read { partition, .. }
-            | Question::Mode { partition, .. } => self.routes.choose(*partition, is_down),
+            | Question::Mode { partition, .. }
+            | Question::Members { partition, .. } => self.routes.choose(*partition, is_down),
         };
         match target {
             Some(target) => self.send_or_queue(now, ticket, target),
@@ -209,7 +210,8 @@ impl Machine {
             }
             Question::Append { partition, .. }
             | Question::Read { partition, .. }
-            | Question::Mode { partition, .. } => self.routes.replicas(*partition),
+            | Question::Mode { partition, .. }
+            | Question::Members { partition, .. } => self.routes.replicas(*partition),
         };
         let first = candidates
             .iter()

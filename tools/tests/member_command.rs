@@ -1,0 +1,252 @@
+//! `clustor member`, run as people run it: a partition loses a voter and gets it back, a node whose disk is gone is
+//! replaced, and what makes no sense is refused.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const NODES: u16 = 4;
+const TRUST_DOMAIN: &str = "test.example";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn clustor(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_clustor"));
+    command.args(args);
+    command
+}
+
+/// A port with free ones behind it.
+fn free_ports() -> u16 {
+    let mut tries = (0..100).map(|_| {
+        let first = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = first.local_addr().expect("an address").port();
+        let rest = (1..NODES).all(|n| {
+            port.checked_add(n)
+                .is_some_and(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        });
+        (port, rest)
+    });
+    let found = tries.find(|(_, rest)| *rest);
+    found.expect("free ports in a row").0
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A cluster's directory and its nodes, which end with it.
+struct Cluster {
+    _home: tempfile::TempDir,
+    dir: PathBuf,
+    nodes: Vec<Option<Child>>,
+}
+
+impl Cluster {
+    /// Four nodes that all vote in the one partition, and an operator's certificate.
+    fn start() -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let dir = home.path().join("dev");
+        let listen = format!("127.0.0.1:{}", free_ports());
+        let made = clustor(&["certs", "cluster", "--listen", &listen, "--shards", "1"])
+            .args(["--nodes", "4", "--replicas", "4", "--partitions", "1"])
+            .args(["--trust-domain", TRUST_DOMAIN, "--dir"])
+            .arg(&dir)
+            .output()
+            .expect("the clustor binary runs");
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        let made = clustor(&["certs", "client", "--name", "ops", "--operator"])
+            .args(["--trust-domain", TRUST_DOMAIN, "--dir"])
+            .arg(&dir)
+            .output()
+            .expect("the clustor binary runs");
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        let mut cluster = Self {
+            _home: home,
+            dir,
+            nodes: (0..NODES).map(|_| None).collect(),
+        };
+        for node in 1..=NODES {
+            cluster.boot(node);
+        }
+        cluster
+    }
+
+    fn config(&self, node: u16) -> PathBuf {
+        self.dir.join(format!("node-{node}.toml"))
+    }
+
+    /// Starts a node and waits until it says that it is ready.
+    fn boot(&mut self, node: u16) {
+        let mut child = clustor(&["serve", "--log-level", "error", "--config"])
+            .arg(self.config(node))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the clustor binary runs");
+        let out = child.stdout.take().expect("piped");
+        let mut line = String::new();
+        BufReader::new(out).read_line(&mut line).expect("a line");
+        assert!(line.starts_with("ready"), "{line}");
+        self.nodes[usize::from(node) - 1] = Some(child);
+    }
+
+    fn kill(&mut self, node: u16) {
+        if let Some(mut child) = self.nodes[usize::from(node) - 1].take() {
+            child.kill().expect("it runs");
+            child.wait().expect("it is waited for");
+        }
+    }
+
+    /// Removes a node's files, as a lost disk would.
+    fn lose_disk(&self, node: u16) {
+        let config = std::fs::read_to_string(self.config(node)).expect("its config");
+        let data = config
+            .lines()
+            .find_map(|line| line.strip_prefix("data_dir = "))
+            .expect("a data directory");
+        let data = self.dir.join(data.trim_matches('"'));
+        std::fs::remove_dir_all(data).expect("its files");
+    }
+
+    fn command(&self, what: &[&str], args: &[&str]) -> Command {
+        let mut command = clustor(what);
+        command.arg("--cluster").arg(&self.dir).args(args);
+        command
+    }
+
+    fn run(&self, what: &[&str], args: &[&str]) -> Output {
+        let mut command = self.command(what, args);
+        command.output().expect("the clustor binary runs")
+    }
+
+    fn member(&self, verb: &str, args: &[&str]) -> Output {
+        let mut all = vec!["--operator", "ops", "--timeout-ms", "60000"];
+        all.extend_from_slice(args);
+        self.run(&["member", verb], &all)
+    }
+
+    /// Who belongs to the partition: node and standing.
+    fn members(&self) -> Vec<(u64, String)> {
+        let shown = self.run(
+            &["member", "show"],
+            &["--json", "--timeout-ms", "60000", "1"],
+        );
+        assert_code(&shown, 0);
+        let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+        let members = shown["members"].as_array().expect("members").iter();
+        members
+            .filter(|member| member["standing"] != "leaving")
+            .map(|member| {
+                let standing = member["standing"].as_str().expect("a word").to_owned();
+                (member["node"].as_u64().expect("a number"), standing)
+            })
+            .collect()
+    }
+
+    fn append(&self, key: &str) {
+        let done = self.run(&["append"], &["--timeout-ms", "60000", "1", key, "x"]);
+        assert_code(&done, 0);
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in self.nodes.iter_mut().flatten() {
+            // A node that has ended can't be killed; either way it is waited for.
+            let _ = node.kill();
+            let _ = node.wait();
+        }
+    }
+}
+
+#[track_caller]
+fn assert_code(output: &Output, code: i32) {
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+}
+
+fn voters(nodes: &[u64]) -> Vec<(u64, String)> {
+    nodes.iter().map(|n| (*n, "voter".to_owned())).collect()
+}
+
+#[test]
+fn a_partition_shrinks_and_grows_and_a_node_whose_disk_is_gone_is_replaced() {
+    let mut cluster = Cluster::start();
+    cluster.append("a");
+    assert_eq!(cluster.members(), voters(&[1, 2, 3, 4]));
+
+    assert_code(&cluster.member("remove", &["1", "4"]), 0);
+    assert_eq!(cluster.members(), voters(&[1, 2, 3]));
+    // Once more changes nothing.
+    assert_code(&cluster.member("remove", &["1", "4"]), 0);
+    cluster.append("b");
+
+    assert_code(&cluster.member("add", &["1", "4"]), 0);
+    assert_eq!(cluster.members()[3], (4, "learner".to_owned()));
+    assert_code(&cluster.member("promote", &["1", "4"]), 0);
+    assert_eq!(cluster.members(), voters(&[1, 2, 3, 4]));
+
+    assert_code(&cluster.member("transfer", &["1", "2"]), 0);
+
+    // The disk of 3 is gone. The command waits for the node to come back with an empty one.
+    cluster.kill(3);
+    cluster.lose_disk(3);
+    let mut replaced = cluster
+        .command(
+            &["member", "replace"],
+            &["--operator", "ops", "--timeout-ms", "120000", "1", "3"],
+        )
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the clustor binary runs");
+    let until = Instant::now() + PATIENCE;
+    while !cluster.members().contains(&(3, "learner".to_owned())) {
+        assert!(Instant::now() < until, "{:?}", cluster.members());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    cluster.boot(3);
+    let status = replaced.wait().expect("it ends");
+    assert!(status.success(), "{status:?}");
+    assert_eq!(cluster.members(), voters(&[1, 2, 3, 4]));
+
+    // Of 1, 2 and 3, 1 goes: without 3 and what it has, nothing would be served.
+    assert_code(&cluster.member("remove", &["1", "4"]), 0);
+    cluster.kill(1);
+    cluster.append("c");
+    let read = cluster.run(&["read"], &["--timeout-ms", "60000", "1", "a"]);
+    assert_code(&read, 0);
+}
+
+#[test]
+fn changes_need_an_operator_and_members_a_replica() {
+    let cluster = Cluster::start();
+    let stranger = cluster.member("add", &["1", "9"]);
+    assert_code(&stranger, 1);
+    assert!(
+        text(&stranger.stderr).contains("gives node 9 no replica"),
+        "{stranger:?}"
+    );
+    let nothing = cluster.member("rollback", &["1"]);
+    assert_code(&nothing, 1);
+    assert!(
+        text(&nothing.stderr).contains("nothing to roll back"),
+        "{nothing:?}"
+    );
+    // A client's certificate under an operator's file name is still a client's.
+    for end in ["pem", "key"] {
+        let from = cluster.dir.join(format!("client-dev.{end}"));
+        let to = cluster.dir.join(format!("operator-dev.{end}"));
+        std::fs::copy(from, to).expect("copied");
+    }
+    let forbidden = cluster.run(&["member", "remove"], &["--operator", "dev", "1", "4"]);
+    assert_code(&forbidden, 1);
+    assert!(
+        text(&forbidden.stderr).contains("only an operator's certificate"),
+        "{forbidden:?}"
+    );
+    assert_eq!(cluster.members(), voters(&[1, 2, 3, 4]));
+}
