@@ -65,6 +65,24 @@ pub(crate) const fn in_log(mode: DurabilityMode) -> Mode {
 }
 
 impl Partition {
+    /// How its next entry is made durable here.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.replica.mode()
+    }
+
+    /// The latest entry in its log that changes the mode, as far as the replica here has seen that.
+    #[must_use]
+    pub fn mode_change(&self) -> Option<(LogIndex, Transition)> {
+        self.replica.transition_entry()
+    }
+
+    /// Whether it is strict, whatever its log says, because it has not applied what it found at its start.
+    #[must_use]
+    pub fn is_in_fallback(&self) -> bool {
+        self.replica.is_in_fallback()
+    }
+
     /// Two group batches in a row went too late.
     pub(crate) fn on_overrun(&mut self, now: Time) {
         if self.replica.is_leader() && self.replica.mode() == Mode::Group {

@@ -101,16 +101,20 @@ impl Modes {
         }
     }
 
-    /// The latest transition.
+    /// The latest entry that changes the mode.
+    pub(super) fn latest_entry(&self) -> Option<(LogIndex, Transition)> {
+        self.open.last().copied().or(self.settled)
+    }
+
+    /// What the latest of them says, or what holds where there is none.
     pub(super) fn latest(&self) -> Transition {
-        let latest = self.open.last().or(self.settled.as_ref());
-        latest.map_or(
+        self.latest_entry().map_or(
             Transition {
                 mode: self.first,
                 wanted: self.first,
                 cause: Cause::Asked,
             },
-            |(_, transition)| *transition,
+            |(_, transition)| transition,
         )
     }
 

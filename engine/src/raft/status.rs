@@ -176,6 +176,12 @@ impl Replica {
         self.modes.latest()
     }
 
+    /// The latest entry in its log that changes the mode, as far as it has seen that.
+    #[must_use]
+    pub fn transition_entry(&self) -> Option<(LogIndex, Transition)> {
+        self.modes.latest_entry()
+    }
+
     /// Whether a change of the mode waits to be applied.
     #[must_use]
     pub fn is_changing_mode(&self) -> bool {

@@ -5,7 +5,6 @@
 
 use clustor_engine::profile::{Profile, ProfileNews};
 use clustor_shards::disk::FlushKind;
-use clustor_shards::log::Mode;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{NodeId, PartitionId};
 use rand::Rng;
@@ -271,11 +270,12 @@ pub(super) fn draw_news(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Profil
         return ProfileNews::Refused("drawn".to_owned());
     }
     let mut profile = layout.profile.clone();
-    // Not on the slowest disk: see `draw_layout`.
-    if layout.disk.timing.write_us.1 < 500 {
-        profile.mode = pick(rng, &[Mode::Strict, Mode::Group]);
-    }
     profile.batch_bytes_max = pick(rng, &[4 << 10, 16 << 10]);
+    profile.batch_ms_max = pick(rng, &[1, 5, 50]);
+    profile.group_chains_max = pick(rng, &[1, 2, 8]);
+    profile.queue_batches_max = pick(rng, &[8, 32, 256]);
+    profile.flush = pick(rng, &[FlushKind::Fdatasync, FlushKind::Dsync]);
+    profile.slow_chain_ms = pick(rng, &[1, 20, 1_000]);
     profile.chains_in_flight_max = pick(rng, &[1, 4, 8]);
     profile.apply_entries_max = pick(rng, &[1, 16, 512]);
     profile.append_batches_in_flight_max = pick(rng, &[1, 4, 16]);

@@ -18,6 +18,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::check::clients::{Acknowledged, Clients};
 use super::check::consensus::{Consensus, VoteSent};
+use super::check::modes::Modes;
 use super::check::{Violation, must, provable};
 use super::host::Host;
 use super::layout::Layout;
@@ -78,6 +79,7 @@ pub struct World {
     network: Network,
     rng: Xoshiro256PlusPlus,
     consensus: Consensus,
+    modes: Modes,
     clients: Clients,
     /// Copies of disks may still be recovered this often, to look for what was acknowledged.
     proofs_left: u32,
@@ -102,6 +104,7 @@ impl World {
             .collect();
         Self {
             consensus: Consensus::new(&layout),
+            modes: Modes::default(),
             layout,
             now_us: 0,
             steps: 0,
@@ -684,6 +687,7 @@ impl World {
             return Ok(());
         };
         self.consensus.after_turn(shard, core)?;
+        self.modes.after_turn(shard, core)?;
         for reply in replies {
             self.trace
                 .note(self.now_us, || format!("answer {} {reply:?}", name(shard)));
@@ -805,6 +809,9 @@ impl World {
     pub fn settle(&self) -> Result<(), Violation> {
         for partition in &self.layout.partitions {
             self.consensus.agreed(partition.id).settle()?;
+        }
+        for (shard, host) in &self.hosts {
+            self.modes.fenced(*shard, &host.disk)?;
         }
         self.clients.settle()
     }

@@ -5,6 +5,7 @@
 //!   restart forgets
 //! - [`machines`]: every machine takes the same commands in the same order, each operation once
 //! - [`clients`]: what is acknowledged stays, what is refused never happens, reads are linearizable
+//! - [`modes`]: the mode of a partition is what its log says, on every replica, and a change of it stands alone
 //! - [`provable`]: the same, seen on copies of the disks alone
 //!
 //! Linearizability is decided exactly, without a search: the object is a list to which commands are appended, every
@@ -15,6 +16,7 @@
 pub mod clients;
 pub mod consensus;
 pub mod machines;
+pub mod modes;
 pub mod provable;
 
 /// A rule that was broken.
