@@ -167,8 +167,7 @@ impl Replica {
             return;
         }
         let settled = turn.now >= leading.since.plus_ms(SETTLED_MS);
-        // Also what could be applied when it was found to be missing: nothing behind it is durable here any more.
-        if settled && self.log.missing_count() > 0 {
+        if settled && self.log.missing_from(self.applicable.next()).is_some() {
             // If nobody answers there is nobody to lead instead.
             let _ = self.transfer_leadership(turn, None);
         }
