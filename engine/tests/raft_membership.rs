@@ -206,6 +206,21 @@ fn a_learner_gets_the_log_from_its_beginning_and_is_promoted_when_it_has_it() {
 }
 
 #[test]
+fn how_a_learner_writes_counts_once_it_votes() {
+    const BLOCKING: u8 = 2;
+    let mut cluster = grown(4, 3);
+    cluster.node(4).io_writer_mode = BLOCKING;
+    learn(&mut cluster, 1, 4);
+    cluster.write(1, &[b"told to the learner too"]);
+    cluster.pass(200);
+    assert_eq!(cluster.node(1).replica.voter_writing(BLOCKING), None);
+    change(&mut cluster, 1, &voters(&[4], &[])).expect("it has caught up");
+    cluster.pass(200);
+    let voter = cluster.node(1).replica.voter_writing(BLOCKING);
+    assert_eq!(voter, Some(peer(4)));
+}
+
+#[test]
 fn who_left_goes_on_voting_until_the_change_is_over() {
     let mut cluster = grown(5, 3);
     learn(&mut cluster, 1, 4);

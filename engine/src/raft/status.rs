@@ -213,7 +213,7 @@ impl Replica {
         leading
             .progress
             .iter()
-            .find(|p| p.io_writer_mode() == io_writer_mode)
+            .find(|p| p.io_writer_mode() == io_writer_mode && self.configuration.contains(p.peer()))
             .map(|p| p.peer())
     }
 

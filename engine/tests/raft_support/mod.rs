@@ -93,6 +93,8 @@ pub struct Node {
     pub reads_for_peers: usize,
     /// While set, nothing that is submitted is carried.
     pub stalled: bool,
+    /// How it says that its log writes.
+    pub io_writer_mode: u8,
     pub up: bool,
 }
 
@@ -193,6 +195,7 @@ impl Cluster {
         let replica = Replica::new(config, restored, self.now, &mut cache);
         let mut node = Node {
             number,
+            io_writer_mode: 0,
             disk,
             log,
             replica,
@@ -556,7 +559,7 @@ impl Node {
             me: peer(self.number),
             now,
             segment_seq: self.log.current_pair(),
-            io_writer_mode: 0,
+            io_writer_mode: self.io_writer_mode,
             cache: &mut self.cache,
             out: &mut self.out,
         };
