@@ -23,15 +23,16 @@ const EXAMPLES: &str = "\
 Examples:
   clustor certs client --dir dev --name ops --operator       a certificate that may change members
   clustor member show --cluster dev 1                        who belongs to partition 1
-  clustor member remove --cluster dev --operator ops 1 3     node 3 votes no more, and gets the log no more
-  clustor member add --cluster dev --operator ops 1 3        node 3 gets the log, and counts for nothing
+  clustor member remove --cluster dev --operator ops 1 3     node 3 votes no more
+  clustor member add --cluster dev --operator ops 1 3        node 3 gets the log, as a learner
   clustor member promote --cluster dev --operator ops 1 3    node 3 votes, once it has caught up
-  clustor member replace --cluster dev --operator ops 1 3    all three: for a node that comes back with an empty disk
+  clustor member replace --cluster dev --operator ops 1 3    all three: its disk is gone
   clustor member transfer --cluster dev --operator ops 1 2   node 2 leads
 
-A command ends when its change is over, or after --timeout-ms; it may be repeated, and goes on where the change stands.
-Only nodes to which the placement gives a replica of the partition can be members. Before a node whose disk is gone starts
-with an empty one, remove it: see docs/operations.md.";
+A command ends when its change is over, or after --timeout-ms; it may be repeated, and goes on
+where the change stands.
+Only nodes to which the placement gives a replica of the partition can be members. Before a node
+whose disk is gone starts with an empty one, remove it: see docs/operations.md.";
 
 /// Shows and changes who belongs to a partition.
 #[derive(Debug, Args)]
