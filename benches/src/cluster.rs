@@ -19,13 +19,14 @@ use clustor_engine::profile::Profile;
 use clustor_engine::security::{
     PlacedNode, Placement, PlacementDraft, PlacementSecret, Role, SpiffeId, TlsFiles, TlsIdentity,
 };
+use clustor_shards::disk::FlushKind;
 use clustor_shards::log::Encoding;
 use clustor_shards::uring::ChainSteps;
 use clustor_wire::ids::{ClusterId, NodeId, PartitionId};
 use rcgen::{CertificateParams, IsCa, Issuer, KeyPair, SanType};
 
 use crate::closed_loop::{Span, closed_loop};
-use crate::device::{Device, DeviceWork};
+use crate::device::{Device, DeviceWork, flush_name};
 use crate::interrupt::Interrupt;
 use crate::nothing::Nothing;
 use crate::progress::Progress;
@@ -91,7 +92,8 @@ pub fn run(options: &Options) -> Result<Report, BenchError> {
             let line = Line {
                 benchmark: "cluster",
                 mode: name,
-                suite: "chacha20-poly1305",
+                suite: profile.sealing.name(),
+                flush: flush_name(profile.flush),
                 workload: Workload {
                     depth: clients,
                     payload_bytes: options.payload_bytes,
@@ -191,6 +193,7 @@ impl Cluster {
             steps: ChainSteps::Full,
             depth: 1,
             blocks: 1,
+            flush: FlushKind::default(),
         };
         Ok(Round {
             allocations: Some(allocations),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use clustor_shards::buffer::{BLOCK_BYTES, BlockPool, Blocks, SizeClass};
 use clustor_shards::disk::{DiskEvent, DiskOp, DurableChain, FlushKind, PreparePair};
 use clustor_shards::uring::{ChainSteps, ShardRing, WriterMode};
@@ -53,6 +53,9 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(BLOCKS_MAX)))]
     pub blocks: u32,
+    /// How writes are made durable.
+    #[arg(long, value_name = "KIND", default_value = "fdatasync")]
+    pub flush: FlushName,
 }
 
 /// The modes, cheapest first.
@@ -76,11 +79,13 @@ pub fn run(options: &Options) -> Result<Report, BenchError> {
                 steps,
                 depth,
                 blocks: options.blocks,
+                flush: options.flush.kind(),
             };
             let line = Line {
                 benchmark: "device",
                 mode,
                 suite: "none",
+                flush: flush_name(options.flush.kind()),
                 workload: Workload {
                     depth,
                     payload_bytes: options.blocks * BLOCK_BYTES as u32,
@@ -108,6 +113,33 @@ pub fn run(options: &Options) -> Result<Report, BenchError> {
     Ok(report)
 }
 
+/// How writes are made durable, as the command line names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FlushName {
+    /// A flush of the file follows each write.
+    Fdatasync,
+    /// Each write is durable when it completes.
+    Dsync,
+}
+
+impl FlushName {
+    /// As the log has it.
+    pub const fn kind(self) -> FlushKind {
+        match self {
+            Self::Fdatasync => FlushKind::Fdatasync,
+            Self::Dsync => FlushKind::Dsync,
+        }
+    }
+}
+
+/// The name of a kind of flush.
+pub const fn flush_name(kind: FlushKind) -> &'static str {
+    match kind {
+        FlushKind::Fdatasync => "fdatasync",
+        FlushKind::Dsync => "dsync",
+    }
+}
+
 /// What the device is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceWork {
@@ -117,6 +149,8 @@ pub struct DeviceWork {
     pub depth: u32,
     /// Log blocks in each (1 to what the device was opened for).
     pub blocks: u32,
+    /// How its writes are made durable.
+    pub flush: FlushKind,
 }
 
 /// A ring with one zeroed pair to write to.
@@ -268,7 +302,7 @@ impl<'a> Device<'a> {
             ledger_block: u32::try_from(self.chains % u64::from(LEDGER_BLOCKS))
                 .expect("below the ledger's size"),
             ledger,
-            flush: FlushKind::Fdatasync,
+            flush: work.flush,
         };
         self.next_block += work.blocks;
         self.chains += 1;

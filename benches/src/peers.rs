@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use clustor_engine::profile::Profile;
+use clustor_shards::disk::FlushKind;
 use clustor_shards::log::Mode;
 use raft_engine::{Config, Engine, LogBatch, MessageExt, ReadableSize};
 use raft_proto::eraftpb::Entry;
@@ -98,6 +99,7 @@ pub fn run(options: &Options) -> Result<Report, BenchError> {
                     benchmark: "peers",
                     mode,
                     suite,
+                    flush: "fdatasync",
                     workload,
                     measured_at,
                 };
@@ -121,7 +123,8 @@ fn measure(
     rounds: &mut [Vec<Round>; 4],
 ) -> Result<(), BenchError> {
     let directory = setup.path().join("peers");
-    let profile = Profile::throughput().with_segment_bytes(SEGMENT_BYTES);
+    let mut profile = Profile::throughput().with_segment_bytes(SEGMENT_BYTES);
+    profile.flush = FlushKind::Fdatasync;
     let engine = OneNode::start(&directory.join("engine"), profile.clone())?;
     let mut shard = ShardBench::open(&directory.join("shard"), profile, &setup.interrupt)?;
     let plain = Peer::open(&directory.join("plain"), false)?;
@@ -147,7 +150,7 @@ fn measure(
             span,
             &setup.interrupt,
         )?;
-        let beside = device_work(counts);
+        let beside = device_work(counts, FlushKind::Fdatasync);
         let device = (beside, device.measure(beside, setup.time)?);
         let better = peers
             .iter()

@@ -130,6 +130,8 @@ pub struct ShardBench<'a> {
     beside: Beside,
     /// The mark of the rollover that is under way.
     mark: Option<ChainNumber>,
+    /// When the log's time began.
+    begun: Instant,
     interrupt: &'a Interrupt,
 }
 
@@ -181,6 +183,7 @@ impl<'a> ShardBench<'a> {
             counts: Counts::default(),
             beside: Beside::default(),
             mark: None,
+            begun: Instant::now(),
             interrupt,
         };
         bench.settle()?;
@@ -271,6 +274,7 @@ impl<'a> ShardBench<'a> {
         ring.wait()?;
         ring.drain(&mut self.events)?;
         let segment_blocks = log.options().segment_blocks;
+        let now = Time(u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX));
         for event in self.events.drain(..) {
             match &event {
                 DiskEvent::Chain { chain, .. } if self.mark == Some(*chain) => {
@@ -291,7 +295,7 @@ impl<'a> ShardBench<'a> {
                 }
                 _ => {}
             }
-            log.on_event(Time(0), event, &mut self.retirement);
+            log.on_event(now, event, &mut self.retirement);
         }
         self.retirement.durable.clear();
         self.retirement.hard_states.clear();
@@ -301,13 +305,19 @@ impl<'a> ShardBench<'a> {
         }
     }
 
+    /// The log's time.
+    fn now(&self) -> Time {
+        Time(u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
     /// Starts what the log wants, and counts it.
     fn submit(&mut self) -> Result<(), BenchError> {
+        let now = self.now();
         let OpenLog {
             ring, log, used, ..
         } = &mut self.open;
         let mut flying = log.chains_in_flight() as u64;
-        log.poll(Time(0), &mut self.ops);
+        log.poll(now, &mut self.ops);
         for op in self.ops.drain(..) {
             match &op {
                 DiskOp::Chain(chain) => {

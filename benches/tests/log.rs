@@ -193,3 +193,42 @@ fn a_profile_that_is_no_good_is_refused_with_its_line() {
         "{said}"
     );
 }
+
+#[test]
+fn each_kind_of_flush_is_a_line_of_its_own_beside_the_same_kind_on_the_device() {
+    let dir = directory();
+    let results = dir.path().join("results");
+    std::fs::create_dir(&results).expect("made");
+    let output = bench()
+        .args(["log", "--seconds", "0.2", "--repeat", "1", "--clients", "1"])
+        .args(["--sizes", "128", "--modes", "strict", "--at", "shard"])
+        .args(["--flush", "fdatasync,dsync", "--dir"])
+        .arg(dir.path())
+        .arg("--json")
+        .arg(results.join("log.json"))
+        .arg("--hgrm")
+        .arg(results.join("hgrm"))
+        .output()
+        .expect("the harness runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let report = json(&results.join("log.json"));
+    let flushes: Vec<&str> = report["runs"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|run| run["flush"].as_str().expect("a name"))
+        .collect();
+    assert_eq!(flushes, ["fdatasync", "dsync"]);
+    let hgrm = names(&results.join("hgrm"));
+    assert_eq!(
+        hgrm.len(),
+        4,
+        "each line and the device beside it: {hgrm:?}"
+    );
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        table.contains("fdatasync") && table.contains("dsync"),
+        "{table}"
+    );
+}

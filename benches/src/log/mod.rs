@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use clustor_engine::profile::Profile;
+use clustor_shards::disk::FlushKind;
 use clustor_shards::log::{Mode, Suite};
 use clustor_shards::uring::ChainSteps;
 
 use crate::closed_loop::Span;
-use crate::device::{BLOCKS_MAX, DEPTH_MAX, Device, DeviceWork};
+use crate::device::{BLOCKS_MAX, DEPTH_MAX, Device, DeviceWork, FlushName, flush_name};
 use crate::instructions;
 use crate::progress::Progress;
 use crate::report::{Line, Machine, MeasuredAt, Report, Round, Workload};
@@ -50,7 +51,7 @@ pub struct Options {
     /// A first impression in half a minute: one size, 1 and 64 clients, short rounds, in the shard alone.
     #[arg(long, conflicts_with = "full")]
     pub quick: bool,
-    /// The whole matrix: 64 B to 64 KiB, 1 to 256 clients, every suite.
+    /// The whole matrix: 64 B to 64 KiB, 1 to 256 clients, every suite, both kinds of flush.
     #[arg(long)]
     pub full: bool,
     /// Clients, each with one append under way, a list (1 to 256). [default: 1,64]
@@ -73,6 +74,9 @@ pub struct Options {
     /// profile's]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = suite)]
     pub suites: Option<Vec<Suite>>,
+    /// How writes are made durable, a list. [default: the profile's]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub flush: Option<Vec<FlushName>>,
     /// Where to measure, a list. [default: shard,handle]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     pub at: Option<Vec<At>>,
@@ -142,6 +146,8 @@ struct Plan {
     modes: Vec<ModeName>,
     /// None: the profile's.
     suites: Vec<Option<Suite>>,
+    /// None: the profile's.
+    flushes: Vec<Option<FlushKind>>,
     at: Vec<At>,
     profile: Option<Profile>,
     instructions: bool,
@@ -181,6 +187,13 @@ impl Plan {
                     .collect(),
                 None => vec![None],
             },
+            flushes: match &options.flush {
+                Some(flush) => flush.iter().map(|flush| Some(flush.kind())).collect(),
+                None if options.full => {
+                    vec![Some(FlushKind::Fdatasync), Some(FlushKind::Dsync)]
+                }
+                None => vec![None],
+            },
             at: options.at.clone().unwrap_or_else(|| {
                 if options.quick {
                     vec![At::Shard]
@@ -195,14 +208,17 @@ impl Plan {
         })
     }
 
-    /// What the log of each line is tuned by: every mode under every suite.
+    /// What the log of each line is tuned by: every mode under every suite and flush.
     fn variants(&self) -> Vec<(ModeName, Profile)> {
         let mut variants = Vec::new();
         for &mode in &self.modes {
             for &suite in &self.suites {
-                let mut profile = self.profile_for(mode);
-                profile.sealing = suite.unwrap_or(profile.sealing);
-                variants.push((mode, profile));
+                for &flush in &self.flushes {
+                    let mut profile = self.profile_for(mode);
+                    profile.sealing = suite.unwrap_or(profile.sealing);
+                    profile.flush = flush.unwrap_or(profile.flush);
+                    variants.push((mode, profile));
+                }
             }
         }
         variants
@@ -267,7 +283,10 @@ fn measure_variant(
 ) -> Result<(), BenchError> {
     let profile = profile.with_segment_bytes(SEGMENT_BYTES);
     let suite = profile.sealing.name();
-    let directory = setup.path().join(format!("{}-{suite}", mode.name()));
+    let flush = flush_name(profile.flush);
+    let directory = setup
+        .path()
+        .join(format!("{}-{suite}-{flush}", mode.name()));
     let mut shard = ShardBench::open(&directory, profile.clone(), &setup.interrupt)?;
     for &payload_bytes in &plan.sizes {
         let engine = if plan.at.contains(&At::Handle) {
@@ -279,12 +298,13 @@ fn measure_variant(
         };
         for &clients in &plan.clients {
             progress.step(&format!(
-                "{}, {suite}, {payload_bytes} bytes, {clients} clients",
+                "{}, {suite}, {flush}, {payload_bytes} bytes, {clients} clients",
                 mode.name()
             ));
             let case = Case {
                 mode,
                 suite: profile.sealing,
+                flush: profile.flush,
                 clients,
                 payload_bytes,
             };
@@ -304,6 +324,7 @@ fn measure_variant(
 struct Case {
     mode: ModeName,
     suite: Suite,
+    flush: FlushKind,
     clients: u32,
     payload_bytes: u32,
 }
@@ -362,7 +383,7 @@ impl Case {
         (shard, engine, device): (&mut ShardBench<'_>, Option<&OneNode>, &mut Device<'_>),
     ) -> Result<(Round, Option<Round>), BenchError> {
         let (measured, counts) = shard.measure(work, plan.time)?;
-        let beside = device_work(counts);
+        let beside = device_work(counts, self.flush);
         let device = device.measure(beside, plan.time)?;
         let operations = measured.operations();
         let in_shard = Round {
@@ -397,6 +418,7 @@ impl Case {
             benchmark: "log",
             mode: self.mode.name(),
             suite: self.suite.name(),
+            flush: flush_name(self.flush),
             workload: Workload {
                 depth: self.clients,
                 payload_bytes: self.payload_bytes,
@@ -407,11 +429,12 @@ impl Case {
 }
 
 /// What the device is asked for beside a round of the log: full chains of the size and depth that the log used.
-pub fn device_work(counts: Counts) -> DeviceWork {
+pub fn device_work(counts: Counts, flush: FlushKind) -> DeviceWork {
     let whole = |value: f64, max: u32| (value.round() as u32).clamp(1, max);
     DeviceWork {
         steps: ChainSteps::Full,
         depth: whole(counts.depth(), DEPTH_MAX),
         blocks: whole(counts.blocks_per_chain(), BLOCKS_MAX),
+        flush,
     }
 }

@@ -5,7 +5,7 @@ use clustor_shards::uring::ChainSteps;
 
 use super::{Bench, ModeName, Plan};
 use crate::BenchError;
-use crate::device::{Device, DeviceWork};
+use crate::device::{Device, DeviceWork, flush_name};
 use crate::measured::Measured;
 use crate::report::{Line, MeasuredAt, Round, Workload};
 use crate::setup::Setup;
@@ -42,6 +42,7 @@ pub(super) fn measure_variant(
                     },
                     mode: met,
                     suite: profile.sealing.name(),
+                    flush: flush_name(profile.flush),
                     workload: Workload {
                         depth: clients,
                         payload_bytes,
@@ -83,6 +84,7 @@ fn measure(
             steps: ChainSteps::Full,
             depth: 1,
             blocks: 1,
+            flush: profile.flush,
         };
         let device = device.measure(lone, plan.time.min(std::time::Duration::from_secs(1)))?;
         let mut all = Measured::new();

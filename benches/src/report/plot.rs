@@ -67,7 +67,14 @@ fn group_name(run: &Run) -> String {
     if run.benchmark == "peers" {
         return "peers".to_owned();
     }
-    format!("{}-{}-{}-{}", run.benchmark, run.mode, run.suite, at(run))
+    format!(
+        "{}-{}-{}-{}-{}",
+        run.benchmark,
+        run.mode,
+        run.suite,
+        run.flush,
+        at(run)
+    )
 }
 
 /// A group as a title has it.
@@ -76,10 +83,11 @@ fn title(run: &Run) -> String {
         return "group-fsync and its peers".to_owned();
     }
     format!(
-        "{}, {}, {}, at the {}",
+        "{}, {}, {}, {}, at the {}",
         run.benchmark,
         run.mode,
         run.suite,
+        run.flush,
         at(run)
     )
 }

@@ -41,6 +41,8 @@ pub struct Line {
     pub mode: &'static str,
     /// The suite that sealed it; `none` where nothing was sealed.
     pub suite: &'static str,
+    /// How writes were made durable: `fdatasync` or `dsync`.
+    pub flush: &'static str,
     /// Its parameters.
     #[serde(flatten)]
     pub workload: Workload,
@@ -261,8 +263,13 @@ impl Run {
             MeasuredAt::Caller => "caller",
         };
         format!(
-            "{}-{}-{}-{at}-{}x{}",
-            self.benchmark, self.mode, self.suite, self.workload.depth, self.workload.payload_bytes
+            "{}-{}-{}-{}-{at}-{}x{}",
+            self.benchmark,
+            self.mode,
+            self.suite,
+            self.flush,
+            self.workload.depth,
+            self.workload.payload_bytes
         )
     }
 }

@@ -2,10 +2,11 @@
 
 use super::{MeasuredAt, Report, Run};
 
-const HEADER: [(&str, usize); 19] = [
+const HEADER: [(&str, usize); 20] = [
     ("what", 6),
     ("mode", 12),
     ("suite", 17),
+    ("flush", 9),
     ("at", 6),
     ("depth", 5),
     ("bytes", 8),
@@ -67,7 +68,7 @@ fn print_handles(report: &Report) {
     }
 }
 
-fn cells(run: &Run) -> [String; 19] {
+fn cells(run: &Run) -> [String; 20] {
     let ratio = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
     let at = match run.measured_at {
         MeasuredAt::Shard => "shard",
@@ -83,6 +84,7 @@ fn cells(run: &Run) -> [String; 19] {
         run.benchmark.to_owned(),
         run.mode.to_owned(),
         run.suite.to_owned(),
+        run.flush.to_owned(),
         at.to_owned(),
         run.workload.depth.to_string(),
         run.workload.payload_bytes.to_string(),
@@ -105,10 +107,10 @@ fn cells(run: &Run) -> [String; 19] {
 }
 
 /// Words to the left, numbers to the right.
-fn row(cells: &[String; 19], columns: usize) {
+fn row(cells: &[String; 20], columns: usize) {
     let mut line = String::new();
     for (place, (cell, (_, width))) in cells.iter().zip(HEADER).take(columns).enumerate() {
-        let cell = if place < 4 {
+        let cell = if place < 5 {
             format!("{cell:<width$} ")
         } else {
             format!("{cell:>width$} ")
