@@ -12,8 +12,7 @@
 //! What the machine promises: it is deterministic. Its only inputs are the items and their stamps.
 //!
 //! Where the rest of the contract sits: expiring timers are further items of a [`Batch`], set through
-//! [`Effects`] and reported held by [`Opened`]; a refusal before the log (`admit`) is a method beside
-//! [`StateMachine::query`]; snapshots (`freeze`, `restore_begin`, `restore_chunk`, `restore_end`) are methods
+//! [`Effects`] and reported held by [`Opened`]; snapshots (`freeze`, `restore_begin`, `restore_chunk`, `restore_end`) are methods
 //! behind [`StateMachine::durable_applied`], with a `View` type. None of them changes what is here.
 
 use std::any::Any;
@@ -33,6 +32,15 @@ pub trait StateMachine: 'static {
     /// What keeps it from opening. The partition is then unavailable, and says so; others live on.
     fn open(&mut self) -> Result<Opened, MachineError> {
         Ok(Opened::default())
+    }
+
+    /// Whether the leader puts a command into the log. Called on the leader alone, before the log, with the
+    /// machine as it stands then: what is in the log and not yet applied is not in it, so a refusal is an early one,
+    /// never the machine's last word, and [`Self::apply`] judges for itself. A retry under a known key is not
+    /// asked for. Quick, changes nothing; a panic counts as `Fatal`.
+    fn admit(&self, command: &[u8]) -> Admit {
+        let _ = command;
+        Admit::Yes
     }
 
     /// Takes a batch of committed commands, in order. Synchronous; blocks the shard while it runs.
@@ -78,6 +86,15 @@ impl Opened {
     pub const fn at(applied: LogIndex) -> Self {
         Self { applied }
     }
+}
+
+/// What a machine says to a command before it enters the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admit {
+    /// It may enter the log.
+    Yes,
+    /// It is refused for this reason, by the clause `Rejected`; nothing happened.
+    No(String),
 }
 
 /// Why a machine could not open, or has no answer.
@@ -284,6 +301,8 @@ pub trait AnyMachine: 'static {
     /// # Errors
     /// As there.
     fn open(&mut self) -> Result<Opened, MachineError>;
+    /// [`StateMachine::admit`].
+    fn admit(&self, command: &[u8]) -> Admit;
     /// [`StateMachine::apply`].
     fn apply(&mut self, batch: Batch<'_>, out: &mut Effects) -> Applied;
     /// [`StateMachine::durable_applied`].
@@ -306,6 +325,10 @@ impl<M: StateMachine> AnyMachine for M {
 
     fn open(&mut self) -> Result<Opened, MachineError> {
         StateMachine::open(self)
+    }
+
+    fn admit(&self, command: &[u8]) -> Admit {
+        StateMachine::admit(self, command)
     }
 
     fn apply(&mut self, batch: Batch<'_>, out: &mut Effects) -> Applied {

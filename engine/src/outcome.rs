@@ -143,6 +143,12 @@ pub const fn remedy(clause: RefusalClause) -> &'static str {
         RefusalClause::Forbidden => {
             "ask with an operator's certificate (clustor certs client --operator)"
         }
+        RefusalClause::Rejected => {
+            "the machine says why; change the command, or what it depends on"
+        }
+        RefusalClause::TermChanged => {
+            "see who leads, and what was decided since, before trying again"
+        }
         RefusalClause::MissingContent => "wait for the repair, or see the partition's status",
     }
 }
@@ -171,7 +177,7 @@ pub enum Leadership {
         /// Its term.
         term: Term,
     },
-    /// It leads, takes nothing new and hands over.
+    /// It leads, takes nothing new and hands over. A hand-over that nobody takes ends in `Ready` again.
     Draining,
     /// It will not lead again in this life: its disk failed, it is quarantined, or the node stopped.
     Lost,

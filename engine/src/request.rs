@@ -10,7 +10,7 @@ use std::any::Any;
 
 use clustor_shards::log::Mode;
 use clustor_shards::turn::PeerId;
-use clustor_wire::ids::{LogIndex, PartitionId};
+use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use clustor_wire::message::{IdempotencyKey, PartitionMembers, PartitionStatus, Refusal};
 
 use crate::outcome::{Leadership, Outcome};
@@ -39,6 +39,8 @@ pub enum RequestBody {
         key: Option<(IdempotencyKey, Option<LogIndex>)>,
         /// When to answer.
         wait: Wait,
+        /// It enters the log in this term or not at all.
+        only_in: Option<Term>,
     },
     /// Run a closure against the machine, linearizably. Answered by [`Reply::Read`].
     Read(ReadFn),
@@ -56,11 +58,17 @@ pub enum RequestBody {
 impl fmt::Debug for RequestBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Append { payload, key, wait } => f
+            Self::Append {
+                payload,
+                key,
+                wait,
+                only_in,
+            } => f
                 .debug_struct("Append")
                 .field("payload_bytes", &payload.len())
                 .field("key", key)
                 .field("wait", wait)
+                .field("only_in", only_in)
                 .finish(),
             Self::Read(_) => f.write_str("Read(..)"),
             Self::Mode(mode) => f.debug_tuple("Mode").field(mode).finish(),

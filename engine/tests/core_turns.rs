@@ -136,6 +136,7 @@ impl Node {
                 payload: payload.to_vec(),
                 key: key.map(|key| (IdempotencyKey(key), Some(LogIndex(0)))),
                 wait: Wait::Applied,
+                only_in: None,
             },
         });
     }

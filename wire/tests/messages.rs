@@ -254,6 +254,8 @@ fn every_clause_and_every_role_round_trips() {
         RefusalClause::MissingContent,
         RefusalClause::ModeConflict,
         RefusalClause::Forbidden,
+        RefusalClause::Rejected,
+        RefusalClause::TermChanged,
     ] {
         let refused = refusal(clause);
         assert_eq!(ClientResponse::decode(&encoded!(refused)), Ok(refused));

@@ -12,7 +12,7 @@ use clustor_shards::mesh::watch::Watch;
 use clustor_shards::mesh::{Rejected, Submitter};
 use clustor_shards::sys::boottime_us;
 use clustor_shards::turn::Time;
-use clustor_wire::ids::{LogIndex, PartitionId};
+use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use clustor_wire::message::{IdempotencyKey, PartitionStatus, Refusal, RefusalClause};
 
 use super::budget::Budget;
@@ -39,6 +39,7 @@ pub(super) struct Port {
 pub struct AppendOptions {
     key: Option<(IdempotencyKey, Option<LogIndex>)>,
     wait: Wait,
+    only_in: Option<Term>,
     timeout: Option<Duration>,
 }
 
@@ -63,6 +64,15 @@ impl AppendOptions {
     #[must_use]
     pub fn at_commit(mut self) -> Self {
         self.wait = Wait::Committed;
+        self
+    }
+
+    /// Only under this term: if the partition is led in another one when the shard takes it, it is refused
+    /// (`TermChanged`, or `NotLeader`) and never enters the log. So a former leader's command can't follow a new
+    /// leader's; the term is that of [`Leadership::Ready`].
+    #[must_use]
+    pub fn if_term(mut self, term: Term) -> Self {
+        self.only_in = Some(term);
         self
     }
 
@@ -160,6 +170,11 @@ impl<M: StateMachine> PartitionHandle<M> {
         self.append_with(payload, AppendOptions::new().key(key, known))
     }
 
+    /// Appends a command only under this term; see [`AppendOptions::if_term`].
+    pub fn append_if(&self, term: Term, payload: impl Into<Vec<u8>>) -> AppendFuture {
+        self.append_with(payload, AppendOptions::new().if_term(term))
+    }
+
     /// Appends a command as the options say. Its blocking twin is [`AppendFuture::wait`].
     pub fn append_with(&self, payload: impl Into<Vec<u8>>, options: AppendOptions) -> AppendFuture {
         match self.try_append(payload, options) {
@@ -192,6 +207,7 @@ impl<M: StateMachine> PartitionHandle<M> {
             payload,
             key,
             wait: options.wait,
+            only_in: options.only_in,
         };
         let deadline = deadline(options.timeout);
         match self.submit(body, Answer::Append { to, key }, bytes, deadline) {

@@ -10,13 +10,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use clustor_shards::log::record::{RecordKind, records};
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{LogIndex, Term};
-use clustor_wire::message::RefusalClause;
+use clustor_wire::message::{Refusal, RefusalClause};
 
 use super::idempotency::KeyVerdict;
 use super::{Answer, MachineSlot, Partition, refusal};
-use crate::machine::{Applied, Batch, Item, Stamp};
+use crate::machine::{Admit, Applied, Batch, Item, Stamp};
 use crate::outcome::Outcome;
-use crate::raft::entry::{EntryBody, EntryKind, SystemKind};
+use crate::raft::entry::{EntryBody, EntryKey, EntryKind, SystemKind};
 use crate::raft::{EntryCache, Transition};
 use crate::request::Wait;
 
@@ -132,6 +132,33 @@ impl Partition {
             reason,
             retry_at: Some(now.plus_ms(pause)),
         });
+        self.hand_over = true;
+    }
+
+    /// Asks the machine whether a command may enter the log.
+    pub(crate) fn ask_machine(
+        &mut self,
+        now: Time,
+        command: &[u8],
+        key: Option<&EntryKey>,
+    ) -> Result<(), Refusal> {
+        let MachineSlot::Running(machine) = &self.machine else {
+            return Ok(());
+        };
+        match catch_unwind(AssertUnwindSafe(|| machine.admit(command))) {
+            Ok(Admit::Yes) => Ok(()),
+            Ok(Admit::No(_)) if key.is_some_and(|key| self.may_be_known(key)) => Ok(()),
+            Ok(Admit::No(reason)) => Err(refusal(
+                RefusalClause::Rejected,
+                format!("partition {}: not admitted: {reason}", self.id),
+                0,
+            )),
+            Err(panic) => {
+                self.fail_machine(format!("panicked in admit: {}", said(&*panic)), now);
+                self.start_over();
+                self.admit()
+            }
+        }
     }
 
     /// Applies one batch of what may be applied, from the cache.

@@ -75,6 +75,12 @@ impl IdempotencyTable {
         KeyVerdict::Execute
     }
 
+    /// Whether the key was executed, as far as the table remembers.
+    #[must_use]
+    pub fn knows(&self, key: &IdempotencyKey) -> bool {
+        self.first.contains_key(key)
+    }
+
     /// Forgets everything: the log is gone through again.
     pub fn clear(&mut self) {
         self.first.clear();

@@ -114,6 +114,10 @@ pub struct Partition {
     /// Confirmed, waiting for the machine to get there.
     reads_confirmed: Vec<(ReadReady, PendingRead)>,
     leadership: Leadership,
+    /// Leadership is being given up for good: it is not ready again if nobody takes it.
+    pub(crate) stopping: bool,
+    /// The machine failed: somebody else had better lead.
+    pub(crate) hand_over: bool,
     /// The empty entry of the term this replica leads, until it is applied.
     ready_at: Option<LogIndex>,
     /// A read of the log for applying is outstanding, with this token.
@@ -190,6 +194,8 @@ impl Partition {
             next_read: 0,
             reads_confirmed: Vec::new(),
             leadership: Leadership::Follower,
+            stopping: false,
+            hand_over: false,
             ready_at: None,
             apply_read: None,
             effects: Effects::default(),
@@ -279,6 +285,22 @@ impl Partition {
         Ok(())
     }
 
+    /// Whether an append for this term may enter the log.
+    pub(crate) fn fence(&self, only_in: Option<Term>) -> Result<(), Refusal> {
+        let term = self.replica.term();
+        match only_in {
+            Some(wanted) if wanted != term => Err(refusal(
+                RefusalClause::TermChanged,
+                format!(
+                    "partition {}: the append is for term {wanted}, this is term {term}",
+                    self.id
+                ),
+                0,
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// The refusal while nothing more can be applied.
     fn stuck_refusal(&self, stuck: &str) -> Refusal {
         refusal(
@@ -286,6 +308,13 @@ impl Partition {
             format!("partition {}: {stuck}", self.id),
             1000,
         )
+    }
+
+    /// Whether an append under this key may be, or become, a duplicate: then the first one's outcome is its answer,
+    /// whatever the machine says to the command by now.
+    fn may_be_known(&self, key: &EntryKey) -> bool {
+        let waits = |append: &PendingAppend| append.key.is_some_and(|k| k.key == key.key);
+        self.ready_at.is_some() || self.table.knows(&key.key) || self.appends.iter().any(waits)
     }
 
     /// Notes an append that was proposed at `index`.
@@ -469,13 +498,23 @@ impl Partition {
         self.set_leadership(Leadership::Follower, answers);
     }
 
-    /// Tells `Ready` once everything earlier than the term is applied.
+    /// Tells `Ready` once everything earlier than the term is applied, and `Draining` while leadership is handed over.
     pub(crate) fn tell_ready(&mut self, answers: &mut Vec<Answer>) {
-        if self.ready_at.is_some_and(|first| first <= self.applied) && self.replica.is_leader() {
-            self.ready_at = None;
-            let term = self.replica.term();
-            self.set_leadership(Leadership::Ready { term }, answers);
+        if !self.replica.is_leader() {
+            return;
         }
+        if self.ready_at.is_some_and(|first| first <= self.applied) {
+            self.ready_at = None;
+        }
+        let term = self.replica.term();
+        let leadership = if self.stopping || self.replica.is_handing_over() {
+            Leadership::Draining
+        } else if self.ready_at.is_none() {
+            Leadership::Ready { term }
+        } else {
+            Leadership::Elected { term }
+        };
+        self.set_leadership(leadership, answers);
     }
 
     /// The index that a client needs with its key.

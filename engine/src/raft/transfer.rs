@@ -60,6 +60,12 @@ impl Replica {
         Ok(to)
     }
 
+    /// Whether leadership is being handed over: nothing is proposed.
+    #[must_use]
+    pub fn is_handing_over(&self) -> bool {
+        matches!(&self.role, RoleState::Leader(leading) if leading.transfer.is_some())
+    }
+
     /// Tells the chosen voter to campaign once it has everything.
     pub(super) fn finish_transfer(&mut self, turn: &mut Turn<'_>) {
         let RoleState::Leader(leading) = &mut self.role else {

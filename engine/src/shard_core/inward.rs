@@ -7,7 +7,7 @@ use clustor_shards::turn::{
     ClientEvent, ClientOp, ConnectionId, Inbox, Outbox, PeerEvent, PeerId, Time,
 };
 use clustor_wire::frame::{Frame, FrameKind};
-use clustor_wire::ids::{LogIndex, PartitionId};
+use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use clustor_wire::message::{
     ClientRequest, ClientRequestBody, ClientResponseBody, IdempotencyKey, PeerBatch, RaftBody,
     RaftMessage, Refusal, RefusalClause,
@@ -21,6 +21,14 @@ use crate::partition::{Answer, Origin, ReadWhat, refusal};
 use crate::raft::entry::{ENTRY_HEAD_BYTES_MAX, EntryKey};
 use crate::raft::{AuthenticatedPeer, NewEntry, WantedEntries};
 use crate::request::{Reply, Request, RequestBody, Wait};
+
+/// An append as it was asked for.
+struct AskedAppend<'a> {
+    payload: &'a [u8],
+    key: Option<(IdempotencyKey, Option<LogIndex>)>,
+    wait: Wait,
+    only_in: Option<Term>,
+}
 
 impl ShardCore {
     pub(super) fn take_disk_events(&mut self, now: Time, inbox: &mut Inbox<Request, CoreMesh>) {
@@ -252,15 +260,15 @@ impl ShardCore {
                 partition,
                 key,
                 payload,
-            } => self.append(
-                now,
-                stopping,
-                partition,
-                origin,
-                &payload,
-                key,
-                Wait::Applied,
-            ),
+            } => {
+                let asked = AskedAppend {
+                    payload: &payload,
+                    key,
+                    wait: Wait::Applied,
+                    only_in: None,
+                };
+                self.append(now, stopping, partition, origin, asked);
+            }
             ClientRequestBody::Read { partition, query } => {
                 self.read(stopping, partition, origin, ReadWhat::Query(query));
             }
@@ -310,8 +318,19 @@ impl ShardCore {
             let origin = Origin::Handle(request.ticket);
             let partition = request.partition;
             match request.body {
-                RequestBody::Append { payload, key, wait } => {
-                    self.append(now, stopping, partition, origin, &payload, key, wait);
+                RequestBody::Append {
+                    payload,
+                    key,
+                    wait,
+                    only_in,
+                } => {
+                    let asked = AskedAppend {
+                        payload: &payload,
+                        key,
+                        wait,
+                        only_in,
+                    };
+                    self.append(now, stopping, partition, origin, asked);
                 }
                 RequestBody::Read(closure) => {
                     self.read(stopping, partition, origin, ReadWhat::Closure(closure));
@@ -414,36 +433,35 @@ impl ShardCore {
         self.answers.push((partition, answer));
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a request in its parts")]
     fn append(
         &mut self,
         now: Time,
         stopping: bool,
         partition: PartitionId,
         origin: Origin,
-        payload: &[u8],
-        key: Option<(IdempotencyKey, Option<LogIndex>)>,
-        wait: Wait,
+        asked: AskedAppend<'_>,
     ) {
-        if let Err(refused) = self.try_append(now, stopping, partition, origin, payload, key, wait)
-        {
+        if let Err(refused) = self.try_append(now, stopping, partition, origin, asked) {
             let outcome = Outcome::NotExecuted { refusal: refused };
             self.answers
                 .push((partition, Answer::Append(origin, outcome)));
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a request in its parts")]
     fn try_append(
         &mut self,
         now: Time,
         stopping: bool,
         id: PartitionId,
         origin: Origin,
-        payload: &[u8],
-        key: Option<(IdempotencyKey, Option<LogIndex>)>,
-        wait: Wait,
+        asked: AskedAppend<'_>,
     ) -> Result<(), Refusal> {
+        let AskedAppend {
+            payload,
+            key,
+            wait,
+            only_in,
+        } = asked;
         self.admit_any(stopping)?;
         let not_here = || self.not_here(id);
         if !self.partitions.contains_key(&id) {
@@ -455,6 +473,7 @@ impl ShardCore {
         if !partition.replica.is_leader() {
             return Err(partition.not_leader(partition.replica.leader()));
         }
+        partition.fence(only_in)?;
         partition.admit()?;
         if self.inflight_bytes > 0
             && self.inflight_bytes + payload.len() as u64 > self.inflight_bytes_max
@@ -481,6 +500,10 @@ impl ShardCore {
             Some((key, Some(known))) => Some(EntryKey { key, known }),
         };
         self.shared.admit_entry(payload.len())?;
+        if let Err(refused) = partition.ask_machine(now, payload, key.as_ref()) {
+            self.touched.insert(id);
+            return Err(refused);
+        }
         let entry = NewEntry {
             payload,
             key,

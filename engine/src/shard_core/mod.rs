@@ -237,11 +237,9 @@ impl ShardCore {
         let mut busy = false;
         for partition in self.partitions.values_mut() {
             if partition.replica.is_leader() {
+                partition.stopping = true;
                 if first {
-                    partition.set_leadership(Leadership::Draining, &mut self.scratch_answers);
-                    let id = partition.id;
-                    self.answers
-                        .extend(self.scratch_answers.drain(..).map(|answer| (id, answer)));
+                    self.touched.insert(partition.id);
                 }
                 let handing_over = partition
                     .replica

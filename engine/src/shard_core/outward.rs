@@ -181,6 +181,15 @@ impl ShardCore {
                 }
             }
         }
+        if core::mem::take(&mut partition.hand_over) && partition.replica.is_leader() {
+            // Where nobody else answers it stays here.
+            let handed = partition
+                .replica
+                .transfer_leadership(&self.shared.lend(now), None);
+            if handed.is_ok() {
+                resume_at = Some(now);
+            }
+        }
         partition.tell_ready(&mut self.scratch_answers);
         partition.release_reads(&mut self.scratch_answers);
         self.keep_answers(id);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clustor_engine::outcome::{IdempotencyKey, Outcome, Refusal, RefusalClause};
 use clustor_engine::request::{Reply, RequestBody, Wait};
 use clustor_shards::turn::PeerId;
-use clustor_wire::ids::{LogIndex, NodeId, PartitionId};
+use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -26,6 +26,8 @@ struct Doing {
     op: Option<u64>,
     key: Option<(IdempotencyKey, Option<LogIndex>)>,
     wait: Wait,
+    /// Only in this term.
+    only_in: Option<Term>,
     payload_bytes: usize,
     attempts: u32,
     /// The attempt that waits for an answer.
@@ -49,6 +51,8 @@ pub struct Clients {
     tickets: BTreeMap<u64, usize>,
     /// The highest committed index a client was told, by partition.
     known: BTreeMap<PartitionId, LogIndex>,
+    /// The term of the last acknowledgement, by partition.
+    terms: BTreeMap<PartitionId, Term>,
     ops: u64,
     rng: Xoshiro256PlusPlus,
     /// No new operations are begun.
@@ -70,6 +74,7 @@ impl Clients {
             clients: Vec::new(),
             tickets: BTreeMap::new(),
             known: BTreeMap::new(),
+            terms: BTreeMap::new(),
             ops: 0,
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             resting: false,
@@ -145,11 +150,15 @@ impl Clients {
         } else {
             Wait::Applied
         };
+        // A fence is the term of the last acknowledgement, which may be over.
+        let term = self.terms.get(&partition).copied();
+        let only_in = term.filter(|_| op.is_some() && self.rng.random_bool(0.2));
         let doing = Doing {
             partition,
             op,
             key,
             wait,
+            only_in,
             payload_bytes: self
                 .rng
                 .random_range(8..=self.load.payload_bytes_max.max(8)),
@@ -174,6 +183,7 @@ impl Clients {
                     payload,
                     key: doing.key,
                     wait: doing.wait,
+                    only_in: doing.only_in,
                 };
                 world.append(to, doing.partition, op, body)
             }
@@ -211,9 +221,18 @@ impl Clients {
         doing.ticket = None;
         match reply {
             Reply::Append {
-                outcome: Outcome::Applied { index, .. },
+                outcome:
+                    Outcome::Applied {
+                        term,
+                        index,
+                        duplicate,
+                        ..
+                    },
                 ..
             } => {
+                if !duplicate {
+                    self.terms.insert(doing.partition, *term);
+                }
                 self.learn(doing.partition, index.prev());
                 self.finish(world, client);
             }
@@ -245,7 +264,10 @@ impl Clients {
                 *known = Some(index);
                 self.learn(doing.partition, index);
             }
-            (RefusalClause::KeyExpired | RefusalClause::TooLarge, ..) => {
+            (
+                RefusalClause::KeyExpired | RefusalClause::TooLarge | RefusalClause::TermChanged,
+                ..,
+            ) => {
                 return self.finish(world, client);
             }
             _ => doing.to = refusal.leader,

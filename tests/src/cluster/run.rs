@@ -689,6 +689,7 @@ impl Probe {
                     payload: self.op.to_le_bytes().to_vec(),
                     key: None,
                     wait: Wait::Applied,
+                    only_in: None,
                 };
                 world.append(to, self.partition.id, self.op, body)
             }

@@ -252,9 +252,13 @@ impl World {
         body: RequestBody,
     ) -> u64 {
         let boot = self.hosts.get(&to).map_or(0, |host| host.boots);
+        let only_in = match &body {
+            RequestBody::Append { only_in, .. } => *only_in,
+            _ => None,
+        };
         let ticket = self
             .clients
-            .ask(&mut self.consensus, (to, boot), partition, op);
+            .ask(&mut self.consensus, (to, boot), partition, op, only_in);
         self.note(|| {
             let what = op.map_or("read".to_owned(), |op| format!("append op {op} {body:?}"));
             format!("ask #{ticket} {} p{} {what}", name(to), partition.get())

@@ -1,5 +1,6 @@
 //! What a script expects, compared with what is.
 
+use clustor_engine::outcome::Leadership;
 use clustor_engine::raft::Change;
 use clustor_engine::raft::configuration::Standing;
 use clustor_wire::ids::{LogIndex, NodeId};
@@ -48,10 +49,17 @@ fn value(host: &Host, name: &str) -> Result<u64, String> {
             Some(Standing::Learner) => 2,
             Some(Standing::Observer) => 3,
         },
+        "towards" => match partition.leadership() {
+            Leadership::Follower => 0,
+            Leadership::Elected { .. } => 1,
+            Leadership::Ready { .. } => 2,
+            Leadership::Draining => 3,
+            Leadership::Lost => 4,
+        },
         "vote" => state.vote.map_or(0, NodeId::get),
         _ => {
             return Err(format!(
-                "{name} is not term, last, durable, committed, applied, missing, vote, voters, halves, change or member"
+                "{name} is not term, last, durable, committed, applied, missing, vote, voters, halves, change, member or towards"
             ));
         }
     })

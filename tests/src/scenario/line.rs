@@ -104,6 +104,7 @@ pub(super) enum Line {
         text: String,
         key: Option<u128>,
         known: Option<u64>,
+        only_in: Option<u64>,
         name: String,
     },
     Read(NodeId, String),
@@ -345,12 +346,17 @@ fn append(words: &mut Words<'_>) -> Result<Line, ParseError> {
         .accept("known")
         .then(|| words.number("an index"))
         .transpose()?;
+    let only_in = words
+        .accept("in")
+        .then(|| words.number("a term"))
+        .transpose()?;
     words.must("as")?;
     Ok(Line::Append {
         node,
         text,
         key: key.map(u128::from),
         known,
+        only_in,
         name: words.next("a name")?.to_owned(),
     })
 }

@@ -12,6 +12,7 @@
 //! | `run 200ms` | lets time pass |
 //! | `elect 1`, `elect 1 at once` | lets node 1 become leader, and (if not at once) be known as such |
 //! | `append 1 "a" as x`, `append 1 "a" key 7 known 0 as x` | asks node 1; the answer will be known as x |
+//! | `append 1 "a" in 1 as x` | the same, only in term 1 |
 //! | `read 1 as r` | the same for a linearizable read |
 //! | `change 1 learn 4 as m` | asks node 1 to add a learner; `observe`, `forget`, `add 4 5 remove 2`, `remove 2`, `back` |
 //! | `transfer 1->2 as t` | asks node 1 to hand leadership to node 2 |
@@ -26,7 +27,7 @@
 //! | `count` | counts messages from 0 |
 //! | `settle` | ends all of the above, starts what is down, and waits until all agree |
 //! | `expect 1 leader term>=2 applied=5` | role and numbers: term, last, durable, committed, applied, vote, missing, |
-//! | | voters (those after a change under way), halves (2 while it is joint), change (0 none, 1 joint, 2 leaving, 3 finishing), member (0 no, 1 voter, 2 learner, 3 observer) |
+//! | | voters (those after a change under way), halves (2 while it is joint), change (0 none, 1 joint, 2 leaving, 3 finishing), member (0 no, 1 voter, 2 learner, 3 observer), towards (its leadership: 0 follower, 1 elected, 2 ready, 3 draining, 4 lost) |
 //! | `expect all applied>=3`, `expect leaders 1` | of all running nodes |
 //! | `expect m begun` | what was asked about members has begun |
 //! | `expect x applied`, `expect x duplicate`, `unknown`, `refused NotLeader`, `waiting` | what became of an append or a read |

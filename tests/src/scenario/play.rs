@@ -8,7 +8,7 @@ use clustor_engine::raft::{Change, MemberChange};
 use clustor_engine::request::{MembersRequest, Reply, RequestBody, Wait};
 use clustor_shards::disk::FileKind;
 use clustor_shards::turn::PeerId;
-use clustor_wire::ids::{LogIndex, NodeId, PartitionId};
+use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 use clustor_wire::message::Role;
 
 use super::line::{Asked, Line, ParseError, parse};
@@ -201,8 +201,13 @@ impl Stage {
                 text,
                 key,
                 known,
+                only_in,
                 name,
-            } => self.append(self.shard(node)?, text, key, known, name),
+            } => {
+                let to = self.shard(node)?;
+                let key = key.map(|key| (key, known));
+                self.append(to, text, key, only_in.map(Term), name);
+            }
             Line::Read(node, name) => {
                 let to = self.shard(node)?;
                 let body = RequestBody::Read(History::reader());
@@ -294,13 +299,13 @@ impl Stage {
         &mut self,
         to: PeerId,
         text: String,
-        key: Option<u128>,
-        known: Option<u64>,
+        key: Option<(u128, Option<u64>)>,
+        only_in: Option<Term>,
         name: String,
     ) {
         let next = self.texts.len() as u64 + 1;
         // A retry with a key is the same operation.
-        let op = key.map_or(next, |key| *self.keys.entry(key).or_insert(next));
+        let op = key.map_or(next, |(key, _)| *self.keys.entry(key).or_insert(next));
         let mut payload = op.to_le_bytes().to_vec();
         payload.extend_from_slice(text.as_bytes());
         if op == next {
@@ -308,8 +313,9 @@ impl Stage {
         }
         let body = RequestBody::Append {
             payload,
-            key: key.map(|key| (IdempotencyKey(key), known.map(LogIndex))),
+            key: key.map(|(key, known)| (IdempotencyKey(key), known.map(LogIndex))),
             wait: Wait::Applied,
+            only_in,
         };
         let ticket = self.world.append(to, P, op, body);
         self.asked(ticket, name);

@@ -446,10 +446,10 @@ pub struct ClientRequestBodyUnionTableOffset {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_REFUSAL_CLAUSE: u8 = 1;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_REFUSAL_CLAUSE: u8 = 14;
+pub const ENUM_MAX_REFUSAL_CLAUSE: u8 = 16;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_REFUSAL_CLAUSE: [RefusalClause; 14] = [
+pub const ENUM_VALUES_REFUSAL_CLAUSE: [RefusalClause; 16] = [
   RefusalClause::NotLeader,
   RefusalClause::NotHere,
   RefusalClause::TooLarge,
@@ -464,6 +464,8 @@ pub const ENUM_VALUES_REFUSAL_CLAUSE: [RefusalClause; 14] = [
   RefusalClause::MissingContent,
   RefusalClause::ModeConflict,
   RefusalClause::Forbidden,
+  RefusalClause::Rejected,
+  RefusalClause::TermChanged,
 ];
 
 /// The clause by which something was refused.
@@ -500,9 +502,13 @@ impl RefusalClause {
   pub const ModeConflict: Self = Self(13);
   /// The certificate does not allow it.
   pub const Forbidden: Self = Self(14);
+  /// The machine did not admit the command.
+  pub const Rejected: Self = Self(15);
+  /// The append was for another term.
+  pub const TermChanged: Self = Self(16);
 
   pub const ENUM_MIN: u8 = 1;
-  pub const ENUM_MAX: u8 = 14;
+  pub const ENUM_MAX: u8 = 16;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NotLeader,
     Self::NotHere,
@@ -518,6 +524,8 @@ impl RefusalClause {
     Self::MissingContent,
     Self::ModeConflict,
     Self::Forbidden,
+    Self::Rejected,
+    Self::TermChanged,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -536,6 +544,8 @@ impl RefusalClause {
       Self::MissingContent => Some("MissingContent"),
       Self::ModeConflict => Some("ModeConflict"),
       Self::Forbidden => Some("Forbidden"),
+      Self::Rejected => Some("Rejected"),
+      Self::TermChanged => Some("TermChanged"),
       _ => None,
     }
   }

@@ -191,6 +191,10 @@ pub enum RefusalClause {
     ModeConflict = 13,
     /// The certificate does not allow it.
     Forbidden = 14,
+    /// The machine did not admit the command.
+    Rejected = 15,
+    /// The append was for another term.
+    TermChanged = 16,
 }
 
 /// How a shard and its partitions stand.

@@ -629,6 +629,8 @@ fn refusal_clause(clause: Option<fb::RefusalClause>) -> Result<RefusalClause, Me
         fb::RefusalClause::MissingContent => RefusalClause::MissingContent,
         fb::RefusalClause::ModeConflict => RefusalClause::ModeConflict,
         fb::RefusalClause::Forbidden => RefusalClause::Forbidden,
+        fb::RefusalClause::Rejected => RefusalClause::Rejected,
+        fb::RefusalClause::TermChanged => RefusalClause::TermChanged,
         fb::RefusalClause(value) => {
             return Err(MessageError::ValueUnknown {
                 field: "Refusal.clause",

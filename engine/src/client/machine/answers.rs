@@ -162,7 +162,9 @@ impl Machine {
             | RefusalClause::DiskFull
             | RefusalClause::Unsupported
             | RefusalClause::ModeConflict
-            | RefusalClause::Forbidden => again = false,
+            | RefusalClause::Forbidden
+            | RefusalClause::Rejected
+            | RefusalClause::TermChanged => again = false,
         }
         if !again {
             self.refuse_for_good(ticket, refused);

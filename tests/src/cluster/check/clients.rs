@@ -23,6 +23,8 @@ struct Ticket {
     op: Option<u64>,
     /// The greatest index known to anybody when its operation began.
     floor: LogIndex,
+    /// The only term in which it may have entered the log.
+    only_in: Option<Term>,
 }
 
 /// How often an operation was tried, and how often refused.
@@ -67,6 +69,7 @@ impl Clients {
         to: (PeerId, u64),
         partition: PartitionId,
         op: Option<u64>,
+        only_in: Option<Term>,
     ) -> u64 {
         self.issued += 1;
         let now = self.floors.get(&partition).copied().unwrap_or_default();
@@ -89,6 +92,7 @@ impl Clients {
             partition,
             op,
             floor,
+            only_in,
         };
         self.tickets.insert(self.issued, ticket);
         self.issued
@@ -170,6 +174,17 @@ impl Clients {
                 duplicate,
             } => {
                 self.acknowledged += 1;
+                let fenced = asked.only_in.is_none_or(|wanted| wanted == *term);
+                must(
+                    fenced || *duplicate,
+                    "an append for a term enters the log in it alone",
+                    || {
+                        format!(
+                            "operation {op} is for {:?}, it is at {index} of term {term}",
+                            asked.only_in
+                        )
+                    },
+                )?;
                 must(*index > asked.floor, "appends are linearizable", || {
                     format!(
                         "operation {op} is at index {index}, {} had ended before it began",
