@@ -1,5 +1,6 @@
 //! The audit of a log at rest: it finds every flipped bit, and judges as a recovery does.
 
+mod signing;
 mod support;
 
 use std::collections::BTreeSet;
@@ -9,19 +10,39 @@ use clustor_shards::disk::{BootDisk, DiskError, FileId, FoundPair};
 use clustor_shards::log::audit::{
     Audit, AuditReport, Checked, Checker, Damaged, Finding, Outcome, Piece, Role,
 };
-use clustor_shards::log::inspect::inspect;
+use clustor_shards::log::inspect::{PairView, SlotView, inspect};
+use clustor_shards::log::merkle::{MerkleHash, MerkleTree, leaf_hash};
 use clustor_shards::log::nonce::GapVerdict;
-use clustor_shards::log::record::RecordKind;
-use clustor_shards::log::{HardState, Mode, RecoverError};
+use clustor_shards::log::record::{RecordKind, records};
+use clustor_shards::log::trailer::FoundTrailer;
+use clustor_shards::log::{
+    HardState, HashSuite, LogFormat, LogOptions, Mode, RecoverError, ShardLog, Suite,
+};
 use clustor_wire::ids::{Incarnation, LogIndex, NodeId, PairNumber, PartitionId, Term};
-use support::{MemoryDisk, TestKey, append, identity, recover, settle, start};
+use signing::sign;
+use support::{MemoryDisk, TestKey, append, identity, options, pool, recover, settle, start};
 
 const P: PartitionId = PartitionId(1);
 const ENTRIES: u64 = 45;
 
 /// Two boots, two partitions, everything retired.
 fn written() -> MemoryDisk {
+    written_with(LogFormat::default())
+}
+
+fn written_with(format: LogFormat) -> MemoryDisk {
     let mut disk = MemoryDisk::default();
+    let start = |disk: &mut MemoryDisk| {
+        let options = LogOptions {
+            format,
+            ..options()
+        };
+        let recovery = ShardLog::recover(disk, identity(), options, &TestKey(9), pool());
+        let mut log = recovery.expect("recovers").log;
+        settle(&mut log, disk);
+        assert!(log.is_open());
+        log
+    };
     let mut log = start(&mut disk);
     log.create_partition(P, Incarnation(5), b"voters");
     for index in 1..=ENTRIES {
@@ -302,4 +323,122 @@ fn another_key_is_refused() {
     let mut disk = written();
     let refused = Audit::begin(&mut disk, identity(), &TestKey(8)).err();
     assert!(matches!(refused, Some(RecoverError::WrongKey { .. })));
+}
+
+const WITH_LEAVES: LogFormat = LogFormat {
+    sealing: Suite::None,
+    merkle_leaves: true,
+    hash: HashSuite::Sha256,
+    log_encoding: clustor_shards::log::Encoding::Binary,
+    ledger_encoding: clustor_shards::log::Encoding::Binary,
+};
+
+fn views(disk: &mut MemoryDisk) -> Vec<PairView> {
+    let mut views = Vec::new();
+    inspect(disk, identity(), &TestKey(9), |view| {
+        views.push(view);
+        Ok::<_, RecoverError>(())
+    })
+    .expect("inspects");
+    views
+}
+
+/// The leaf of an extent in a pair's tree, from its blocks in clear as the specification describes them.
+fn extent_leaf(blocks: &[Block]) -> MerkleHash {
+    let payload: Vec<u8> = blocks
+        .iter()
+        .flat_map(|block| block.0[16..4080].to_vec())
+        .collect();
+    let bytes = u64::from_le_bytes(payload[24..32].try_into().expect("8 bytes")) as usize;
+    let mut tree = MerkleTree::new(HashSuite::Sha256);
+    for record in records(&payload[64..64 + bytes]) {
+        tree.push(&record.expect("sound").leaf(HashSuite::Sha256));
+    }
+    leaf_hash(HashSuite::Sha256, &[&tree.root()])
+}
+
+#[test]
+fn slots_and_trailers_state_the_merkle_root_over_the_records() {
+    let mut disk = written_with(WITH_LEAVES);
+    let report = audit(&mut disk).expect("audits");
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    let mut trailers = 0;
+    for view in views(&mut disk) {
+        let segment = disk.files[&FileId::segment(view.pair)].clone();
+        let mut tree = MerkleTree::new(HashSuite::Sha256);
+        let audited = report.pairs.iter().find(|pair| pair.pair == view.pair);
+        let audited = audited.expect("audited");
+        for chain in &view.chains {
+            let (SlotView::Good(slot, _), Some(extent)) = (&chain.slot, &chain.extent) else {
+                continue;
+            };
+            let place = chain.first_block as usize;
+            tree.push(&extent_leaf(
+                &segment[place..place + extent.header.blocks as usize],
+            ));
+            assert_eq!(slot.figures.merkle_root, Some(tree.root()));
+            if let Role::Older { last_certain } = view.role
+                && last_certain == chain.chain
+            {
+                let Some(FoundTrailer::Whole(trailer)) = view.trailer else {
+                    panic!("a closed pair has a trailer: {:?}", view.trailer);
+                };
+                assert_eq!(trailer.figures.merkle_root, Some(tree.root()));
+                assert_eq!(audited.merkle_root, Some(tree.root()));
+                trailers += 1;
+            }
+        }
+        if view.role == Role::Chosen {
+            assert_eq!(audited.merkle_root, Some(tree.root()));
+        }
+    }
+    assert!(trailers > 0);
+    let without = audit(&mut written()).expect("audits");
+    assert!(without.pairs.iter().all(|pair| pair.merkle_root.is_none()));
+}
+
+#[test]
+fn a_root_that_its_records_do_not_give_is_found_though_all_is_authentic() {
+    let disk = written_with(WITH_LEAVES);
+    let views = views(&mut disk.clone());
+    let newest = views.iter().find(|view| view.role == Role::Chosen);
+    let newest = newest.expect("one is chosen");
+    let body = newest.header.as_ref().expect("whole").body_block();
+    // Offset 64 are a slot's figures: records, checksums of entries and offsets, root.
+    for (at, is_checked) in [
+        (64, true),
+        (64 + 8, false),
+        (64 + 24, true),
+        (64 + 40, true),
+    ] {
+        let mut disk = disk.clone();
+        let file = FileId::ledger(newest.pair);
+        let block = &mut disk.file(file)[body as usize + 2];
+        block.0[at] ^= 1;
+        sign(file, body + 2, block);
+        let report = audit(&mut disk).expect("audits");
+        let damaged: Vec<_> = report.findings.iter().map(|found| found.damaged).collect();
+        assert_eq!(
+            damaged,
+            vec![Damaged::Figures; usize::from(is_checked)],
+            "{at}"
+        );
+        assert!(report.outcome() <= Outcome::Restored);
+    }
+}
+
+#[test]
+fn a_slot_without_a_root_where_the_pair_has_one_is_bad() {
+    let mut disk = written_with(WITH_LEAVES);
+    let pair = chosen(&audit(&mut disk).expect("audits"));
+    let views = views(&mut disk);
+    let view = views.iter().find(|view| view.pair == pair).expect("there");
+    let number = view.header.as_ref().expect("whole").body_block() + 2;
+    let file = FileId::ledger(pair);
+    let block = &mut disk.file(file)[number as usize];
+    block.0[64 + 40..64 + 72].fill(0);
+    sign(file, number, block);
+    let report = audit(&mut disk).expect("audits");
+    let damaged: Vec<_> = report.findings.iter().map(|found| found.damaged).collect();
+    assert_eq!(damaged, [Damaged::Slot]);
 }

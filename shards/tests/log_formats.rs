@@ -1,6 +1,7 @@
 //! What files are made of: suites, leaves, versions. Each pair is read by what it says itself; what this build can't
 //! read is refused by name, before anything is written: recovery sees the disk through a trait that can't write.
 
+mod signing;
 mod support;
 
 use clustor_shards::buffer::Block;
@@ -13,9 +14,7 @@ use clustor_shards::log::{
 };
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{Incarnation, LogIndex, PairNumber, PartitionId, Term};
-use hkdf::Hkdf;
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::Sha256;
+use signing::sign;
 use support::{MemoryDisk, TestKey, identity, options, pool, settle};
 
 const P: PartitionId = PartitionId(1);
@@ -293,24 +292,6 @@ fn a_suite_that_the_build_lacks_is_refused_by_name() {
     }
 }
 
-/// The MAC of block 0, computed by what the specification says.
-fn sign_header(block: &mut Block, magic: &[u8], pair: PairNumber) {
-    let hkdf = Hkdf::<Sha256>::new(None, &[KEY; 32]);
-    let mut key = [0; 32];
-    let mut info = b"clustor mac".to_vec();
-    info.extend(identity().cluster.get().to_le_bytes());
-    info.extend(identity().node.get().to_le_bytes());
-    info.extend(identity().shard.get().to_le_bytes());
-    info.extend(1u32.to_le_bytes());
-    hkdf.expand(&info, &mut key).expect("32 bytes");
-    let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("any length");
-    mac.update(magic);
-    mac.update(&pair.get().to_le_bytes());
-    mac.update(&0u32.to_le_bytes());
-    mac.update(&block.0[..4064]);
-    block.0[4064..].copy_from_slice(&mac.finalize().into_bytes());
-}
-
 /// A directory with one written pair, one field of whose header is changed and signed again, in one file.
 fn changed(file: fn(PairNumber) -> FileId, at: usize, bytes: &[u8]) -> (MemoryDisk, RecoverError) {
     let mut disk = MemoryDisk::default();
@@ -319,20 +300,15 @@ fn changed(file: fn(PairNumber) -> FileId, at: usize, bytes: &[u8]) -> (MemoryDi
     log.create_partition(P, Incarnation(5), b"voters");
     settle(&mut log, &mut disk);
     let file = file(pair);
-    let magic: &[u8] = if file == FileId::segment(pair) {
-        b"seg"
-    } else {
-        b"led"
-    };
     let block = &mut disk.files.get_mut(&file).expect("written")[0];
     let before = block.0;
-    sign_header(block, magic, pair);
+    sign(file, 0, block);
     assert!(
         before == block.0,
         "the specification's MAC is the one that was written"
     );
     block.0[at..at + bytes.len()].copy_from_slice(bytes);
-    sign_header(block, magic, pair);
+    sign(file, 0, block);
     let error = try_recover(&mut disk, LogFormat::default())
         .err()
         .expect("refused");
@@ -342,13 +318,13 @@ fn changed(file: fn(PairNumber) -> FileId, at: usize, bytes: &[u8]) -> (MemoryDi
 #[test]
 fn a_newer_format_is_refused_by_name_in_either_file() {
     for file in [FileId::segment, FileId::ledger] {
-        let (_, error) = changed(file, 8, &3u16.to_le_bytes());
+        let (_, error) = changed(file, 8, &4u16.to_le_bytes());
         assert!(
             matches!(
                 error,
                 RecoverError::Newer {
-                    found: 3,
-                    reads: 2,
+                    found: 4,
+                    reads: 3,
                     ..
                 }
             ),
@@ -356,7 +332,7 @@ fn a_newer_format_is_refused_by_name_in_either_file() {
         );
         let text = error.to_string();
         assert!(
-            text.contains("written by format 3, this build reads up to 2; use a newer build"),
+            text.contains("written by format 4, this build reads up to 3; use a newer build"),
             "{text}"
         );
         let (_, error) = changed(file, 8, &1u16.to_le_bytes());
@@ -365,7 +341,7 @@ fn a_newer_format_is_refused_by_name_in_either_file() {
                 error,
                 RecoverError::Older {
                     found: 1,
-                    reads: 2,
+                    reads: 3,
                     ..
                 }
             ),

@@ -1,7 +1,7 @@
 //! Merkle leaves of records, and roots over them.
 
 use clustor_shards::log::HashSuite;
-use clustor_shards::log::merkle::{MerkleHash, MerkleTree, leaf_hash};
+use clustor_shards::log::merkle::{MerkleHash, MerkleTree, PairTree, extent_root, leaf_hash};
 use clustor_shards::log::record::{
     RecordError, RecordKind, decode_record, encode_record, encode_record_parts,
 };
@@ -112,6 +112,33 @@ proptest! {
             };
             prop_assert_eq!(record.leaf, Some((hash, &by_hand)));
             prop_assert_eq!(record.leaf(hash), by_hand);
+        }
+    }
+
+    #[test]
+    fn a_pair_has_the_root_over_the_roots_of_its_extents(extents in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..5), 1..20)) {
+        for hash in HASHES {
+            let mut tree = PairTree::new(hash);
+            let mut leaves = Vec::new();
+            for bodies in &extents {
+                let frames: Vec<Vec<u8>> = bodies.iter().map(|body| framed(Some(hash), &[*body])).collect();
+                let of_records: Vec<MerkleHash> = frames
+                    .iter()
+                    .map(|frame| decode_record(frame).expect("just made").leaf(hash))
+                    .collect();
+                let root = extent_root(hash, &frames.concat()).expect("frames");
+                prop_assert_eq!(root, root_by_definition(hash, &of_records));
+                let mut leaf = vec![0];
+                leaf.extend(root);
+                leaves.push(match hash {
+                    HashSuite::Sha256 => Sha256::digest(&leaf).into(),
+                    HashSuite::Blake3 => blake3::hash(&leaf).into(),
+                });
+                prop_assert_eq!(tree.push(&root), root_by_definition(hash, &leaves));
+            }
+            let mut cut = framed(None, b"body");
+            cut.pop();
+            prop_assert!(extent_root(hash, &cut).is_err());
         }
     }
 

@@ -1,5 +1,6 @@
 //! The scrub of a running log: it finds every flipped bit within a sweep, without a read too many.
 
+mod signing;
 mod support;
 
 use std::collections::BTreeSet;
@@ -8,9 +9,10 @@ use clustor_shards::buffer::Block;
 use clustor_shards::disk::{DiskOp, FileId, FileKind};
 use clustor_shards::log::audit::Damaged;
 use clustor_shards::log::scrub::{ScrubFinding, ScrubRates};
-use clustor_shards::log::{LogOptions, Mode, Retirement, ShardLog};
+use clustor_shards::log::{LogFormat, LogOptions, Mode, Retirement, ShardLog};
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{Incarnation, LogIndex, PartitionId};
+use signing::sign;
 use support::{MemoryDisk, TestKey, append, durable, identity, options, pool, settle};
 
 const P: PartitionId = PartitionId(1);
@@ -276,4 +278,49 @@ fn appends_that_wait_or_are_on_their_way_come_first() {
     log.on_event(due, event, &mut Retirement::default());
     log.poll(due, &mut ops);
     assert!(matches!(ops.as_slice(), [DiskOp::Read(_)]), "{ops:?}");
+}
+
+#[test]
+fn a_merkle_root_that_the_extents_do_not_give_is_found_by_a_sweep() {
+    let mut disk = MemoryDisk::default();
+    let options = LogOptions {
+        scrub: RATES,
+        ..options()
+    };
+    let options = LogOptions {
+        format: LogFormat {
+            merkle_leaves: true,
+            ..options.format
+        },
+        ..options
+    };
+    let recovered = ShardLog::recover(&mut disk, identity(), options, &TestKey(9), pool());
+    let mut log = recovered.expect("recovers").log;
+    settle(&mut log, &mut disk);
+    log.create_partition(P, Incarnation(5), b"voters");
+    for index in 1..=ENTRIES {
+        append(&mut log, 1, 1, index, &vec![index as u8; 900], Mode::Strict);
+        settle(&mut log, &mut disk);
+    }
+    let whole = live(&mut log, &mut disk, at(0), at(SWEEP_MS + SWEEP_MS / 32));
+    assert!(whole.findings.is_empty(), "{:?}", whole.findings);
+    let file = FileId::ledger(log.current_pair());
+    let number = disk.files[&file]
+        .iter()
+        .rposition(|block| block.0 != Block::ZERO.0)
+        .expect("slots were written") as u32
+        - 3;
+    let block = &mut disk.file(file)[number as usize];
+    block.0[64 + 40] ^= 1;
+    sign(file, number, block);
+    let lived = live(
+        &mut log,
+        &mut disk,
+        at(SWEEP_MS + SWEEP_MS / 32),
+        at(3 * SWEEP_MS + SWEEP_MS / 32),
+    );
+    let damaged: Vec<_> = lived.findings.iter().map(|found| found.damaged).collect();
+    assert_eq!(damaged, [Damaged::Figures], "once, though seen twice");
+    assert_eq!(durable(&log, 1), ENTRIES, "nothing is lost by it");
+    assert_eq!(log.scrub_status().damaged_places, 1);
 }

@@ -78,6 +78,10 @@ pub struct ChainView {
 
 /// A ledger slot.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are of the large variant: a box would only be one allocation more for each"
+)]
 pub enum SlotView {
     /// Never written.
     Untouched,

@@ -4,10 +4,16 @@
 //! either SHA-256 or BLAKE3: the prefixes keep a leaf from passing for a node. The tree of n leaves splits at the
 //! greatest power of two below n; the root over none is H of nothing. [`MerkleTree`] keeps one hash for each bit
 //! of the number of leaves, so a root over a million leaves takes 640 bytes.
+//!
+//! There are two storeys. The records of an extent have a root ([`extent_root`]); the pair's tree ([`PairTree`]) has one
+//! leaf for each extent, H(0x00, that root). So extents can be verified in any order and on many threads, and what is kept
+//! of each until the pair's root is formed is 32 bytes. A record's leaf covers 49 bytes at least and an extent's 32, so one can't pass
+//! for the other.
 
 use sha2::{Digest as _, Sha256};
 
 use super::format::HashSuite;
+use super::record::{RecordError, parse_record};
 
 /// Bytes of a leaf, a node and a root.
 pub const MERKLE_BYTES: usize = 32;
@@ -101,5 +107,37 @@ impl MerkleTree {
         standing.fold(self.peaks[lowest], |right, bit| {
             node_hash(self.hash, &self.peaks[bit], &right)
         })
+    }
+}
+
+/// The root over the leaves of the records that lie one behind the other in `bytes`; their checksums are taken on trust.
+///
+/// # Errors
+/// [`RecordError`], where the bytes are no frames.
+pub fn extent_root(hash: HashSuite, mut bytes: &[u8]) -> Result<MerkleHash, RecordError> {
+    let mut tree = MerkleTree::new(hash);
+    while !bytes.is_empty() {
+        let record = parse_record(bytes)?;
+        tree.push(&record.leaf(hash));
+        bytes = &bytes[record.frame.len()..];
+    }
+    Ok(tree.root())
+}
+
+/// A pair's tree: a leaf for each extent, in the order of their chains.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PairTree(MerkleTree);
+
+impl PairTree {
+    /// The tree of a pair without extents.
+    #[must_use]
+    pub const fn new(hash: HashSuite) -> Self {
+        Self(MerkleTree::new(hash))
+    }
+
+    /// Adds the extent that follows all others, by its own root, and gives the root over all so far.
+    pub fn push(&mut self, extent: &MerkleHash) -> MerkleHash {
+        self.0.push(&leaf_hash(self.0.hash(), &[extent]));
+        self.0.root()
     }
 }

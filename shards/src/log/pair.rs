@@ -10,6 +10,7 @@ use super::extent::{EXTENT_HEADER_BYTES, extent_blocks, seal_extent, seal_payloa
 use super::header::PairHeader;
 use super::keys::{SALT_BYTES, ShardKeys};
 use super::location::ExtentPlace;
+use super::merkle::{PairTree, extent_root};
 use super::nonce::{NonceRecords, NonceReservationAbandon, Reservation};
 use super::options::{LEDGER_SLOTS_MIN, LogOptions, SEGMENT_BLOCKS_MAX};
 use super::seal::{BlockUse, PAYLOAD_BYTES, SegmentCipher, authenticate};
@@ -173,6 +174,8 @@ pub(super) struct OpenPair {
     previous: ExtentDigest,
     reservation: Reservation,
     figures: SegmentFigures,
+    /// Where leaves are kept.
+    tree: Option<PairTree>,
     /// Nonce records of the next slot.
     nonces: NonceRecords,
     integrity: Hmac<Sha256>,
@@ -223,6 +226,7 @@ impl OpenPair {
             previous: [0; 32],
             reservation,
             figures: SegmentFigures::default(),
+            tree: header.format.leaf().map(PairTree::new),
             nonces: NonceRecords {
                 reserved,
                 abandoned: None,
@@ -287,7 +291,6 @@ impl OpenPair {
                 first: (self.header.first_chain, self.header.body_block()),
                 last: (last, self.next_block),
                 figures: self.figures,
-                merkle_root: None,
             }),
             trailer_durable: false,
         }
@@ -357,8 +360,16 @@ impl OpenPair {
         assert!(self.next_block <= self.blocks_ready);
         assert!(self.next_slot <= self.header.slots());
         assert!(self.reservation.covers(self.next_block));
-        self.figures
-            .add_extent(place.first_block, place.blocks, &batch.records, batch.count);
+        self.figures.add_extent(
+            (place.first_block, place.blocks),
+            &batch.records,
+            batch.count,
+        );
+        if let Some(tree) = &mut self.tree {
+            let root = extent_root(self.header.format.hash, &batch.records);
+            let root = root.expect("a batch holds frames that were parsed when they came");
+            self.figures.merkle_root = Some(tree.push(&root));
+        }
         place
     }
 

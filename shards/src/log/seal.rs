@@ -18,7 +18,7 @@ use sha2::Sha256;
 use zeroize::Zeroize as _;
 
 use super::aead::{Aead, NONCE_BYTES};
-use super::format::Encoding;
+use super::format::{Encoding, HashSuite};
 use super::header::{FORMAT_VERSION, PairHeader};
 use super::keys::{MAC_BYTES, SALT_BYTES};
 use crate::buffer::{BLOCK_BYTES, Block};
@@ -81,6 +81,8 @@ enum Tags {
 pub(super) struct SegmentCipher {
     /// Of the records in the blocks.
     pub log_encoding: Encoding,
+    /// The hash of the pair's Merkle tree, if it has one.
+    pub leaf: Option<HashSuite>,
     tags: Tags,
     pair: PairNumber,
     aad: [u8; AAD_BYTES],
@@ -100,6 +102,7 @@ impl SegmentCipher {
         };
         Self {
             log_encoding: header.format.log_encoding,
+            leaf: header.format.leaf(),
             tags,
             pair: header.pair,
             aad,

@@ -13,8 +13,8 @@
 //! | 24 | 4 | first block of the extent |
 //! | 28 | 4 | blocks of the extent |
 //! | 32 | 32 | digest of the extent |
-//! | 64 | 40 | figures of the segment up to this chain: records (8), four-lane CRC32C of entries (16), of offsets (16) |
-//! | 104 | 24 each | nonce records |
+//! | 64 | 72 | figures of the segment up to this chain: records (8), four-lane CRC32C of entries (16), of offsets (16), Merkle root or zeros (32) |
+//! | 136 | 24 each | nonce records |
 //! | | .. | items; none in an opening slot, whose items stand in the checkpoint |
 //! | .. | .. | filled with the byte 0xff to the end of the payload |
 //!
@@ -127,14 +127,15 @@ impl Slot {
         payload.resize(start + PAYLOAD_BYTES, FILL);
     }
 
-    /// Whether its extent lies in the segment, behind the checkpoint and before the trailer, and what it says had
-    /// retired came before it.
+    /// Whether its extent lies in the segment, behind the checkpoint and before the trailer, what it says had
+    /// retired came before it, and it states a Merkle root if the pair has one.
     pub(super) fn lies_in(&self, header: &PairHeader) -> bool {
         let end = self.first_block.checked_add(self.blocks);
         self.blocks > 0
             && self.first_block >= header.body_block()
             && end.is_some_and(|end| end < header.segment_blocks)
             && self.retired < self.chain
+            && self.figures.merkle_root.is_some() == header.format.merkle_leaves
     }
 
     /// Decodes an authenticated payload into the fields and the items' bytes.

@@ -17,7 +17,7 @@
 //! | 40 | 8 | records |
 //! | 48 | 16 | four-lane CRC32C of the entries |
 //! | 64 | 16 | four-lane CRC32C of the offsets |
-//! | 80 | 32 | Merkle root, or zeros |
+//! | 80 | 32 | Merkle root (`merkle`), or zeros |
 
 use clustor_wire::ids::{ChainNumber, PairNumber};
 use hmac::Hmac;
@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use super::codec::{Reader, Truncated, Writer};
+use super::merkle::MerkleHash;
 use super::seal::{authenticate, is_untouched, plain_payload, verify};
 use crate::buffer::Block;
 use crate::disk::FileKind;
@@ -34,7 +35,7 @@ const FLAG_ROOT: u32 = 1;
 /// Bytes of a trailer's fields, in its block and in a checkpoint.
 pub(super) const TRAILER_BYTES: usize = 112;
 /// Bytes of the figures that run along in the slots.
-pub(super) const FIGURES_BYTES: usize = 40;
+pub(super) const FIGURES_BYTES: usize = 72;
 
 const LANES: usize = 4;
 const WORD: usize = 4;
@@ -100,15 +101,24 @@ pub struct SegmentFigures {
     pub entries: FourLaneCrc,
     /// Over four words for each extent: its first block, its blocks, its record bytes, its records.
     pub offsets: FourLaneCrc,
+    /// Root of the pair's Merkle tree, where the pair keeps leaves.
+    #[serde(with = "super::text::hex_digest_or_null")]
+    pub merkle_root: Option<MerkleHash>,
 }
 
 impl SegmentFigures {
-    /// Takes the next extent: where it lies, and its records.
-    pub(super) fn add_extent(&mut self, first_block: u32, blocks: u32, records: &[u8], count: u32) {
-        self.records += u64::from(count);
+    /// Takes the next extent: where it lies, and its records. The root is the caller's affair.
+    pub(super) fn add_extent(&mut self, place: (u32, u32), records: &[u8], count: u32) {
         self.entries.update(records);
+        self.add_place(place, records.len() as u32, count);
+    }
+
+    /// As [`Self::add_extent`], without the checksum of the entries: how many bytes of records, and how many of them.
+    pub(super) fn add_place(&mut self, place: (u32, u32), bytes: u32, count: u32) {
+        self.records += u64::from(count);
+        let (first_block, blocks) = place;
         let mut row = [0; LANES * WORD];
-        let words = [first_block, blocks, records.len() as u32, count];
+        let words = [first_block, blocks, bytes, count];
         for (place, word) in row.chunks_mut(WORD).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
@@ -119,6 +129,7 @@ impl SegmentFigures {
         w.u64(self.records);
         w.bytes(&self.entries.to_bytes());
         w.bytes(&self.offsets.to_bytes());
+        w.bytes(&self.merkle_root.unwrap_or_default());
     }
 
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Truncated> {
@@ -126,6 +137,7 @@ impl SegmentFigures {
             records: r.u64()?,
             entries: FourLaneCrc::decode(r)?,
             offsets: FourLaneCrc::decode(r)?,
+            merkle_root: Some(r.array()?).filter(|root| *root != MerkleHash::default()),
         })
     }
 }
@@ -142,15 +154,12 @@ pub struct Trailer {
     pub last: (ChainNumber, u32),
     /// What lies between.
     pub figures: SegmentFigures,
-    /// Root of the Merkle tree over the records' leaves, where the profile keeps leaves.
-    #[serde(with = "super::text::hex_digest_or_null")]
-    pub merkle_root: Option<[u8; 32]>,
 }
 
 impl Trailer {
     pub(super) fn encode(&self, w: &mut Writer<'_>) {
         w.u32(MAGIC);
-        w.u32(if self.merkle_root.is_some() {
+        w.u32(if self.figures.merkle_root.is_some() {
             FLAG_ROOT
         } else {
             0
@@ -161,7 +170,6 @@ impl Trailer {
             w.u32(block);
         }
         self.figures.encode(w);
-        w.bytes(&self.merkle_root.unwrap_or_default());
     }
 
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Option<Self>, Truncated> {
@@ -170,14 +178,17 @@ impl Trailer {
         let first = (r.chain()?, r.u32()?);
         let last = (r.chain()?, r.u32()?);
         let figures = SegmentFigures::decode(r)?;
-        let root = r.array()?;
-        let known = magic == MAGIC && flags & !FLAG_ROOT == 0;
+        let flags_known = if figures.merkle_root.is_some() {
+            FLAG_ROOT
+        } else {
+            0
+        };
+        let known = magic == MAGIC && flags == flags_known;
         Ok(known.then_some(Self {
             pair,
             first,
             last,
             figures,
-            merkle_root: (flags & FLAG_ROOT != 0).then_some(root),
         }))
     }
 

@@ -138,7 +138,6 @@ fn trailer(trailer: &Trailer) -> Value {
         "last_chain": trailer.last.0.get().to_string(),
         "end_block": trailer.last.1,
         "figures": figures(&trailer.figures),
-        "merkle_root": trailer.merkle_root.map(|root| hex(&root)),
     })
 }
 
@@ -147,6 +146,7 @@ fn figures(figures: &SegmentFigures) -> Value {
         "records": figures.records,
         "entries_crc": hex(&figures.entries.to_bytes()),
         "offsets_crc": hex(&figures.offsets.to_bytes()),
+        "merkle_root": figures.merkle_root.map(|root| hex(&root)),
     })
 }
 

@@ -201,6 +201,6 @@ fn show_boot_record(
     written.map_err(CommandError::failed)
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -162,11 +162,8 @@ fn print_partition(out: &mut dyn Write, id: PartitionId, log: &PartitionLog) -> 
 }
 
 fn trailer_line(trailer: &Trailer) -> String {
-    let root = trailer.merkle_root.map_or(String::new(), |root| {
-        format!(", root {}..", hex(&root[..8]))
-    });
     format!(
-        "chains {} to {}, blocks {} to {}, {}{root}",
+        "chains {} to {}, blocks {} to {}, {}",
         trailer.first.0,
         trailer.last.0,
         trailer.first.1,
@@ -176,8 +173,11 @@ fn trailer_line(trailer: &Trailer) -> String {
 }
 
 fn figures_line(figures: &SegmentFigures) -> String {
+    let root = figures.merkle_root.map_or(String::new(), |root| {
+        format!(", Merkle root {}", hex(&root))
+    });
     format!(
-        "{} records, entries {}, offsets {}",
+        "{} records, entries {}, offsets {}{root}",
         figures.records,
         hex(&figures.entries.to_bytes()),
         hex(&figures.offsets.to_bytes())

@@ -11,6 +11,7 @@ use clustor_shards::log::nonce::GapVerdict;
 use serde_json::{Value, json};
 
 use super::progress::bytes;
+use crate::inspect::hex;
 
 pub(super) fn print(
     out: &mut dyn Write,
@@ -77,8 +78,11 @@ fn pair_line(pair: &PairReport) -> String {
         Role::Older { last_certain } => format!("older, to chain {last_certain}"),
         Role::Unused => return format!("pair {}: not part of the log, not read", pair.pair),
     };
+    let root = pair.merkle_root.map_or(String::new(), |root| {
+        format!(", Merkle root {}", hex(&root))
+    });
     format!(
-        "pair {} ({role}): {} chains, {} records, {} of extents, {} of ledger",
+        "pair {} ({role}): {} chains, {} records, {} of extents, {} of ledger{root}",
         pair.pair,
         pair.chains,
         pair.records,
@@ -159,6 +163,7 @@ const fn damage_name(damaged: Damaged) -> &'static str {
         Damaged::Trailer => "trailer",
         Damaged::Pair => "pair",
         Damaged::BothHeaders => "both_headers",
+        Damaged::Figures => "figures",
     }
 }
 
@@ -204,6 +209,7 @@ fn pair_json(pair: &PairReport) -> Value {
         "records": pair.records,
         "extent_bytes": pair.extent_bytes,
         "ledger_bytes": pair.ledger_bytes,
+        "merkle_root": pair.merkle_root.map(|root| hex(&root)),
         "nonce_unreserved_bytes": pair.nonce_gaps.unreserved_bytes,
         "nonce_unsealed_bytes": pair.nonce_gaps.unsealed_bytes,
     })

@@ -8,18 +8,21 @@
 //! them on as many threads as he likes: first the ledgers ([`Audit::ledger_pieces`]), then, by what these say, the
 //! extents ([`Audit::extent_pieces`]), then [`Audit::finish`].
 //!
+//! - `recount`: a segment's figures and Merkle root, formed anew
 //! - `report`: what was found, as values
 //! - `verdict`: which pairs count, what each chain amounts to, what a damaged one held
 
+mod recount;
 mod report;
 mod verdict;
 
 use clustor_wire::ids::{ChainNumber, PairNumber};
 
-use super::extent::open_extent;
+use super::extent::{OpenExtent, open_extent};
 use super::format::LogFormat;
 use super::header::PairHeader;
 use super::keys::{KeyProvider, LogIdentity, ShardKeys};
+use super::merkle::{MerkleHash, extent_root};
 use super::nonce::{self, GapVerdict, NonceEvidence, NonceGaps};
 use super::options::LogOptions;
 use super::pair::cipher_of;
@@ -32,6 +35,7 @@ use super::writer::ShardLog;
 use crate::buffer::{BLOCK_BYTES, Block, BlockPool, SizeClass};
 use crate::disk::{BootDisk, FileId};
 
+pub(super) use recount::Recount;
 pub use report::{
     AuditReport, BAD_BLOCKS_NAMED_MAX, BadBlock, Damaged, Finding, Held, Outcome, PairReport, Role,
 };
@@ -102,8 +106,26 @@ impl SlotSeen {
 pub(super) struct Whole {
     blocks: u32,
     records: u32,
+    /// Bytes of its records' frames.
+    record_bytes: u32,
     previous: ExtentDigest,
     digest: ExtentDigest,
+    /// Over its records, where the pair keeps leaves.
+    root: Option<MerkleHash>,
+}
+
+impl Whole {
+    fn of(cipher: &SegmentCipher, extent: &OpenExtent, digest: ExtentDigest) -> Self {
+        let records = extent.records();
+        Self {
+            blocks: extent.header.blocks,
+            records: extent.header.records,
+            record_bytes: records.len() as u32,
+            previous: extent.header.previous,
+            digest,
+            root: (cipher.leaf).and_then(|hash| extent_root(hash, records).ok()),
+        }
+    }
 }
 
 struct AuditedPair {
@@ -164,6 +186,7 @@ impl Audit {
                     extent_bytes: 0,
                     ledger_bytes: 0,
                     nonce_gaps: NonceGaps::default(),
+                    merkle_root: None,
                 },
             };
             check_front(&mut files, &mut pair, &mut findings);
@@ -460,10 +483,5 @@ pub(super) fn whole_extent(
         return None;
     }
     let extent = open_extent(cipher, first_block, chain, blocks).ok()?;
-    Some(Whole {
-        blocks: extent.header.blocks,
-        records: extent.header.records,
-        previous: extent.header.previous,
-        digest: found,
-    })
+    Some(Whole::of(cipher, &extent, found))
 }

@@ -4,6 +4,7 @@ use clustor_wire::ids::{ChainNumber, LogIndex, PairNumber, PartitionId, Term};
 
 use super::super::fold::IndexRange;
 use super::super::keys::LogIdentity;
+use super::super::merkle::MerkleHash;
 use super::super::nonce::{GapVerdict, NonceGaps};
 use super::super::record::RecordKind;
 use super::super::recovery::Quarantine;
@@ -64,6 +65,9 @@ pub enum Damaged {
     Pair,
     /// The pair that was written last: both headers are bad.
     BothHeaders,
+    /// A slot or trailer states other figures, or another Merkle root, than the extents give, all of them authentic:
+    /// whoever wrote them erred, or held the keys.
+    Figures,
 }
 
 impl core::fmt::Display for Damaged {
@@ -81,6 +85,9 @@ impl core::fmt::Display for Damaged {
             Self::Trailer => "the segment's trailer is bad, the checkpoint restores it",
             Self::Pair => "this older pair is gone, or both its headers are bad",
             Self::BothHeaders => "both headers are bad",
+            Self::Figures => {
+                "the extents are whole, but give other figures or another Merkle root than is stated"
+            }
         })
     }
 }
@@ -148,6 +155,9 @@ pub struct PairReport {
     pub ledger_bytes: u64,
     /// Bytes whose nonces are not accounted for.
     pub nonce_gaps: NonceGaps,
+    /// The Merkle root over its extents, formed anew and equal to what is stated; `None` without leaves, or where an
+    /// extent is bad.
+    pub merkle_root: Option<MerkleHash>,
 }
 
 /// What an audit found.

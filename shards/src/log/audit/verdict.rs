@@ -14,7 +14,7 @@ use super::super::recovery::walk::{position_behind_opening, walk};
 use super::super::seal::SegmentCipher;
 use super::super::slot::ExtentDigest;
 use super::super::trailer::{self, FoundTrailer, TrailerState};
-use super::{AuditedPair, Damaged, Finding, Held, Outcome, Role, SlotSeen, Whole};
+use super::{AuditedPair, Damaged, Finding, Held, Outcome, Recount, Role, SlotSeen, Whole};
 use crate::buffer::BLOCK_BYTES;
 use crate::disk::{FileId, FileKind};
 
@@ -162,6 +162,7 @@ pub(super) fn judge_pair(
     let cipher = cipher_of(files.keys, &header);
     let mut follows = header.body_block();
     let mut previous: Option<ExtentDigest> = Some([0; 32]);
+    let mut recount = Some(Recount::new(&header));
     for number in 0..pair.slots.len() {
         let seen = pair.slots[number];
         let chain = ChainNumber(header.first_chain.get() + number as u64);
@@ -185,7 +186,22 @@ pub(super) fn judge_pair(
             pair.report.extent_bytes += u64::from(whole.blocks) * BLOCK_BYTES as u64;
             follows = first_block.saturating_add(whole.blocks);
             previous = Some(whole.digest);
+            recount = recount.and_then(|mut recount| {
+                recount.add(first_block, &whole);
+                let stated = seen.slot.map(|slot| slot.figures);
+                if stated.is_none_or(|stated| recount.fits(&stated)) {
+                    return Some(recount);
+                }
+                findings.push(Finding::at(
+                    header.pair,
+                    chain,
+                    Damaged::Figures,
+                    Outcome::Restored,
+                ));
+                None
+            });
         } else {
+            recount = None;
             follows = match seen.slot {
                 Some(slot) => first_block.saturating_add(slot.blocks),
                 None if number == 0 => {
@@ -212,6 +228,22 @@ pub(super) fn judge_pair(
             }
         }
     }
+    let Some(recount) = recount else {
+        return;
+    };
+    pair.report.merkle_root = recount.root();
+    if let (Role::Older { last_certain }, FoundTrailer::Whole(trailer)) =
+        (pair.role, files.trailer(header.pair, header.segment_blocks))
+        && recount.next_chain() == last_certain.next()
+        && !recount.fits(&trailer.figures)
+    {
+        findings.push(Finding::at(
+            header.pair,
+            last_certain,
+            Damaged::Figures,
+            Outcome::Restored,
+        ));
+    }
 }
 
 /// An extent that no slot speaks of, where it should begin.
@@ -223,12 +255,7 @@ fn unspoken_extent(
     first_block: u32,
 ) -> Option<Whole> {
     let (extent, digest) = files.extent(header, cipher, chain, first_block, None)?;
-    Some(Whole {
-        blocks: extent.header.blocks,
-        records: extent.header.records,
-        previous: extent.header.previous,
-        digest,
-    })
+    Some(Whole::of(cipher, &extent, digest))
 }
 
 /// A chain that was judged.

@@ -43,6 +43,10 @@ pub(in crate::log) struct PairFiles {
 
 /// A ledger slot as found.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are of the large variant: a box would only be one allocation more for each"
+)]
 pub(in crate::log) enum SlotState {
     /// Never written.
     Untouched,

@@ -244,7 +244,6 @@ fn closed_pair(header: &PairHeader, slots: &[SlotState], certain: ChainNumber) -
             first: (header.first_chain, header.body_block()),
             last: (certain, slot.first_block + slot.blocks),
             figures: slot.figures,
-            merkle_root: None,
         }),
         _ => None,
     };

@@ -19,10 +19,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use clustor_wire::ids::{ChainNumber, LogIndex, PairNumber, PartitionId, Term};
 
-use super::audit::Damaged;
+use super::audit::{Damaged, Recount};
 use super::header::PairHeader;
 use super::options::OptionsError;
 use super::slot::ExtentDigest;
+use super::trailer::SegmentFigures;
 use crate::disk::{FileId, FileKind};
 use crate::turn::Time;
 
@@ -171,6 +172,8 @@ struct Place {
     blocks: u32,
     /// `None` where the slot is bad.
     digest: Option<ExtentDigest>,
+    /// The same.
+    figures: Option<SegmentFigures>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,6 +223,8 @@ struct Sweep {
     pairs: Vec<PairNumber>,
     /// The pair in work, and its next slot.
     current: Option<(PairNumber, u32)>,
+    /// The figures of that pair, formed anew, for as long as its extents come in order and are whole.
+    recount: Option<Recount>,
     /// Chains that were looked at.
     done: u64,
     /// Chains of the pairs that come after the one in work.

@@ -2,6 +2,7 @@
 
 use clustor_wire::ids::{ChainNumber, PairNumber};
 
+use super::super::audit::Recount;
 use super::super::header::PairHeader;
 use super::super::writer::ShardLog;
 use super::{BLOCKS_AT_ONCE, Look, SAMPLE_CHAINS_MAX, Scrub, ScrubStatus, Step, Sweep};
@@ -190,6 +191,7 @@ impl ShardLog {
             begun: now,
             pairs,
             current: None,
+            recount: None,
             done: 0,
             later: 0,
             ahead: 0,
@@ -204,6 +206,7 @@ impl ShardLog {
         let Some(header) = self.scrub.headers.get(&pair) else {
             return;
         };
+        let recount = Recount::new(header);
         let end = header.body_block();
         for kind in [FileKind::Segment, FileKind::Ledger] {
             for block in (1..end).step_by(BLOCKS_AT_ONCE as usize) {
@@ -217,6 +220,7 @@ impl ShardLog {
             self.push(pair, Look::Trailer { block });
         }
         self.sweep_mut().current = Some((pair, 0));
+        self.sweep_mut().recount = Some(recount);
     }
 
     fn end_sweep(&mut self, now: Time) {

@@ -2,7 +2,7 @@
 
 use clustor_wire::ids::{ChainNumber, LogIndex, MacEpoch, PairNumber};
 
-use super::super::audit::{Damaged, fits, whole_extent};
+use super::super::audit::{Damaged, Whole, fits, whole_extent};
 use super::super::header::PairHeader;
 use super::super::options::OnAuthenticationFailure;
 use super::super::read::READ_TRIES;
@@ -13,7 +13,7 @@ use super::super::trailer::{self, Trailer, TrailerState};
 use super::super::writer::{Retirement, ShardLog};
 use super::{DAMAGED_PLACES_MAX, Look, LostRun, Place, Scrub, ScrubFinding, Step};
 use crate::buffer::{Block, Blocks};
-use crate::disk::{DiskError, FileKind};
+use crate::disk::{DiskError, FileId, FileKind};
 
 impl Scrub {
     /// Whether the read of this token is the scrub's.
@@ -69,6 +69,7 @@ impl ShardLog {
                         whole_extent(cipher, place.first_block, place.chain, digest, blocks)
                     });
                     self.conclude(step, whole.is_some(), retirement);
+                    self.recount(&step, place, whole.as_ref(), retirement);
                 }
             }
         }
@@ -188,6 +189,7 @@ impl ShardLog {
                     first_block: slot.first_block,
                     blocks: slot.blocks,
                     digest: Some(slot.digest),
+                    figures: Some(slot.figures),
                 }),
                 None if count > 1 => self.scrub.steps.push_front(Step {
                     look: Look::Slots {
@@ -216,6 +218,46 @@ impl ShardLog {
         } else {
             self.scrub.steps.push_back(extent);
         }
+    }
+
+    /// Goes on forming the figures of the pair in work, and compares them with what the slot states. An extent that is
+    /// bad or out of turn, because a slot before it was bad, ends that for this sweep.
+    fn recount(
+        &mut self,
+        step: &Step,
+        place: Place,
+        whole: Option<&Whole>,
+        retirement: &mut Retirement,
+    ) {
+        let sweep = self.scrub.sweep.as_mut().filter(|_| !step.sampled);
+        let Some((sweep, mut recount)) =
+            sweep.and_then(|sweep| sweep.recount.take().map(|recount| (sweep, recount)))
+        else {
+            return;
+        };
+        let Some(whole) = whole.filter(|_| recount.next_chain() == place.chain) else {
+            return;
+        };
+        recount.add(place.first_block, whole);
+        if place.figures.is_none_or(|stated| recount.fits(&stated)) {
+            sweep.recount = Some(recount);
+            return;
+        }
+        let Some(header) = self.scrub.headers.get(&step.pair) else {
+            return;
+        };
+        let slot = (place.chain.get() - header.first_chain.get()) as u32;
+        let at = (FileId::ledger(step.pair), header.body_block() + slot);
+        self.remember_damage(
+            at,
+            ScrubFinding {
+                pair: step.pair,
+                chain: place.chain,
+                damaged: Damaged::Figures,
+                lost: Vec::new(),
+            },
+            retirement,
+        );
     }
 
     /// A look that failed is repeated, and the last time it is damage.
@@ -261,18 +303,29 @@ impl ShardLog {
                 (place.chain, damaged)
             }
         };
+        let finding = ScrubFinding {
+            pair: step.pair,
+            chain,
+            damaged,
+            lost,
+        };
+        self.remember_damage((file, block), finding, retirement);
+    }
+
+    /// Reports damage that was not reported before, or by which something is lost.
+    fn remember_damage(
+        &mut self,
+        at: (FileId, u32),
+        finding: ScrubFinding,
+        retirement: &mut Retirement,
+    ) {
         let remembered = &mut self.scrub.damaged;
-        let is_new = !remembered.contains(&(file, block));
+        let is_new = !remembered.contains(&at);
         if is_new && remembered.len() < DAMAGED_PLACES_MAX {
-            remembered.insert((file, block));
+            remembered.insert(at);
         }
-        if is_new || !lost.is_empty() {
-            retirement.scrubbed.push(ScrubFinding {
-                pair: step.pair,
-                chain,
-                damaged,
-                lost,
-            });
+        if is_new || !finding.lost.is_empty() {
+            retirement.scrubbed.push(finding);
         }
     }
 
@@ -287,6 +340,7 @@ impl ShardLog {
                     first_block: place.first_block,
                     blocks: place.blocks,
                     digest: None,
+                    figures: None,
                 },
             ),
             None => self.chain_is_done(step),

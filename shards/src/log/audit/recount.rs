@@ -1,0 +1,58 @@
+//! Figures of a segment formed anew from its extents, to be compared with what its slots and its trailer state.
+//!
+//! The checksum of the entries is left out: each extent's own says as much, and joining it over extents that were
+//! verified apart from each other costs more than reading them.
+
+use clustor_wire::ids::ChainNumber;
+
+use super::super::header::PairHeader;
+use super::super::merkle::{MerkleHash, PairTree};
+use super::super::trailer::SegmentFigures;
+use super::Whole;
+
+/// The figures of a pair over its extents so far.
+pub(in crate::log) struct Recount {
+    next: ChainNumber,
+    figures: SegmentFigures,
+    tree: Option<PairTree>,
+}
+
+impl Recount {
+    pub fn new(header: &PairHeader) -> Self {
+        Self {
+            next: header.first_chain,
+            figures: SegmentFigures::default(),
+            tree: header.format.leaf().map(PairTree::new),
+        }
+    }
+
+    /// The chain whose extent comes next.
+    pub fn next_chain(&self) -> ChainNumber {
+        self.next
+    }
+
+    /// Takes the extent of the next chain.
+    pub fn add(&mut self, first_block: u32, whole: &Whole) {
+        self.next = self.next.next();
+        self.figures.add_place(
+            (first_block, whole.blocks),
+            whole.record_bytes,
+            whole.records,
+        );
+        if let (Some(tree), Some(root)) = (&mut self.tree, &whole.root) {
+            self.figures.merkle_root = Some(tree.push(root));
+        }
+    }
+
+    /// Whether a slot or trailer states the same.
+    pub fn fits(&self, stated: &SegmentFigures) -> bool {
+        let what =
+            |figures: &SegmentFigures| (figures.records, figures.offsets, figures.merkle_root);
+        what(&self.figures) == what(stated)
+    }
+
+    /// The Merkle root, where the pair keeps leaves.
+    pub fn root(&self) -> Option<MerkleHash> {
+        self.figures.merkle_root
+    }
+}
