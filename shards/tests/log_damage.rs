@@ -538,3 +538,43 @@ fn any_flipped_bit_anywhere_has_a_defined_outcome() {
         }
     }
 }
+
+#[test]
+fn what_stands_of_a_run_is_read_though_the_pair_that_cut_off_the_rest_is_gone() {
+    let mut disk = MemoryDisk::default();
+    let mut log = start(&mut disk);
+    log.create_partition(P, Incarnation(5), b"voters");
+    for index in 1..=4 {
+        append(&mut log, 1, 1, index, &body(index), Mode::Group);
+    }
+    settle(&mut log, &mut disk);
+    // A chain behind it: the start that follows leaves the entries where they are.
+    log.hard_state(P, vote());
+    settle(&mut log, &mut disk);
+    let mut log = start(&mut disk);
+    let pair = log.current_pair();
+    log.truncate(P, Term(2), LogIndex(3));
+    append(&mut log, 1, 2, 3, &body(30), Mode::Group);
+    settle(&mut log, &mut disk);
+    log.hard_state(P, vote());
+    settle(&mut log, &mut disk);
+    drop(start(&mut disk));
+    disk.files.remove(&FileId::segment(pair));
+    let mut log = start(&mut disk);
+    let partition = log.partition(P).expect("there");
+    assert_eq!(partition.last, LogIndex(3));
+    let missing: Vec<_> = partition
+        .missing
+        .iter()
+        .map(|r| (r.first.get(), r.last.get()))
+        .collect();
+    assert_eq!(missing, [(3, 3)], "only what lay in the pair that is gone");
+    for index in 1..=2 {
+        let frames = frames_at(&mut log, &mut disk, index).expect("it is still there");
+        let first = records(&frames).next().expect("one").expect("sound");
+        assert_eq!(
+            (first.header.index, first.body),
+            (LogIndex(index), &body(index)[..])
+        );
+    }
+}

@@ -122,6 +122,16 @@ impl PartitionLog {
         Some(self.terms[after - 1].term)
     }
 
+    /// The first and last index of the entries of `term`, if there are any.
+    #[must_use]
+    pub fn range_of(&self, term: Term) -> Option<(LogIndex, LogIndex)> {
+        let at = self.terms.partition_point(|run| run.term < term);
+        let run = self.terms.get(at).filter(|run| run.term == term)?;
+        let behind = self.terms[at..].iter().find(|run| run.term > term);
+        let last = behind.map_or(self.last, |next| next.first.prev());
+        Some((run.first, last))
+    }
+
     /// Whether this can be a partition's log: the terms cover `base`+1 to `last` in ascending order, and what is
     /// missing and configured lies in it. What a checkpoint states may be authentic and still not be.
     pub(super) fn is_coherent(&self) -> bool {

@@ -119,6 +119,24 @@ impl Locations {
         }
     }
 
+    /// Keeps of every run of `partition` the part that `standing` gives for its term: where the log holds entries of it.
+    pub fn keep_standing(
+        &mut self,
+        partition: PartitionId,
+        standing: impl Fn(Term) -> Option<(LogIndex, LogIndex)>,
+    ) {
+        if let Some(list) = self.partitions.get_mut(&partition) {
+            list.retain_mut(|location| {
+                let Some((first, last)) = standing(location.term) else {
+                    return false;
+                };
+                location.first = location.first.max(first);
+                location.last = location.last.min(last);
+                location.first <= location.last
+            });
+        }
+    }
+
     /// Forgets everything of `partition` up to `until`.
     pub fn forget_until(&mut self, partition: PartitionId, until: LogIndex) {
         if let Some(list) = self.partitions.get_mut(&partition) {

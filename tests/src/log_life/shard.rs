@@ -538,6 +538,14 @@ impl Shard {
                 }
                 match outcome.frames {
                     None => {
+                        let known = log.partition(outcome.partition);
+                        let lost = known.is_some_and(|known| known.is_missing(outcome.first));
+                        if !lost {
+                            return Err(Violation::Stuck(format!(
+                                "partition {} index {} was not read, and is not missing",
+                                outcome.partition, outcome.first
+                            )));
+                        }
                         found.missing.extend(range.map(LogIndex));
                         let place = (outcome.partition, outcome.first, outcome.last);
                         self.found_missing.push(place);

@@ -589,28 +589,19 @@ fn rewrite_as_missing(walked: &mut Walked, identity: &[u8]) -> Result<(), BadIte
     Ok(())
 }
 
-/// Whatever the certain state holds and no whole extent covers is missing.
+/// Whatever the certain state holds and no whole extent covers is missing. What a lost chain had cut off, or replaced by
+/// entries of another term, is not where older chains say: of their runs counts what the log still holds.
 fn mark_uncovered(walked: &mut Walked) {
     let mut gaps: Vec<(PartitionId, LogIndex, LogIndex)> = Vec::new();
     for (partition, log) in &walked.fold.partitions {
+        let standing = |term| log.range_of(term);
+        walked.locations.keep_standing(*partition, standing);
         let mut next = log.base.next();
         for location in walked.locations.of(*partition) {
-            if location.first > log.last {
-                break;
+            if location.first > next {
+                gaps.push((*partition, next, location.first.prev()));
             }
-            let last = location.last.min(log.last);
-            let first = location.first.max(next);
-            if last < first {
-                continue;
-            }
-            // A run of another term at these places was truncated and replaced by one that is lost.
-            let stands = log.term_at(first) == Some(location.term)
-                && log.term_at(last) == Some(location.term);
-            if first > next || !stands {
-                let gap_end = if stands { first.prev() } else { last };
-                gaps.push((*partition, next, gap_end));
-            }
-            next = last.next();
+            next = location.last.next();
         }
         if next <= log.last {
             gaps.push((*partition, next, log.last));
