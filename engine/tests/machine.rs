@@ -1,6 +1,8 @@
 //! The values between machine and engine: replies belong to their items, batches hold what they promise.
 
-use clustor_engine::machine::{Batch, Effects, Item, Stamp};
+use clustor_engine::machine::{
+    Batch, Effects, Item, Stamp, TIMER_NAME_BYTES_MAX, TIMERS_MAX, TimerError,
+};
 use clustor_engine::outcome::{AppendError, IdempotencyKey, Outcome, Refusal, RefusalClause};
 use clustor_wire::ids::{LogIndex, NodeId, Term};
 
@@ -83,4 +85,56 @@ fn an_unknown_outcome_carries_what_a_retry_needs() {
         }
         other => panic!("expected Unknown, got {other:?}"),
     }
+}
+
+#[test]
+fn timers_are_set_moved_and_cancelled_by_name() {
+    let mut out = Effects::default();
+    out.set_timer(LogIndex(1), b"a", Stamp(30)).unwrap();
+    out.set_timer(LogIndex(1), b"b", Stamp(20)).unwrap();
+    out.set_timer(LogIndex(2), b"a", Stamp(10)).unwrap();
+    assert!(out.cancel_timer(LogIndex(3), b"b"));
+    assert!(!out.cancel_timer(LogIndex(3), b"b"), "it is gone");
+    out.clear();
+    assert_eq!(
+        out.timers().get(b"a"),
+        Some(Stamp(10)),
+        "they outlive a batch"
+    );
+    assert_eq!(out.timers().get(b"b"), None);
+    assert_eq!(out.timers().next_due(), Some(Stamp(10)));
+    assert_eq!(out.timers().len(), 1);
+}
+
+#[test]
+fn a_timer_that_can_not_be_is_refused_and_changes_nothing() {
+    let mut out = Effects::default();
+    let long = [b'x'; TIMER_NAME_BYTES_MAX + 1];
+    assert_eq!(
+        out.set_timer(LogIndex(1), b"", Stamp(1)),
+        Err(TimerError::Name(0))
+    );
+    assert_eq!(
+        out.set_timer(LogIndex(1), &long, Stamp(1)),
+        Err(TimerError::Name(long.len()))
+    );
+    for name in 0..TIMERS_MAX as u32 {
+        out.set_timer(LogIndex(1), &name.to_le_bytes(), Stamp(1))
+            .unwrap();
+    }
+    assert_eq!(
+        out.set_timer(LogIndex(1), b"more", Stamp(1)),
+        Err(TimerError::Full)
+    );
+    let moved = out.set_timer(LogIndex(1), &0_u32.to_le_bytes(), Stamp(2));
+    assert_eq!(moved, Ok(()), "one that is set can be moved");
+    assert_eq!(out.timers().len(), TIMERS_MAX);
+}
+
+#[test]
+#[should_panic(expected = "timers are set in index order")]
+fn timers_are_set_in_index_order() {
+    let mut out = Effects::default();
+    out.set_timer(LogIndex(5), b"a", Stamp(1)).unwrap();
+    out.cancel_timer(LogIndex(4), b"a");
 }

@@ -261,10 +261,13 @@ fn entry_bodies_of_other_versions_are_refused() {
     );
     bytes[2] = 0;
     bytes[0] = 2;
-    bytes[1] = 6;
+    bytes[1] = 200;
     assert_eq!(
         EntryBody::decode(&bytes),
-        Err(EntryError::Kind { kind: 2, number: 6 })
+        Err(EntryError::Kind {
+            kind: 2,
+            number: 200
+        })
     );
 }
 

@@ -14,7 +14,7 @@ use clustor_wire::message::{Refusal, RefusalClause};
 
 use super::idempotency::KeyVerdict;
 use super::{Answer, MachineSlot, Partition, refusal};
-use crate::machine::{Admit, Applied, Batch, Item, Stamp};
+use crate::machine::{Admit, Applied, Batch, Expired, Item, Stamp};
 use crate::outcome::Outcome;
 use crate::raft::entry::{EntryBody, EntryKey, EntryKind, SystemKind};
 use crate::raft::{EntryCache, Transition};
@@ -91,6 +91,10 @@ impl Partition {
         }));
         match opened {
             Ok(Ok((machine, opened))) if opened.applied <= self.replica.last_index() => {
+                if let Err(error) = self.effects.open(opened.timers) {
+                    self.fail_machine(format!("opened with timers that can't be: {error}"), now);
+                    return;
+                }
                 self.machine = MachineSlot::Running(machine);
                 self.machine_from = opened.applied;
                 self.start_over();
@@ -231,6 +235,18 @@ impl Partition {
                 self.stuck = Some("an entry was written by a newer build; start one that reads it");
                 break;
             };
+            if body.kind == EntryKind::System(SystemKind::TimersDue)
+                && header.index > self.machine_from
+            {
+                // What is due depends on everything before it: it has a turn of its own, behind that.
+                if header.index == self.applied.next() {
+                    self.stamp_ms = self.stamp_ms.max(body.stamp_ms);
+                    self.expire(now, header.index, header.term, answers);
+                    return;
+                }
+                next = header.index;
+                break;
+            }
             self.stamp_ms = self.stamp_ms.max(body.stamp_ms);
             if body.kind == EntryKind::System(SystemKind::DurabilityTransition) {
                 let Some(transition) = Transition::decode(body.payload) else {
@@ -279,14 +295,66 @@ impl Partition {
     ) {
         self.effects.clear();
         if let Err(failure) = self.run_machine(items) {
-            self.fail_machine(failure, now);
-            self.start_over();
-            self.give_up_appends("its machine failed while it was applied", answers);
-            return;
+            return self.give_up_machine(failure, now, answers);
         }
         self.applied = self.applied.max(reached);
         self.answer_applied(judged, answers);
         self.tell_ready(answers);
+    }
+
+    /// The machine can't go on: it will be made again, and who waits for it learns that nobody knows.
+    fn give_up_machine(&mut self, failure: String, now: Time, answers: &mut Vec<Answer>) {
+        self.fail_machine(failure, now);
+        self.start_over();
+        self.give_up_appends("its machine failed while it was applied", answers);
+    }
+
+    /// Lets the timers that are due expire at the entry that says so, alone in its batch.
+    fn expire(&mut self, now: Time, index: LogIndex, term: Term, answers: &mut Vec<Answer>) {
+        self.effects.clear();
+        if let Err(failure) = self.run_expired(index, term) {
+            return self.give_up_machine(failure, now, answers);
+        }
+        self.applied = index;
+        self.tell_ready(answers);
+    }
+
+    /// Runs the machine over the timers that are due, again if it asks to; says why it can't go on.
+    fn run_expired(&mut self, index: LogIndex, term: Term) -> Result<(), String> {
+        let stamp = Stamp(self.stamp_ms.saturating_mul(1000));
+        for _ in 0..=RETRIES_MAX {
+            let timers = self.effects.take_due(index, stamp);
+            if timers.is_empty() {
+                return Ok(());
+            }
+            let MachineSlot::Running(machine) = &mut self.machine else {
+                return Err("does not run".to_owned());
+            };
+            let expired = Expired {
+                index,
+                term,
+                stamp,
+                timers: &timers,
+            };
+            let effects = &mut self.effects;
+            match catch_unwind(AssertUnwindSafe(|| machine.expire(expired, effects))) {
+                Ok(Applied::Ack) => return Ok(()),
+                Ok(Applied::Retryable { from, reason }) if from == index => {
+                    tracing::warn!(partition = %self.id, %index, reason, "the machine asks to retry timers");
+                    self.effects.forget_from(index);
+                }
+                Ok(Applied::Retryable { from, .. }) => {
+                    return Err(format!(
+                        "asked to retry from {from}, timers expired at {index}"
+                    ));
+                }
+                Ok(Applied::Fatal(reason)) => return Err(format!("failed: {reason}")),
+                Err(panic) => return Err(format!("panicked: {}", said(&*panic))),
+            }
+        }
+        Err(format!(
+            "asked to retry timers more than {RETRIES_MAX} times"
+        ))
     }
 
     /// Runs the machine over all items, again from where it asks to; says why it can't go on.

@@ -7,9 +7,11 @@
 //! - [`idempotency`]: which keys were executed
 //! - `durability`: the mode of its appends, and what the gate allows
 //! - `members`: who belongs to it
+//! - `clock`: the partition's time, and the timers that are due by it
 //! - `apply`: committed entries through the machine, and what becomes of it when it fails
 
 mod apply;
+mod clock;
 pub(crate) mod durability;
 pub mod idempotency;
 mod members;
@@ -108,6 +110,10 @@ pub struct Partition {
     stamp_ms: u64,
     /// How this leader's clock becomes the partition's: the stamp at a moment.
     clock: Option<(Time, u64)>,
+    /// The entry by which timers expire, until it is applied.
+    expiring: Option<LogIndex>,
+    /// Such an entry could not be appended: not again before this moment.
+    expire_not_before: Option<Time>,
     appends: VecDeque<PendingAppend>,
     reads_by_token: BTreeMap<u64, PendingRead>,
     next_read: u64,
@@ -189,6 +195,8 @@ impl Partition {
             ),
             stamp_ms: 0,
             clock: None,
+            expiring: None,
+            expire_not_before: None,
             appends: VecDeque::new(),
             reads_by_token: BTreeMap::new(),
             next_read: 0,
@@ -252,13 +260,6 @@ impl Partition {
         !self.appends.is_empty()
             || !self.reads_by_token.is_empty()
             || !self.reads_confirmed.is_empty()
-    }
-
-    /// The time as this partition counts it, for an entry accepted now by this leader.
-    pub(crate) fn stamp(&mut self, now: Time) -> u64 {
-        let seen = self.stamp_ms.max(self.replica.stamp_ms());
-        let (then, stamp) = *self.clock.get_or_insert((now, seen));
-        stamp + now.since_us(then) / 1000
     }
 
     /// Whether one more may wait, and the machine can take what it waits for.
@@ -484,6 +485,7 @@ impl Partition {
     pub(crate) fn on_elected(&mut self, term: Term, first: LogIndex, answers: &mut Vec<Answer>) {
         self.ready_at = Some(first);
         self.clock = None;
+        self.expiring = None;
         self.set_leadership(Leadership::Elected { term }, answers);
     }
 

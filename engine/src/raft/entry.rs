@@ -44,6 +44,8 @@ pub enum SystemKind {
     FenceCommit = 4,
     /// Activates a definition bundle.
     DefineActivate = 5,
+    /// Timers of the machine are due at the entry's time.
+    TimersDue = 6,
 }
 
 impl SystemKind {
@@ -56,6 +58,7 @@ impl SystemKind {
             3 => Self::DurabilityTransition,
             4 => Self::FenceCommit,
             5 => Self::DefineActivate,
+            6 => Self::TimersDue,
             _ => return None,
         })
     }

@@ -81,6 +81,10 @@ fn content(record: &Record<'_>) -> Option<(u64, Option<Transition>)> {
                 EntryKind::System(SystemKind::DurabilityTransition) => {
                     Some(Transition::decode(body.payload)?)
                 }
+                // It says all by being there.
+                EntryKind::System(SystemKind::TimersDue) if !body.payload.is_empty() => {
+                    return None;
+                }
                 _ => None,
             };
             Some((body.stamp_ms, transition))

@@ -165,6 +165,29 @@ impl Replica {
         Ok(position)
     }
 
+    /// Appends the entry that lets the machine's timers expire.
+    ///
+    /// # Errors
+    /// [`ProposeError`]; then nothing happened.
+    pub fn propose_timers_due(
+        &mut self,
+        turn: &mut Turn<'_>,
+        stamp_ms: u64,
+    ) -> Result<Position, ProposeError> {
+        let RoleState::Leader(leading) = &self.role else {
+            let leader = self.leader;
+            return Err(ProposeError::NotLeader { leader });
+        };
+        if let Some(transfer) = &leading.transfer {
+            return Err(ProposeError::HandingOver { to: transfer.to });
+        }
+        if let Some(index) = self.log.missing_from(self.applicable.next()) {
+            return Err(ProposeError::MissingContent { index });
+        }
+        let kind = EntryKind::System(SystemKind::TimersDue);
+        Ok(self.append_own(turn, kind, stamp_ms, None, &[]))
+    }
+
     pub(super) fn append_own(
         &mut self,
         turn: &mut Turn<'_>,

@@ -321,6 +321,7 @@ impl Application for ShardCore {
         self.take_requests(now, inbox, outbox);
         self.tick_due(now);
         self.tend_modes(now);
+        self.tend_timers(now);
         let done = inbox.stopping && self.wind_down(now);
         self.finish_replicas(now);
         self.carry_out(now);

@@ -42,6 +42,21 @@ impl ShardCore {
         }
     }
 
+    /// Lets timers that are due expire, in every touched partition that is led here.
+    pub(super) fn tend_timers(&mut self, now: Time) {
+        if !self.shared.log.is_open() {
+            return;
+        }
+        for id in &self.touched {
+            if let Some(partition) = self.partitions.get_mut(id)
+                && !partition.timers().is_empty()
+            {
+                let admitted = self.shared.admit_entry(0).is_ok();
+                partition.tend_timers(&mut self.shared.lend(now), admitted);
+            }
+        }
+    }
+
     /// Partitions whose group batches waited too long: they are looked at in the next turn.
     pub(super) fn take_overruns(&mut self, now: Time) {
         for id in self.shared.log.take_overruns() {

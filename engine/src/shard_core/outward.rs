@@ -71,7 +71,7 @@ impl ShardCore {
         for id in &touched {
             let resume_at = self.apply(now, *id);
             self.count_bytes(*id);
-            self.file_deadline(*id, resume_at);
+            self.file_deadline(now, *id, resume_at);
         }
         self.touched = touched;
         self.touched.clear();
@@ -196,7 +196,7 @@ impl ShardCore {
         resume_at
     }
 
-    fn file_deadline(&mut self, id: PartitionId, resume_at: Option<Time>) {
+    fn file_deadline(&mut self, now: Time, id: PartitionId, resume_at: Option<Time>) {
         let Some(partition) = self.partitions.get_mut(&id) else {
             return;
         };
@@ -204,7 +204,10 @@ impl ShardCore {
             .replica
             .next_deadline()
             .filter(|_| self.shared.log.is_open());
-        let due = [replica, partition.machine_deadline(), resume_at]
+        let timer = partition
+            .timer_deadline(now)
+            .filter(|_| self.shared.log.is_open());
+        let due = [replica, timer, partition.machine_deadline(), resume_at]
             .into_iter()
             .flatten()
             .min();

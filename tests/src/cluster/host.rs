@@ -9,7 +9,7 @@ use clustor_wire::ids::PartitionId;
 
 use super::check::Violation;
 use super::layout::{CLUSTER, Layout};
-use super::machine::{History, Sabotage};
+use super::machine::{History, OnDisk, Sabotage, Store};
 use crate::disk::SimDisk;
 
 /// Every simulated node has the same key.
@@ -44,6 +44,8 @@ pub struct Host {
     pub(crate) applied: u64,
     /// Orders the shard's machines to fail.
     pub(crate) sabotage: Sabotage,
+    /// What its machines saved.
+    store: Store,
     /// Its clock is ahead of virtual time by this much.
     clock_us: u64,
 }
@@ -74,6 +76,7 @@ impl Host {
             last_turn_us: 0,
             applied: 0,
             sabotage: Sabotage::default(),
+            store: Store::default(),
             // Clocks of different nodes have nothing to do with each other.
             clock_us: 1_000_000 + id.node.get() * 777_777_777,
         }
@@ -128,16 +131,22 @@ impl Host {
         self.boots += 1;
         self.inbox = Inbox::default();
         let sabotage = &self.sabotage;
+        let on_disk = layout.on_disk.get(&self.id.node).map(|every| OnDisk {
+            store: self.store.clone(),
+            every: *every,
+        });
         let partitions = layout
             .partitions
             .iter()
             .filter(|partition| partition.replicas().contains(&self.id))
             .map(|partition| {
-                let sabotage = sabotage.clone();
+                let (sabotage, on_disk) = (sabotage.clone(), on_disk.clone());
                 PartitionSpec {
                     id: partition.id,
                     voters: partition.voters.clone(),
-                    factory: Box::new(move |_| Box::new(History::new(sabotage.clone()))),
+                    factory: Box::new(move |id| {
+                        Box::new(History::new(id, sabotage.clone(), on_disk.clone()))
+                    }),
                 }
             })
             .collect();

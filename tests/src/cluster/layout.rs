@@ -1,5 +1,7 @@
 //! Who is in a cluster: shards, partitions and their voters, and what every node runs with.
 
+use std::collections::BTreeMap;
+
 use clustor_engine::profile::Profile;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{ClusterId, NodeId, PartitionId, ShardId};
@@ -39,6 +41,8 @@ pub struct Layout {
     pub profile: Profile,
     /// The disks.
     pub disk: SimDiskOptions,
+    /// Nodes whose machines are on disk, and after how many batches they save themselves.
+    pub on_disk: BTreeMap<NodeId, u32>,
 }
 
 /// A shard of a node.
@@ -66,6 +70,7 @@ impl Layout {
             shards,
             profile,
             disk: SimDiskOptions::default(),
+            on_disk: BTreeMap::new(),
         }
     }
 

@@ -29,6 +29,8 @@ struct Doing {
     /// Only in this term.
     only_in: Option<Term>,
     payload_bytes: usize,
+    /// What its command says to the machine.
+    text: String,
     attempts: u32,
     /// The attempt that waits for an answer.
     ticket: Option<u64>,
@@ -153,7 +155,9 @@ impl Clients {
         // A fence is the term of the last acknowledgement, which may be over.
         let term = self.terms.get(&partition).copied();
         let only_in = term.filter(|_| op.is_some() && self.rng.random_bool(0.2));
+        let text = self.draw_text();
         let doing = Doing {
+            text,
             partition,
             op,
             key,
@@ -169,6 +173,19 @@ impl Clients {
         self.attempt(world, client, doing);
     }
 
+    /// A timer that is set or cancelled, or nothing.
+    fn draw_text(&mut self) -> String {
+        if self.load.timers == 0 || self.rng.random_range(0..100) >= self.load.timers {
+            return String::new();
+        }
+        let name = self.rng.random_range(0..6);
+        match self.rng.random_range(0..4) {
+            0 => format!("cancel {name}"),
+            1 => format!("timer {name} {}", self.rng.random_range(0..5)),
+            _ => format!("timer {name} {}", self.rng.random_range(0..1_500)),
+        }
+    }
+
     fn attempt(&mut self, world: &mut World, client: usize, mut doing: Doing) {
         let Some(to) = self.choose(world, &doing) else {
             return self.finish(world, client);
@@ -178,7 +195,9 @@ impl Clients {
             None => world.read(to, doing.partition, RequestBody::Read(History::reader())),
             Some(op) => {
                 let mut payload = op.to_le_bytes().to_vec();
-                payload.resize(doing.payload_bytes, op as u8);
+                payload.extend_from_slice(doing.text.as_bytes());
+                let bytes = doing.payload_bytes.max(payload.len());
+                payload.resize(bytes, b' ');
                 let body = RequestBody::Append {
                     payload,
                     key: doing.key,
@@ -265,7 +284,10 @@ impl Clients {
                 self.learn(doing.partition, index);
             }
             (
-                RefusalClause::KeyExpired | RefusalClause::TooLarge | RefusalClause::TermChanged,
+                RefusalClause::KeyExpired
+                | RefusalClause::TooLarge
+                | RefusalClause::TermChanged
+                | RefusalClause::Rejected,
                 ..,
             ) => {
                 return self.finish(world, client);

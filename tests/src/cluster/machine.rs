@@ -1,19 +1,27 @@
-//! The machine the simulated clusters run: it keeps every command it was given, in order.
+//! The machine the simulated clusters run: it keeps every command it was given, in order, and every timer that expired.
 //!
-//! A command begins with the number of its operation; its reply is the machine's length after it. A read sees
-//! how long the list is, where it ends and a digest of everything in it, so that any two machines, and any read
-//! and any acknowledgement, can be compared.
+//! A command begins with the number of its operation; its reply is the machine's length after it. The text behind the number may
+//! set a timer (`timer NAME MS`) or cancel one (`cancel NAME`). A read sees how long the list is, where it ends and a
+//! digest of everything in it, so that any two machines, and any read and any acknowledgement, can be compared.
+//!
+//! It lives in memory, or saves itself from time to time into a [`Store`], which survives whatever happens to its node.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
+use clustor_engine::machine::{
+    Admit, Applied, Batch, Effects, Expired, MachineError, Opened, Stamp, StateMachine, Timer,
+};
 use clustor_engine::request::ReadFn;
-use clustor_wire::ids::{LogIndex, Term};
+use clustor_wire::ids::{LogIndex, PartitionId, Term};
 
 /// Bytes of a command that name its operation.
 pub const OP_BYTES: usize = 8;
+/// One of so many operations is not admitted.
+const HOPELESS: u64 = 61;
 
 /// One command as a machine took it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,20 +30,80 @@ pub struct Taken {
     pub index: LogIndex,
     /// The term of its entry.
     pub term: Term,
+    /// The time at it.
+    pub stamp: Stamp,
     /// Its operation.
     pub op: u64,
-    /// Digest of this command and all before it.
+    /// Digest of this command and all that happened before it.
     pub digest: u64,
 }
 
-/// Orders a machine to fail: how many of its next batches it gives up on.
+/// One timer as it expired.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expiry {
+    /// At which index.
+    pub index: LogIndex,
+    /// The time at it.
+    pub stamp: Stamp,
+    /// The timer.
+    pub timer: Timer,
+}
+
+/// Orders a machine to fail at its next batch.
 pub type Sabotage = Arc<AtomicU32>;
+
+/// It gives up.
+const FATAL: u32 = 1;
+/// It panics.
+const PANIC: u32 = 2;
+/// It asks for half of its batch again; for all of it, on the numbers above.
+const RETRY_HALF: u32 = 3;
+/// Orders there are: 1 to this.
+pub const SABOTAGES: u32 = 4;
+
+/// What a machine on disk has saved.
+#[derive(Debug, Default)]
+struct Saved {
+    applied: LogIndex,
+    taken: Vec<Taken>,
+    expired: Vec<Expiry>,
+    digest: u64,
+    timers: Vec<Timer>,
+}
+
+/// What the machines of a shard have saved: a database that loses nothing it was given.
+#[derive(Debug, Clone, Default)]
+pub struct Store(Arc<Mutex<BTreeMap<PartitionId, Saved>>>);
+
+impl Store {
+    fn with<R>(&self, partition: PartitionId, run: impl FnOnce(&mut Saved) -> R) -> R {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        run(all.entry(partition).or_default())
+    }
+}
+
+/// Where a machine saves itself, and after how many batches.
+#[derive(Debug, Clone)]
+pub struct OnDisk {
+    /// Where.
+    pub store: Store,
+    /// After how many batches; what came after the last time is forgotten with the process.
+    pub every: u32,
+}
 
 /// The list of all commands.
 #[derive(Debug, Default)]
 pub struct History {
+    partition: PartitionId,
     taken: Vec<Taken>,
+    expired: Vec<Expiry>,
+    digest: u64,
     sabotage: Sabotage,
+    on_disk: Option<OnDisk>,
+    /// Batches since it was saved.
+    unsaved: u32,
+    /// Where it stood when it opened.
+    opened: LogIndex,
 }
 
 /// What a read of a [`History`] found.
@@ -45,7 +113,7 @@ pub struct Seen {
     pub len: usize,
     /// The index of the last one, 0 for an empty list.
     pub last: LogIndex,
-    /// Digest of the list, 0 for an empty one.
+    /// Digest up to the last one, 0 for an empty list.
     pub digest: u64,
 }
 
@@ -66,17 +134,31 @@ pub fn op_of(command: &[u8]) -> u64 {
 impl History {
     /// An empty list whose failures are ordered through `sabotage`.
     #[must_use]
-    pub fn new(sabotage: Sabotage) -> Self {
+    pub fn new(partition: PartitionId, sabotage: Sabotage, on_disk: Option<OnDisk>) -> Self {
         Self {
-            taken: Vec::new(),
+            partition,
             sabotage,
+            on_disk,
+            ..Self::default()
         }
     }
 
-    /// Everything it took, in order.
+    /// Every command it took, in order.
     #[must_use]
     pub fn taken(&self) -> &[Taken] {
         &self.taken
+    }
+
+    /// Every timer that expired, in order.
+    #[must_use]
+    pub fn expired(&self) -> &[Expiry] {
+        &self.expired
+    }
+
+    /// Where it stood when it opened.
+    #[must_use]
+    pub const fn opened(&self) -> LogIndex {
+        self.opened
     }
 
     fn seen(&self) -> Seen {
@@ -97,31 +179,146 @@ impl History {
             Box::new(history.seen())
         })
     }
+
+    /// How many of `items` items it takes before it fails as it was ordered to, if it was.
+    fn stops_at(&self, items: usize) -> Option<usize> {
+        match self.sabotage.load(Ordering::Relaxed) {
+            0 => None,
+            RETRY_HALF => Some(items / 2),
+            _ => Some(0),
+        }
+    }
+
+    /// Fails as it was ordered to; what took no effect begins at `from`.
+    fn fail(&self, from: LogIndex, out: &mut Effects) -> Applied {
+        match self.sabotage.swap(0, Ordering::Relaxed) {
+            FATAL => return Applied::Fatal("sabotage".to_owned()),
+            // Without the hook's word on it: it is meant.
+            PANIC => resume_unwind(Box::new("sabotage")),
+            _ => {}
+        }
+        // What it did for items that come again counts for nothing.
+        out.reply(from, b"never");
+        let _ = out.set_timer(from, b"never", Stamp(0));
+        out.cancel_timer(from, b"0");
+        let reason = "sabotage".to_owned();
+        Applied::Retryable { from, reason }
+    }
+
+    fn obey(&mut self, text: &[u8], index: LogIndex, stamp: Stamp, out: &mut Effects) {
+        let Ok(text) = std::str::from_utf8(text) else {
+            return;
+        };
+        let mut words = text.split_whitespace();
+        match (words.next(), words.next(), words.next()) {
+            (Some("timer"), Some(name), Some(ms)) => {
+                if let Ok(ms) = ms.parse() {
+                    let _ = out.set_timer(index, name.as_bytes(), stamp.plus_ms(ms));
+                }
+            }
+            (Some("cancel"), Some(name), None) => {
+                out.cancel_timer(index, name.as_bytes());
+            }
+            _ => {}
+        }
+    }
+
+    /// Saves itself where it is time to.
+    fn save(&mut self, applied: LogIndex, out: &Effects) {
+        let Some(on_disk) = &self.on_disk else {
+            return;
+        };
+        self.unsaved += 1;
+        if self.unsaved < on_disk.every {
+            return;
+        }
+        self.unsaved = 0;
+        on_disk.store.with(self.partition, |saved| {
+            saved.applied = applied;
+            saved.digest = self.digest;
+            let (taken, expired) = (saved.taken.len(), saved.expired.len());
+            saved.taken.extend_from_slice(&self.taken[taken..]);
+            saved.expired.extend_from_slice(&self.expired[expired..]);
+            saved.timers = out.timers().iter().cloned().collect();
+        });
+    }
 }
 
 impl StateMachine for History {
-    fn apply(&mut self, batch: Batch<'_>, out: &mut Effects) -> Applied {
-        let ordered = self.sabotage.load(Ordering::Relaxed);
-        if ordered > 0 {
-            self.sabotage.store(ordered - 1, Ordering::Relaxed);
-            return Applied::Fatal("sabotage".to_owned());
+    fn open(&mut self) -> Result<Opened, MachineError> {
+        let Some(on_disk) = &self.on_disk else {
+            return Ok(Opened::default());
+        };
+        Ok(on_disk.store.with(self.partition, |saved| {
+            self.opened = saved.applied;
+            self.digest = saved.digest;
+            self.taken.clone_from(&saved.taken);
+            self.expired.clone_from(&saved.expired);
+            Opened::at(saved.applied).with_timers(saved.timers.clone())
+        }))
+    }
+
+    fn admit(&self, command: &[u8]) -> Admit {
+        if op_of(command) % HOPELESS == HOPELESS - 1 {
+            return Admit::No("it is one of those".to_owned());
         }
-        for item in batch {
-            let digest = self.taken.last().map_or(0, |last| last.digest);
+        Admit::Yes
+    }
+
+    fn apply(&mut self, batch: Batch<'_>, out: &mut Effects) -> Applied {
+        let stops_at = self.stops_at(batch.len());
+        for (place, item) in batch.iter().enumerate() {
+            if stops_at == Some(place) {
+                return self.fail(item.index, out);
+            }
             let op = op_of(item.command);
-            let digest = mix(mix(mix(digest, op), item.index.get()), item.term.get());
+            let entry = mix(mix(mix(self.digest, op), item.index.get()), item.term.get());
+            self.digest = mix(entry, item.stamp.0);
             self.taken.push(Taken {
                 index: item.index,
                 term: item.term,
+                stamp: item.stamp,
                 op,
-                digest,
+                digest: self.digest,
             });
+            let text = item.command.get(OP_BYTES..).unwrap_or_default();
+            self.obey(text, item.index, item.stamp, out);
             out.reply(item.index, &(self.taken.len() as u64).to_le_bytes());
         }
+        self.save(batch.last_index(), out);
         Applied::Ack
     }
 
+    fn expire(&mut self, expired: Expired<'_>, out: &mut Effects) -> Applied {
+        if self.stops_at(1).is_some() {
+            return self.fail(expired.index, out);
+        }
+        for timer in expired.timers {
+            let name = timer
+                .name
+                .iter()
+                .fold(0, |name, byte| mix(name, u64::from(*byte)));
+            self.digest = mix(
+                mix(mix(self.digest, name), timer.due.0),
+                expired.index.get(),
+            );
+            self.expired.push(Expiry {
+                index: expired.index,
+                stamp: expired.stamp,
+                timer: timer.clone(),
+            });
+        }
+        self.save(expired.index, out);
+        Applied::Ack
+    }
+
+    fn durable_applied(&self) -> LogIndex {
+        self.on_disk.as_ref().map_or(LogIndex::ZERO, |on_disk| {
+            on_disk.store.with(self.partition, |saved| saved.applied)
+        })
+    }
+
     fn digest(&self) -> Option<u64> {
-        Some(self.seen().digest)
+        Some(self.digest)
     }
 }

@@ -16,7 +16,7 @@ use super::check::Violation;
 use super::host::Host;
 use super::layout::peer;
 use super::load::Clients;
-use super::machine::History;
+use super::machine::{History, SABOTAGES};
 use super::members;
 use super::network::NetworkOptions;
 use super::swarm::{Every, Faults, Swarm, draw_news};
@@ -318,9 +318,10 @@ impl Run {
             Fault::Sabotage => {
                 let shard = self.any_shard();
                 let order = self.world.host_mut(shard).sabotage.clone();
-                order.store(1, std::sync::atomic::Ordering::Relaxed);
+                let how = self.rng.random_range(1..=SABOTAGES);
+                order.store(how, std::sync::atomic::Ordering::Relaxed);
                 self.world
-                    .say(|| format!("a machine of {shard:?} will fail"));
+                    .say(|| format!("a machine of {shard:?} will fail: {how}"));
             }
             Fault::Disk => self.fail_disk(),
             Fault::Retune => self.retune(),
@@ -577,19 +578,22 @@ impl Run {
             let leads = leads.and_then(|host| host.partition(partition.id));
             let over = leads.is_some_and(|found| found.change() == Change::None);
             // No node has this number: everybody is another one.
-            over && configuration.members(peer(u64::MAX, 0)).all(|voter| {
-                let host = self.world.host(voter);
-                let silent =
-                    self.world.is_damaged(voter.node) && host.is_none_or(Host::is_silenced);
-                silent
-                    || host
-                        .and_then(|host| host.partition(partition.id))
-                        .is_some_and(|found| {
-                            found.applied() >= committed
-                                && found.machine().is_some()
-                                && found.status().missing == 0
-                        })
-            })
+            // Nobody sets timers any more.
+            let expired = leads.is_some_and(|found| found.timers().is_empty());
+            over && expired
+                && configuration.members(peer(u64::MAX, 0)).all(|voter| {
+                    let host = self.world.host(voter);
+                    let silent =
+                        self.world.is_damaged(voter.node) && host.is_none_or(Host::is_silenced);
+                    silent
+                        || host
+                            .and_then(|host| host.partition(partition.id))
+                            .is_some_and(|found| {
+                                found.applied() >= committed
+                                    && found.machine().is_some()
+                                    && found.status().missing == 0
+                            })
+                })
         })
     }
 
@@ -605,8 +609,9 @@ impl Run {
                 let host = self.world.host(*voter);
                 match host.and_then(|host| host.partition(probe.partition.id)) {
                     Some(found) => text.push_str(&format!(
-                        "{voter:?} {:?} {:?} {:?}; ",
+                        "{voter:?} {:?} timers {:?} {:?} {:?}; ",
                         found.status(),
+                        found.timers().next_due(),
                         found.configuration(),
                         found.change()
                     )),

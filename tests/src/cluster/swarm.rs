@@ -3,6 +3,8 @@
 //! Most faults are off on most seeds (swarm testing, Groce et al., ISSTA 2012): a run in which everything fails
 //! at once never gets far enough to show what one fault alone would.
 
+use std::collections::BTreeMap;
+
 use clustor_engine::profile::{Profile, ProfileNews};
 use clustor_shards::disk::FlushKind;
 use clustor_shards::turn::PeerId;
@@ -73,6 +75,8 @@ pub struct Load {
     pub reads: u32,
     /// Of 100 appends, how many have a key.
     pub keyed: u32,
+    /// Of 100 appends, how many set or cancel a timer.
+    pub timers: u32,
     /// Bytes of a command, at most.
     pub payload_bytes_max: usize,
     /// A client gives up waiting after at most this long.
@@ -119,6 +123,15 @@ impl Swarm {
         if rng.random_bool(0.4) {
             swarm.faults.members = Some(rng.random_range(30_000..=800_000));
             add_spares(rng, &mut swarm.layout);
+        }
+        if rng.random_bool(0.5) {
+            swarm.load.timers = pick(rng, &[5, 30, 80]);
+        }
+        if rng.random_bool(0.4) {
+            let every = pick(rng, &[1, 3, 20]);
+            let nodes = swarm.layout.nodes().into_iter();
+            let on_disk = nodes.filter(|_| rng.random_bool(0.5));
+            swarm.layout.on_disk = on_disk.map(|node| (node, every)).collect();
         }
         swarm
     }
@@ -182,6 +195,7 @@ fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64) -> Layout {
         partitions,
         profile,
         disk,
+        on_disk: BTreeMap::new(),
     }
 }
 
@@ -292,6 +306,7 @@ fn draw_load(rng: &mut Xoshiro256PlusPlus) -> Load {
         think_us_max: pick(rng, &[1_000, 20_000, 200_000]),
         reads: pick(rng, &[0, 20, 50]),
         keyed: pick(rng, &[0, 50, 100]),
+        timers: 0,
         payload_bytes_max: pick(rng, &[16, 200, 4_000]),
         patience_us_max: pick(rng, &[50_000, 500_000, 2_000_000]),
     }

@@ -9,6 +9,7 @@ use clustor_wire::message::Role;
 use super::line::{Answer, Expectation, Number};
 use super::play::{Became, P, Stage};
 use crate::cluster::host::Host;
+use crate::cluster::machine::History;
 
 /// A number of a host, by name.
 fn value(host: &Host, name: &str) -> Result<u64, String> {
@@ -97,6 +98,16 @@ impl Stage {
                     .map(|taken| self.text(taken.op))
                     .collect();
                 as_expected(found == *texts, || format!("it has {found:?}"))
+            }
+            Expectation::Expired(node, names) => {
+                let host = self.world.host(self.shard(*node)?);
+                let expired = host.and_then(|host| host.history(P)).map(History::expired);
+                let found: Vec<_> = expired
+                    .unwrap_or_default()
+                    .iter()
+                    .map(|expiry| String::from_utf8_lossy(&expiry.timer.name))
+                    .collect();
+                as_expected(found == *names, || format!("expired are {found:?}"))
             }
             Expectation::Leaders(count) => {
                 let leads = |host: &&Host| Self::role(host) == Some(Role::Leader);

@@ -61,6 +61,8 @@ pub(super) enum Expectation {
         numbers: Vec<Number>,
     },
     Has(NodeId, Vec<String>),
+    /// Timers that expired in a machine.
+    Expired(NodeId, Vec<String>),
     Leaders(u64),
     Sent(NodeId, NodeId, MessageKind, Compare, u64),
     Answer(String, Answer),
@@ -449,6 +451,9 @@ fn expectation(words: &mut Words<'_>) -> Result<Expectation, ParseError> {
         }
         ("all", _) => stands(None, words)?,
         (_, Ok(node)) if words.accept("has") => Expectation::Has(NodeId(node), words.texts()?),
+        (_, Ok(node)) if words.accept("expired") => {
+            Expectation::Expired(NodeId(node), words.texts()?)
+        }
         (_, Ok(node)) => stands(Some(NodeId(node)), words)?,
         _ => Expectation::Answer(subject, answer(words)?),
     })

@@ -32,6 +32,7 @@
 //! | `expect m begun` | what was asked about members has begun |
 //! | `expect x applied`, `expect x duplicate`, `unknown`, `refused NotLeader`, `waiting` | what became of an append or a read |
 //! | `expect r sees "a" "b"`, `expect 2 has "a"` | what a read saw, what a machine holds: exactly this, in order |
+//! | `expect 2 expired "x" "y"` | timers that expired in a machine, in order (a command `timer x 100` sets one, `cancel x` cancels it) |
 //! | `expect sent 2->1 Vote = 0` | messages that left since `count` |
 
 mod expect;

@@ -28,6 +28,8 @@ struct Replica {
     runs: Vec<TermRun>,
     /// Commands of its machine that were compared.
     verified: usize,
+    /// Expired timers of its machine that were compared.
+    verified_expired: usize,
     /// The greatest term it spoke in.
     spoken: Term,
     led: Term,
@@ -525,9 +527,12 @@ impl Consensus {
             .machine()
             .and_then(|machine| machine.as_any().downcast_ref::<History>());
         let taken = history.map_or(&[][..], History::taken);
-        if taken.len() < replica.verified || history.is_none() {
+        let expired = history.map_or(&[][..], History::expired);
+        let fewer = taken.len() < replica.verified || expired.len() < replica.verified_expired;
+        if fewer || history.is_none() {
             // Made anew after it failed: it starts over.
             replica.verified = 0;
+            replica.verified_expired = 0;
             replica.applied = LogIndex::ZERO;
         }
         must(
@@ -547,15 +552,19 @@ impl Consensus {
                 )
             },
         )?;
+        // One on disk has more than went through the table again.
+        let had = history.map_or(LogIndex::ZERO, History::opened);
         let last = taken.last().map_or(LogIndex::ZERO, |last| last.index);
         must(
-            last <= status.applied,
+            last <= status.applied.max(had),
             "machines take what is applied",
             || format!("{who}: took {last}, applied is {}", status.applied),
         )?;
         let verified = std::mem::replace(&mut replica.verified, taken.len());
-        self.agreed_mut(status.partition)
-            .compare(who, verified, taken)
+        let compared = std::mem::replace(&mut replica.verified_expired, expired.len());
+        let agreed = self.agreed_mut(status.partition);
+        agreed.compare(who, verified, taken)?;
+        agreed.compare_expired(who, compared, expired)
     }
 }
 

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use clustor_wire::ids::LogIndex;
 
 use super::{Violation, must};
-use crate::cluster::machine::Taken;
+use crate::cluster::machine::{Expiry, Taken};
 
 /// What the machines of one partition agreed on.
 #[derive(Debug, Default)]
 pub struct Agreed {
     taken: Vec<Taken>,
+    expired: Vec<Expiry>,
     ops: BTreeMap<u64, usize>,
     /// Operations all of whose attempts were refused: they must never be taken.
     never: BTreeSet<u64>,
@@ -61,6 +62,38 @@ impl Agreed {
         Ok(())
     }
 
+    /// Compares the timers that expired in a machine from the `verified`th on.
+    pub(crate) fn compare_expired(
+        &mut self,
+        who: &str,
+        verified: usize,
+        expired: &[Expiry],
+    ) -> Result<(), Violation> {
+        for (place, expiry) in expired.iter().enumerate().skip(verified) {
+            if let Some(known) = self.expired.get(place) {
+                must(
+                    known == expiry,
+                    "timers expire at the same index everywhere",
+                    || format!("{who}: timer {place} is {expiry:?}, elsewhere {known:?}"),
+                )?;
+                continue;
+            }
+            must(
+                expiry.stamp >= expiry.timer.due,
+                "a timer does not expire before it is due",
+                || format!("{who}: {expiry:?}"),
+            )?;
+            let last = self.expired.last();
+            must(
+                last.is_none_or(|last| last.index <= expiry.index && last.stamp <= expiry.stamp),
+                "time does not go back",
+                || format!("{who}: {expiry:?} after {last:?}"),
+            )?;
+            self.expired.push(expiry.clone());
+        }
+        Ok(())
+    }
+
     fn extend(&mut self, who: &str, place: usize, item: Taken) -> Result<(), Violation> {
         let after = self.taken.last().map_or(LogIndex::ZERO, |last| last.index);
         must(
@@ -68,6 +101,10 @@ impl Agreed {
             "machines take commands in index order",
             || format!("{who}: {item:?} comes after index {after}"),
         )?;
+        let time = self.taken.last().map_or(0, |last| last.stamp.0);
+        must(item.stamp.0 >= time, "time does not go back", || {
+            format!("{who}: {item:?} comes after time {time}")
+        })?;
         let before = self.ops.insert(item.op, place);
         must(
             before.is_none(),

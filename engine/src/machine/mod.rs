@@ -9,15 +9,53 @@
 //! gave. Indexes have gaps: entries of the engine's own and retries of a known idempotency key take an index
 //! and never reach the machine. How items fall into batches differs between replicas.
 //!
-//! What the machine promises: it is deterministic. Its only inputs are the items and their stamps.
+//! What the machine promises: it is deterministic. Its only inputs are the items, the timers that come due, and their
+//! stamps.
 //!
-//! Where the rest of the contract sits: expiring timers are further items of a [`Batch`], set through
-//! [`Effects`] and reported held by [`Opened`]; snapshots (`freeze`, `restore_begin`, `restore_chunk`, `restore_end`) are methods
+//! A machine that grants a lease for five seconds, and ends it when they are over:
+//!
+//! ```
+//! use std::collections::BTreeSet;
+//! use clustor_engine::machine::{Applied, Batch, Effects, Expired, StateMachine};
+//!
+//! #[derive(Default)]
+//! struct Leases {
+//!     held: BTreeSet<Vec<u8>>,
+//! }
+//!
+//! impl StateMachine for Leases {
+//!     fn apply(&mut self, batch: Batch<'_>, out: &mut Effects) -> Applied {
+//!         for item in batch {
+//!             let set = out.set_timer(item.index, item.command, item.stamp.plus_ms(5_000));
+//!             match set {
+//!                 Ok(()) => drop(self.held.insert(item.command.to_vec())),
+//!                 Err(error) => out.reply(item.index, error.to_string().as_bytes()),
+//!             }
+//!         }
+//!         Applied::Ack
+//!     }
+//!
+//!     fn expire(&mut self, expired: Expired<'_>, _: &mut Effects) -> Applied {
+//!         for timer in expired.timers {
+//!             self.held.remove(&timer.name);
+//!         }
+//!         Applied::Ack
+//!     }
+//! }
+//! ```
+//!
+//! Where the rest of the contract sits: snapshots (`freeze`, `restore_begin`, `restore_chunk`, `restore_end`) are methods
 //! behind [`StateMachine::durable_applied`], with a `View` type. None of them changes what is here.
+
+mod effects;
+mod timers;
 
 use std::any::Any;
 
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
+
+pub use effects::Effects;
+pub use timers::{TIMER_NAME_BYTES_MAX, TIMERS_DUE_MAX, TIMERS_MAX, Timer, TimerError, Timers};
 
 /// A deterministic machine fed with the committed entries of one partition.
 pub trait StateMachine: 'static {
@@ -50,6 +88,16 @@ pub trait StateMachine: 'static {
     /// A panic counts as `Fatal` for this partition alone.
     fn apply(&mut self, batch: Batch<'_>, out: &mut Effects) -> Applied;
 
+    /// Takes timers that came due, at the index of the entry that says so: on every replica at the same index, however the
+    /// entries around it fall into batches. They are no longer set; the machine may set them again. The answer counts
+    /// for all of them together: [`Applied::Retryable`] names their index, and then none took effect. A machine on
+    /// disk stores the index with what they change, as that of a command. A machine that sets no timers is never
+    /// asked.
+    fn expire(&mut self, expired: Expired<'_>, out: &mut Effects) -> Applied {
+        let _ = (expired, out);
+        Applied::Ack
+    }
+
     /// Up to which index the machine's own storage will not forget, whatever happens to the process. For a
     /// machine in memory, the default, that is 0: it is rebuilt from the log.
     fn durable_applied(&self) -> LogIndex {
@@ -73,18 +121,31 @@ pub trait StateMachine: 'static {
 }
 
 /// Where a machine stands when it opens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Opened {
     /// The highest index whose effects are already in the machine; 0 for one kept in memory. One above the
     /// log's last entry is refused: machine and log are then not of one history.
     pub applied: LogIndex,
+    /// The timers that were set at that index, in any order: a machine on disk stores them with its data. None for a
+    /// machine in memory, which sets them again while it is given the log.
+    pub timers: Vec<Timer>,
 }
 
 impl Opened {
     /// The effects of everything up to `applied` are in the machine already.
     #[must_use]
     pub const fn at(applied: LogIndex) -> Self {
-        Self { applied }
+        Self {
+            applied,
+            timers: Vec::new(),
+        }
+    }
+
+    /// These timers were set there.
+    #[must_use]
+    pub fn with_timers(mut self, timers: Vec<Timer>) -> Self {
+        self.timers = timers;
+        self
     }
 }
 
@@ -131,6 +192,18 @@ impl Stamp {
     #[must_use]
     pub const fn since_us(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
+    }
+
+    /// This moment and `us` microseconds.
+    #[must_use]
+    pub const fn plus_us(self, us: u64) -> Self {
+        Self(self.0.saturating_add(us))
+    }
+
+    /// This moment and `ms` milliseconds.
+    #[must_use]
+    pub const fn plus_ms(self, ms: u64) -> Self {
+        self.plus_us(ms.saturating_mul(1000))
     }
 }
 
@@ -210,6 +283,19 @@ impl<'a> IntoIterator for &Batch<'a> {
     }
 }
 
+/// Timers that came due, at one index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expired<'a> {
+    /// The index of the entry at which they expire.
+    pub index: LogIndex,
+    /// Its term.
+    pub term: Term,
+    /// The time at it: none of them is due later.
+    pub stamp: Stamp,
+    /// The timers by the time at which they were due, those of one time by name; 1 to [`TIMERS_DUE_MAX`].
+    pub timers: &'a [Timer],
+}
+
 /// How far `apply` got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Applied {
@@ -227,70 +313,6 @@ pub enum Applied {
     Fatal(String),
 }
 
-/// What a batch causes: a reply per item. Reused from batch to batch, so that replies cost no allocation
-/// each.
-#[derive(Debug, Default)]
-pub struct Effects {
-    bytes: Vec<u8>,
-    /// (index of the item, where its reply ends in `bytes`), ascending in both.
-    replies: Vec<(LogIndex, usize)>,
-}
-
-impl Effects {
-    /// Answers the item at `index`; an item that is not answered has an empty reply.
-    ///
-    /// # Panics
-    /// If the item, or one behind it, was answered before. In `apply` that is Fatal.
-    pub fn reply(&mut self, index: LogIndex, bytes: &[u8]) {
-        self.reply_with(index, |out| out.extend_from_slice(bytes));
-    }
-
-    /// As [`Self::reply`], with the reply appended to a buffer by `write`, which must not touch what is
-    /// already in it.
-    ///
-    /// # Panics
-    /// As [`Self::reply`], and if `write` shortened the buffer.
-    pub fn reply_with(&mut self, index: LogIndex, write: impl FnOnce(&mut Vec<u8>)) {
-        assert!(
-            self.replies.last().is_none_or(|(last, _)| *last < index),
-            "replies are given once, in index order: {index} does not follow"
-        );
-        let start = self.bytes.len();
-        write(&mut self.bytes);
-        assert!(
-            self.bytes.len() >= start,
-            "the writer of a reply only appends"
-        );
-        self.replies.push((index, self.bytes.len()));
-    }
-
-    /// The reply of the item at `index`; empty if it was given none.
-    #[must_use]
-    pub fn reply_of(&self, index: LogIndex) -> &[u8] {
-        match self.replies.binary_search_by_key(&index, |(at, _)| *at) {
-            Ok(found) => {
-                let start = found.checked_sub(1).map_or(0, |prev| self.replies[prev].1);
-                &self.bytes[start..self.replies[found].1]
-            }
-            Err(_) => &[],
-        }
-    }
-
-    /// Forgets the replies of the item at `from` and of those behind it: they come again.
-    pub(crate) fn forget_from(&mut self, from: LogIndex) {
-        let keep = self.replies.partition_point(|(index, _)| *index < from);
-        self.replies.truncate(keep);
-        self.bytes
-            .truncate(self.replies.last().map_or(0, |(_, end)| *end));
-    }
-
-    /// Forgets everything, keeps the memory.
-    pub fn clear(&mut self) {
-        self.bytes.clear();
-        self.replies.clear();
-    }
-}
-
 /// A [`StateMachine`] whose type is erased: what a shard holds. Implemented for every machine; not meant to
 /// be implemented otherwise.
 pub trait AnyMachine: 'static {
@@ -305,6 +327,8 @@ pub trait AnyMachine: 'static {
     fn admit(&self, command: &[u8]) -> Admit;
     /// [`StateMachine::apply`].
     fn apply(&mut self, batch: Batch<'_>, out: &mut Effects) -> Applied;
+    /// [`StateMachine::expire`].
+    fn expire(&mut self, expired: Expired<'_>, out: &mut Effects) -> Applied;
     /// [`StateMachine::durable_applied`].
     fn durable_applied(&self) -> LogIndex;
     /// [`StateMachine::digest`].
@@ -333,6 +357,10 @@ impl<M: StateMachine> AnyMachine for M {
 
     fn apply(&mut self, batch: Batch<'_>, out: &mut Effects) -> Applied {
         StateMachine::apply(self, batch, out)
+    }
+
+    fn expire(&mut self, expired: Expired<'_>, out: &mut Effects) -> Applied {
+        StateMachine::expire(self, expired, out)
     }
 
     fn durable_applied(&self) -> LogIndex {
