@@ -49,6 +49,19 @@ fn each_start_leaves_what_it_found_and_decided() -> Done {
     assert_eq!(partition["partition"], "7", "{second:#}");
     let last: u64 = partition["last"].as_str().ok_or("a string")?.parse()?;
     assert!(last >= 20, "{second:#}");
+    let nonces = &second["nonces"];
+    let bytes = |key: &str| nonces[key].as_str().map(str::parse::<u64>);
+    assert!(
+        matches!((bytes("reserved_bytes"), bytes("sealed_bytes")), (Some(Ok(reserved)), Some(Ok(sealed))) if reserved >= sealed && sealed > 0),
+        "{second:#}"
+    );
+    assert_eq!(nonces["unreserved_bytes"], "0", "{second:#}");
+    assert_eq!(nonces["unsealed_bytes"], "0", "{second:#}");
+    let third = live(temp.path(), 0)?;
+    assert!(
+        third["nonces"]["pairs"][0]["abandoned_bytes"].is_string(),
+        "what the first start left was given up by the second: {third:#}"
+    );
     let read: u64 = second["recovery"]["read_bytes"]
         .as_str()
         .ok_or("a string")?

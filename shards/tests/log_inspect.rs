@@ -132,3 +132,49 @@ fn no_damaged_byte_makes_it_fall_over_or_show_what_is_not_authentic() {
         }
     }
 }
+
+/// Blocks of a run, in bytes.
+const fn bytes(blocks: u64) -> u64 {
+    blocks * 4096
+}
+
+#[test]
+fn what_became_of_nonces_is_shown_and_reported_at_a_start() {
+    let mut disk = written();
+    let views = views(&mut disk).expect("inspects");
+    for view in &views {
+        let Some(account) = view.nonces else {
+            assert_eq!(view.role, Role::Unused);
+            continue;
+        };
+        assert_eq!(account.gaps.bytes(), 0, "{account:?}");
+        let extents = view.chains.iter().filter_map(|chain| chain.extent.as_ref());
+        let sealed: u32 = extents.map(|extent| extent.header.blocks).sum();
+        let front = view.header.as_ref().expect("whole").checkpoint_blocks;
+        assert_eq!(account.sealed_bytes, bytes((sealed + front).into()));
+        // The rest of an older pair was given up by the next one's opening; of the newest it waits.
+        let rest = account.reserved_bytes - account.sealed_bytes;
+        let is_older = view.role != Role::Chosen;
+        assert_eq!(account.abandoned_bytes, if is_older { rest } else { 0 });
+        assert!(rest > 0);
+    }
+    let recovery = support::recover(&mut disk);
+    let shown: Vec<_> = views.iter().filter_map(|view| view.nonces).collect();
+    let told = &recovery.report.nonces;
+    assert_eq!(told.len(), shown.len());
+    assert_eq!(
+        told.last(),
+        shown.last(),
+        "of the newest, all slots are read"
+    );
+    assert!(told.iter().all(|account| account.gaps.bytes() == 0));
+    assert!(told[0].abandoned_bytes > 0);
+
+    // A slot that reserved is lost: what it had reserved and others sealed lies in no range.
+    let newest = newest(&views);
+    let opening = newest.header.as_ref().expect("whole").body_block();
+    disk.flip(FileId::ledger(newest.pair), opening, 77);
+    let recovery = support::recover(&mut disk);
+    let account = recovery.report.nonces.last().expect("the newest");
+    assert!(account.gaps.unreserved_bytes > 0, "{account:?}");
+}

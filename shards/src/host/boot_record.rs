@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::files;
 use crate::buffer::BLOCK_BYTES;
+use crate::log::nonce::NonceAccount;
 use crate::log::{LogIdentity, LogOptions, PartitionLog, RecoveryReport, ShardLog};
 use clustor_wire::ids::PartitionId;
 
@@ -21,6 +22,9 @@ const VERSION: u32 = 1;
 pub const RECORD_PARTITIONS_MAX: usize = 1_000;
 /// Incidents that a record lists, at most, the first by their places.
 pub const RECORD_INCIDENTS_MAX: usize = 1_000;
+
+/// Pairs whose nonces a record lists, at most.
+const RECORD_PAIRS_MAX: usize = 1_000;
 
 /// What reading the log took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,6 +79,7 @@ impl BootRecord<'_> {
             "state": self.state(),
             "quarantine": self.log.quarantine().map(ToString::to_string),
             "recovery": self.recovery(),
+            "nonces": nonces(&self.report.nonces),
             "geometry": geometry(self.log.options()),
             "io_writer_mode": writer_mode(self.log.options().io_writer_mode),
             "partitions_total": self.log.partitions().count(),
@@ -115,6 +120,26 @@ impl BootRecord<'_> {
             "incidents": incidents.map(ToString::to_string).collect::<Vec<_>>(),
         })
     }
+}
+
+/// Totals, and the pairs of which something was given up or is not accounted for.
+fn nonces(accounts: &[NonceAccount]) -> Value {
+    let total = |of: fn(&NonceAccount) -> u64| accounts.iter().map(of).sum::<u64>().to_string();
+    let told = |account: &&NonceAccount| account.abandoned_bytes + account.gaps.bytes() > 0;
+    let pairs = accounts.iter().filter(told).take(RECORD_PAIRS_MAX);
+    json!({
+        "reserved_bytes": total(|account| account.reserved_bytes),
+        "sealed_bytes": total(|account| account.sealed_bytes),
+        "abandoned_bytes": total(|account| account.abandoned_bytes),
+        "unreserved_bytes": total(|account| account.gaps.unreserved_bytes),
+        "unsealed_bytes": total(|account| account.gaps.unsealed_bytes),
+        "pairs": pairs.map(|account| json!({
+            "pair": account.pair.get().to_string(),
+            "abandoned_bytes": account.abandoned_bytes.to_string(),
+            "unreserved_bytes": account.gaps.unreserved_bytes.to_string(),
+            "unsealed_bytes": account.gaps.unsealed_bytes.to_string(),
+        })).collect::<Vec<_>>(),
+    })
 }
 
 fn geometry(options: &LogOptions) -> Value {

@@ -10,6 +10,7 @@ use super::extent::{ExtentHeader, OpenExtent};
 use super::header::PairHeader;
 use super::item::{Item, items};
 use super::keys::{KeyProvider, LogIdentity, ShardKeys};
+use super::nonce::{NonceAccount, NonceEvidence};
 use super::pair::cipher_of;
 use super::record::{RecordHeader, records};
 use super::recovery::RecoverError;
@@ -36,6 +37,8 @@ pub struct PairView {
     pub checkpoint_copies: [bool; 2],
     /// The segment's last block; `None` where no header tells which that is.
     pub trailer: Option<FoundTrailer>,
+    /// What became of its nonces, as far as its authentic slots tell; `None` where nothing in it counts.
+    pub nonces: Option<NonceAccount>,
     /// Its chains, as far as anything of them is there.
     pub chains: Vec<ChainView>,
 }
@@ -132,15 +135,25 @@ pub fn inspect<E: From<RecoverError>>(
     let mut files = Files::new(disk, &keys);
     let pairs = files.survey(&found)?;
     let roles = roles(&mut files, &pairs, &mut Vec::new());
+    let abandoned: Vec<PairNumber> = pairs
+        .iter()
+        .filter_map(|pair| given_up(&mut files, pair))
+        .collect();
     for pair in pairs {
         let role = roles.iter().find(|(number, _)| *number == pair.pair);
         let role = role.map_or(Role::Unused, |(_, role)| *role);
-        each(view(&mut files, pair, role))?;
+        each(view(&mut files, pair, role, &abandoned))?;
     }
     Ok(())
 }
 
-fn view(files: &mut Files<'_>, found: PairFiles, role: Role) -> PairView {
+/// The pair of whose nonces this one's opening gave up what was left.
+fn given_up(files: &mut Files<'_>, found: &PairFiles) -> Option<PairNumber> {
+    let opening = files.slots(found.header.as_ref()?, 1).into_iter().next()?;
+    Some(said(&opening)?.nonces.abandoned?.pair)
+}
+
+fn view(files: &mut Files<'_>, found: PairFiles, role: Role, abandoned: &[PairNumber]) -> PairView {
     let copies = [FileKind::Segment, FileKind::Ledger];
     let mut view = PairView {
         pair: found.pair,
@@ -150,6 +163,7 @@ fn view(files: &mut Files<'_>, found: PairFiles, role: Role) -> PairView {
         checkpoint: None,
         checkpoint_copies: [false; 2],
         trailer: None,
+        nonces: None,
         chains: Vec::new(),
     };
     let Some(header) = view.header.clone() else {
@@ -158,6 +172,12 @@ fn view(files: &mut Files<'_>, found: PairFiles, role: Role) -> PairView {
     (view.checkpoint, view.checkpoint_copies) = files.checkpoint(&header);
     view.trailer = Some(files.trailer(header.pair, header.segment_blocks));
     let slots = files.slots(&header, u32::MAX);
+    let counts = role != Role::Unused;
+    view.nonces = counts.then(|| {
+        let good = slots.iter().filter_map(said);
+        let is_open = role == Role::Chosen;
+        NonceEvidence::of(&header, good, abandoned, is_open).account(header.pair)
+    });
     let retired = slots.iter().filter_map(said).map(|slot| slot.retired);
     let last_certain = match role {
         Role::Older { last_certain } => last_certain,

@@ -13,6 +13,8 @@ use clustor_wire::ids::{ChainNumber, PairNumber};
 use serde::{Deserialize, Serialize};
 
 use super::codec::{Reader, Truncated, Writer};
+use super::header::PairHeader;
+use super::slot::Slot;
 use crate::buffer::BLOCK_BYTES;
 
 /// Blocks in a reservation, unless the options say otherwise.
@@ -266,6 +268,64 @@ pub struct NonceEvidence {
     /// Whether it is the newest pair, which may still be filled, or was left by the end of its process and
     /// waits for the next boot to give up the rest.
     pub is_open: bool,
+}
+
+impl NonceEvidence {
+    /// What the authentic slots of a pair's ledger say. `abandoned`: the pairs that later openings gave up.
+    pub(super) fn of<'a>(
+        header: &PairHeader,
+        slots: impl Iterator<Item = &'a Slot>,
+        abandoned: &[PairNumber],
+        is_open: bool,
+    ) -> Self {
+        let mut evidence = Self {
+            sealed: vec![(1, header.checkpoint_blocks)],
+            is_abandoned: abandoned.contains(&header.pair),
+            is_open,
+            ..Self::default()
+        };
+        for slot in slots {
+            evidence.sealed.push((slot.first_block, slot.blocks));
+            let own = (slot.nonces.reserved).filter(|range| range.pair == header.pair);
+            let range = own.map(|range| (range.start, range.blocks));
+            evidence.reserved.extend(range);
+        }
+        evidence
+    }
+
+    /// What it comes to.
+    #[must_use]
+    pub fn account(&self, pair: PairNumber) -> NonceAccount {
+        let (reserved, sealed) = (merged(&self.reserved), merged(&self.sealed));
+        let bytes = |blocks: u64| blocks * BLOCK_BYTES as u64;
+        let given_up = if self.is_abandoned {
+            difference(&reserved, &sealed)
+        } else {
+            0
+        };
+        NonceAccount {
+            pair,
+            reserved_bytes: bytes(difference(&reserved, &[])),
+            sealed_bytes: bytes(difference(&sealed, &[])),
+            abandoned_bytes: bytes(given_up),
+            gaps: gaps(self),
+        }
+    }
+}
+
+/// What became of a pair's nonces, in bytes of the blocks they are for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NonceAccount {
+    /// Of which pair.
+    pub pair: PairNumber,
+    /// Reserved.
+    pub reserved_bytes: u64,
+    /// Sealed, by the checkpoint and by chains whose slots are authentic.
+    pub sealed_bytes: u64,
+    /// Reserved, not sealed, and given up by a later pair's opening: accounted for.
+    pub abandoned_bytes: u64,
+    /// Not accounted for.
+    pub gaps: NonceGaps,
 }
 
 /// Bytes of a pair whose nonces are not accounted for.

@@ -7,6 +7,7 @@ use clustor_shards::log::header::PairHeader;
 use clustor_shards::log::inspect::{
     ChainView, ExtentView, ItemView, Judgement, PairView, SlotView,
 };
+use clustor_shards::log::nonce::NonceAccount;
 use clustor_shards::log::record::RecordHeader;
 use clustor_shards::log::slot::Slot;
 use clustor_shards::log::trailer::{FoundTrailer, SegmentFigures, Trailer};
@@ -38,7 +39,18 @@ pub(super) fn pair(identity: &LogIdentity, pair: &PairView, wanted: Wanted) -> V
         "checkpoint": pair.checkpoint.as_ref().map(checkpoint),
         "checkpoint_whole": copies(pair.checkpoint_copies),
         "trailer": pair.trailer.as_ref().map(found_trailer),
+        "nonces": pair.nonces.as_ref().map(nonces),
         "chains": chains.collect::<Vec<_>>(),
+    })
+}
+
+fn nonces(account: &NonceAccount) -> Value {
+    json!({
+        "reserved_bytes": account.reserved_bytes.to_string(),
+        "sealed_bytes": account.sealed_bytes.to_string(),
+        "abandoned_bytes": account.abandoned_bytes.to_string(),
+        "unreserved_bytes": account.gaps.unreserved_bytes.to_string(),
+        "unsealed_bytes": account.gaps.unsealed_bytes.to_string(),
     })
 }
 

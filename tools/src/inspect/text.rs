@@ -6,6 +6,7 @@ use clustor_shards::log::PartitionLog;
 use clustor_shards::log::audit::Role;
 use clustor_shards::log::header::PairHeader;
 use clustor_shards::log::inspect::{ChainView, ItemView, Judgement, PairView, SlotView};
+use clustor_shards::log::nonce::NonceAccount;
 use clustor_shards::log::slot::Slot;
 use clustor_shards::log::trailer::{FoundTrailer, SegmentFigures, Trailer};
 use clustor_wire::ids::PartitionId;
@@ -37,6 +38,9 @@ pub(super) fn print_pair(out: &mut dyn Write, pair: &PairView, wanted: Wanted) -
             writeln!(out, "  last block: no trailer; BAD if the pair is closed")?;
         }
         Some(FoundTrailer::Unreadable) => writeln!(out, "  trailer UNREADABLE")?,
+    }
+    if let Some(account) = &pair.nonces {
+        writeln!(out, "  nonces: {}", nonces_line(account))?;
     }
     for chain in &pair.chains {
         print_chain(out, chain, wanted)?;
@@ -251,6 +255,20 @@ fn print_chain(out: &mut dyn Write, chain: &ChainView, wanted: Wanted) -> io::Re
         }
     }
     Ok(())
+}
+
+fn nonces_line(account: &NonceAccount) -> String {
+    let gaps = match account.gaps.bytes() {
+        0 => String::new(),
+        _ => format!(
+            "; NOT ACCOUNTED FOR: {} sealed without a reservation, {} reserved and neither sealed nor abandoned",
+            account.gaps.unreserved_bytes, account.gaps.unsealed_bytes
+        ),
+    };
+    format!(
+        "{} bytes reserved, {} sealed, {} abandoned{gaps}",
+        account.reserved_bytes, account.sealed_bytes, account.abandoned_bytes
+    )
 }
 
 fn print_nonces(out: &mut dyn Write, slot: &Slot) -> io::Result<()> {

@@ -340,20 +340,9 @@ impl Audit {
             let Some(header) = pair.header_in_use() else {
                 continue;
             };
-            let mut evidence = NonceEvidence {
-                sealed: vec![(1, header.checkpoint_blocks)],
-                is_abandoned: abandoned.contains(&header.pair),
-                is_open: pair.role == Role::Chosen,
-                ..NonceEvidence::default()
-            };
-            for slot in pair.slots.iter().filter_map(|seen| seen.slot) {
-                evidence.sealed.push((slot.first_block, slot.blocks));
-                let reserved = slot.nonces.reserved;
-                let own = reserved.filter(|range| range.pair == header.pair);
-                evidence
-                    .reserved
-                    .extend(own.map(|range| (range.start, range.blocks)));
-            }
+            let slots = pair.slots.iter().filter_map(|seen| seen.slot.as_ref());
+            let is_open = pair.role == Role::Chosen;
+            let evidence = NonceEvidence::of(header, slots, &abandoned, is_open);
             pair.report.nonce_gaps = nonce::gaps(&evidence);
         }
         let gaps = self.pairs.iter().map(|pair| pair.report.nonce_gaps.bytes());

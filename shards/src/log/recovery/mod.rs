@@ -24,6 +24,7 @@ use clustor_wire::ids::{BootNumber, ChainNumber, PairNumber};
 use super::format::{LogFormat, SuiteUnavailable};
 use super::header::{FORMAT_VERSION, HeaderMismatch};
 use super::keys::{KeyError, KeyProvider, LogIdentity, ShardKeys};
+use super::nonce::NonceAccount;
 use super::options::{LogOptions, OnAuthenticationFailure, OptionsError};
 use super::writer::{Restored, ShardLog};
 use crate::buffer::BlockPool;
@@ -111,6 +112,8 @@ pub struct RecoveryReport {
     pub missing: u64,
     /// Damage that was found, in order of place.
     pub incidents: Vec<Incident>,
+    /// What became of the nonces of each pair that counts, ascending. Of an older pair, as far as its certain chains tell.
+    pub nonces: Vec<NonceAccount>,
 }
 
 /// A recovered log and what was found on the way.
@@ -274,6 +277,7 @@ impl ShardLog {
             torn: walked.torn,
             rewritten: walked.rewrite.count,
             missing: walked.missing(),
+            nonces: walked.nonce_accounts(),
             incidents: walked.incidents,
         };
         let log = ShardLog::restore(Restored {

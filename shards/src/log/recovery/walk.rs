@@ -11,6 +11,7 @@ use super::super::fold::{Content, ShardFold, encode_missing};
 use super::super::header::PairHeader;
 use super::super::item::{BadItems, Item, ItemBuilder, items};
 use super::super::location::{ExtentPlace, Locations};
+use super::super::nonce::{NonceAccount, NonceEvidence};
 use super::super::pair::cipher_of;
 use super::super::record::{RecordKind, decode_record, records};
 use super::super::seal::SegmentCipher;
@@ -37,6 +38,10 @@ pub(in crate::log) struct Walked {
     pub locations: Locations,
     pub incidents: Vec<Incident>,
     pub quarantine: Option<Quarantine>,
+    /// What each pair's ledger says of its nonces, ascending.
+    pub nonces: Vec<(PairNumber, NonceEvidence)>,
+    /// Pairs of which a later opening gave up what was left.
+    abandoned: Vec<PairNumber>,
     /// Pairs of which one header is bad: both are to be written again.
     pub restore_headers: Vec<PairHeader>,
 }
@@ -96,6 +101,31 @@ impl Walked {
         }
     }
 
+    /// Notes what a ledger says of its own pair's nonces, and of those of the pair before it.
+    fn note_nonces(&mut self, header: &PairHeader, slots: &[SlotState], is_open: bool) {
+        let good = |state: &SlotState| match state {
+            SlotState::Good(slot, _) => Some(*slot),
+            _ => None,
+        };
+        let slots: Vec<Slot> = slots.iter().filter_map(good).collect();
+        let given_up = |slot: &Slot| Some(slot.nonces.abandoned?.pair);
+        self.abandoned.extend(slots.first().and_then(given_up));
+        let evidence = NonceEvidence::of(header, slots.iter(), &[], is_open);
+        self.nonces.push((header.pair, evidence));
+    }
+
+    /// What became of every pair's nonces.
+    pub fn nonce_accounts(&self) -> Vec<NonceAccount> {
+        let account = |(pair, evidence): &(PairNumber, NonceEvidence)| {
+            let evidence = NonceEvidence {
+                is_abandoned: self.abandoned.contains(pair),
+                ..evidence.clone()
+            };
+            evidence.account(*pair)
+        };
+        self.nonces.iter().map(account).collect()
+    }
+
     fn check_headers(&mut self, found: &PairFiles, header: &PairHeader) {
         // Where a file of an older pair is gone, it was being removed.
         let is_going = !found.both_files && self.chosen != Some(header.pair);
@@ -151,6 +181,7 @@ pub(in crate::log) fn walk(files: &mut Files<'_>, pairs: &[PairFiles], choice: C
     }
     let half_gone = take_out_gone(pairs, &mut walked);
     check_trailers(files, &mut walked);
+    walked.note_nonces(&header, &slots, true);
     walk_chosen(files, &header, &slots, &checkpoint, &mut walked);
     walked.check_rewrite();
     let closed = closed_pair(&header, &slots, walked.certain);
@@ -279,6 +310,7 @@ fn walk_older(files: &mut Files<'_>, pairs: &[PairFiles], older: OlderPair, walk
     let certain = older.last_certain.get().saturating_add(1);
     let count = certain.saturating_sub(header.first_chain.get());
     let slots = files.slots(&header, u32::try_from(count).unwrap_or(u32::MAX));
+    walked.note_nonces(&header, &slots, false);
     let cipher = cipher_of(files.keys, &header);
     let mut follows = header.body_block();
     for (chain, slot) in (header.first_chain.get()..).map(ChainNumber).zip(&slots) {
