@@ -5,7 +5,7 @@
 //! [`Outcome::Applied`].
 
 use clustor_wire::ids::{LogIndex, Term};
-pub use clustor_wire::message::{IdempotencyKey, Refusal, RefusalClause};
+pub use clustor_wire::message::{IdempotencyKey, ReadLevel, Refusal, RefusalClause};
 
 /// What became of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,6 +139,9 @@ pub const fn remedy(clause: RefusalClause) -> &'static str {
         }
         RefusalClause::ModeConflict => {
             "see the clause in docs/operations.md, and ask again when it holds no longer"
+        }
+        RefusalClause::ReadGate => {
+            "see the clause in docs/operations.md, Leases, or read what a replica has (local)"
         }
         RefusalClause::Forbidden => {
             "ask with an operator's certificate (clustor certs client --operator)"

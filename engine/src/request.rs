@@ -11,7 +11,9 @@ use std::any::Any;
 use clustor_shards::log::Mode;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
-use clustor_wire::message::{IdempotencyKey, PartitionMembers, PartitionStatus, Refusal};
+use clustor_wire::message::{
+    IdempotencyKey, PartitionMembers, PartitionStatus, ReadLevel, Refusal,
+};
 
 use crate::outcome::{Leadership, Outcome};
 use crate::profile::ProfileNews;
@@ -42,8 +44,13 @@ pub enum RequestBody {
         /// It enters the log in this term or not at all.
         only_in: Option<Term>,
     },
-    /// Run a closure against the machine, linearizably. Answered by [`Reply::Read`].
-    Read(ReadFn),
+    /// Run a closure against the machine. Answered by [`Reply::Read`].
+    Read {
+        /// What the read relies on.
+        level: ReadLevel,
+        /// The closure.
+        read: ReadFn,
+    },
     /// Ask for a durability mode. Answered by [`Reply::Append`] when the change is applied.
     Mode(Mode),
     /// Ask how the replica stands. Answered by [`Reply::Status`].
@@ -53,6 +60,8 @@ pub enum RequestBody {
     /// Take news of the node's profile: for the shard as a whole, whichever partition is named. Answered by
     /// [`Reply::Profile`].
     Profile(ProfileNews),
+    /// Raise the clock alarm: for the shard as a whole, whichever partition is named. Answered by [`Reply::Profile`].
+    ClockAlarm,
 }
 
 impl fmt::Debug for RequestBody {
@@ -70,7 +79,8 @@ impl fmt::Debug for RequestBody {
                 .field("wait", wait)
                 .field("only_in", only_in)
                 .finish(),
-            Self::Read(_) => f.write_str("Read(..)"),
+            Self::Read { level, .. } => write!(f, "Read({level:?}, ..)"),
+            Self::ClockAlarm => f.write_str("ClockAlarm"),
             Self::Mode(mode) => f.debug_tuple("Mode").field(mode).finish(),
             Self::Status => f.write_str("Status"),
             Self::Members(request) => f.debug_tuple("Members").field(request).finish(),
@@ -135,7 +145,7 @@ pub enum Reply {
         /// The members.
         members: Result<PartitionMembers, Refusal>,
     },
-    /// The news of the profile was taken.
+    /// The news of the profile, or the clock alarm, was taken.
     Profile {
         /// The request's ticket.
         ticket: u64,

@@ -15,7 +15,7 @@ use clustor_engine::outcome::{IdempotencyKey, Outcome, RefusalClause};
 use clustor_shards::turn::PeerId;
 use clustor_wire::frame::Frame;
 use clustor_wire::ids::{LogIndex, PartitionId};
-use clustor_wire::message::{ClientRequestBody, ClientResponseBody};
+use clustor_wire::message::{ClientRequestBody, ClientResponseBody, ReadLevel};
 
 const SECOND: u64 = 1_000_000;
 const KEY: IdempotencyKey = IdempotencyKey(0xfeed);
@@ -433,6 +433,7 @@ fn bytes_in_flight_are_bounded_too() {
         world.ask(
             Question::Read {
                 partition: P,
+                level: ReadLevel::Linearizable,
                 query,
             },
             SECOND,
@@ -471,6 +472,7 @@ fn what_no_node_could_serve_is_refused_unsent() {
     let nowhere = world.ask(
         Question::Read {
             partition: PartitionId(9),
+            level: ReadLevel::Linearizable,
             query: Vec::new(),
         },
         SECOND,

@@ -36,8 +36,13 @@ fn leader(node: u64) -> impl Fn(&ClientRequest) -> Action + Send + Sync + 'stati
                 ..
             } => index_needed(last.load(Ordering::SeqCst)),
             ClientRequestBody::Append { .. } => applied(last.fetch_add(1, Ordering::SeqCst) + 1),
-            ClientRequestBody::Read { partition, query } => ClientResponseBody::Read {
+            ClientRequestBody::Read {
+                partition,
+                level,
+                query,
+            } => ClientResponseBody::Read {
                 partition: *partition,
+                level: *level,
                 term: Term(3),
                 index: LogIndex(last.load(Ordering::SeqCst)),
                 reply: query.iter().rev().copied().collect(),

@@ -101,6 +101,7 @@ impl Node {
             shards: 1,
             seed: id * 31,
             placement: None,
+            control: Box::new(clustor_engine::gate::SelfGoverned),
             silent: silent.map(str::to_owned),
         };
         let pool = config.profile.log_options(0).pool();

@@ -1,9 +1,12 @@
 //! What may be served now: the first clause that forbids group mode, and how long a downgrade lasts.
 
 use clustor_engine::gate::guard::{BACKOFF_MS_MAX, BACKOFF_MS_MIN};
-use clustor_engine::gate::{GroupClause, GroupFacts, Guard, group_fsync};
+use clustor_engine::gate::{
+    ControlFacts, ControlView, GroupClause, GroupFacts, Guard, ReadClause, ReadFacts, SelfGoverned,
+    group_fsync, linearizable_read,
+};
 use clustor_shards::turn::Time;
-use clustor_wire::ids::NodeId;
+use clustor_wire::ids::{NodeId, PartitionId};
 
 #[test]
 fn a_healthy_leader_may_be_in_group_mode() {
@@ -64,4 +67,38 @@ fn a_promise_kept_for_long_wipes_the_slate() {
     guard.downgrade(now);
     assert_eq!(guard.until(now), Some(now.plus_ms(BACKOFF_MS_MIN)));
     assert_eq!(guard.downgrades(), 1);
+}
+
+#[test]
+fn a_healthy_leader_may_answer_linearizable_reads() {
+    assert_eq!(linearizable_read(&ReadFacts::default()), Ok(()));
+    // Nobody beside the node's own configuration has a word in it.
+    assert_eq!(
+        SelfGoverned.facts(PartitionId(1)),
+        ControlFacts {
+            is_fresh: true,
+            strict_fallback: false,
+            proof: None
+        }
+    );
+}
+
+#[test]
+fn the_first_clause_that_forbids_a_read_is_named_in_a_fixed_order() {
+    let mut facts = ReadFacts {
+        strict_fallback: true,
+        durable_only: false,
+        control_plane_fresh: false,
+        proof_matches: false,
+    };
+    let named = |facts: &ReadFacts| linearizable_read(facts).map_err(ReadClause::name);
+    assert_eq!(named(&facts), Err("strict_fallback"));
+    facts.strict_fallback = false;
+    assert_eq!(named(&facts), Err("visibility"));
+    facts.durable_only = true;
+    assert_eq!(named(&facts), Err("control_plane_stale"));
+    facts.control_plane_fresh = true;
+    assert_eq!(named(&facts), Err("proof_differs"));
+    facts.proof_matches = true;
+    assert_eq!(named(&facts), Ok(()));
 }

@@ -178,3 +178,25 @@ fn knobs_are_got_and_set_by_their_keys() {
         ]
     );
 }
+
+#[test]
+fn a_lease_that_outlives_the_least_election_timeout_is_refused() {
+    let text = "leases = true\nlease_ms = 85\n";
+    let error = Profile::parse(text, "mine.toml").expect_err("85 + 10 + 5 + 50 is not below 150");
+    assert_eq!(error.line(), 2);
+    assert!(
+        matches!(
+            error,
+            ProfileError::Relation {
+                key: "lease_ms",
+                limit: 84,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    // Without leases nobody relies on it.
+    Profile::parse("lease_ms = 85\n", "mine.toml").expect("off");
+    assert!(!Profile::latency().leases && !Profile::wan().leases && !Profile::zfs().leases);
+    assert!(Profile::throughput().leases);
+}

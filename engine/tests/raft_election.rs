@@ -187,6 +187,37 @@ fn who_hears_a_live_leader_ignores_requests_for_votes() {
 }
 
 #[test]
+fn what_was_promised_to_a_leader_outlives_the_term() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.pass(200);
+    let later = Term(cluster.status(2).term.get() + 8);
+    cluster.isolate(1);
+    // A late answer to a question of its own: there is a newer term, and whoever leads has no more to say in it.
+    cluster.deliver(Packet {
+        from: 3,
+        to: 2,
+        say: Say::Message(RaftMessage {
+            partition: PARTITION,
+            term: later,
+            body: RaftBody::PreVoteResponse {
+                granted: false,
+                high_rtt: false,
+            },
+        }),
+    });
+    assert_eq!(cluster.status(2).term, later);
+    assert_eq!(cluster.status(2).leader, None);
+    for term in [later, later.next()] {
+        cluster.deliver(vote_request(3, 2, term, false));
+        assert_eq!(cluster.status(2).vote, None, "the leader may hold a lease");
+    }
+    cluster.now = cluster.now.plus_ms(150);
+    cluster.deliver(vote_request(3, 2, later, false));
+    assert_eq!(cluster.status(2).vote, Some(raft_support::peer(3).node));
+}
+
+#[test]
 fn a_restarted_voter_is_silent_for_a_minimum_election_timeout() {
     let mut cluster = Cluster::new(3);
     cluster.elect(1);

@@ -84,6 +84,9 @@ pub enum ClientOp {
 pub struct Inbox<R, M> {
     /// The time, sampled after everything below was collected.
     pub now: Time,
+    /// The wall clock at that moment (CLOCK_REALTIME), in microseconds since 1970: only to be compared with `now`. `None`
+    /// where the two could not be read together.
+    pub wall_us: Option<u64>,
     /// Completions of the disk, errors first.
     pub disk: Vec<DiskEvent>,
     /// Events on peer connections, in order for each peer.
@@ -102,6 +105,7 @@ impl<R, M> Default for Inbox<R, M> {
     fn default() -> Self {
         Self {
             now: Time::default(),
+            wall_us: None,
             disk: Vec::new(),
             peers: Vec::new(),
             clients: Vec::new(),

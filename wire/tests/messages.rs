@@ -178,6 +178,8 @@ fn batch_of_everything() -> PeerBatch {
         heartbeats: vec![heartbeat(3)],
         heartbeat_acks: vec![heartbeat_ack(4)],
         messages: one_of_each_raft_body().into_iter().map(message).collect(),
+        lease_ms: 5,
+        clock_alarm: true,
     }
 }
 
@@ -256,6 +258,7 @@ fn every_clause_and_every_role_round_trips() {
         RefusalClause::Forbidden,
         RefusalClause::Rejected,
         RefusalClause::TermChanged,
+        RefusalClause::ReadGate,
     ] {
         let refused = refusal(clause);
         assert_eq!(ClientResponse::decode(&encoded!(refused)), Ok(refused));

@@ -12,7 +12,8 @@ use clustor_shards::sys::boottime_us;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, PartitionId, ShardId};
 use clustor_wire::message::{
-    DurabilityMode, IdempotencyKey, MembersVerb, PartitionMembers, RefusalClause, ShardStatus,
+    DurabilityMode, IdempotencyKey, MembersVerb, PartitionMembers, ReadLevel, RefusalClause,
+    ShardStatus,
 };
 
 use super::config::{ClientConfig, ClientError};
@@ -256,8 +257,21 @@ impl Client {
         query: impl Into<Vec<u8>>,
         timeout: Option<Duration>,
     ) -> Pending<Result<ReadAnswer, CallError>> {
+        self.read_at(ReadLevel::Linearizable, partition, query, timeout)
+    }
+
+    /// Asks the partition's machine, relying on what `level` says. At [`ReadLevel::Local`] the first replica that can be
+    /// asked answers, leader or not. `timeout` `None`: the client's.
+    pub fn read_at(
+        &self,
+        level: ReadLevel,
+        partition: impl Into<PartitionId>,
+        query: impl Into<Vec<u8>>,
+        timeout: Option<Duration>,
+    ) -> Pending<Result<ReadAnswer, CallError>> {
         let question = Question::Read {
             partition: partition.into(),
+            level,
             query: query.into(),
         };
         self.submit(question, timeout, UNKEYED, read_read)

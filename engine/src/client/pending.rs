@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use clustor_shards::mesh::reply::{Lost, Reply};
 use clustor_wire::ids::{LogIndex, Term};
 use clustor_wire::message::{
-    IdempotencyKey, PartitionMembers, Refusal, RefusalClause, ShardStatus,
+    IdempotencyKey, PartitionMembers, ReadLevel, Refusal, RefusalClause, ShardStatus,
 };
 
 use super::question::Answer;
@@ -17,7 +17,9 @@ use crate::partition::refusal;
 /// What a partition's machine answered to a read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadAnswer {
-    /// The term in which leadership was confirmed.
+    /// What it relied on: a lease that was not held is [`ReadLevel::Linearizable`].
+    pub level: ReadLevel,
+    /// The term in which leadership was confirmed; at [`ReadLevel::Local`] the replica's own.
     pub term: Term,
     /// The machine had applied up to here.
     pub index: LogIndex,

@@ -5,7 +5,7 @@ use clustor_wire::frame::FRAME_BODY_BYTES_MAX;
 use clustor_wire::ids::{LogIndex, PartitionId};
 use clustor_wire::message::{
     ClientRequest, ClientRequestBody, DurabilityMode, IdempotencyKey, MembersVerb, MessageError,
-    PartitionMembers, Refusal, ShardStatus,
+    PartitionMembers, ReadLevel, Refusal, ShardStatus,
 };
 
 use super::pending::ReadAnswer;
@@ -46,10 +46,12 @@ pub enum Question {
         /// The command, at most [`PAYLOAD_BYTES_MAX`].
         payload: Vec<u8>,
     },
-    /// Ask a partition's machine, linearizably.
+    /// Ask a partition's machine.
     Read {
         /// Which partition.
         partition: PartitionId,
+        /// What the read relies on.
+        level: ReadLevel,
         /// The machine's own query, at most [`PAYLOAD_BYTES_MAX`].
         query: Vec<u8>,
     },
@@ -144,8 +146,13 @@ impl Question {
                 key: keying.key().map(|key| (key, index)),
                 payload: core::mem::take(payload),
             },
-            Self::Read { partition, query } => ClientRequestBody::Read {
+            Self::Read {
+                partition,
+                level,
+                query,
+            } => ClientRequestBody::Read {
                 partition: *partition,
+                level: *level,
                 query: core::mem::take(query),
             },
             Self::Mode { partition, mode } => ClientRequestBody::Mode {

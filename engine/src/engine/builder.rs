@@ -24,6 +24,7 @@ use super::seat::{Core, Seat, Sockets};
 use super::served::Served;
 use super::tuning::EngineHandle;
 use super::{Engine, EngineError, Local, environment};
+use crate::gate::SelfGoverned;
 use crate::machine::{AnyMachine, MachineFactory, StateMachine};
 use crate::outcome::Leadership;
 use crate::profile::Profile;
@@ -175,6 +176,7 @@ impl EngineBuilder {
                         shards: shards_total,
                         seed: seed()?,
                         placement: seat.placement_file(),
+                        control: Box::new(SelfGoverned),
                         silent: silent.clone(),
                     },
                     directory.keys().clone(),

@@ -13,7 +13,7 @@ use clustor_shards::mesh::{Rejected, Submitter};
 use clustor_shards::sys::boottime_us;
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
-use clustor_wire::message::{IdempotencyKey, PartitionStatus, Refusal, RefusalClause};
+use clustor_wire::message::{IdempotencyKey, PartitionStatus, ReadLevel, Refusal, RefusalClause};
 
 use super::budget::Budget;
 use super::leaders::Leaders;
@@ -225,7 +225,17 @@ impl<M: StateMachine> PartitionHandle<M> {
         &self,
         read: impl FnOnce(&M) -> R + Send + 'static,
     ) -> ReadFuture<R> {
-        self.ask_read(read, None)
+        self.ask_read(ReadLevel::Linearizable, read, None)
+    }
+
+    /// [`Self::read`], relying on what `level` says: [`ReadLevel::Lease`] spares the question to a majority while the leader
+    /// holds a lease; [`ReadLevel::Local`] is answered by this replica, leader or not, from whatever it has applied.
+    pub fn read_at<R: Send + 'static>(
+        &self,
+        level: ReadLevel,
+        read: impl FnOnce(&M) -> R + Send + 'static,
+    ) -> ReadFuture<R> {
+        self.ask_read(level, read, None)
     }
 
     /// [`Self::read`], waiting no longer than `timeout`.
@@ -234,7 +244,7 @@ impl<M: StateMachine> PartitionHandle<M> {
         timeout: Duration,
         read: impl FnOnce(&M) -> R + Send + 'static,
     ) -> ReadFuture<R> {
-        self.ask_read(read, Some(timeout))
+        self.ask_read(ReadLevel::Linearizable, read, Some(timeout))
     }
 
     /// [`Self::read`], waiting on this thread.
@@ -314,6 +324,7 @@ impl<M: StateMachine> PartitionHandle<M> {
 
     fn ask_read<R: Send + 'static>(
         &self,
+        level: ReadLevel,
         read: impl FnOnce(&M) -> R + Send + 'static,
         timeout: Option<Duration>,
     ) -> ReadFuture<R> {
@@ -327,7 +338,11 @@ impl<M: StateMachine> PartitionHandle<M> {
             Box::new(ran)
         });
         let deadline = deadline(timeout);
-        match self.ask(RequestBody::Read(read), Answer::Read(to), deadline) {
+        match self.ask(
+            RequestBody::Read { level, read },
+            Answer::Read(to),
+            deadline,
+        ) {
             Ok(()) => ReadFuture::under_way(reply, deadline),
             Err(refusal) => ReadFuture::refused(refusal),
         }

@@ -90,7 +90,7 @@ impl EngineHandle {
         for port in &self.shared.ports {
             port.budget.retune(retuned.profile.queue_bytes_max);
         }
-        self.tell(&ProfileNews::Obey(Box::new(retuned.profile.clone())))?;
+        self.tell(|| RequestBody::Profile(ProfileNews::Obey(Box::new(retuned.profile.clone()))))?;
         Ok(retuned)
     }
 
@@ -103,9 +103,23 @@ impl EngineHandle {
     /// On a shard's thread, where it would wait for itself.
     pub fn refuse_profile(&self, why: impl Into<String>) -> Result<(), ReloadError> {
         let running = self.lock();
-        let told = self.tell(&ProfileNews::Refused(why.into()));
+        let why = why.into();
+        let told = self.tell(|| RequestBody::Profile(ProfileNews::Refused(why.clone())));
         drop(running);
         told
+    }
+
+    /// Says that this node's clocks can't be trusted, for whoever watches them better than the engine, which compares the
+    /// boot-time clock with the wall clock: no leases here for ten seconds, and none elsewhere that rely on this node. Waits
+    /// until every shard has heard it, up to five seconds.
+    ///
+    /// # Errors
+    /// [`ReloadError::Late`] or [`ReloadError::Stopping`].
+    ///
+    /// # Panics
+    /// On a shard's thread, where it would wait for itself.
+    pub fn raise_clock_alarm(&self) -> Result<(), ReloadError> {
+        self.tell(|| RequestBody::ClockAlarm)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Profile> {
@@ -116,7 +130,7 @@ impl EngineHandle {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, news: &ProfileNews) -> Result<(), ReloadError> {
+    fn tell(&self, news: impl Fn() -> RequestBody) -> Result<(), ReloadError> {
         assert!(
             !on_shard(),
             "a reload on a shard's thread would wait for itself: call it from another thread"
@@ -133,8 +147,7 @@ impl EngineHandle {
             };
             // Beyond the bound on requests: it must be heard by a shard that is busy.
             port.budget.take_beyond();
-            let body = RequestBody::Profile(news.clone());
-            let submission = Submission::new(PartitionId::default(), body, asked);
+            let submission = Submission::new(PartitionId::default(), news(), asked);
             match submit(port, submission, until) {
                 Submitted::Taken => replies.push(reply),
                 Submitted::Full => {

@@ -8,6 +8,7 @@
 //! - `durability`: the mode of its appends, and what the gate allows
 //! - `members`: who belongs to it
 //! - `clock`: the partition's time, and the timers that are due by it
+//! - `reads`: what reads rely on, and when they are answered
 //! - `apply`: committed entries through the machine, and what becomes of it when it fails
 
 mod apply;
@@ -15,6 +16,7 @@ mod clock;
 pub(crate) mod durability;
 pub mod idempotency;
 mod members;
+mod reads;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -28,12 +30,14 @@ use crate::machine::{AnyMachine, Effects, MachineFactory};
 use crate::outcome::{Leadership, Outcome};
 use crate::profile::Profile;
 use crate::raft::entry::EntryKey;
-use crate::raft::{Limits, ProposeError, ReadError, ReadReady, Replica, Status, Timers};
+use crate::raft::{Limits, ProposeError, ReadReady, Replica, Status, Timers};
 use crate::request::{ReadFn, Wait};
 
 pub use apply::{ApplyStep, MachineTrouble};
 use durability::Durability;
 use idempotency::IdempotencyTable;
+pub(crate) use reads::Asked;
+use reads::PendingRead;
 
 /// Appends and reads that may wait for an answer in one partition; more are refused as Busy.
 pub const WAITING_MAX: usize = 65_536;
@@ -82,11 +86,6 @@ struct PendingAppend {
     origin: Origin,
     key: Option<EntryKey>,
     wait: Wait,
-}
-
-struct PendingRead {
-    origin: Origin,
-    what: ReadWhat,
 }
 
 /// The machine, or why there is none.
@@ -334,35 +333,6 @@ impl Partition {
         });
     }
 
-    /// Asks for a linearizable read; the answer comes later.
-    pub(crate) fn start_read(&mut self, origin: Origin, what: ReadWhat, answers: &mut Vec<Answer>) {
-        let token = self.next_read;
-        self.next_read += 1;
-        let admitted = self.admit().and_then(|()| {
-            self.replica
-                .read_index(token)
-                .map_err(|e| self.read_refusal(&e))
-        });
-        match admitted {
-            Ok(()) => {
-                self.reads_by_token
-                    .insert(token, PendingRead { origin, what });
-            }
-            Err(refused) => answers.push(Answer::Refused(origin, what, refused)),
-        }
-    }
-
-    fn read_refusal(&self, error: &ReadError) -> Refusal {
-        let message = format!("partition {}: {error}", self.id);
-        match error {
-            ReadError::NotLeader { leader } => self.not_leader(*leader),
-            ReadError::Full { .. } => refusal(RefusalClause::Busy, message, 250),
-            ReadError::MissingContent { .. } => {
-                refusal(RefusalClause::MissingContent, message, 1000)
-            }
-        }
-    }
-
     /// The refusal of a replica that does not lead.
     pub(crate) fn not_leader(&self, leader: Option<PeerId>) -> Refusal {
         let message = match leader {
@@ -398,55 +368,6 @@ impl Partition {
         }
     }
 
-    /// Leadership of the read was confirmed.
-    pub(crate) fn on_read_ready(&mut self, ready: ReadReady) {
-        if let Some(read) = self.reads_by_token.remove(&ready.token) {
-            self.reads_confirmed.push((ready, read));
-        }
-    }
-
-    /// The read can't be answered here.
-    pub(crate) fn on_read_failed(
-        &mut self,
-        token: u64,
-        leader: Option<PeerId>,
-        answers: &mut Vec<Answer>,
-    ) {
-        if let Some(read) = self.reads_by_token.remove(&token) {
-            let refused = self.not_leader(leader);
-            answers.push(Answer::Refused(read.origin, read.what, refused));
-        }
-    }
-
-    /// Hands out the reads the machine has got far enough for.
-    pub(crate) fn release_reads(&mut self, answers: &mut Vec<Answer>) {
-        if self.reads_confirmed.is_empty() {
-            return;
-        }
-        let applied = self.applied;
-        let failed = match &self.machine {
-            MachineSlot::Running(_) => None,
-            MachineSlot::Failed(trouble) => Some(refusal(
-                RefusalClause::MachineFailed,
-                format!("partition {}: the machine {trouble}", self.id),
-                250,
-            )),
-        };
-        let stuck = self.stuck.map(|stuck| self.stuck_refusal(stuck));
-        for (ready, read) in core::mem::take(&mut self.reads_confirmed) {
-            let behind = stuck.as_ref().filter(|_| ready.index > applied);
-            match failed.as_ref().or(behind) {
-                Some(refused) => {
-                    answers.push(Answer::Refused(read.origin, read.what, refused.clone()));
-                }
-                None if ready.index <= applied => {
-                    answers.push(Answer::Read(read.origin, read.what, ready));
-                }
-                None => self.reads_confirmed.push((ready, read)),
-            }
-        }
-    }
-
     /// Nobody here knows any more what becomes of the appends that wait.
     pub(crate) fn give_up_appends(&mut self, why: &str, answers: &mut Vec<Answer>) {
         let wal_committed = self.replica.wal_committed();
@@ -459,17 +380,6 @@ impl Partition {
                     wal_committed: append.key.map_or(wal_committed, |key| key.known),
                 },
             ));
-        }
-    }
-
-    /// The reads that wait are refused.
-    pub(crate) fn give_up_reads(&mut self, refused: &Refusal, answers: &mut Vec<Answer>) {
-        let waiting = core::mem::take(&mut self.reads_by_token).into_values();
-        let confirmed = core::mem::take(&mut self.reads_confirmed)
-            .into_iter()
-            .map(|(_, read)| read);
-        for read in waiting.chain(confirmed) {
-            answers.push(Answer::Refused(read.origin, read.what, refused.clone()));
         }
     }
 

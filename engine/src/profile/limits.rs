@@ -231,6 +231,23 @@ tunables! {
         /// A follower takes a batch whole: long ones delay heartbeats behind them.
         append_batch_bytes_max: (4_096..=4_194_304) live,
     }
+    "Reads that rely on clocks" {
+        /// Whether a leader answers reads that ask for it from a lease, without asking a majority.
+        /// Only where clocks run evenly and machines are not paused: docs/operations.md, Leases.
+        leases: (switch) live,
+        /// A lease lasts this long from the sending of the heartbeat that earned it, in milliseconds.
+        /// Longer than heartbeat_ms, or there are gaps; with the two below and heartbeat_ms less than election_ms_min.
+        lease_ms: (10..=100) live,
+        /// What is added for the way to the followers, in milliseconds.
+        /// Above the usual round trip between nodes.
+        lease_rtt_ms: (1..=25) live,
+        /// What clocks may run apart within a lease, in milliseconds; more, as the node sees it, raises the clock alarm.
+        /// Raise it where alarms come without cause.
+        lease_skew_ms: (1..=25) live,
+        /// Entries that a majority has received and that are not known to be durable there, at most: beyond, no lease.
+        /// Such reads would wait for the disks anyway.
+        lease_gap_max: (0..=65_536) live,
+    }
     "Applying" {
         /// Items in one batch handed to a machine.
         /// Fewer where a machine's apply is slow: a batch is applied within one turn.

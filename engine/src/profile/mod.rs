@@ -346,7 +346,14 @@ impl Profile {
     }
 
     fn wrong_relations(&self, file: &str, line: impl Fn(&str) -> usize) -> Vec<ProfileError> {
-        let relations: [(&'static str, u64, u64, &'static str); 7] = [
+        let around_lease =
+            self.lease_rtt_ms + self.lease_skew_ms + self.heartbeat_ms + u64::from(self.leases);
+        let lease_limit = if self.leases {
+            self.election_ms_min.saturating_sub(around_lease)
+        } else {
+            u64::MAX
+        };
+        let relations: [(&'static str, u64, u64, &'static str); 8] = [
             (
                 "entry_bytes_max",
                 self.entry_bytes_max,
@@ -376,6 +383,12 @@ impl Profile {
                 self.heartbeat_ms,
                 self.election_ms_min / 2,
                 "half of election_ms_min: one lost heartbeat must not start an election",
+            ),
+            (
+                "lease_ms",
+                self.lease_ms,
+                lease_limit,
+                "election_ms_min less lease_rtt_ms, lease_skew_ms, heartbeat_ms and 1: a lease must be over before anybody else can be elected",
             ),
             (
                 "entry_bytes_max",

@@ -50,7 +50,8 @@ impl Replica {
                 return true;
             }
             RaftBody::Vote { transfer, .. }
-                if message.term > self.term && self.is_sheltered(turn.now, transfer) =>
+                if (message.term, self.leader.is_none()) >= (self.term, true)
+                    && self.is_sheltered(turn.now, transfer) =>
             {
                 return false;
             }
@@ -111,10 +112,7 @@ impl Replica {
         if now < self.silent_until {
             return true;
         }
-        let heard = self.leader_heard.is_some_and(|at| {
-            now < at.plus_ms(u64::from(self.timers.election_ms_min)) && self.leader.is_some()
-        });
-        !transfer && (self.is_leader() || heard)
+        !transfer && (self.is_leader() || now < self.shelter_until)
     }
 
     /// Whether a candidate's log is at least as recent as this one.
@@ -329,6 +327,13 @@ impl Replica {
         self.leader_heard = Some(now);
         self.window_ms = self.timers.election_ms_max;
         self.reset_election_timer(now);
+        self.shelter(now, self.timers.election_ms_min);
+    }
+
+    /// Promises to elect nobody else for a while. It holds whatever becomes of the term meanwhile.
+    pub(super) fn shelter(&mut self, now: Time, promise_ms: u32) {
+        self.shelter_until = self.shelter_until.max(now.plus_ms(u64::from(promise_ms)));
+        self.election_due = self.election_due.max(self.shelter_until);
     }
 
     /// Judges by a heartbeat's lateness how slow the path to the leader is.

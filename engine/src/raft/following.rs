@@ -12,16 +12,18 @@ use clustor_wire::message::{Heartbeat, HeartbeatAck, RaftBody, RaftMessage};
 use super::configuration::Configuration;
 use super::durable::AuthenticatedPeer;
 use super::frames::{self, Expected, Framed};
+use super::lease::LEASE_SPAN_MS_MAX;
 use super::output::{Leadership, RecordToPersist};
 use super::replica::{Replica, RoleState, Turn};
 
 impl Replica {
-    /// A leader's sign of life.
+    /// A leader's sign of life. Its leases rely on it that nobody else is elected for `promise_ms`.
     pub fn on_heartbeat(
         &mut self,
         turn: &mut Turn<'_>,
         from: AuthenticatedPeer,
         heartbeat: &Heartbeat,
+        promise_ms: u32,
     ) {
         let peer = from.id();
         if heartbeat.partition != self.partition
@@ -42,6 +44,7 @@ impl Replica {
         let known = self.leader == Some(peer) && self.leader_heard.is_some();
         self.judge_lateness(turn.now);
         self.recognise(turn, peer);
+        self.shelter(turn.now, promise_ms.min(LEASE_SPAN_MS_MAX));
         self.owed.round = self.owed.round.max(Some(heartbeat.round));
         self.learn_commit(heartbeat.wal_committed);
         if heartbeat.wal_committed < self.matched.min(self.durable.index()) {

@@ -30,7 +30,7 @@
 //! - [`output`]: what was decided; [`settings`]: bounds; [`status`]: how it stands
 //! - `frames`: checks on entries that came from elsewhere; `progress`: a leader's view of one follower
 //! - `replica`: the state, and changes of role
-//! - `election`, `propose` and `replication` (leading), `following`, `read_index`, `refetch`, `transfer`, [`change`]: the
+//! - `election`, `propose` and `replication` (leading), `following`, `read_index`, [`lease`], `refetch`, `transfer`, [`change`]: the
 //!   protocol, one part each.
 
 pub mod cache;
@@ -42,6 +42,7 @@ mod election;
 pub mod entry;
 mod following;
 mod frames;
+pub mod lease;
 pub mod log_view;
 pub mod membership;
 pub mod output;
@@ -63,6 +64,7 @@ pub use change::{ChangeError, MemberChange};
 pub use configuration::Configuration;
 pub use durability::{Cause, Transition};
 pub use durable::{AuthenticatedPeer, PeerDurable, QuorumDurable};
+pub use lease::LeaseBounds;
 pub use membership::{Change, ConfigurationAt};
 pub use output::{
     Applicable, Leadership, LeadershipChange, Output, ReadFailed, ReadReady, RecordToPersist,

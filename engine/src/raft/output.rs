@@ -6,7 +6,7 @@ use clustor_shards::log::Mode;
 use clustor_shards::log::record::{Record, parse_record};
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
-use clustor_wire::message::{Heartbeat, HeartbeatAck, RaftBody, RaftMessage};
+use clustor_wire::message::{Heartbeat, HeartbeatAck, RaftBody, RaftMessage, ReadLevel};
 
 use super::frames::Framed;
 
@@ -99,6 +99,8 @@ pub struct ReadReady {
     pub partition: PartitionId,
     /// The asker's mark.
     pub token: u64,
+    /// What it relies on.
+    pub level: ReadLevel,
     /// The term in which leadership was confirmed.
     pub term: Term,
     /// Apply up to here first.

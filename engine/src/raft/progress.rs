@@ -51,6 +51,8 @@ pub(super) struct Progress {
     pub(super) heard: Time,
     /// The latest heartbeat round it answered.
     pub(super) round: u64,
+    /// The same, of the answers whose sender trusted its clock.
+    pub(super) lease_round: u64,
     /// It is no member any more. If it becomes one again, nothing of what it said counts: its disk may be another.
     pub(super) left: bool,
 }
@@ -73,6 +75,7 @@ impl Progress {
             needs_snapshot: false,
             heard: now,
             round: 0,
+            lease_round: 0,
             left: false,
         }
     }

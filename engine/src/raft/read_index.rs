@@ -8,7 +8,7 @@
 
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::LogIndex;
-use clustor_wire::message::{Heartbeat, HeartbeatAck};
+use clustor_wire::message::{Heartbeat, HeartbeatAck, ReadLevel};
 
 use super::durable::AuthenticatedPeer;
 use super::output::{Output, ReadFailed, ReadReady};
@@ -57,15 +57,11 @@ impl Replica {
     /// # Errors
     /// [`ReadError`]; then the token does not come back.
     pub fn read_index(&mut self, token: u64) -> Result<(), ReadError> {
-        let missing = self.log.missing_from(self.applicable.next());
+        self.check_read()?;
         let waiting_max = self.limits.reads_waiting_max;
         let RoleState::Leader(leading) = &mut self.role else {
-            let leader = self.leader;
-            return Err(ReadError::NotLeader { leader });
+            return Ok(());
         };
-        if let Some(index) = missing {
-            return Err(ReadError::MissingContent { index });
-        }
         let reads = &mut leading.reads;
         if reads.waiting.len() + reads.confirming.len() >= waiting_max {
             return Err(ReadError::Full { waiting_max });
@@ -74,12 +70,26 @@ impl Replica {
         Ok(())
     }
 
-    /// A follower's answer to a round. Only answers of this term count; one of a greater term deposes.
+    /// Whether this replica leads, and nothing stands before what would be read.
+    pub(super) fn check_read(&self) -> Result<(), ReadError> {
+        if !self.is_leader() {
+            let leader = self.leader;
+            return Err(ReadError::NotLeader { leader });
+        }
+        match self.log.missing_from(self.applicable.next()) {
+            Some(index) => Err(ReadError::MissingContent { index }),
+            None => Ok(()),
+        }
+    }
+
+    /// A follower's answer to a round. Only answers of this term count; one of a greater term deposes. Leases take it for a
+    /// promise only if its sender trusts its clock.
     pub fn on_heartbeat_ack(
         &mut self,
         turn: &mut Turn<'_>,
         from: AuthenticatedPeer,
         ack: &HeartbeatAck,
+        trusts_clock: bool,
     ) {
         let peer = from.id();
         if ack.partition != self.partition || !self.heeds_answers_of(peer) {
@@ -100,12 +110,17 @@ impl Replica {
             && ack.round <= begun
         {
             progress.round = progress.round.max(ack.round);
+            if trusts_clock {
+                progress.lease_round = progress.lease_round.max(ack.round);
+            }
         }
     }
 
     /// Answers what is confirmed, begins a round where one is due.
     pub(super) fn finish_reads(&mut self, turn: &mut Turn<'_>) {
         self.answer_confirmed(turn.out);
+        let lease = self.timers.allow_leases() && !turn.clock_alarm;
+        let lease_round = if lease { self.lease_round() } else { 0 };
         let RoleState::Leader(leading) = &mut self.role else {
             return;
         };
@@ -116,6 +131,12 @@ impl Replica {
             return;
         }
         leading.round += 1;
+        if lease {
+            let lease_ms = self.timers.lease.lease_ms;
+            leading
+                .lease
+                .begin(leading.round, lease_round, turn.now, lease_ms);
+        }
         if open {
             core::mem::swap(&mut reads.waiting, &mut reads.confirming);
             reads.round = leading.round;
@@ -156,6 +177,7 @@ impl Replica {
             out.reads_ready.push(ReadReady {
                 partition: self.partition,
                 token,
+                level: ReadLevel::Linearizable,
                 term: self.term,
                 index: reads.index,
             });

@@ -39,6 +39,8 @@ pub struct Turn<'a> {
     pub cache: &'a mut EntryCache,
     /// Where decisions go.
     pub out: &'a mut Output,
+    /// The clock behind `now` can't be trusted: no lease is earned or relied on.
+    pub clock_alarm: bool,
 }
 
 /// Votes heard so far.
@@ -125,7 +127,10 @@ pub struct Replica {
     pub(super) owed: Owed,
     pub(super) election_due: Time,
     pub(super) window_ms: u32,
+    /// Until then it gives no vote: it may have forgotten a promise, or mistaken its end.
     pub(super) silent_until: Time,
+    /// Until then it has promised a leader to elect nobody else, unless that leader asks for it.
+    pub(super) shelter_until: Time,
     pub(super) frames_refused: u64,
     pub(super) refetching: Refetching,
     random: SplitMix64,
@@ -149,7 +154,7 @@ impl Replica {
         let silence_ms = if restored.term == Term::ZERO {
             0
         } else {
-            timers.election_ms_min
+            timers.silence_ms()
         };
         let log = LogView::new(
             restored.base,
@@ -200,13 +205,16 @@ impl Replica {
             owed: Owed::default(),
             election_due: now,
             window_ms: timers.election_ms_max,
-            silent_until: now.plus_ms(u64::from(silence_ms)),
+            silent_until: now.plus_ms(silence_ms),
+            shelter_until: Time::default(),
             frames_refused: 0,
             refetching: Refetching::default(),
             random: SplitMix64::seed_from_u64(config.seed),
         };
         if !replica.configuration.is_sole_voter(replica.me) {
             replica.reset_election_timer(now);
+            // Its own vote is one too.
+            replica.election_due = replica.election_due.max(replica.silent_until);
         }
         replica
     }
@@ -223,6 +231,7 @@ impl Replica {
             .clamp(timers.election_ms_max, timers.election_backoff_ms_max);
         self.timers = timers;
         self.limits = limits;
+        self.lose_lease();
     }
 
     /// Gives back what the replica holds of the shard's cache.

@@ -7,6 +7,7 @@ use clustor_wire::message::{RaftBody, RaftMessage};
 use super::durable::{AuthenticatedPeer, PeerDurable, QuorumDurable};
 use super::entry::EntryKind;
 use super::frames::{self, Expected};
+use super::lease::Lease;
 use super::membership::Change;
 use super::output::{Leadership, WantedEntries, WantedFor};
 use super::progress::Progress;
@@ -32,6 +33,7 @@ pub(super) struct Leading {
     pub(super) round: u64,
     pub(super) heartbeat_due: Time,
     pub(super) reads: Reads,
+    pub(super) lease: Lease,
     pub(super) transfer: Option<Transfer>,
     pub(super) uncommitted: Uncommitted,
     /// The change of voters that was last seen under way.
@@ -78,6 +80,7 @@ impl Replica {
             round: 0,
             heartbeat_due: turn.now,
             reads: Reads::default(),
+            lease: Lease::default(),
             transfer: None,
             uncommitted: Uncommitted::default(),
             change_seen: Change::None,

@@ -5,6 +5,7 @@ use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 
 use super::configuration::{Configuration, ConfigurationError};
+use super::lease::LeaseBounds;
 use super::membership::ConfigurationAt;
 
 /// Bounds of time, in milliseconds. The same on every replica of a partition.
@@ -24,6 +25,8 @@ pub struct Timers {
     pub rpc_ms_max: u32,
     /// Heartbeats that come this much late, three in a row, tell of a slow path to the leader.
     pub high_rtt_ms: u32,
+    /// Of a leader's leases.
+    pub lease: LeaseBounds,
 }
 
 impl Timers {
@@ -36,6 +39,7 @@ impl Timers {
         rpc_ms_min: 100,
         rpc_ms_max: 1000,
         high_rtt_ms: 150,
+        lease: LeaseBounds::OFF,
     };
 
     /// For nodes far apart.

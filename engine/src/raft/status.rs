@@ -268,6 +268,12 @@ impl Replica {
         &self.timers
     }
 
+    /// Whether its log holds, or held, the entry of this term at this index.
+    #[must_use]
+    pub fn holds(&self, term: Term, index: LogIndex) -> bool {
+        index < self.log.base() || self.log.term_at(index) == Some(term)
+    }
+
     /// Its term.
     #[must_use]
     pub const fn term(&self) -> Term {

@@ -84,6 +84,7 @@ impl Replica {
         if let Some(transfer) = &mut leading.transfer {
             transfer.sent = true;
         }
+        leading.lease.hand_over();
         turn.out.messages.push((
             to,
             RaftMessage {

@@ -11,13 +11,16 @@ use clustor_shards::log::{
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{ClusterId, Incarnation, PartitionId};
 
+use super::clocks::ClockWatch;
 use super::{Links, ShardCore, Shared};
+use crate::gate::ControlView;
 use crate::machine::MachineFactory;
 use crate::partition::Partition;
 use crate::profile::Profile;
 use crate::raft::configuration::ConfigurationError;
 use crate::raft::{
-    Configuration, EntryCache, Limits, Output, Replica, ReplicaConfig, Restored, Timers,
+    Configuration, EntryCache, LeaseBounds, Limits, Output, Replica, ReplicaConfig, Restored,
+    Timers,
 };
 
 /// A partition that has a replica on the shard.
@@ -49,6 +52,8 @@ pub struct CoreConfig {
     pub seed: u64,
     /// The bytes of the signed placement, handed to clients that ask.
     pub placement: Option<Vec<u8>>,
+    /// The control plane's word on its partitions; [`crate::gate::SelfGoverned`] where there is none.
+    pub control: Box<dyn ControlView + Send>,
     /// Why its replicas must stay silent, if the host can't keep an acknowledgement: they neither vote nor campaign nor
     /// acknowledge.
     pub silent: Option<String>,
@@ -143,6 +148,7 @@ impl ShardCore {
                 retirement: Retirement::default(),
                 reads: BTreeMap::new(),
                 disk: Vec::new(),
+                clocks: ClockWatch::default(),
             },
             partitions,
             touched,
@@ -160,6 +166,8 @@ impl ShardCore {
             stopping_since: None,
             patience_ms: config.profile.election_ms_max,
             profile_refused: None,
+            control: config.control,
+            timers: timers(&config.profile),
             silent: config.silent,
         };
         Ok((core, report))
@@ -217,6 +225,13 @@ pub(super) fn timers(profile: &Profile) -> Timers {
             .max(ms(profile.election_ms_max)),
         heartbeat_ms: ms(profile.heartbeat_ms),
         high_rtt_ms: ms(profile.high_rtt_ms),
+        lease: LeaseBounds {
+            on: profile.leases,
+            lease_ms: ms(profile.lease_ms),
+            rtt_ms: ms(profile.lease_rtt_ms),
+            skew_ms: ms(profile.lease_skew_ms),
+            gap_max: profile.lease_gap_max,
+        },
         ..Timers::LOCAL
     }
 }

@@ -10,14 +10,14 @@ use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use clustor_wire::message::{
     ClientRequest, ClientRequestBody, ClientResponseBody, IdempotencyKey, PeerBatch, RaftBody,
-    RaftMessage, Refusal, RefusalClause,
+    RaftMessage, ReadLevel, Refusal, RefusalClause,
 };
 
 use super::outward::respond;
 use super::{CoreMesh, ReadFor, ShardCore, Shared};
 use crate::outcome::Outcome;
 use crate::partition::durability::in_log;
-use crate::partition::{Answer, Origin, ReadWhat, refusal};
+use crate::partition::{Answer, Asked, Origin, ReadWhat, refusal};
 use crate::raft::entry::{ENTRY_HEAD_BYTES_MAX, EntryKey};
 use crate::raft::{AuthenticatedPeer, NewEntry, WantedEntries};
 use crate::request::{Reply, Request, RequestBody, Wait};
@@ -177,17 +177,23 @@ impl ShardCore {
         };
         for heartbeat in &batch.heartbeats {
             if let Some(partition) = self.partitions.get_mut(&heartbeat.partition) {
-                partition
-                    .replica
-                    .on_heartbeat(&mut self.shared.lend(now), from, heartbeat);
+                partition.replica.on_heartbeat(
+                    &mut self.shared.lend(now),
+                    from,
+                    heartbeat,
+                    batch.lease_ms,
+                );
                 self.touched.insert(heartbeat.partition);
             }
         }
         for ack in &batch.heartbeat_acks {
             if let Some(partition) = self.partitions.get_mut(&ack.partition) {
-                partition
-                    .replica
-                    .on_heartbeat_ack(&mut self.shared.lend(now), from, ack);
+                partition.replica.on_heartbeat_ack(
+                    &mut self.shared.lend(now),
+                    from,
+                    ack,
+                    !batch.clock_alarm,
+                );
                 self.touched.insert(ack.partition);
             }
         }
@@ -269,9 +275,18 @@ impl ShardCore {
                 };
                 self.append(now, stopping, partition, origin, asked);
             }
-            ClientRequestBody::Read { partition, query } => {
-                self.read(stopping, partition, origin, ReadWhat::Query(query));
-            }
+            ClientRequestBody::Read {
+                partition,
+                level,
+                query,
+            } => self.read(
+                now,
+                stopping,
+                partition,
+                origin,
+                level,
+                ReadWhat::Query(query),
+            ),
             ClientRequestBody::Mode { partition, mode } => {
                 self.ask_mode(now, stopping, partition, origin, in_log(mode));
             }
@@ -332,8 +347,19 @@ impl ShardCore {
                     };
                     self.append(now, stopping, partition, origin, asked);
                 }
-                RequestBody::Read(closure) => {
-                    self.read(stopping, partition, origin, ReadWhat::Closure(closure));
+                RequestBody::Read { level, read } => self.read(
+                    now,
+                    stopping,
+                    partition,
+                    origin,
+                    level,
+                    ReadWhat::Closure(read),
+                ),
+                RequestBody::ClockAlarm => {
+                    self.raise_clock_alarm(now);
+                    outbox.replies.push(Reply::Profile {
+                        ticket: request.ticket,
+                    });
                 }
                 RequestBody::Profile(news) => {
                     self.take_profile(news);
@@ -415,12 +441,27 @@ impl ShardCore {
         Ok(())
     }
 
-    fn read(&mut self, stopping: bool, partition: PartitionId, origin: Origin, what: ReadWhat) {
+    fn read(
+        &mut self,
+        now: Time,
+        stopping: bool,
+        partition: PartitionId,
+        origin: Origin,
+        level: ReadLevel,
+        what: ReadWhat,
+    ) {
         let admitted = self.admit_any(stopping);
         let not_here = self.not_here(partition);
+        let control = self.control.facts(partition);
         let answer = match (admitted, self.partitions.get_mut(&partition)) {
             (Ok(()), Some(found)) => {
-                found.start_read(origin, what, &mut self.scratch_answers);
+                let asked = Asked {
+                    origin,
+                    level,
+                    what,
+                };
+                let turn = &self.shared.lend(now);
+                found.start_read(turn, control, asked, &mut self.scratch_answers);
                 self.touched.insert(partition);
                 let answers = self.scratch_answers.drain(..);
                 self.answers

@@ -14,6 +14,19 @@ const FRAME_ENTRY_BYTES_MAX: usize = 3 << 20;
 /// Messages in one frame.
 const FRAME_MESSAGES_MAX: usize = 4096;
 
+/// What a shard says of itself in each batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sender {
+    /// Its boot.
+    pub boot: BootNumber,
+    /// Its highest chain that has retired.
+    pub retired_chain: ChainNumber,
+    /// What its leases ask of those who hear its heartbeats, in milliseconds.
+    pub lease_ms: u32,
+    /// Its clock can't be trusted.
+    pub clock_alarm: bool,
+}
+
 /// What waits for each peer.
 #[derive(Default)]
 pub(super) struct Links {
@@ -46,14 +59,15 @@ impl Links {
     /// Sends everything: one frame for each peer, more only where one could not hold it.
     pub fn flush(
         &mut self,
-        boot: BootNumber,
-        retired_chain: ChainNumber,
+        sender: Sender,
         output: &mut Output,
         frames: &mut Vec<(PeerId, Frame)>,
     ) {
         for (peer, batch) in &mut self.batches {
-            batch.boot = boot;
-            batch.retired_chain = retired_chain;
+            batch.boot = sender.boot;
+            batch.retired_chain = sender.retired_chain;
+            batch.lease_ms = sender.lease_ms;
+            batch.clock_alarm = sender.clock_alarm;
             let mut waiting = core::mem::take(&mut batch.messages).into_iter().peekable();
             loop {
                 let mut bytes = 0;

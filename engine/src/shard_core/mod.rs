@@ -6,6 +6,7 @@
 //! proportional to what was touched, never to what is there.
 //!
 //! - `boot`: recovery, and partitions from what the log holds
+//! - `clocks`: whether the clock of turns can be trusted
 //! - `inward`: events and requests to the partitions they are for
 //! - `outward`: what replicas decided, to the log, the machines and those who asked
 //! - `links`: batches for peers
@@ -13,6 +14,7 @@
 //! - `modes`: how partitions are made durable
 
 mod boot;
+mod clocks;
 mod inward;
 mod links;
 mod members;
@@ -28,17 +30,19 @@ use clustor_shards::turn::{Application, ConnectionId, Inbox, Outbox, PeerId, Tim
 use clustor_wire::ids::{BootNumber, NodeId, PartitionId, ShardId};
 use clustor_wire::message::{RefusalClause, ScrubStatus, ShardStatus};
 
+use crate::gate::ControlView;
 use crate::gate::group::SLOW_CHAINS_WINDOW_MS;
 use crate::outcome::Leadership;
 use crate::partition::durability::ShardFacts;
 use crate::partition::{Answer, Partition, refusal};
 use crate::profile::ProfileNews;
-use crate::raft::{EntryCache, Output, Turn, WantedEntries};
+use crate::raft::{EntryCache, Output, Timers, Turn, WantedEntries};
 use crate::request::{Reply, Request};
 
 pub use boot::{BootError, CoreConfig, PartitionSpec};
 use boot::{limits, timers};
-use links::Links;
+use clocks::ClockWatch;
+use links::{Links, Sender};
 
 /// What shards of one node say to each other; nothing yet: partitions don't move between shards, and whoever asks
 /// the wrong one is told the right one.
@@ -66,6 +70,7 @@ struct Shared {
     retirement: Retirement,
     reads: BTreeMap<u64, ReadFor>,
     disk: Vec<DiskOp>,
+    clocks: ClockWatch,
 }
 
 impl Shared {
@@ -86,6 +91,7 @@ impl Shared {
             io_writer_mode: self.log.options().io_writer_mode,
             cache: &mut self.cache,
             out: &mut self.output,
+            clock_alarm: self.clocks.is_raised(),
         }
     }
 }
@@ -115,6 +121,10 @@ pub struct ShardCore {
     patience_ms: u64,
     /// Why the newest profile was refused; the one before it stays.
     profile_refused: Option<String>,
+    /// The control plane's word.
+    control: Box<dyn ControlView + Send>,
+    /// Bounds of time of all replicas.
+    timers: Timers,
     /// Why the replicas stay silent, if the host can't keep an acknowledgement.
     silent: Option<String>,
 }
@@ -182,8 +192,9 @@ impl ShardCore {
         let writer = self.shared.log.options().io_writer_mode;
         self.shared.log.retune(&profile.log_options(writer));
         self.patience_ms = profile.election_ms_max;
+        self.timers = timers(&profile);
         for partition in self.partitions.values_mut() {
-            partition.retune(timers(&profile), limits(&profile), &profile);
+            partition.retune(self.timers, limits(&profile), &profile);
         }
         self.touched.extend(self.partitions.keys().copied());
     }
@@ -279,9 +290,36 @@ impl ShardCore {
             self.links.forget();
             return;
         }
-        let (boot, retired) = (self.shared.log.boot(), self.shared.log.retired_chain());
+        let sender = Sender {
+            boot: self.shared.log.boot(),
+            retired_chain: self.shared.log.retired_chain(),
+            lease_ms: self.timers.promise_ms(),
+            clock_alarm: self.shared.clocks.is_raised(),
+        };
         self.links
-            .flush(boot, retired, &mut self.shared.output, &mut outbox.peers);
+            .flush(sender, &mut self.shared.output, &mut outbox.peers);
+    }
+
+    /// Compares the clocks. Where they can't be trusted, neither can what was measured by them.
+    fn watch_clocks(&mut self, now: Time, wall_us: Option<u64>) {
+        if self.shared.clocks.look(now, wall_us, &self.timers.lease) {
+            self.tell_clock_alarm(now);
+        }
+    }
+
+    /// Somebody who watches the clocks raises the alarm.
+    fn raise_clock_alarm(&mut self, now: Time) {
+        tracing::warn!("a clock alarm is raised from outside");
+        if self.shared.clocks.raise(now) {
+            self.tell_clock_alarm(now);
+        }
+    }
+
+    fn tell_clock_alarm(&mut self, now: Time) {
+        for partition in self.partitions.values_mut() {
+            partition.replica.on_clock_alarm(now);
+        }
+        self.touched.extend(self.partitions.keys().copied());
     }
 
     fn next_deadline(&self) -> Option<Time> {
@@ -314,6 +352,7 @@ impl Application for ShardCore {
 
     fn turn(&mut self, inbox: &mut Inbox<Request, CoreMesh>, outbox: &mut Outbox<Reply, CoreMesh>) {
         let now = inbox.now;
+        self.watch_clocks(now, inbox.wall_us);
         self.take_disk_events(now, inbox);
         self.tell_failure(now);
         self.take_peer_events(now, inbox);

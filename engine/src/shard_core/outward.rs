@@ -298,6 +298,7 @@ impl ShardCore {
                 let body = match answered {
                     Ok(reply) => ClientResponseBody::Read {
                         partition: id,
+                        level: ready.level,
                         term: ready.term,
                         index: applied,
                         reply,

@@ -26,6 +26,9 @@ impl ShardCore {
         if let Some(trouble) = self.disk_trouble() {
             return trouble;
         }
+        if self.shared.clocks.is_raised() {
+            return "the clocks can't be trusted: no leases, linearizable reads ask a majority; see docs/operations.md, Leases".to_owned();
+        }
         match &self.profile_refused {
             Some(why) => format!("the profile was not reloaded, the one before it stays: {why}"),
             None => String::new(),

@@ -562,6 +562,7 @@ impl Node {
             io_writer_mode: self.io_writer_mode,
             cache: &mut self.cache,
             out: &mut self.out,
+            clock_alarm: false,
         };
         for proof in retirement.durable {
             self.replica.on_local_durable(proof);
@@ -734,10 +735,10 @@ fn step(replica: &mut Replica, turn: &mut Turn<'_>, packet: Packet) {
     };
     let batch = PeerBatch::decode(&frame.body).expect("decodes");
     for heartbeat in &batch.heartbeats {
-        replica.on_heartbeat(turn, from, heartbeat);
+        replica.on_heartbeat(turn, from, heartbeat, 0);
     }
     for ack in &batch.heartbeat_acks {
-        replica.on_heartbeat_ack(turn, from, ack);
+        replica.on_heartbeat_ack(turn, from, ack, true);
     }
     for message in &batch.messages {
         replica.step(turn, from, message);

@@ -220,7 +220,9 @@ impl<A: Application> Shard<A> {
             let now = Time(sys::boottime_us());
             carrier.collect(&mut self.ring, &mut self.arrivals, lists, now)?;
         }
-        self.inbox.now = Time(sys::boottime_us());
+        let (now_us, wall_us) = sys::both_clocks_us();
+        self.inbox.now = Time(now_us);
+        self.inbox.wall_us = wall_us;
         Ok(())
     }
 

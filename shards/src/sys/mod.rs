@@ -12,7 +12,7 @@ mod file;
 mod socket;
 mod thread;
 
-pub use clock::boottime_us;
+pub use clock::{boottime_us, both_clocks_us};
 pub use event_fd::EventFd;
 pub use file::{VECTORS_MAX, adopt, file_system_magic, free_bytes, read_vectored_at, used_percent};
 #[cfg(feature = "net")]

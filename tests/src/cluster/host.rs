@@ -1,5 +1,6 @@
 //! One shard of one node: its core while it runs, its disk always.
 
+use clustor_engine::gate::SelfGoverned;
 use clustor_engine::partition::Partition;
 use clustor_engine::request::Request;
 use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
@@ -8,6 +9,7 @@ use clustor_shards::turn::{Inbox, PeerId, Time};
 use clustor_wire::ids::PartitionId;
 
 use super::check::Violation;
+use super::clocks::Clocks;
 use super::layout::{CLUSTER, Layout};
 use super::machine::{History, OnDisk, Sabotage, Store};
 use crate::disk::SimDisk;
@@ -46,8 +48,8 @@ pub struct Host {
     pub(crate) sabotage: Sabotage,
     /// What its machines saved.
     store: Store,
-    /// Its clock is ahead of virtual time by this much.
-    clock_us: u64,
+    /// Its clocks.
+    pub(crate) clocks: Clocks,
 }
 
 impl std::fmt::Debug for Host {
@@ -77,19 +79,18 @@ impl Host {
             applied: 0,
             sabotage: Sabotage::default(),
             store: Store::default(),
-            // Clocks of different nodes have nothing to do with each other.
-            clock_us: 1_000_000 + id.node.get() * 777_777_777,
+            clocks: Clocks::new(id.node),
         }
     }
 
     /// The shard's own clock.
     pub(crate) fn clock(&self, now_us: u64) -> Time {
-        Time(now_us + self.clock_us)
+        Time(self.clocks.boot_us(now_us))
     }
 
     /// When the shard's clock says `time`.
     pub(crate) fn moment(&self, time: Time) -> u64 {
-        time.0.saturating_sub(self.clock_us)
+        self.clocks.moment_us(time.0)
     }
 
     /// Whether it runs.
@@ -163,6 +164,7 @@ impl Host {
                 .count() as u16,
             seed,
             placement: None,
+            control: Box::new(SelfGoverned),
             silent: None,
         };
         let now = self.clock(now_us);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use clustor_engine::outcome::{IdempotencyKey, Outcome, Refusal, RefusalClause};
+use clustor_engine::outcome::{IdempotencyKey, Outcome, ReadLevel, Refusal, RefusalClause};
 use clustor_engine::request::{Reply, RequestBody, Wait};
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
@@ -24,6 +24,7 @@ struct Doing {
     partition: PartitionId,
     /// `None` for a read.
     op: Option<u64>,
+    level: ReadLevel,
     key: Option<(IdempotencyKey, Option<LogIndex>)>,
     wait: Wait,
     /// Only in this term.
@@ -147,6 +148,7 @@ impl Clients {
             let known = known.filter(|_| self.rng.random_bool(0.8));
             (IdempotencyKey(u128::from(op) << 32 | 77), known)
         });
+        let level = self.draw_level();
         let wait = if key.is_none() && self.rng.random_bool(0.2) {
             Wait::Committed
         } else {
@@ -160,6 +162,7 @@ impl Clients {
             text,
             partition,
             op,
+            level,
             key,
             wait,
             only_in,
@@ -186,13 +189,35 @@ impl Clients {
         }
     }
 
+    fn draw_level(&mut self) -> ReadLevel {
+        let Load {
+            lease_reads,
+            local_reads,
+            ..
+        } = self.load;
+        if lease_reads + local_reads == 0 {
+            return ReadLevel::Linearizable;
+        }
+        match self.rng.random_range(0..100) {
+            drawn if drawn < lease_reads => ReadLevel::Lease,
+            drawn if drawn < lease_reads + local_reads => ReadLevel::Local,
+            _ => ReadLevel::Linearizable,
+        }
+    }
+
     fn attempt(&mut self, world: &mut World, client: usize, mut doing: Doing) {
         let Some(to) = self.choose(world, &doing) else {
             return self.finish(world, client);
         };
         doing.attempts += 1;
         let ticket = match doing.op {
-            None => world.read(to, doing.partition, RequestBody::Read(History::reader())),
+            None => {
+                let body = RequestBody::Read {
+                    level: doing.level,
+                    read: History::reader(),
+                };
+                world.read(to, doing.partition, body)
+            }
             Some(op) => {
                 let mut payload = op.to_le_bytes().to_vec();
                 payload.extend_from_slice(doing.text.as_bytes());

@@ -95,6 +95,8 @@ pub(crate) fn take_out(batch: &mut PeerBatch, kind: MessageKind) -> Option<PeerB
     let mut taken = PeerBatch {
         boot: batch.boot,
         retired_chain: batch.retired_chain,
+        lease_ms: batch.lease_ms,
+        clock_alarm: batch.clock_alarm,
         ..PeerBatch::default()
     };
     match kind {

@@ -11,6 +11,7 @@
 //! - [`swarm`], [`load`], [`run`]: what a seed draws, its clients, and its run
 
 pub mod check;
+mod clocks;
 pub mod host;
 pub mod layout;
 pub mod load;

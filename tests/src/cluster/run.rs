@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use clustor_engine::outcome::{Outcome, RefusalClause};
+use clustor_engine::outcome::{Outcome, ReadLevel, RefusalClause};
 use clustor_engine::raft::Change;
 use clustor_engine::request::{Reply, RequestBody, Wait};
 use clustor_shards::disk::FileKind;
@@ -118,9 +118,10 @@ enum Fault {
     Room,
     Retune,
     Members,
+    Clock,
 }
 
-const FAULTS: [Fault; 15] = [
+const FAULTS: [Fault; 16] = [
     Fault::Kill,
     Fault::Power,
     Fault::Blackout,
@@ -136,6 +137,7 @@ const FAULTS: [Fault; 15] = [
     Fault::Room,
     Fault::Retune,
     Fault::Members,
+    Fault::Clock,
 ];
 
 fn token_of(fault: Fault) -> u64 {
@@ -192,6 +194,14 @@ impl Run {
             let at = self.rng.random_range(0..200_000);
             self.world.boot_at(node, at);
         }
+        let drift = self.faults.drift_ppm_max;
+        if drift > 0 {
+            for node in self.world.layout().nodes() {
+                let ppm = self.rng.random_range(-drift..=drift);
+                self.world
+                    .turn_clocks(node, |clocks, now| clocks.drift(now, ppm));
+            }
+        }
         for fault in FAULTS {
             self.file(fault);
         }
@@ -243,6 +253,7 @@ impl Run {
             Fault::Retune => faults.retune,
             Fault::Mode => faults.mode,
             Fault::Members => faults.members,
+            Fault::Clock => faults.clock,
             Fault::Heal | Fault::Room => None,
         }
     }
@@ -327,8 +338,35 @@ impl Run {
             Fault::Retune => self.retune(),
             Fault::Mode => self.change_mode(),
             Fault::Members => self.change_members(),
+            Fault::Clock => self.turn_clock(),
         }
         self.file(fault);
+    }
+
+    /// A clock jumps ahead or runs wild, or the wall clock is set: more than leases allow for, and to be noticed.
+    fn turn_clock(&mut self) {
+        let node = self.any_node();
+        match self.rng.random_range(0..4) {
+            0 => {
+                let by_us = 1 << self.rng.random_range(10..=22);
+                self.world
+                    .turn_clocks(node, |clocks, now| clocks.jump(now, by_us));
+            }
+            1 => {
+                let by_us = self.rng.random_range(-1_000_000..=1_000_000);
+                self.world
+                    .turn_clocks(node, |clocks, now| clocks.set_wall(now, by_us));
+            }
+            _ => {
+                let ppm = match self.rng.random_range(0..3) {
+                    0 => 0,
+                    1 => self.rng.random_range(-600_000..=-70_000),
+                    _ => self.rng.random_range(70_000..=1_500_000),
+                };
+                self.world
+                    .turn_clocks(node, |clocks, now| clocks.run_wild(now, ppm));
+            }
+        }
     }
 
     /// A shard is told of another profile, or that one was refused.
@@ -482,6 +520,8 @@ impl Run {
         });
         self.make_room();
         for node in self.world.layout().nodes() {
+            self.world
+                .turn_clocks(node, |clocks, now| clocks.run_wild(now, 0));
             // A disk that failed is failed until a restart.
             let failed = self
                 .world
@@ -698,7 +738,14 @@ impl Probe {
                 };
                 world.append(to, self.partition.id, self.op, body)
             }
-            _ => world.read(to, self.partition.id, RequestBody::Read(History::reader())),
+            _ => world.read(
+                to,
+                self.partition.id,
+                RequestBody::Read {
+                    level: ReadLevel::Linearizable,
+                    read: History::reader(),
+                },
+            ),
         };
         self.ticket = Some(ticket);
     }

@@ -58,6 +58,10 @@ pub struct Faults {
     pub retune: Every,
     /// A partition's members are changed, or its leader.
     pub members: Every,
+    /// A clock jumps, is set, or runs wild for a while.
+    pub clock: Every,
+    /// Clocks drift by at most this many parts per million, and nobody can see it.
+    pub drift_ppm_max: i64,
     /// The node whose disk may fail.
     pub fragile: Option<NodeId>,
     /// It does not fail but rot, once: a block that was at rest when the node ended.
@@ -73,6 +77,10 @@ pub struct Load {
     pub think_us_max: u64,
     /// Of 100 operations, how many are reads.
     pub reads: u32,
+    /// Of 100 reads, how many may be answered from a lease.
+    pub lease_reads: u32,
+    /// Of 100 reads, how many any replica answers.
+    pub local_reads: u32,
     /// Of 100 appends, how many have a key.
     pub keyed: u32,
     /// Of 100 appends, how many set or cancel a timer.
@@ -132,6 +140,18 @@ impl Swarm {
             let nodes = swarm.layout.nodes().into_iter();
             let on_disk = nodes.filter(|_| rng.random_bool(0.5));
             swarm.layout.on_disk = on_disk.map(|node| (node, every)).collect();
+        }
+        swarm.layout.profile.leases = rng.random_bool(0.6);
+        if swarm.layout.profile.leases {
+            swarm.load.lease_reads = pick(rng, &[0, 50, 90]);
+            swarm.load.reads = swarm.load.reads.max(pick(rng, &[0, 30, 70]));
+        }
+        swarm.load.local_reads = pick(rng, &[0, 0, 10]);
+        if rng.random_bool(0.3) {
+            swarm.faults.drift_ppm_max = pick(rng, &[500, 10_000, 25_000]);
+        }
+        if rng.random_bool(0.2) {
+            swarm.faults.clock = Some(rng.random_range(30_000..=1_000_000));
         }
         swarm
     }
@@ -273,6 +293,8 @@ fn draw_faults(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Faults {
         disk,
         retune: None,
         members: None,
+        clock: None,
+        drift_ppm_max: 0,
         fragile,
         rot: fragile.is_some() && rng.random_bool(0.5),
     }
@@ -297,6 +319,9 @@ pub(super) fn draw_news(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Profil
     profile.inflight_bytes_max = pick(rng, &[64 << 10, 1 << 20]);
     profile.heartbeat_ms = pick(rng, &[20, 50]);
     (profile.election_ms_min, profile.election_ms_max) = pick(rng, &[(150, 300), (200, 500)]);
+    profile.leases = rng.random_bool(0.7);
+    // With the shorter timeouts the longest of them is too long: there are no leases then.
+    profile.lease_ms = pick(rng, &[40, 80, 100]);
     ProfileNews::Obey(Box::new(profile))
 }
 
@@ -305,6 +330,8 @@ fn draw_load(rng: &mut Xoshiro256PlusPlus) -> Load {
         clients: rng.random_range(1..=8),
         think_us_max: pick(rng, &[1_000, 20_000, 200_000]),
         reads: pick(rng, &[0, 20, 50]),
+        lease_reads: 0,
+        local_reads: 0,
         keyed: pick(rng, &[0, 50, 100]),
         timers: 0,
         payload_bytes_max: pick(rng, &[16, 200, 4_000]),

@@ -12,7 +12,7 @@ use clustor_shards::log::Mode;
 use clustor_shards::turn::{Application, Outbox, PeerEvent, PeerId};
 use clustor_wire::frame::Frame;
 use clustor_wire::ids::{NodeId, PartitionId};
-use clustor_wire::message::{PeerBatch, RaftBody};
+use clustor_wire::message::{PeerBatch, RaftBody, ReadLevel};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -20,6 +20,7 @@ use super::check::clients::{Acknowledged, Clients};
 use super::check::consensus::{Consensus, VoteSent};
 use super::check::modes::Modes;
 use super::check::{Violation, must, provable};
+use super::clocks::Clocks;
 use super::host::Host;
 use super::layout::Layout;
 use super::messages::{self, MessageKind, name};
@@ -256,11 +257,23 @@ impl World {
             RequestBody::Append { only_in, .. } => *only_in,
             _ => None,
         };
-        let ticket = self
-            .clients
-            .ask(&mut self.consensus, (to, boot), partition, op, only_in);
+        let level = match &body {
+            RequestBody::Read { level, .. } => *level,
+            _ => ReadLevel::Linearizable,
+        };
+        let ticket = self.clients.ask(
+            &mut self.consensus,
+            (to, boot),
+            partition,
+            op,
+            level,
+            only_in,
+        );
         self.note(|| {
-            let what = op.map_or("read".to_owned(), |op| format!("append op {op} {body:?}"));
+            let what = op.map_or_else(
+                || format!("{body:?}"),
+                |op| format!("append op {op} {body:?}"),
+            );
             format!("ask #{ticket} {} p{} {what}", name(to), partition.get())
         });
         let host = self.host_mut(to);
@@ -456,6 +469,16 @@ impl World {
         host.stalled_until = host.stalled_until.max(until);
     }
 
+    /// Does something to the clocks of a node.
+    pub(crate) fn turn_clocks(&mut self, node: NodeId, how: impl Fn(&mut Clocks, u64)) {
+        let now_us = self.now_us;
+        for shard in self.shards_of(node) {
+            let host = self.host_mut(shard);
+            how(&mut host.clocks, now_us);
+            self.note(|| format!("the clocks of {} change", name(shard)));
+        }
+    }
+
     // ---- time
 
     /// The next event's moment.
@@ -613,6 +636,7 @@ impl World {
         host.disk.take_events(&mut host.inbox.disk);
         let came = !host.inbox.is_empty();
         host.inbox.now = host.clock(now_us);
+        host.inbox.wall_us = Some(host.clocks.wall_us(now_us));
         let mut outbox = Outbox::default();
         if let Some(core) = &mut host.core {
             core.turn(&mut host.inbox, &mut outbox);

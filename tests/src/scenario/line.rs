@@ -1,5 +1,7 @@
 //! A script's lines, as values.
 
+use clustor_engine::outcome::ReadLevel;
+use clustor_engine::profile::Value;
 use clustor_shards::disk::FileKind;
 use clustor_wire::ids::NodeId;
 
@@ -91,13 +93,24 @@ pub(super) enum Asked {
     Transfer(NodeId),
 }
 
+/// What becomes of a node's clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClockChange {
+    /// The boot-time clock jumps ahead, in microseconds.
+    Jump(u64),
+    /// The boot-time clock runs at so many percent of the wall clock's speed.
+    Wild(u64),
+    /// Both clocks run at so many percent of the others' speed.
+    Drift(u64),
+}
+
 /// A line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Line {
     Nodes(u64),
     Profile(String),
     Seed(u64),
-    Set(String, u64),
+    Set(String, Value),
     Start(Vec<NodeId>),
     Run(u64),
     Elect(NodeId, bool),
@@ -109,7 +122,7 @@ pub(super) enum Line {
         only_in: Option<u64>,
         name: String,
     },
-    Read(NodeId, String),
+    Read(NodeId, ReadLevel, String),
     Voters(Vec<NodeId>),
     /// A question about members to a node, known by a name.
     Members(NodeId, Asked, String),
@@ -122,6 +135,8 @@ pub(super) enum Line {
     Fail(NodeId, bool, FileKind),
     Rot(NodeId, FileKind, u64),
     Stall(NodeId, u64),
+    /// What becomes of a node's clocks.
+    Clock(NodeId, ClockChange),
     Crash(NodeId, Crash, Fate),
     Stop(NodeId),
     Count,
@@ -283,10 +298,17 @@ fn command(verb: &str, words: &mut Words<'_>) -> Result<Line, ParseError> {
         "nodes" => Line::Nodes(words.number("a number of nodes")?),
         "profile" => Line::Profile(words.next("latency or throughput")?.to_owned()),
         "seed" => Line::Seed(words.number("a seed")?),
-        "set" => Line::Set(
-            words.next("a key of the profile")?.to_owned(),
-            words.number("its value")?,
-        ),
+        "set" => {
+            let key = words.next("a key of the profile")?.to_owned();
+            let value = if words.accept("on") {
+                Value::Switch(true)
+            } else if words.accept("off") {
+                Value::Switch(false)
+            } else {
+                Value::Number(words.number("its value")?)
+            };
+            Line::Set(key, value)
+        }
         "start" => Line::Start(words.nodes()?),
         "run" => Line::Run(words.duration()?),
         "elect" => {
@@ -300,8 +322,15 @@ fn command(verb: &str, words: &mut Words<'_>) -> Result<Line, ParseError> {
         "append" => append(words)?,
         "read" => {
             let node = words.node()?;
+            let level = if words.accept("lease") {
+                ReadLevel::Lease
+            } else if words.accept("local") {
+                ReadLevel::Local
+            } else {
+                ReadLevel::Linearizable
+            };
             words.must("as")?;
-            Line::Read(node, words.next("a name")?.to_owned())
+            Line::Read(node, level, words.next("a name")?.to_owned())
         }
         "voters" => Line::Voters(words.nodes()?),
         "change" => change(words)?,
@@ -329,6 +358,7 @@ fn command(verb: &str, words: &mut Words<'_>) -> Result<Line, ParseError> {
         "fail" => fail(words)?,
         "rot" => Line::Rot(words.node()?, words.file()?, words.number("a block")?),
         "stall" => Line::Stall(words.node()?, words.duration()?),
+        "clock" => clock(words)?,
         "crash" => crash(words)?,
         "stop" => Line::Stop(words.node()?),
         "count" => Line::Count,
@@ -413,6 +443,18 @@ fn fail(words: &mut Words<'_>) -> Result<Line, ParseError> {
         other => return Err(ParseError::expected("flush or write", Some(other))),
     };
     Ok(Line::Fail(node, flush, words.file()?))
+}
+
+fn clock(words: &mut Words<'_>) -> Result<Line, ParseError> {
+    let node = words.node()?;
+    let what = "jumps, runs or drifts";
+    let change = match words.next(what)? {
+        "jumps" => ClockChange::Jump(words.duration()?),
+        "runs" => ClockChange::Wild(words.number("percent")?),
+        "drifts" => ClockChange::Drift(words.number("percent")?),
+        other => return Err(ParseError::expected(what, Some(other))),
+    };
+    Ok(Line::Clock(node, change))
 }
 
 fn crash(words: &mut Words<'_>) -> Result<Line, ParseError> {

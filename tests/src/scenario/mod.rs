@@ -7,13 +7,13 @@
 //! | --- | --- |
 //! | `nodes 3`, `profile latency`, `seed 7` | sets up (7 nodes at most; `throughput` is the other profile) |
 //! | `voters 1 2 3` | sets up: who votes first; the other nodes hold an empty replica |
-//! | `set idempotency_keys_max 2` | sets up: changes a number of the profile |
+//! | `set idempotency_keys_max 2`, `set leases on` | sets up: changes a knob of the profile |
 //! | `start`, `start 2 3` | starts all nodes, or those |
 //! | `run 200ms` | lets time pass |
 //! | `elect 1`, `elect 1 at once` | lets node 1 become leader, and (if not at once) be known as such |
 //! | `append 1 "a" as x`, `append 1 "a" key 7 known 0 as x` | asks node 1; the answer will be known as x |
 //! | `append 1 "a" in 1 as x` | the same, only in term 1 |
-//! | `read 1 as r` | the same for a linearizable read |
+//! | `read 1 as r`, `read 1 lease as r`, `read 2 local as r` | the same for a read; it is linearizable where nothing else is said |
 //! | `change 1 learn 4 as m` | asks node 1 to add a learner; `observe`, `forget`, `add 4 5 remove 2`, `remove 2`, `back` |
 //! | `transfer 1->2 as t` | asks node 1 to hand leadership to node 2 |
 //! | `cut 1 from 2 3`, `cut 1->2`, `heal` | cuts nodes off from each other, and not any more |
@@ -22,6 +22,7 @@
 //! | `fail 2 flush ledger`, `fail 2 write segment` | the next such step on a disk ends in an error |
 //! | `rot 2 segment 6` | a block of the newest such file of a node turns over bits |
 //! | `stall 2 300ms` | a process gets no processor |
+//! | `clock 2 jumps 200ms`, `clock 2 runs 150`, `clock 2 drifts 102` | a node's clock jumps ahead, or runs at so many percent of its wall clock; both of its clocks run at so many percent of the others' |
 //! | `crash 2 kill`, `crash 2 power lost` | ends a process, or a node's power; what was not flushed is lost, landed, torn, or drawn |
 //! | `stop 2` | stops a node in order |
 //! | `count` | counts messages from 0 |

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clustor_engine::outcome::{IdempotencyKey, Outcome, RefusalClause};
-use clustor_engine::profile::Profile;
+use clustor_engine::profile::{Profile, Value};
 use clustor_engine::raft::{Change, MemberChange};
 use clustor_engine::request::{MembersRequest, Reply, RequestBody, Wait};
 use clustor_shards::disk::FileKind;
@@ -11,7 +11,7 @@ use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 use clustor_wire::message::Role;
 
-use super::line::{Asked, Line, ParseError, parse};
+use super::line::{Asked, ClockChange, Line, ParseError, parse};
 use crate::cluster::check::Violation;
 use crate::cluster::host::Host;
 use crate::cluster::layout::{Layout, peer, small};
@@ -139,23 +139,25 @@ fn set_up(setup: &mut Setup, line: &Line) -> Option<Result<(), String>> {
             }
             _ => Err("latency or throughput".to_owned()),
         },
-        Line::Set(key, value) => match key.as_str() {
-            "idempotency_keys_max" => {
-                setup.profile.idempotency_keys_max = *value;
-                Ok(())
-            }
-            "chains_in_flight_max" => {
-                setup.profile.chains_in_flight_max = *value;
-                Ok(())
-            }
-            "cache_bytes_max" => {
-                setup.profile.cache_bytes_max = *value;
-                Ok(())
-            }
-            _ => Err("idempotency_keys_max, chains_in_flight_max or cache_bytes_max".to_owned()),
-        },
+        Line::Set(key, value) => set(&mut setup.profile, key, *value),
         _ => return None,
     })
+}
+
+/// Turns a knob; some, to be quick, beyond what they may stand at.
+fn set(profile: &mut Profile, key: &str, value: Value) -> Result<(), String> {
+    let beyond = match key {
+        "idempotency_keys_max" => Some(&mut profile.idempotency_keys_max),
+        "cache_bytes_max" => Some(&mut profile.cache_bytes_max),
+        _ => None,
+    };
+    if let (Some(knob), Value::Number(number)) = (beyond, value) {
+        *knob = number;
+        return Ok(());
+    }
+    profile
+        .set(key, value)
+        .map_err(|_| "a knob of the profile, and what it may stand at".to_owned())
 }
 
 impl Stage {
@@ -208,9 +210,12 @@ impl Stage {
                 let key = key.map(|key| (key, known));
                 self.append(to, text, key, only_in.map(Term), name);
             }
-            Line::Read(node, name) => {
+            Line::Read(node, level, name) => {
                 let to = self.shard(node)?;
-                let body = RequestBody::Read(History::reader());
+                let body = RequestBody::Read {
+                    level,
+                    read: History::reader(),
+                };
                 let ticket = self.world.read(to, P, body);
                 self.asked(ticket, name);
             }
@@ -249,6 +254,7 @@ impl Stage {
                 }
             }
             Line::Rot(node, file, block) => self.rot(node, file, block)?,
+            Line::Clock(node, change) => self.turn_clock(node, change)?,
             Line::Stall(node, us) => self.world.stall(self.shard(node)?, us),
             Line::Crash(node, crash, fate) => self.world.crash_with(node, crash, fate),
             Line::Stop(node) => self.world.stop(node),
@@ -256,6 +262,17 @@ impl Stage {
             Line::Settle => self.settle()?,
             Line::Expect(expectation) => self.expect(&expectation)?,
         }
+        Ok(())
+    }
+
+    fn turn_clock(&mut self, node: NodeId, change: ClockChange) -> Result<(), String> {
+        self.shard(node)?;
+        let ppm = |percent: u64| i64::try_from(percent).map_or(0, |p| (p - 100) * 10_000);
+        self.world.turn_clocks(node, |clocks, now_us| match change {
+            ClockChange::Jump(us) => clocks.jump(now_us, us),
+            ClockChange::Wild(percent) => clocks.run_wild(now_us, ppm(percent)),
+            ClockChange::Drift(percent) => clocks.drift(now_us, ppm(percent)),
+        });
         Ok(())
     }
 

@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use clap::Args;
-use clustor_engine::outcome::describe;
+use clap::{Args, ValueEnum};
+use clustor_engine::outcome::{ReadLevel, describe};
 use serde_json::json;
 
 use super::{Reach, check_partition, not_kv, shown, value_json};
@@ -16,7 +16,39 @@ Examples:
   clustor read --cluster dev --json 1 colour      value null where there is none
   clustor read --cluster dev --raw 1 colour > f   the value's bytes alone; exit code 1 where there is none
 
-The read is linearizable: it sees every append that was acknowledged before it began.";
+The read is linearizable: it sees every append that was acknowledged before it began. With --level lease it is so as long as
+clocks run evenly (docs/operations.md, Leases), and asks no majority where the profile has leases on; with --level local any
+replica answers, from whatever it has applied.";
+
+/// What a read relies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Level {
+    /// Sees everything that was acknowledged before it: the leader asks a majority.
+    Linearizable,
+    /// The same as long as clocks run evenly.
+    Lease,
+    /// Sees some earlier state of the replica that answers.
+    Local,
+}
+
+impl Level {
+    const fn asked(self) -> ReadLevel {
+        match self {
+            Self::Linearizable => ReadLevel::Linearizable,
+            Self::Lease => ReadLevel::Lease,
+            Self::Local => ReadLevel::Local,
+        }
+    }
+}
+
+/// The level's name in answers.
+const fn level_name(level: ReadLevel) -> &'static str {
+    match level {
+        ReadLevel::Linearizable => "linearizable",
+        ReadLevel::Lease => "lease",
+        ReadLevel::Local => "local",
+    }
+}
 
 /// Reads a key of the key-value machine.
 #[derive(Debug, Args)]
@@ -28,6 +60,9 @@ pub struct ReadArgs {
     partition: u128,
     /// The key.
     key: String,
+    /// What the read relies on.
+    #[arg(long, value_enum, default_value = "linearizable")]
+    level: Level,
     /// Print the value's bytes and nothing else.
     #[arg(long, conflicts_with = "json")]
     raw: bool,
@@ -42,7 +77,12 @@ pub fn read(args: &ReadArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     check_partition(&client, args.partition)?;
     let partition = args.partition;
     let found = client
-        .read(partition, args.key.as_bytes(), Some(args.reach.timeout()))
+        .read_at(
+            args.level.asked(),
+            partition,
+            args.key.as_bytes(),
+            Some(args.reach.timeout()),
+        )
         .wait()
         .map_err(|error| {
             CommandError::failed(format!(
@@ -63,6 +103,7 @@ pub fn read(args: &ReadArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     } else if args.reach.json {
         let object = json!({
             "partition": partition.to_string(),
+            "level": level_name(found.level),
             "term": term.get(),
             "index": index.get(),
             "key": args.key,
@@ -72,9 +113,14 @@ pub fn read(args: &ReadArgs, out: &mut dyn Write) -> Result<(), CommandError> {
         writeln!(out, "{object}")
     } else {
         let value = shown(value);
+        let level = match found.level {
+            ReadLevel::Linearizable => "",
+            ReadLevel::Lease => ", by lease",
+            ReadLevel::Local => ", as one replica has it: not the newest, perhaps",
+        };
         writeln!(
             out,
-            "{value}: version {version}, partition {partition}, term {term}, index {index}"
+            "{value}: version {version}, partition {partition}, term {term}, index {index}{level}"
         )
     };
     written.map_err(CommandError::failed)

@@ -138,6 +138,98 @@ impl ::flatbuffers::SimpleToVerifyInSlice for RaftBody {}
 pub struct RaftBodyUnionTableOffset {}
 
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_READ_LEVEL: u8 = 1;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_READ_LEVEL: u8 = 3;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_READ_LEVEL: [ReadLevel; 3] = [
+  ReadLevel::Linearizable,
+  ReadLevel::Lease,
+  ReadLevel::Local,
+];
+
+/// What a read relies on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct ReadLevel(pub u8);
+#[allow(non_upper_case_globals)]
+impl ReadLevel {
+  /// Sees everything that was acknowledged before it began: the leader asks a majority first.
+  pub const Linearizable: Self = Self(1);
+  /// The same as long as clocks run evenly: the leader answers by itself while it holds a lease, as Linearizable while not.
+  pub const Lease: Self = Self(2);
+  /// Sees some earlier state of the replica that answers, whichever that is.
+  pub const Local: Self = Self(3);
+
+  pub const ENUM_MIN: u8 = 1;
+  pub const ENUM_MAX: u8 = 3;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::Linearizable,
+    Self::Lease,
+    Self::Local,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::Linearizable => Some("Linearizable"),
+      Self::Lease => Some("Lease"),
+      Self::Local => Some("Local"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for ReadLevel {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for ReadLevel {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for ReadLevel {
+    type Output = ReadLevel;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for ReadLevel {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for ReadLevel {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for ReadLevel {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_DURABILITY_MODE: u8 = 1;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MAX_DURABILITY_MODE: u8 = 2;
@@ -446,10 +538,10 @@ pub struct ClientRequestBodyUnionTableOffset {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_REFUSAL_CLAUSE: u8 = 1;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_REFUSAL_CLAUSE: u8 = 16;
+pub const ENUM_MAX_REFUSAL_CLAUSE: u8 = 17;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_REFUSAL_CLAUSE: [RefusalClause; 16] = [
+pub const ENUM_VALUES_REFUSAL_CLAUSE: [RefusalClause; 17] = [
   RefusalClause::NotLeader,
   RefusalClause::NotHere,
   RefusalClause::TooLarge,
@@ -466,6 +558,7 @@ pub const ENUM_VALUES_REFUSAL_CLAUSE: [RefusalClause; 16] = [
   RefusalClause::Forbidden,
   RefusalClause::Rejected,
   RefusalClause::TermChanged,
+  RefusalClause::ReadGate,
 ];
 
 /// The clause by which something was refused.
@@ -506,9 +599,11 @@ impl RefusalClause {
   pub const Rejected: Self = Self(15);
   /// The append was for another term.
   pub const TermChanged: Self = Self(16);
+  /// The gate forbids the read.
+  pub const ReadGate: Self = Self(17);
 
   pub const ENUM_MIN: u8 = 1;
-  pub const ENUM_MAX: u8 = 16;
+  pub const ENUM_MAX: u8 = 17;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NotLeader,
     Self::NotHere,
@@ -526,6 +621,7 @@ impl RefusalClause {
     Self::Forbidden,
     Self::Rejected,
     Self::TermChanged,
+    Self::ReadGate,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -546,6 +642,7 @@ impl RefusalClause {
       Self::Forbidden => Some("Forbidden"),
       Self::Rejected => Some("Rejected"),
       Self::TermChanged => Some("TermChanged"),
+      Self::ReadGate => Some("ReadGate"),
       _ => None,
     }
   }
@@ -3503,6 +3600,8 @@ impl<'a> PeerBatch<'a> {
   pub const VT_HEARTBEATS: ::flatbuffers::VOffsetT = 8;
   pub const VT_HEARTBEAT_ACKS: ::flatbuffers::VOffsetT = 10;
   pub const VT_MESSAGES: ::flatbuffers::VOffsetT = 12;
+  pub const VT_LEASE_MS: ::flatbuffers::VOffsetT = 14;
+  pub const VT_CLOCK_ALARM: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3516,9 +3615,11 @@ impl<'a> PeerBatch<'a> {
     let mut builder = PeerBatchBuilder::new(_fbb);
     builder.add_retired_chain(args.retired_chain);
     builder.add_boot(args.boot);
+    builder.add_lease_ms(args.lease_ms);
     if let Some(x) = args.messages { builder.add_messages(x); }
     if let Some(x) = args.heartbeat_acks { builder.add_heartbeat_acks(x); }
     if let Some(x) = args.heartbeats { builder.add_heartbeats(x); }
+    builder.add_clock_alarm(args.clock_alarm);
     builder.finish()
   }
 
@@ -3563,6 +3664,23 @@ impl<'a> PeerBatch<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RaftMessage>>>>(PeerBatch::VT_MESSAGES, None)}
   }
+  /// Who hears one of the heartbeats refuses votes for at least this long, in milliseconds of its own clock: the sender's
+  /// leases rely on it. 0 where it relies on none.
+  #[inline]
+  pub fn lease_ms(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(PeerBatch::VT_LEASE_MS, Some(0)).unwrap()}
+  }
+  /// The sender's clock can't be trusted: its answers to heartbeats are no promise to refuse votes.
+  #[inline]
+  pub fn clock_alarm(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(PeerBatch::VT_CLOCK_ALARM, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PeerBatch<'_> {
@@ -3576,6 +3694,8 @@ impl ::flatbuffers::Verifiable for PeerBatch<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Heartbeat>>>("heartbeats", Self::VT_HEARTBEATS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, HeartbeatAck>>>("heartbeat_acks", Self::VT_HEARTBEAT_ACKS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<RaftMessage>>>>("messages", Self::VT_MESSAGES, false)?
+     .visit_field::<u32>("lease_ms", Self::VT_LEASE_MS, false)?
+     .visit_field::<bool>("clock_alarm", Self::VT_CLOCK_ALARM, false)?
      .finish();
     Ok(())
   }
@@ -3586,6 +3706,8 @@ pub struct PeerBatchArgs<'a> {
     pub heartbeats: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Heartbeat>>>,
     pub heartbeat_acks: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, HeartbeatAck>>>,
     pub messages: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RaftMessage<'a>>>>>,
+    pub lease_ms: u32,
+    pub clock_alarm: bool,
 }
 impl<'a> Default for PeerBatchArgs<'a> {
   #[inline]
@@ -3596,6 +3718,8 @@ impl<'a> Default for PeerBatchArgs<'a> {
       heartbeats: None,
       heartbeat_acks: None,
       messages: None,
+      lease_ms: 0,
+      clock_alarm: false,
     }
   }
 }
@@ -3626,6 +3750,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PeerBatchBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PeerBatch::VT_MESSAGES, messages);
   }
   #[inline]
+  pub fn add_lease_ms(&mut self, lease_ms: u32) {
+    self.fbb_.push_slot::<u32>(PeerBatch::VT_LEASE_MS, lease_ms, 0);
+  }
+  #[inline]
+  pub fn add_clock_alarm(&mut self, clock_alarm: bool) {
+    self.fbb_.push_slot::<bool>(PeerBatch::VT_CLOCK_ALARM, clock_alarm, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PeerBatchBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PeerBatchBuilder {
@@ -3648,6 +3780,8 @@ impl ::core::fmt::Debug for PeerBatch<'_> {
       ds.field("heartbeats", &self.heartbeats());
       ds.field("heartbeat_acks", &self.heartbeat_acks());
       ds.field("messages", &self.messages());
+      ds.field("lease_ms", &self.lease_ms());
+      ds.field("clock_alarm", &self.clock_alarm());
       ds.finish()
   }
 }
@@ -3808,7 +3942,7 @@ impl ::core::fmt::Debug for AppendRequest<'_> {
 pub enum ReadRequestOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
-/// Ask the machine, linearizably.
+/// Ask the machine.
 pub struct ReadRequest<'a> {
   pub _tab: ::flatbuffers::Table<'a>,
 }
@@ -3824,6 +3958,7 @@ impl<'a> ::flatbuffers::Follow<'a> for ReadRequest<'a> {
 impl<'a> ReadRequest<'a> {
   pub const VT_PARTITION: ::flatbuffers::VOffsetT = 4;
   pub const VT_QUERY: ::flatbuffers::VOffsetT = 6;
+  pub const VT_LEVEL: ::flatbuffers::VOffsetT = 8;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3837,6 +3972,7 @@ impl<'a> ReadRequest<'a> {
     let mut builder = ReadRequestBuilder::new(_fbb);
     if let Some(x) = args.query { builder.add_query(x); }
     if let Some(x) = args.partition { builder.add_partition(x); }
+    builder.add_level(args.level);
     builder.finish()
   }
 
@@ -3857,6 +3993,14 @@ impl<'a> ReadRequest<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(ReadRequest::VT_QUERY, None).unwrap()}
   }
+  /// What it relies on.
+  #[inline]
+  pub fn level(&self) -> ReadLevel {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ReadLevel>(ReadRequest::VT_LEVEL, Some(ReadLevel::Linearizable)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ReadRequest<'_> {
@@ -3867,6 +4011,7 @@ impl ::flatbuffers::Verifiable for ReadRequest<'_> {
     v.visit_table(pos)?
      .visit_field::<Id128>("partition", Self::VT_PARTITION, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("query", Self::VT_QUERY, true)?
+     .visit_field::<ReadLevel>("level", Self::VT_LEVEL, false)?
      .finish();
     Ok(())
   }
@@ -3874,6 +4019,7 @@ impl ::flatbuffers::Verifiable for ReadRequest<'_> {
 pub struct ReadRequestArgs<'a> {
     pub partition: Option<&'a Id128>,
     pub query: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub level: ReadLevel,
 }
 impl<'a> Default for ReadRequestArgs<'a> {
   #[inline]
@@ -3881,6 +4027,7 @@ impl<'a> Default for ReadRequestArgs<'a> {
     ReadRequestArgs {
       partition: None, // required field
       query: None, // required field
+      level: ReadLevel::Linearizable,
     }
   }
 }
@@ -3897,6 +4044,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReadRequestBuilder<'a, 'b, A>
   #[inline]
   pub fn add_query(&mut self, query: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ReadRequest::VT_QUERY, query);
+  }
+  #[inline]
+  pub fn add_level(&mut self, level: ReadLevel) {
+    self.fbb_.push_slot::<ReadLevel>(ReadRequest::VT_LEVEL, level, ReadLevel::Linearizable);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReadRequestBuilder<'a, 'b, A> {
@@ -3920,6 +4071,7 @@ impl ::core::fmt::Debug for ReadRequest<'_> {
     let mut ds = f.debug_struct("ReadRequest");
       ds.field("partition", &self.partition());
       ds.field("query", &self.query());
+      ds.field("level", &self.level());
       ds.finish()
   }
 }
@@ -5125,6 +5277,7 @@ impl<'a> ReadReply<'a> {
   pub const VT_TERM: ::flatbuffers::VOffsetT = 6;
   pub const VT_INDEX: ::flatbuffers::VOffsetT = 8;
   pub const VT_REPLY: ::flatbuffers::VOffsetT = 10;
+  pub const VT_LEVEL: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -5140,6 +5293,7 @@ impl<'a> ReadReply<'a> {
     builder.add_term(args.term);
     if let Some(x) = args.reply { builder.add_reply(x); }
     if let Some(x) = args.partition { builder.add_partition(x); }
+    builder.add_level(args.level);
     builder.finish()
   }
 
@@ -5152,7 +5306,7 @@ impl<'a> ReadReply<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<Id128>(ReadReply::VT_PARTITION, None).unwrap()}
   }
-  /// The term in which leadership was confirmed.
+  /// The term in which leadership was confirmed; for Local the replica's own.
   #[inline]
   pub fn term(&self) -> u64 {
     // Safety:
@@ -5176,6 +5330,14 @@ impl<'a> ReadReply<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(ReadReply::VT_REPLY, None).unwrap()}
   }
+  /// What it relied on: a Lease that was not held is Linearizable.
+  #[inline]
+  pub fn level(&self) -> ReadLevel {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ReadLevel>(ReadReply::VT_LEVEL, Some(ReadLevel::Linearizable)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ReadReply<'_> {
@@ -5188,6 +5350,7 @@ impl ::flatbuffers::Verifiable for ReadReply<'_> {
      .visit_field::<u64>("term", Self::VT_TERM, false)?
      .visit_field::<u64>("index", Self::VT_INDEX, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("reply", Self::VT_REPLY, true)?
+     .visit_field::<ReadLevel>("level", Self::VT_LEVEL, false)?
      .finish();
     Ok(())
   }
@@ -5197,6 +5360,7 @@ pub struct ReadReplyArgs<'a> {
     pub term: u64,
     pub index: u64,
     pub reply: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub level: ReadLevel,
 }
 impl<'a> Default for ReadReplyArgs<'a> {
   #[inline]
@@ -5206,6 +5370,7 @@ impl<'a> Default for ReadReplyArgs<'a> {
       term: 0,
       index: 0,
       reply: None, // required field
+      level: ReadLevel::Linearizable,
     }
   }
 }
@@ -5232,6 +5397,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReadReplyBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ReadReply::VT_REPLY, reply);
   }
   #[inline]
+  pub fn add_level(&mut self, level: ReadLevel) {
+    self.fbb_.push_slot::<ReadLevel>(ReadReply::VT_LEVEL, level, ReadLevel::Linearizable);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReadReplyBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ReadReplyBuilder {
@@ -5255,6 +5424,7 @@ impl ::core::fmt::Debug for ReadReply<'_> {
       ds.field("term", &self.term());
       ds.field("index", &self.index());
       ds.field("reply", &self.reply());
+      ds.field("level", &self.level());
       ds.finish()
   }
 }

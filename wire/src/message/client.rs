@@ -27,10 +27,12 @@ pub enum ClientRequestBody {
         /// The command.
         payload: Vec<u8>,
     },
-    /// Ask the machine, linearizably.
+    /// Ask the machine.
     Read {
         /// Of which partition.
         partition: PartitionId,
+        /// What the read relies on.
+        level: ReadLevel,
         /// The machine's own query.
         query: Vec<u8>,
     },
@@ -59,6 +61,20 @@ pub enum ClientRequestBody {
         /// And its shard.
         shard: ShardId,
     },
+}
+
+/// What a read relies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(u8)]
+pub enum ReadLevel {
+    /// Sees everything that was acknowledged before it began: the leader asks a majority whether it still leads.
+    #[default]
+    Linearizable = 1,
+    /// The same as long as clocks run evenly (docs/operations.md, Leases): the leader answers by itself while it holds a
+    /// lease, and as [`Self::Linearizable`] while it does not.
+    Lease = 2,
+    /// Sees some earlier state, in full, of the replica that answers, which need not lead. Nothing says how old it is.
+    Local = 3,
 }
 
 /// How appends are made durable.
@@ -129,7 +145,9 @@ pub enum ClientResponseBody {
     Read {
         /// The partition.
         partition: PartitionId,
-        /// The term in which leadership was confirmed.
+        /// What it relied on: a lease that was not held is [`ReadLevel::Linearizable`].
+        level: ReadLevel,
+        /// The term in which leadership was confirmed; at [`ReadLevel::Local`] the replica's own.
         term: Term,
         /// The machine had applied up to here.
         index: LogIndex,
@@ -195,6 +213,8 @@ pub enum RefusalClause {
     Rejected = 15,
     /// The append was for another term.
     TermChanged = 16,
+    /// The gate forbids the read.
+    ReadGate = 17,
 }
 
 /// How a shard and its partitions stand.

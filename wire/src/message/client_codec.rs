@@ -9,7 +9,7 @@ use super::codec::{
 use super::{
     ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
     IdempotencyKey, MEMBERS_MAX, MemberStanding, MemberStatus, MembersChange, MembersVerb,
-    MessageError, PartitionMembers, PartitionStatus, Refusal, RefusalClause, Role,
+    MessageError, PartitionMembers, PartitionStatus, ReadLevel, Refusal, RefusalClause, Role,
     STATUS_PARTITIONS_MAX, ScrubStatus, ShardStatus,
 };
 use crate::generated::fb;
@@ -141,10 +141,15 @@ fn build_request_body(
             let offset = fb::AppendRequest::create(b, &args).as_union_value();
             (fb::ClientRequestBody::AppendRequest, offset)
         }
-        ClientRequestBody::Read { partition, query } => {
+        ClientRequestBody::Read {
+            partition,
+            level,
+            query,
+        } => {
             let args = fb::ReadRequestArgs {
                 partition: Some(&id128(partition.0)),
                 query: Some(b.create_vector(query)),
+                level: fb::ReadLevel(*level as u8),
             };
             let offset = fb::ReadRequest::create(b, &args).as_union_value();
             (fb::ClientRequestBody::ReadRequest, offset)
@@ -213,6 +218,7 @@ fn request_body(request: fb::ClientRequest<'_>) -> Result<ClientRequestBody, Mes
             let m = request.body_as_read_request().ok_or_else(mismatch)?;
             ClientRequestBody::Read {
                 partition: partition_of(m.partition()),
+                level: read_level("ReadRequest.level", m.level())?,
                 query: m.query().bytes().to_vec(),
             }
         }
@@ -292,6 +298,7 @@ fn build_response_body(
         }
         ClientResponseBody::Read {
             partition,
+            level,
             term,
             index,
             reply,
@@ -301,6 +308,7 @@ fn build_response_body(
                 term: term.0,
                 index: index.0,
                 reply: Some(b.create_vector(reply)),
+                level: fb::ReadLevel(*level as u8),
             };
             let offset = fb::ReadReply::create(b, &args).as_union_value();
             (fb::ClientResponseBody::ReadReply, offset)
@@ -423,6 +431,20 @@ fn member(m: fb::MemberStatus<'_>) -> Result<MemberStatus, MessageError> {
     })
 }
 
+fn read_level(field: &'static str, level: fb::ReadLevel) -> Result<ReadLevel, MessageError> {
+    Ok(match level {
+        fb::ReadLevel::Linearizable => ReadLevel::Linearizable,
+        fb::ReadLevel::Lease => ReadLevel::Lease,
+        fb::ReadLevel::Local => ReadLevel::Local,
+        fb::ReadLevel(value) => {
+            return Err(MessageError::ValueUnknown {
+                field,
+                value: value.into(),
+            });
+        }
+    })
+}
+
 /// An absent verb reads as 0, which none has.
 fn members_verb(verb: Option<fb::MembersVerb>) -> Result<MembersVerb, MessageError> {
     Ok(match verb.unwrap_or(fb::MembersVerb(0)) {
@@ -529,6 +551,7 @@ fn response_body(response: fb::ClientResponse<'_>) -> Result<ClientResponseBody,
             let m = response.body_as_read_reply().ok_or_else(mismatch)?;
             ClientResponseBody::Read {
                 partition: partition_of(m.partition()),
+                level: read_level("ReadReply.level", m.level())?,
                 term: Term(m.term()),
                 index: LogIndex(m.index()),
                 reply: m.reply().bytes().to_vec(),
@@ -631,6 +654,7 @@ fn refusal_clause(clause: Option<fb::RefusalClause>) -> Result<RefusalClause, Me
         fb::RefusalClause::Forbidden => RefusalClause::Forbidden,
         fb::RefusalClause::Rejected => RefusalClause::Rejected,
         fb::RefusalClause::TermChanged => RefusalClause::TermChanged,
+        fb::RefusalClause::ReadGate => RefusalClause::ReadGate,
         fb::RefusalClause(value) => {
             return Err(MessageError::ValueUnknown {
                 field: "Refusal.clause",

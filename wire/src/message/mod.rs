@@ -18,7 +18,7 @@ mod peer_codec;
 pub use client::{
     ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
     IdempotencyKey, MemberStanding, MemberStatus, MembersChange, MembersVerb, PartitionMembers,
-    PartitionStatus, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus,
+    PartitionStatus, ReadLevel, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus,
 };
 pub use error::MessageError;
 pub use peer::{

@@ -41,6 +41,11 @@ pub struct PeerBatch {
     pub heartbeat_acks: Vec<HeartbeatAck>,
     /// Everything else, in order.
     pub messages: Vec<RaftMessage>,
+    /// Who hears one of the heartbeats refuses votes for at least this long, in milliseconds of its own clock: the sender's
+    /// leases rely on it. 0 where it relies on none.
+    pub lease_ms: u32,
+    /// The sender's clock can't be trusted: its answers to heartbeats are no promise to refuse votes.
+    pub clock_alarm: bool,
 }
 
 /// A leader's sign of life for one partition.

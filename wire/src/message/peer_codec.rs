@@ -111,6 +111,8 @@ impl PeerBatch {
                 .iter()
                 .map(raft_message)
                 .collect::<Result<_, _>>()?,
+            lease_ms: batch.lease_ms(),
+            clock_alarm: batch.clock_alarm(),
         })
     }
 }
@@ -181,6 +183,8 @@ fn build_batch(scratch: &mut Scratch, batch: &PeerBatch) -> WIPOffset<fb::PeerBa
             heartbeats,
             heartbeat_acks,
             messages,
+            lease_ms: batch.lease_ms,
+            clock_alarm: batch.clock_alarm,
         },
     )
 }

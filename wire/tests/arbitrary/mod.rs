@@ -7,7 +7,7 @@ use clustor_wire::message::{
     ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
     Heartbeat, HeartbeatAck, IdempotencyKey, MemberStanding, MemberStatus, MembersChange,
     MembersVerb, PartitionMembers, PartitionStatus, PeerBatch, PeerHello, RaftBody, RaftMessage,
-    RefetchVerdict, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus,
+    ReadLevel, RefetchVerdict, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus,
 };
 use proptest::option;
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop, prop_oneof};
@@ -153,18 +153,22 @@ pub fn batches() -> impl Strategy<Value = PeerBatch> {
             body,
         });
     (
-        (numbers(), numbers()),
+        (numbers(), numbers(), any::<u32>(), any::<bool>()),
         prop::collection::vec(heartbeat, 0..5),
         prop::collection::vec(ack, 0..5),
         prop::collection::vec(message, 0..8),
     )
         .prop_map(
-            |((boot, retired), heartbeats, heartbeat_acks, messages)| PeerBatch {
-                boot: BootNumber(boot),
-                retired_chain: ChainNumber(retired),
-                heartbeats,
-                heartbeat_acks,
-                messages,
+            |((boot, retired, lease_ms, clock_alarm), heartbeats, heartbeat_acks, messages)| {
+                PeerBatch {
+                    boot: BootNumber(boot),
+                    retired_chain: ChainNumber(retired),
+                    heartbeats,
+                    heartbeat_acks,
+                    messages,
+                    lease_ms,
+                    clock_alarm,
+                }
             },
         )
 }
@@ -182,8 +186,13 @@ pub fn requests() -> impl Strategy<Value = ClientRequest> {
                 payload,
             }
         }),
-        (partitions(), bytes())
-            .prop_map(|(partition, query)| ClientRequestBody::Read { partition, query }),
+        (partitions(), levels(), bytes()).prop_map(|(partition, level, query)| {
+            ClientRequestBody::Read {
+                partition,
+                level,
+                query,
+            }
+        }),
         option::of(partitions()).prop_map(|partition| ClientRequestBody::Status { partition }),
         Just(ClientRequestBody::Placement),
         (partitions(), modes())
@@ -293,6 +302,14 @@ fn members() -> impl Strategy<Value = PartitionMembers> {
         )
 }
 
+fn levels() -> impl Strategy<Value = ReadLevel> {
+    prop_oneof![
+        Just(ReadLevel::Linearizable),
+        Just(ReadLevel::Lease),
+        Just(ReadLevel::Local)
+    ]
+}
+
 fn modes() -> impl Strategy<Value = DurabilityMode> {
     prop::sample::select(vec![DurabilityMode::Strict, DurabilityMode::Group])
 }
@@ -382,14 +399,15 @@ pub fn responses() -> impl Strategy<Value = ClientResponse> {
         refusals().prop_map(ClientResponseBody::NotExecuted),
         (texts(), indexes())
             .prop_map(|(why, wal_committed)| ClientResponseBody::Unknown { why, wal_committed }),
-        (partitions(), terms(), indexes(), bytes()).prop_map(|(partition, term, index, reply)| {
-            ClientResponseBody::Read {
+        (partitions(), levels(), terms(), indexes(), bytes()).prop_map(
+            |(partition, level, term, index, reply)| ClientResponseBody::Read {
                 partition,
+                level,
                 term,
                 index,
                 reply,
             }
-        }),
+        ),
         statuses().prop_map(ClientResponseBody::Status),
         members().prop_map(ClientResponseBody::Members),
         bytes().prop_map(ClientResponseBody::Placement),

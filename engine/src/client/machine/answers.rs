@@ -2,7 +2,7 @@
 
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::LogIndex;
-use clustor_wire::message::{ClientResponseBody, Refusal, RefusalClause};
+use clustor_wire::message::{ClientResponseBody, ReadLevel, Refusal, RefusalClause};
 
 use super::super::link::InFlight;
 use super::super::pending::ReadAnswer;
@@ -52,13 +52,17 @@ fn meaning(question: &Question, body: ClientResponseBody) -> Meaning {
             Question::Read { partition, .. },
             ClientResponseBody::Read {
                 partition: of,
+                level,
                 term,
                 index,
                 reply,
             },
-        ) if *partition == of => {
-            Meaning::Answered(Answer::Read(Ok(ReadAnswer { term, index, reply })))
-        }
+        ) if *partition == of => Meaning::Answered(Answer::Read(Ok(ReadAnswer {
+            level,
+            term,
+            index,
+            reply,
+        }))),
         (Question::Status { at, .. }, ClientResponseBody::Status(status))
             if status.node == at.node && status.shard == at.shard =>
         {
@@ -94,8 +98,15 @@ impl Machine {
         let current = asked.place == Place::Sent(id);
         match meaning {
             Meaning::Answered(answer) => {
-                if let Some(partition) = partition {
-                    self.routes.confirm(partition, from, index_of(&answer));
+                match (partition, &answer) {
+                    // Any replica answers such a read.
+                    (Some(partition), Answer::Read(Ok(read))) if read.level == ReadLevel::Local => {
+                        self.routes.learn(partition, read.index);
+                    }
+                    (Some(partition), _) => {
+                        self.routes.confirm(partition, from, index_of(&answer));
+                    }
+                    (None, _) => {}
                 }
                 self.finish(ticket, answer);
             }
@@ -140,7 +151,7 @@ impl Machine {
             | RefusalClause::Unavailable
             | RefusalClause::MachineFailed
             | RefusalClause::MissingContent => self.routes.avoid(partition, from),
-            RefusalClause::Busy => {}
+            RefusalClause::Busy | RefusalClause::ReadGate => {}
             RefusalClause::IndexNeeded => match refused.wal_committed {
                 Some(index) if asked.index.is_none() => {
                     self.routes.confirm(partition, from, index);
