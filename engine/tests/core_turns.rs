@@ -15,7 +15,7 @@ use clustor_shards::turn::{
     Application, ClientEvent, ClientOp, ConnectionId, Inbox, Outbox, PeerEvent, PeerId, Time,
 };
 use clustor_wire::frame::{Frame, FrameKind};
-use clustor_wire::ids::{ClusterId, LogIndex, NodeId, PartitionId, ShardId};
+use clustor_wire::ids::{BootNumber, ClusterId, LogIndex, NodeId, PartitionId, ShardId};
 use clustor_wire::message::{
     ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
 };
@@ -156,6 +156,8 @@ impl Node {
 
 struct Net {
     nodes: BTreeMap<u64, Node>,
+    /// The boots of both ends of what was said last from one node to another.
+    sessions: BTreeMap<(u64, u64), [Option<BootNumber>; 2]>,
     now: Time,
 }
 
@@ -166,7 +168,11 @@ impl Net {
             .iter()
             .map(|id| (*id, Node::boot(*id, ids, MemoryDisk::default(), now)))
             .collect();
-        Self { nodes, now }
+        Self {
+            nodes,
+            sessions: BTreeMap::new(),
+            now,
+        }
     }
 
     /// Lets virtual time run; frames arrive in the next round, one millisecond later.
@@ -181,10 +187,27 @@ impl Net {
                 }
             }
             for (from, to, frame) in sent {
+                self.greet(from, to.node.get());
                 if let Some(node) = self.nodes.get_mut(&to.node.get()) {
                     node.inbox.peers.push(PeerEvent::Frame(peer(from), frame));
                 }
             }
+        }
+    }
+
+    /// A session begins before anything is said in it.
+    fn greet(&mut self, from: u64, to: u64) {
+        let Some(hello) = self.nodes.get(&from).map(|node| node.core.hello(peer(to))) else {
+            return;
+        };
+        let boots = [from, to].map(|node| self.nodes.get(&node).map(|n| n.core.boot_number()));
+        if self.sessions.insert((from, to), boots) == Some(boots) {
+            return;
+        }
+        if let Some(node) = self.nodes.get_mut(&to) {
+            let peers = &mut node.inbox.peers;
+            peers.push(PeerEvent::Up(peer(from)));
+            peers.push(PeerEvent::Frame(peer(from), hello));
         }
     }
 

@@ -5,7 +5,8 @@
 //! nothing here acts.
 
 use clustor_wire::frame::Frame;
-use clustor_wire::ids::{NodeId, ShardId};
+use clustor_wire::ids::{BootNumber, ChainNumber, Incarnation, NodeId, ShardId};
+use serde::{Deserialize, Serialize};
 
 use crate::disk::{DiskEvent, DiskOp};
 
@@ -42,6 +43,34 @@ pub struct PeerId {
     pub node: NodeId,
     /// The shard within it.
     pub shard: ShardId,
+}
+
+/// How far a shard had come when it was last heard: what its peers remember of it, and hold against it should it come
+/// back behind that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerPast {
+    /// Which formatting of its disk; 0 for a shard that was never heard.
+    pub incarnation: Incarnation,
+    /// Its boot.
+    pub boot: BootNumber,
+    /// The highest chain of it that had retired.
+    pub chain: ChainNumber,
+}
+
+impl PeerPast {
+    /// Takes later news: another incarnation begins anew, within one neither number goes back. Returns whether anything
+    /// changed.
+    pub fn advance(&mut self, news: Self) -> bool {
+        let before = *self;
+        if self.incarnation == news.incarnation {
+            self.boot = self.boot.max(news.boot);
+            self.chain = self.chain.max(news.chain);
+        } else {
+            *self = news;
+        }
+        *self != before
+    }
 }
 
 /// A client's connection, numbered by the shard that serves it; never reused within a boot.
@@ -135,6 +164,8 @@ pub struct Outbox<P, M> {
     pub disk: Vec<DiskOp>,
     /// Frames for peers: at most one per peer and turn. Dropped where no session is up.
     pub peers: Vec<(PeerId, Frame)>,
+    /// What is remembered of peers, where it changed: the next hello to each says so.
+    pub remembered: Vec<(PeerId, PeerPast)>,
     /// Operations on client connections, in order for each.
     pub clients: Vec<ClientOp>,
     /// Answers to requests from handles.
@@ -152,6 +183,7 @@ impl<P, M> Default for Outbox<P, M> {
         Self {
             disk: Vec::new(),
             peers: Vec::new(),
+            remembered: Vec::new(),
             clients: Vec::new(),
             replies: Vec::new(),
             mesh: Vec::new(),

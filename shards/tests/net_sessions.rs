@@ -9,9 +9,9 @@ use clustor_shards::net::{
     Connection, ConnectionLimits, Expected, LocalShard, NetError, NetLimits, Preface, SessionKind,
     ShardNet, SocketId, TlsIdentity,
 };
-use clustor_shards::turn::{PeerEvent, PeerId, Time};
+use clustor_shards::turn::{PeerEvent, PeerId, PeerPast, Time};
 use clustor_wire::frame::{Frame, FrameKind};
-use clustor_wire::ids::{BootNumber, ChainNumber, ClusterId, NodeId, ShardId};
+use clustor_wire::ids::{BootNumber, ChainNumber, ClusterId, Incarnation, NodeId, ShardId};
 use clustor_wire::message::PeerHello;
 use net_support::Ca;
 use net_support::world::{CLUSTER, World, local, net_of, net_with, peer};
@@ -68,7 +68,12 @@ fn three_nodes_form_one_session_per_pair_dialled_by_the_lower() {
 fn the_hello_is_the_first_frame_and_brings_the_chains() {
     let ca = Ca::new();
     let mut world = world_of(vec![local(1), local(2)], &ca, 1);
-    world.nets[0].remember(peer(2), ChainNumber(17));
+    let past = PeerPast {
+        incarnation: Incarnation(200),
+        boot: BootNumber(3),
+        chain: ChainNumber(17),
+    };
+    world.nets[0].remember(peer(2), past);
     world.run(30, 1);
     let first = |at: usize| match &world.peer_events[at][..2] {
         [PeerEvent::Up(up), PeerEvent::Frame(from, frame)] => {
@@ -79,7 +84,10 @@ fn the_hello_is_the_first_frame_and_brings_the_chains() {
     };
     let hello = first(1);
     assert_eq!((hello.node, hello.last_chain), (NodeId(1), ChainNumber(10)));
+    assert_eq!(hello.incarnation, Incarnation(100));
     assert_eq!(hello.remembered_chain, ChainNumber(17));
+    assert_eq!(hello.remembered_incarnation, Incarnation(200));
+    assert_eq!(hello.remembered_boot, BootNumber(3));
     let hello = first(0);
     assert_eq!((hello.node, hello.last_chain), (NodeId(2), ChainNumber(20)));
     assert_eq!(hello.remembered_chain, ChainNumber::ZERO);
@@ -212,6 +220,9 @@ fn hello(change: impl FnOnce(&mut PeerHello)) -> Frame {
         placement_digest: [7; 32],
         record_version: 1,
         record_codec: 1,
+        incarnation: Incarnation(1),
+        remembered_incarnation: Incarnation(0),
+        remembered_boot: BootNumber(0),
     };
     change(&mut hello);
     let mut body = Vec::new();

@@ -8,7 +8,7 @@ use clustor_wire::frame::{
     FRAME_BODY_BYTES_MAX, Frame, FrameDecoder, FrameKind, encode_frame_with,
 };
 use clustor_wire::ids::{
-    BootNumber, ChainNumber, LogIndex, NodeId, PairNumber, PartitionId, ShardId, Term,
+    BootNumber, ChainNumber, Incarnation, LogIndex, NodeId, PairNumber, PartitionId, ShardId, Term,
 };
 use clustor_wire::message::{
     BATCH_HEARTBEATS_MAX, BATCH_MESSAGES_MAX, ClientRequest, ClientRequestBody, ClientResponse,
@@ -109,6 +109,9 @@ fn hello() -> PeerHello {
         placement_digest: [0xAB; 32],
         record_version: 1,
         record_codec: 2,
+        incarnation: Incarnation(8),
+        remembered_incarnation: Incarnation(9),
+        remembered_boot: BootNumber(10),
     }
 }
 

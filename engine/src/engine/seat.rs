@@ -286,14 +286,15 @@ mod cluster {
                 cluster: self.placement.cluster(),
                 node: self.me.node,
                 shard: self.me.shard,
+                incarnation: core.incarnation(),
                 boot: core.boot_number(),
-                last_chain: core.log().retired_chain(),
+                last_chain: core.recovered_chain(),
                 placement_digest: self.placement.digest(),
                 record_version: RECORD_VERSION,
                 record_codec: core.log().options().format.log_encoding as u8,
             };
             let peers = self.placement.peers_of(self.me);
-            ShardNet::new(
+            let mut net = ShardNet::new(
                 local,
                 self.identity,
                 &peers,
@@ -301,7 +302,11 @@ mod cluster {
                 self.seed,
                 now,
             )
-            .expect("the seat was taken with this node's certificate")
+            .expect("the seat was taken with this node's certificate");
+            for (peer, _) in peers {
+                net.remember(peer, core.past_of(peer));
+            }
+            net
         }
     }
 }

@@ -12,6 +12,7 @@ use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{ClusterId, Incarnation, PartitionId};
 
 use super::clocks::ClockWatch;
+use super::peers::{Peers, behind_its_past};
 use super::{Links, ShardCore, Shared};
 use crate::gate::ControlView;
 use crate::machine::MachineFactory;
@@ -116,11 +117,15 @@ impl ShardCore {
         })?;
         let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
         let mut cache = EntryCache::new(number(config.profile.cache_bytes_max));
+        let incarnation = incarnation_of(&log, config.seed, me);
+        let peers = Peers::new(me, incarnation, &log);
+        let behind = log.peers().find(|(peer, _)| *peer == me);
+        let behind = behind.map(|(_, told)| behind_its_past(me, peers.own(), told));
         let mut partitions = BTreeMap::new();
         for spec in config.partitions {
             let id = spec.id;
             if log.partition(id).is_none() && log.quarantine().is_none() {
-                create(&mut log, me, config.seed, id, &spec.voters)?;
+                create(&mut log, incarnation, id, &spec.voters)?;
             }
             let known = log.partition(id);
             let replica = make_replica(
@@ -129,14 +134,14 @@ impl ShardCore {
                 config.seed,
                 (id, spec.voters),
                 known,
-                log.quarantine().is_some() || config.silent.is_some(),
+                log.quarantine().is_some() || config.silent.is_some() || behind.is_some(),
                 now,
                 &mut cache,
             )?;
             let partition = Partition::new(id, replica, spec.factory, &config.profile, now);
             partitions.insert(id, partition);
         }
-        let quarantined = log.quarantine().is_some();
+        let quarantined = log.quarantine().is_some() || behind.is_some();
         let touched: BTreeSet<PartitionId> = partitions.keys().copied().collect();
         let core = Self {
             me,
@@ -154,6 +159,8 @@ impl ShardCore {
             touched,
             deadlines: BTreeSet::new(),
             links: Links::default(),
+            peers,
+            behind,
             answers: Vec::new(),
             operators: BTreeSet::new(),
             inflight_bytes: 0,
@@ -248,12 +255,18 @@ pub(super) fn limits(profile: &Profile) -> Limits {
     }
 }
 
-/// A partition that was never here begins with its first configuration, at index 0, and an incarnation: an empty
-/// disk is a new replica.
+/// Which formatting of its disk the shard runs on: what its partitions say, or a new one for an empty disk. Never 0.
+fn incarnation_of(log: &ShardLog, seed: u64, me: PeerId) -> Incarnation {
+    let drawn = Incarnation(mix(seed, me, PartitionId::default()).max(1));
+    log.partitions()
+        .next()
+        .map_or(drawn, |(_, partition)| partition.incarnation)
+}
+
+/// A partition that was never here begins with its first configuration, at index 0, and the disk's incarnation.
 fn create(
     log: &mut ShardLog,
-    me: PeerId,
-    seed: u64,
+    incarnation: Incarnation,
     id: PartitionId,
     voters: &[PeerId],
 ) -> Result<(), BootError> {
@@ -262,7 +275,6 @@ fn create(
             partition: id,
             error,
         })?;
-    let incarnation = Incarnation(mix(seed, me, id) ^ log.boot().get());
     log.create_partition(id, incarnation, &configuration.encode());
     Ok(())
 }

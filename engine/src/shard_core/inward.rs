@@ -9,8 +9,8 @@ use clustor_shards::turn::{
 use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use clustor_wire::message::{
-    ClientRequest, ClientRequestBody, ClientResponseBody, IdempotencyKey, PeerBatch, RaftBody,
-    RaftMessage, ReadLevel, Refusal, RefusalClause,
+    ClientRequest, ClientRequestBody, ClientResponseBody, IdempotencyKey, PeerBatch, PeerHello,
+    RaftBody, RaftMessage, ReadLevel, Refusal, RefusalClause,
 };
 
 use super::outward::respond;
@@ -144,11 +144,23 @@ impl ShardCore {
         }
     }
 
+    /// What peers hold against this disk is judged before anything they ask of it.
+    pub(super) fn take_hellos(&mut self, inbox: &Inbox<Request, CoreMesh>) {
+        for event in &inbox.peers {
+            if let PeerEvent::Frame(from, frame) = event
+                && let Some(hello) = hello_in(frame)
+            {
+                self.judge_hello(*from, &hello);
+            }
+        }
+    }
+
     pub(super) fn take_peer_events(&mut self, now: Time, inbox: &mut Inbox<Request, CoreMesh>) {
         for event in inbox.peers.drain(..) {
             let from = AuthenticatedPeer::of(&event);
             match (event, from) {
                 (PeerEvent::Up(peer), _) => {
+                    self.peers.forget_session(peer);
                     for partition in self.partitions.values_mut() {
                         partition.replica.peer_up(peer);
                         if partition.replica.is_leader() {
@@ -156,10 +168,14 @@ impl ShardCore {
                         }
                     }
                 }
-                (PeerEvent::Frame(_, frame), Some(from)) if self.shared.log.is_open() => {
-                    self.take_frame(now, from, &frame);
+                (PeerEvent::Down(peer), _) => self.peers.forget_session(peer),
+                (PeerEvent::Frame(peer, frame), _) if frame.kind == FrameKind::PeerHello => {
+                    if let Some(hello) = hello_in(&frame) {
+                        self.peers.greeted(now, peer, &hello);
+                    }
                 }
-                _ => {}
+                (PeerEvent::Frame(_, frame), Some(from)) => self.take_frame(now, from, &frame),
+                (PeerEvent::Frame(..), None) => {}
             }
         }
     }
@@ -175,6 +191,10 @@ impl ShardCore {
                 return;
             }
         };
+        // Messages of older sessions are dropped unjudged.
+        if !self.peers.admits(from.id(), &batch) || !self.shared.log.is_open() {
+            return;
+        }
         for heartbeat in &batch.heartbeats {
             if let Some(partition) = self.partitions.get_mut(&heartbeat.partition) {
                 partition.replica.on_heartbeat(
@@ -418,6 +438,9 @@ impl ShardCore {
                 0,
             ));
         }
+        if let Some(why) = &self.behind {
+            return Err(refusal(RefusalClause::Unavailable, why.clone(), 0));
+        }
         if let Some(quarantine) = self.shared.log.quarantine() {
             return Err(refusal(
                 RefusalClause::Unavailable,
@@ -581,6 +604,12 @@ impl ShardCore {
             }
         }
     }
+}
+
+/// The hello in a frame; one that can't be read was refused where it arrived.
+fn hello_in(frame: &Frame) -> Option<PeerHello> {
+    let is_hello = frame.kind == FrameKind::PeerHello;
+    is_hello.then(|| PeerHello::decode(&frame.body).ok())?
 }
 
 impl Shared {

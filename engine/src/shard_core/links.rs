@@ -1,6 +1,6 @@
 //! Batches for peers: everything for one shard of another node leaves together at the end of a turn.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clustor_shards::turn::PeerId;
 use clustor_wire::frame::{Frame, FrameKind};
@@ -31,6 +31,8 @@ pub(super) struct Sender {
 #[derive(Default)]
 pub(super) struct Links {
     batches: BTreeMap<PeerId, PeerBatch>,
+    /// Who is to get a batch even if it is empty.
+    greeted: BTreeSet<PeerId>,
 }
 
 impl Links {
@@ -49,6 +51,12 @@ impl Links {
 
     fn batch(&mut self, peer: PeerId) -> &mut PeerBatch {
         self.batches.entry(peer).or_default()
+    }
+
+    /// This peer gets a batch in this turn, if only to learn how far the shard has come.
+    pub fn greet(&mut self, peer: PeerId) {
+        self.batch(peer);
+        self.greeted.insert(peer);
     }
 
     /// Drops everything that waits.
@@ -87,9 +95,10 @@ impl Links {
                 let is_empty = batch.messages.is_empty()
                     && batch.heartbeats.is_empty()
                     && batch.heartbeat_acks.is_empty();
-                if is_empty {
+                if is_empty && !self.greeted.remove(peer) {
                     break;
                 }
+                self.greeted.remove(peer);
                 let mut body = Vec::new();
                 match batch.encode(&mut body) {
                     Ok(()) => frames.push((

@@ -12,6 +12,7 @@
 //! - `links`: batches for peers
 //! - `members`: who belongs to a partition
 //! - `modes`: how partitions are made durable
+//! - `peers`: what is remembered of peers' disks, and what they hold against the own one
 
 mod boot;
 mod clocks;
@@ -20,6 +21,7 @@ mod links;
 mod members;
 mod modes;
 mod outward;
+mod peers;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +45,8 @@ pub use boot::{BootError, CoreConfig, PartitionSpec};
 use boot::{limits, timers};
 use clocks::ClockWatch;
 use links::{Links, Sender};
+use peers::Peers;
+pub use peers::{RECORD_CHAINS, RECORD_MS};
 
 /// What shards of one node say to each other; nothing yet: partitions don't move between shards, and whoever asks
 /// the wrong one is told the right one.
@@ -105,6 +109,9 @@ pub struct ShardCore {
     touched: BTreeSet<PartitionId>,
     deadlines: BTreeSet<(Time, PartitionId)>,
     links: Links,
+    peers: Peers,
+    /// Why the replicas stay silent, if the disk is an older image of itself.
+    behind: Option<String>,
     answers: Vec<(PartitionId, Answer)>,
     /// Connections of operators.
     operators: BTreeSet<ConnectionId>,
@@ -211,7 +218,7 @@ impl ShardCore {
         self.me.shard
     }
 
-    /// A failed disk is final, and so is a quarantine: replicas fall silent, and whoever waits learns that nobody knows.
+    /// A failed disk is final, and so is a quarantine, or being behind one's own past: replicas fall silent, and whoever waits learns that nobody knows.
     fn tell_failure(&mut self, now: Time) {
         if self.failure_told {
             return;
@@ -223,7 +230,10 @@ impl ShardCore {
                 "the shard's disk failed; restart the node to recover what is durable".to_owned(),
             ),
             (None, Some(quarantine)) => ("the shard is quarantined", quarantine.to_string()),
-            (None, None) => return,
+            (None, None) => match &self.behind {
+                Some(why) => ("the shard's disk is an older image of itself", why.clone()),
+                None => return,
+            },
         };
         self.failure_told = true;
         let refused = refusal(RefusalClause::Unavailable, text, 1000);
@@ -284,20 +294,28 @@ impl ShardCore {
     }
 
     /// Nothing leaves before the log is open: what was said must have been durable.
-    fn send_batches(&mut self, outbox: &mut Outbox<Reply, CoreMesh>) {
+    fn send_batches(&mut self, now: Time, outbox: &mut Outbox<Reply, CoreMesh>) {
         self.links.collect(&mut self.shared.output);
         if !self.shared.log.is_open() {
             self.links.forget();
             return;
         }
+        let retired = self.shared.log.retired_chain();
+        if self.behind.is_none() {
+            let due = self.peers.due(now, retired);
+            due.for_each(|peer| self.links.greet(peer));
+        }
         let sender = Sender {
             boot: self.shared.log.boot(),
-            retired_chain: self.shared.log.retired_chain(),
+            retired_chain: retired,
             lease_ms: self.timers.promise_ms(),
             clock_alarm: self.shared.clocks.is_raised(),
         };
         self.links
             .flush(sender, &mut self.shared.output, &mut outbox.peers);
+        for (peer, _) in &outbox.peers {
+            self.peers.said(now, *peer, retired);
+        }
     }
 
     /// Compares the clocks. Where they can't be trusted, neither can what was measured by them.
@@ -324,7 +342,10 @@ impl ShardCore {
 
     fn next_deadline(&self) -> Option<Time> {
         let partition = self.deadlines.first().map(|(at, _)| *at);
-        [partition, self.shared.log.deadline()]
+        let log = &self.shared.log;
+        let news = self.peers.deadline(log.retired_chain());
+        let news = news.filter(|_| log.is_open() && self.behind.is_none());
+        [partition, log.deadline(), news]
             .into_iter()
             .flatten()
             .min()
@@ -354,6 +375,7 @@ impl Application for ShardCore {
         let now = inbox.now;
         self.watch_clocks(now, inbox.wall_us);
         self.take_disk_events(now, inbox);
+        self.take_hellos(inbox);
         self.tell_failure(now);
         self.take_peer_events(now, inbox);
         self.take_client_events(now, inbox, outbox);
@@ -368,10 +390,12 @@ impl Application for ShardCore {
             self.say_goodbye();
         }
         self.deliver(outbox);
+        self.peers.record(now, &mut self.shared.log);
+        self.peers.tell(&mut outbox.remembered);
         self.shared.log.poll(now, &mut self.shared.disk);
         outbox.disk.append(&mut self.shared.disk);
         self.take_overruns(now);
-        self.send_batches(outbox);
+        self.send_batches(now, outbox);
         outbox.deadline = self.next_deadline();
         outbox.stopped = done;
         if inbox.stopping && !done {

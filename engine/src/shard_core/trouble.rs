@@ -20,6 +20,9 @@ impl ShardCore {
         if let Some(quarantine) = log.quarantine() {
             return format!("quarantined: {quarantine}");
         }
+        if let Some(why) = &self.behind {
+            return format!("quarantined: {why}");
+        }
         if let Some(why) = &self.silent {
             return format!("quarantined by the host policy: {why}");
         }

@@ -10,10 +10,14 @@ use clustor_wire::ids::{ChainNumber, Incarnation, NodeId, PairNumber, PartitionI
 use serde::{Deserialize, Serialize};
 
 use super::codec::{NUMBER_MAX, Reader, Truncated, Writer};
-use super::fold::{ConfigurationAt, HardState, IndexRange, PartitionLog, ShardFold, TermRun};
+use super::fold::{
+    ConfigurationAt, HardState, IndexRange, PartitionLog, ShardFold, TermRun, decode_past,
+    encode_past,
+};
 use super::format::Encoding;
 use super::text::{ItemsText, OBJECT_BEGIN};
 use super::trailer::Trailer;
+use crate::turn::PeerPast;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CKP1");
 
@@ -63,13 +67,13 @@ struct CheckpointText {
     tail: ItemsText,
 }
 
-/// The highest retired chain heard of from a peer shard.
+/// How far a peer shard had come when it was last heard.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PeerChain {
     node: NodeId,
     shard: ShardId,
-    chain: ChainNumber,
+    past: PeerPast,
 }
 
 /// Appends the encoding of a checkpoint, given by its parts.
@@ -83,10 +87,10 @@ pub(super) fn encode(
     match encoding {
         Encoding::Binary => encode_binary(fold, older, tail, out),
         Encoding::Json => {
-            let peers = fold.peers.iter().map(|((node, shard), chain)| PeerChain {
+            let peers = fold.peers.iter().map(|((node, shard), past)| PeerChain {
                 node: *node,
                 shard: *shard,
-                chain: *chain,
+                past: *past,
             });
             let parts = CheckpointParts {
                 older,
@@ -117,10 +121,8 @@ fn encode_binary(fold: &ShardFold, older: &[OlderPair], tail: &[u8], out: &mut V
             trailer.encode(&mut w);
         }
     }
-    for ((node, shard), chain) in &fold.peers {
-        w.u64(node.get());
-        w.u16(shard.get());
-        w.u64(chain.get());
+    for (peer, past) in &fold.peers {
+        encode_past(&mut w, *peer, *past);
     }
     for (id, log) in &fold.partitions {
         w.u128(id.get());
@@ -154,7 +156,7 @@ impl Checkpoint {
                 fold: ShardFold {
                     partitions: text.partitions,
                     peers: peers
-                        .map(|peer| ((peer.node, peer.shard), peer.chain))
+                        .map(|peer| ((peer.node, peer.shard), peer.past))
                         .collect(),
                 },
                 older: text.older,
@@ -192,7 +194,10 @@ impl Checkpoint {
         for _ in 0..peers {
             let node = NodeId(r.u64()?);
             let shard = ShardId(r.u16()?);
-            checkpoint.fold.peers.insert((node, shard), r.chain()?);
+            checkpoint
+                .fold
+                .peers
+                .insert((node, shard), decode_past(&mut r)?);
         }
         for _ in 0..partitions {
             let id = r.partition()?;

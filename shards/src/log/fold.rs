@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 
-use clustor_wire::ids::{ChainNumber, Incarnation, LogIndex, NodeId, PartitionId, ShardId, Term};
+use clustor_wire::ids::{BootNumber, Incarnation, LogIndex, NodeId, PartitionId, ShardId, Term};
 use serde::{Deserialize, Serialize};
 
-use super::codec::{NUMBER_MAX, Reader};
+use super::codec::{NUMBER_MAX, Reader, Truncated, Writer};
 use super::format::HashSuite;
 use super::item::{Item, Run};
 use super::record::{Record, RecordKind, encode_record_parts};
+use crate::turn::PeerPast;
 
 /// Entries from `first` on have `term`, up to the next run's first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -337,8 +338,8 @@ pub enum FoldError {
 pub struct ShardFold {
     /// The partitions.
     pub partitions: BTreeMap<PartitionId, PartitionLog>,
-    /// The highest retired chain heard of from each peer.
-    pub peers: BTreeMap<PeerShard, ChainNumber>,
+    /// How far each peer shard had come when it was last heard.
+    pub peers: BTreeMap<PeerShard, PeerPast>,
 }
 
 /// Whether the content behind an item is at hand.
@@ -455,12 +456,32 @@ impl ShardFold {
             let bad = |_| FoldError::BadBody;
             let node = NodeId(r.u64().map_err(bad)?);
             let shard = ShardId(r.u16().map_err(bad)?);
-            let chain = r.chain().map_err(bad)?;
-            let heard = self.peers.entry((node, shard)).or_default();
-            *heard = chain.max(*heard);
+            let past = decode_past(&mut r).map_err(bad)?;
+            self.peers.entry((node, shard)).or_default().advance(past);
         }
         Ok(())
     }
+}
+
+/// Bytes of a peer in a PeerChains record and in a checkpoint.
+pub(super) const PEER_PAST_BYTES: usize = 34;
+
+/// What is remembered of a peer shard: node (8), shard (2), incarnation (8), boot (8), chain (8).
+pub(super) fn encode_past(w: &mut Writer<'_>, (node, shard): PeerShard, past: PeerPast) {
+    w.u64(node.get());
+    w.u16(shard.get());
+    w.u64(past.incarnation.get());
+    w.u64(past.boot.get());
+    w.u64(past.chain.get());
+}
+
+/// The same behind node and shard.
+pub(super) fn decode_past(r: &mut Reader<'_>) -> Result<PeerPast, Truncated> {
+    Ok(PeerPast {
+        incarnation: Incarnation(r.u64()?),
+        boot: BootNumber(r.u64()?),
+        chain: r.chain()?,
+    })
 }
 
 /// Frames a Missing record: `count` entries of `term` from `first` on have no content here.

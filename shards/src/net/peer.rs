@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use clustor_wire::ids::{BootNumber, ChainNumber, ClusterId, NodeId, ShardId};
+use clustor_wire::ids::{BootNumber, ChainNumber, ClusterId, Incarnation, NodeId, ShardId};
 use clustor_wire::message::PeerHello;
 
 use super::error::NetError;
 use super::shard_net::SocketId;
-use crate::turn::{PeerId, Time};
+use crate::turn::{PeerId, PeerPast, Time};
 
 /// What this shard says of itself in every hello, and expects of others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct LocalShard {
     pub node: NodeId,
     /// This shard.
     pub shard: ShardId,
+    /// Which formatting of this shard's disk.
+    pub incarnation: Incarnation,
     /// This boot.
     pub boot: BootNumber,
     /// The last chain that this shard recovered.
@@ -31,17 +33,20 @@ pub struct LocalShard {
 }
 
 impl LocalShard {
-    pub(super) fn hello(&self, to: ShardId, remembered_chain: ChainNumber) -> PeerHello {
+    pub(super) fn hello(&self, to: ShardId, remembered: PeerPast) -> PeerHello {
         PeerHello {
             node: self.node,
             shard: self.shard,
             to_shard: to,
             boot: self.boot,
             last_chain: self.last_chain,
-            remembered_chain,
+            remembered_chain: remembered.chain,
             placement_digest: self.placement_digest,
             record_version: self.record_version,
             record_codec: self.record_codec,
+            incarnation: self.incarnation,
+            remembered_incarnation: remembered.incarnation,
+            remembered_boot: remembered.boot,
         }
     }
 
@@ -134,8 +139,8 @@ pub(super) struct Peer {
     pub(super) failures: u32,
     /// The present session.
     pub(super) session: Option<Session>,
-    /// The highest retired chain of that shard that ours has heard of.
-    pub(super) remembered_chain: ChainNumber,
+    /// How far that shard had come when ours heard it last.
+    pub(super) remembered: PeerPast,
     /// Why the last dial or session ended, so that the same reason is not told again and again.
     pub(super) last_trouble: Option<NetError>,
 }

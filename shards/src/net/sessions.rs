@@ -72,7 +72,7 @@ impl ShardNet {
     }
 
     fn hello_frame(&self, to: PeerId) -> Frame {
-        let remembered = self.peers[&to].remembered_chain;
+        let remembered = self.peers[&to].remembered;
         let mut body = Vec::new();
         self.local
             .hello(to.shard, remembered)

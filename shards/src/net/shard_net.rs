@@ -18,7 +18,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use clustor_wire::frame::{Frame, FrameKind};
-use clustor_wire::ids::ChainNumber;
 
 use super::connection::{Connection, Expected, RECEIVE_BYTES_MAX};
 use super::error::NetError;
@@ -27,7 +26,7 @@ use super::limits::NetLimits;
 use super::notice::Notice;
 use super::peer::{Backoff, LocalShard, Peer};
 use super::preface::{Preface, SessionKind};
-use crate::turn::{ClientEvent, ClientOp, ConnectionId, PeerEvent, PeerId, Time};
+use crate::turn::{ClientEvent, ClientOp, ConnectionId, PeerEvent, PeerId, PeerPast, Time};
 
 /// Notices kept for the carrier to log; older ones make room.
 const NOTICES_MAX: usize = 256;
@@ -123,7 +122,7 @@ impl ShardNet {
                     next_dial: dials.then_some(now),
                     failures: 0,
                     session: None,
-                    remembered_chain: ChainNumber::ZERO,
+                    remembered: PeerPast::default(),
                     last_trouble: None,
                 };
                 (*id, peer)
@@ -151,10 +150,10 @@ impl ShardNet {
         })
     }
 
-    /// The highest retired chain of `peer` that this shard has ever heard of; the next hello to it says so.
-    pub fn remember(&mut self, peer: PeerId, chain: ChainNumber) {
+    /// How far `peer` had come when this shard heard it last; the next hello to it says so.
+    pub fn remember(&mut self, peer: PeerId, past: PeerPast) {
         if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.remembered_chain = peer.remembered_chain.max(chain);
+            peer.remembered = past;
         }
     }
 

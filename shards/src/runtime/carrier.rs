@@ -11,7 +11,7 @@ use clustor_wire::ids::ShardId;
 
 use crate::mesh::SubmissionQueue;
 use crate::net::{Notice, Preface, ShardNet, SocketId};
-use crate::turn::{ClientEvent, ClientOp, PeerEvent, PeerId, Time};
+use crate::turn::{ClientEvent, ClientOp, PeerEvent, PeerId, PeerPast, Time};
 use crate::uring::{RingError, ShardRing, SocketEvent};
 
 /// Bytes given to a socket at once.
@@ -154,6 +154,13 @@ impl Carrier {
         } else {
             ring.put_send_buffer(buffer);
             Ok(())
+        }
+    }
+
+    /// Takes what the next hellos are to say.
+    pub(super) fn remember(&mut self, remembered: &mut Vec<(PeerId, PeerPast)>) {
+        for (peer, past) in remembered.drain(..) {
+            self.net.remember(peer, past);
         }
     }
 

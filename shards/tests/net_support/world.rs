@@ -7,7 +7,7 @@ use clustor_shards::net::{
     Dial, LocalShard, NetLimits, Notice, Preface, ShardNet, SocketId, TlsIdentity,
 };
 use clustor_shards::turn::{ClientEvent, PeerEvent, PeerId, Time};
-use clustor_wire::ids::{BootNumber, ChainNumber, ClusterId, NodeId, ShardId};
+use clustor_wire::ids::{BootNumber, ChainNumber, ClusterId, Incarnation, NodeId, ShardId};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -21,6 +21,7 @@ pub fn local(node: u64) -> LocalShard {
         cluster: CLUSTER,
         node: NodeId(node),
         shard: ShardId(0),
+        incarnation: Incarnation(100 * node),
         boot: BootNumber(1),
         last_chain: ChainNumber(10 * node),
         placement_digest: [7; 32],

@@ -119,9 +119,10 @@ enum Fault {
     Retune,
     Members,
     Clock,
+    Image,
 }
 
-const FAULTS: [Fault; 16] = [
+const FAULTS: [Fault; 17] = [
     Fault::Kill,
     Fault::Power,
     Fault::Blackout,
@@ -138,6 +139,7 @@ const FAULTS: [Fault; 16] = [
     Fault::Retune,
     Fault::Members,
     Fault::Clock,
+    Fault::Image,
 ];
 
 fn token_of(fault: Fault) -> u64 {
@@ -222,7 +224,7 @@ impl Run {
         match self.world.step()? {
             None => return Ok(false),
             Some(Happened::Nothing) => {}
-            Some(Happened::Wake(token)) if token >= FAULT_TOKEN => self.injure(token),
+            Some(Happened::Wake(token)) if token >= FAULT_TOKEN => self.injure(token)?,
             Some(Happened::Wake(token)) => self.clients.on_wake(&mut self.world, token),
             Some(Happened::Replies(replies)) => {
                 for (from, reply) in replies {
@@ -254,6 +256,7 @@ impl Run {
             Fault::Mode => faults.mode,
             Fault::Members => faults.members,
             Fault::Clock => faults.clock,
+            Fault::Image => faults.image,
             Fault::Heal | Fault::Room => None,
         }
     }
@@ -281,14 +284,11 @@ impl Run {
         self.world.boot_at(node, at);
     }
 
-    fn injure(&mut self, token: u64) {
+    fn injure(&mut self, token: u64) -> Result<(), Violation> {
         let place = usize::try_from(token - FAULT_TOKEN).unwrap_or(usize::MAX);
-        let Some(fault) = FAULTS.get(place).copied() else {
-            return;
+        let Some(fault) = FAULTS.get(place).copied().filter(|_| !self.calm) else {
+            return Ok(());
         };
-        if self.calm {
-            return;
-        }
         match fault {
             Fault::Kill => self.end_one(Crash::Kill),
             Fault::Power => self.end_one(Crash::Power),
@@ -339,8 +339,30 @@ impl Run {
             Fault::Mode => self.change_mode(),
             Fault::Members => self.change_members(),
             Fault::Clock => self.turn_clock(),
+            Fault::Image => self.go_back()?,
         }
         self.file(fault);
+        Ok(())
+    }
+
+    /// Keeps an image of the fragile node's disks, or puts it back once everybody knows that the node came further.
+    fn go_back(&mut self) -> Result<(), Violation> {
+        let Some(node) = self
+            .faults
+            .fragile
+            .filter(|node| !self.world.is_damaged(*node))
+        else {
+            return Ok(());
+        };
+        if !self.world.has_image(node) {
+            self.world.take_image(node);
+        } else if self.world.is_way_back_long(node)? {
+            self.world.crash(node, Crash::Power);
+            self.world.go_back(node);
+            self.start_later(node);
+            self.faults.image = None;
+        }
+        Ok(())
     }
 
     /// A clock jumps ahead or runs wild, or the wall clock is set: more than leases allow for, and to be noticed.

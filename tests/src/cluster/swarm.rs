@@ -62,6 +62,8 @@ pub struct Faults {
     pub clock: Every,
     /// Clocks drift by at most this many parts per million, and nobody can see it.
     pub drift_ppm_max: i64,
+    /// An image is taken of the disks of the node that may fail; once in a run it comes back.
+    pub image: Every,
     /// The node whose disk may fail.
     pub fragile: Option<NodeId>,
     /// It does not fail but rot, once: a block that was at rest when the node ended.
@@ -152,6 +154,15 @@ impl Swarm {
         }
         if rng.random_bool(0.2) {
             swarm.faults.clock = Some(rng.random_range(30_000..=1_000_000));
+        }
+        let redundant = swarm.layout.partitions.iter().all(|p| p.voters.len() > 2);
+        if redundant && rng.random_bool(0.2) {
+            swarm.faults.image = Some(rng.random_range(100_000..=800_000));
+            let nodes = swarm.layout.nodes();
+            swarm
+                .faults
+                .fragile
+                .get_or_insert_with(|| pick(rng, &nodes));
         }
         swarm
     }
@@ -295,6 +306,7 @@ fn draw_faults(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Faults {
         members: None,
         clock: None,
         drift_ppm_max: 0,
+        image: None,
         fragile,
         rot: fragile.is_some() && rng.random_bool(0.5),
     }

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 
 use clustor_engine::request::{Reply, Request, RequestBody};
 use clustor_shards::log::Damage;
-use clustor_shards::log::Mode;
-use clustor_shards::turn::{Application, Outbox, PeerEvent, PeerId};
+use clustor_shards::log::{Mode, ShardLog};
+use clustor_shards::turn::{Application, Outbox, PeerEvent, PeerId, PeerPast};
 use clustor_wire::frame::Frame;
 use clustor_wire::ids::{NodeId, PartitionId};
 use clustor_wire::message::{PeerBatch, RaftBody, ReadLevel};
@@ -27,7 +27,7 @@ use super::messages::{self, MessageKind, name};
 use super::network::{Network, NetworkOptions, Packet};
 use super::queue::Queue;
 use super::trace::Trace;
-use crate::disk::Crash;
+use crate::disk::{Crash, DiskImage};
 
 /// The ticket of all questions for a mode.
 const MODE_TICKET: u64 = u64::MAX;
@@ -41,6 +41,11 @@ const CONNECT_US: (u64, u64) = (1_000, 30_000);
 const NOTICE_KILL_US: (u64, u64) = (100, 5_000);
 /// From a node without power to its peers' notice, in microseconds.
 const NOTICE_POWER_US: (u64, u64) = (1_000, 400_000);
+
+/// Chains that an older image of a disk is behind what everybody remembers, at least: fewer may go unnoticed.
+const WAY_BACK_CHAINS_MIN: u64 = 80;
+/// The same for boots.
+const WAY_BACK_BOOTS_MIN: u64 = 6;
 
 /// What is to happen.
 #[derive(Debug)]
@@ -87,6 +92,10 @@ pub struct World {
     /// Nodes whose disks lie, with what they may have lost.
     damaged: Vec<NodeId>,
     stopping: Vec<NodeId>,
+    /// Images of disks that may come back.
+    images: BTreeMap<PeerId, DiskImage>,
+    /// Nodes whose disks did.
+    went_back: Vec<NodeId>,
     /// Messages that left, by sender, receiver and kind; counted where somebody asked for it.
     sent: Option<BTreeMap<(NodeId, NodeId, MessageKind), u64>>,
     /// The trace.
@@ -117,6 +126,8 @@ impl World {
             proofs_left: 0,
             damaged: Vec::new(),
             stopping: Vec::new(),
+            images: BTreeMap::new(),
+            went_back: Vec::new(),
             sent: None,
             trace: Trace::Off,
         }
@@ -375,6 +386,80 @@ impl World {
         }
     }
 
+    /// Keeps a node's disks as a power loss would leave them now.
+    pub fn take_image(&mut self, node: NodeId) {
+        self.note(|| format!("an image of node {node}'s disks"));
+        for shard in self.shards_of(node) {
+            let image = self.host_mut(shard).disk.image();
+            self.images.insert(shard, image);
+        }
+    }
+
+    /// Whether an image of a node's disks was taken.
+    #[must_use]
+    pub fn has_image(&self, node: NodeId) -> bool {
+        self.images.keys().any(|shard| shard.node == node)
+    }
+
+    /// Whether an image of a node's disks was taken, and everybody else remembers durably, and well, that the node came
+    /// further since then. Shorter ways back go unnoticed.
+    ///
+    /// # Errors
+    /// If somebody's disk can't be recovered.
+    pub fn is_way_back_long(&self, node: NodeId) -> Result<bool, Violation> {
+        let mut others = Vec::new();
+        for (shard, host) in &self.hosts {
+            if shard.node != node {
+                others.push(provable::recovered(&self.layout, *shard, &host.disk)?);
+            }
+        }
+        for shard in self.shards_of(node) {
+            let Some(image) = self.images.get(&shard) else {
+                return Ok(false);
+            };
+            let log = provable::recovered_from(&self.layout, shard, image.clone())?;
+            let Some((_, partition)) = log.partitions().next() else {
+                return Ok(false);
+            };
+            let Some(then) = log.past_boots().last() else {
+                return Ok(false);
+            };
+            let least = then.last.get() + WAY_BACK_CHAINS_MIN;
+            let is_long = |past: &PeerPast| {
+                let same = past.boot == then.boot && past.chain.get() >= least;
+                let later = past.boot.get() >= then.boot.get() + WAY_BACK_BOOTS_MIN;
+                past.incarnation == partition.incarnation && (same || later)
+            };
+            let knows = |other: &ShardLog| {
+                let mut peers = other.peers();
+                peers.any(|(peer, past)| peer == shard && is_long(&past))
+            };
+            if !others.iter().all(knows) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Puts the image of a node that is down back on its disks.
+    ///
+    /// # Panics
+    /// If the node runs, or there is no image of it.
+    pub fn go_back(&mut self, node: NodeId) {
+        assert!(
+            !self.node_runs(node),
+            "an image is put back between two boots"
+        );
+        self.note(|| format!("node {node}'s disks are an older image of themselves"));
+        for shard in self.shards_of(node) {
+            let image = self.images.remove(&shard).expect("an image was taken");
+            self.host_mut(shard).disk.restore(image);
+            self.consensus.went_back(shard);
+        }
+        self.mark_damaged(node);
+        self.went_back.push(node);
+    }
+
     fn boot(&mut self, node: NodeId) -> Result<(), Violation> {
         if self.node_runs(node) {
             return Ok(());
@@ -544,9 +629,19 @@ impl World {
         self.network.establish(a, b);
         self.note(|| format!("up {} with {}", name(a), name(b)));
         for (me, other) in [(a, b), (b, a)] {
-            self.host_mut(me).inbox.peers.push(PeerEvent::Up(other));
+            let Some(hello) = self.hello(other, me) else {
+                continue;
+            };
+            let peers = &mut self.host_mut(me).inbox.peers;
+            peers.push(PeerEvent::Up(other));
+            peers.push(PeerEvent::Frame(other, hello));
             self.wake_host(me);
         }
+    }
+
+    /// What a shard says first in a session: it is never lost, or there is no session.
+    fn hello(&self, from: PeerId, to: PeerId) -> Option<Frame> {
+        Some(self.hosts.get(&from)?.core.as_ref()?.hello(to))
     }
 
     fn deliver(&mut self, packet: Packet) {
@@ -752,7 +847,8 @@ impl World {
         let mut holders = Vec::new();
         for voter in found.replicas() {
             let log = provable::recovered(&self.layout, voter, &self.hosts[&voter].disk)?;
-            if provable::holds(&log, partition, index, term) {
+            let before = self.consensus.held_before(partition, voter, index, term);
+            if before || provable::holds(&log, partition, index, term) {
                 holders.push(voter);
             }
         }
@@ -805,6 +901,18 @@ impl World {
                 *sent.entry((from.node, to.node, kind)).or_default() += count;
             }
         }
+        must(
+            !self.went_back.contains(&from.node) || !self.network.is_up(from, to),
+            "a disk that came back as an older image of itself says nothing",
+            || {
+                format!(
+                    "{} says to {}: {}",
+                    name(from),
+                    name(to),
+                    messages::describe(&frame)
+                )
+            },
+        )?;
         let mut votes = self.consensus.on_sent(from, &batch)?;
         for message in &batch.messages {
             if message.body == (RaftBody::VoteResponse { granted: true }) {

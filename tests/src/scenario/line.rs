@@ -138,6 +138,8 @@ pub(super) enum Line {
     /// What becomes of a node's clocks.
     Clock(NodeId, ClockChange),
     Crash(NodeId, Crash, Fate),
+    Image(NodeId),
+    GoBack(NodeId),
     Stop(NodeId),
     Count,
     Settle,
@@ -360,6 +362,8 @@ fn command(verb: &str, words: &mut Words<'_>) -> Result<Line, ParseError> {
         "stall" => Line::Stall(words.node()?, words.duration()?),
         "clock" => clock(words)?,
         "crash" => crash(words)?,
+        "image" => Line::Image(words.node()?),
+        "goback" => Line::GoBack(words.node()?),
         "stop" => Line::Stop(words.node()?),
         "count" => Line::Count,
         "settle" => Line::Settle,

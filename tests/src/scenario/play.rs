@@ -257,6 +257,13 @@ impl Stage {
             Line::Clock(node, change) => self.turn_clock(node, change)?,
             Line::Stall(node, us) => self.world.stall(self.shard(node)?, us),
             Line::Crash(node, crash, fate) => self.world.crash_with(node, crash, fate),
+            Line::Image(node) => self.world.take_image(node),
+            Line::GoBack(node) => {
+                if self.world.node_runs(node) || !self.world.has_image(node) {
+                    return Err("a node that is down, and an image of it".to_owned());
+                }
+                self.world.go_back(node);
+            }
             Line::Stop(node) => self.world.stop(node),
             Line::Count => self.world.count_sent(),
             Line::Settle => self.settle()?,

@@ -82,10 +82,12 @@ fn checkpoint(checkpoint: &Checkpoint) -> Value {
     json!({
         "partitions": partitions.map(|(id, log)| partition(*id, log)).collect::<Vec<_>>(),
         "older_pairs": checkpoint.older.iter().map(older).collect::<Vec<_>>(),
-        "peers": checkpoint.fold.peers.iter().map(|((node, shard), chain)| json!({
+        "peers": checkpoint.fold.peers.iter().map(|((node, shard), past)| json!({
             "node": node.get().to_string(),
             "shard": shard.get(),
-            "retired": chain.get().to_string(),
+            "incarnation": past.incarnation.get().to_string(),
+            "boot": past.boot.get().to_string(),
+            "retired": past.chain.get().to_string(),
         })).collect::<Vec<_>>(),
         "rewritten_bytes": checkpoint.tail.len(),
     })

@@ -118,10 +118,11 @@ fn print_checkpoint(out: &mut dyn Write, pair: &PairView) -> io::Result<()> {
             older.pair, older.last_certain, older.segment_blocks
         )?;
     }
-    for ((node, shard), chain) in &checkpoint.fold.peers {
+    for ((node, shard), past) in &checkpoint.fold.peers {
         writeln!(
             out,
-            "    peer node {node} shard {shard}: retired chain {chain}"
+            "    peer node {node} shard {shard}: retired chain {}, boot {}, incarnation {}",
+            past.chain, past.boot, past.incarnation
         )?;
     }
     Ok(())

@@ -1573,6 +1573,9 @@ impl<'a> PeerHello<'a> {
   pub const VT_PLACEMENT_DIGEST: ::flatbuffers::VOffsetT = 16;
   pub const VT_RECORD_VERSION: ::flatbuffers::VOffsetT = 18;
   pub const VT_RECORD_CODEC: ::flatbuffers::VOffsetT = 20;
+  pub const VT_INCARNATION: ::flatbuffers::VOffsetT = 22;
+  pub const VT_REMEMBERED_INCARNATION: ::flatbuffers::VOffsetT = 24;
+  pub const VT_REMEMBERED_BOOT: ::flatbuffers::VOffsetT = 26;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -1584,6 +1587,9 @@ impl<'a> PeerHello<'a> {
     args: &'args PeerHelloArgs<'args>
   ) -> ::flatbuffers::WIPOffset<PeerHello<'bldr>> {
     let mut builder = PeerHelloBuilder::new(_fbb);
+    builder.add_remembered_boot(args.remembered_boot);
+    builder.add_remembered_incarnation(args.remembered_incarnation);
+    builder.add_incarnation(args.incarnation);
     builder.add_remembered_chain(args.remembered_chain);
     builder.add_last_chain(args.last_chain);
     builder.add_boot(args.boot);
@@ -1637,7 +1643,7 @@ impl<'a> PeerHello<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(PeerHello::VT_LAST_CHAIN, Some(0)).unwrap()}
   }
-  /// The highest retired chain of the receiver that the sender has ever heard of; 0 for none.
+  /// The highest retired chain of the receiver that the sender has heard of, in the incarnation below; 0 for none.
   #[inline]
   pub fn remembered_chain(&self) -> u64 {
     // Safety:
@@ -1669,6 +1675,30 @@ impl<'a> PeerHello<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u8>(PeerHello::VT_RECORD_CODEC, Some(0)).unwrap()}
   }
+  /// Which formatting of the sender's disk; 0 before it holds a partition.
+  #[inline]
+  pub fn incarnation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(PeerHello::VT_INCARNATION, Some(0)).unwrap()}
+  }
+  /// The receiver's incarnation that the sender heard last; 0 for none.
+  #[inline]
+  pub fn remembered_incarnation(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(PeerHello::VT_REMEMBERED_INCARNATION, Some(0)).unwrap()}
+  }
+  /// The receiver's latest boot of that incarnation that the sender heard of.
+  #[inline]
+  pub fn remembered_boot(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(PeerHello::VT_REMEMBERED_BOOT, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PeerHello<'_> {
@@ -1686,6 +1716,9 @@ impl ::flatbuffers::Verifiable for PeerHello<'_> {
      .visit_field::<Digest>("placement_digest", Self::VT_PLACEMENT_DIGEST, true)?
      .visit_field::<u8>("record_version", Self::VT_RECORD_VERSION, false)?
      .visit_field::<u8>("record_codec", Self::VT_RECORD_CODEC, false)?
+     .visit_field::<u64>("incarnation", Self::VT_INCARNATION, false)?
+     .visit_field::<u64>("remembered_incarnation", Self::VT_REMEMBERED_INCARNATION, false)?
+     .visit_field::<u64>("remembered_boot", Self::VT_REMEMBERED_BOOT, false)?
      .finish();
     Ok(())
   }
@@ -1700,6 +1733,9 @@ pub struct PeerHelloArgs<'a> {
     pub placement_digest: Option<&'a Digest>,
     pub record_version: u8,
     pub record_codec: u8,
+    pub incarnation: u64,
+    pub remembered_incarnation: u64,
+    pub remembered_boot: u64,
 }
 impl<'a> Default for PeerHelloArgs<'a> {
   #[inline]
@@ -1714,6 +1750,9 @@ impl<'a> Default for PeerHelloArgs<'a> {
       placement_digest: None, // required field
       record_version: 0,
       record_codec: 0,
+      incarnation: 0,
+      remembered_incarnation: 0,
+      remembered_boot: 0,
     }
   }
 }
@@ -1760,6 +1799,18 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PeerHelloBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<u8>(PeerHello::VT_RECORD_CODEC, record_codec, 0);
   }
   #[inline]
+  pub fn add_incarnation(&mut self, incarnation: u64) {
+    self.fbb_.push_slot::<u64>(PeerHello::VT_INCARNATION, incarnation, 0);
+  }
+  #[inline]
+  pub fn add_remembered_incarnation(&mut self, remembered_incarnation: u64) {
+    self.fbb_.push_slot::<u64>(PeerHello::VT_REMEMBERED_INCARNATION, remembered_incarnation, 0);
+  }
+  #[inline]
+  pub fn add_remembered_boot(&mut self, remembered_boot: u64) {
+    self.fbb_.push_slot::<u64>(PeerHello::VT_REMEMBERED_BOOT, remembered_boot, 0);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PeerHelloBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PeerHelloBuilder {
@@ -1787,6 +1838,9 @@ impl ::core::fmt::Debug for PeerHello<'_> {
       ds.field("placement_digest", &self.placement_digest());
       ds.field("record_version", &self.record_version());
       ds.field("record_codec", &self.record_codec());
+      ds.field("incarnation", &self.incarnation());
+      ds.field("remembered_incarnation", &self.remembered_incarnation());
+      ds.field("remembered_boot", &self.remembered_boot());
       ds.finish()
   }
 }

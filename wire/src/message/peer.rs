@@ -1,7 +1,7 @@
 //! What shards of different nodes say to each other.
 
 use crate::ids::{
-    BootNumber, ChainNumber, LogIndex, NodeId, PairNumber, PartitionId, ShardId, Term,
+    BootNumber, ChainNumber, Incarnation, LogIndex, NodeId, PairNumber, PartitionId, ShardId, Term,
 };
 
 /// The first message of a peer session, from both ends. A session on which the two disagree about the
@@ -18,7 +18,7 @@ pub struct PeerHello {
     pub boot: BootNumber,
     /// The last chain that the sender's shard recovered or retired.
     pub last_chain: ChainNumber,
-    /// The highest retired chain of the receiver that the sender has ever heard of; 0 for none.
+    /// The highest retired chain of the receiver that the sender has heard of, in the incarnation below; 0 for none.
     pub remembered_chain: ChainNumber,
     /// SHA-256 of the signed placement the sender runs under.
     pub placement_digest: [u8; 32],
@@ -26,6 +26,12 @@ pub struct PeerHello {
     pub record_version: u8,
     /// Codec of record bodies in the sender's log: 1 binary, 2 json.
     pub record_codec: u8,
+    /// Which formatting of the sender's disk; 0 before it holds a partition.
+    pub incarnation: Incarnation,
+    /// The receiver's incarnation that the sender heard last; 0 for none.
+    pub remembered_incarnation: Incarnation,
+    /// The receiver's latest boot of that incarnation that the sender heard of.
+    pub remembered_boot: BootNumber,
 }
 
 /// Everything one shard has to say to one shard of another node in one turn.

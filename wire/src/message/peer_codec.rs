@@ -11,7 +11,9 @@ use super::{
     PeerHello, RaftBody, RaftMessage, RefetchVerdict,
 };
 use crate::generated::fb;
-use crate::ids::{BootNumber, ChainNumber, LogIndex, NodeId, PairNumber, ShardId, Term};
+use crate::ids::{
+    BootNumber, ChainNumber, Incarnation, LogIndex, NodeId, PairNumber, ShardId, Term,
+};
 
 /// Upper bound of a message's share of a batch's bytes beside its frames.
 const MESSAGE_BYTES_MAX: usize = 160;
@@ -38,6 +40,9 @@ impl PeerHello {
                     placement_digest: Some(&fb::Digest::new(&self.placement_digest)),
                     record_version: self.record_version,
                     record_codec: self.record_codec,
+                    incarnation: self.incarnation.0,
+                    remembered_incarnation: self.remembered_incarnation.0,
+                    remembered_boot: self.remembered_boot.0,
                 },
             )
         })
@@ -59,6 +64,9 @@ impl PeerHello {
             placement_digest: hello.placement_digest().bytes().into(),
             record_version: hello.record_version(),
             record_codec: hello.record_codec(),
+            incarnation: Incarnation(hello.incarnation()),
+            remembered_incarnation: Incarnation(hello.remembered_incarnation()),
+            remembered_boot: BootNumber(hello.remembered_boot()),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Any message there can be, for property tests.
 
 use clustor_wire::ids::{
-    BootNumber, ChainNumber, LogIndex, NodeId, PairNumber, PartitionId, ShardId, Term,
+    BootNumber, ChainNumber, Incarnation, LogIndex, NodeId, PairNumber, PartitionId, ShardId, Term,
 };
 use clustor_wire::message::{
     ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
@@ -42,9 +42,15 @@ pub fn hellos() -> impl Strategy<Value = PeerHello> {
         (numbers(), any::<u16>(), any::<u16>()),
         (numbers(), numbers(), numbers()),
         (any::<[u8; 32]>(), any::<u8>(), any::<u8>()),
+        (numbers(), numbers(), numbers()),
     )
         .prop_map(
-            |((node, shard, to_shard), (boot, last, remembered), (digest, version, codec))| {
+            |(
+                (node, shard, to_shard),
+                (boot, last, remembered),
+                (digest, version, codec),
+                (own, theirs, their_boot),
+            )| {
                 PeerHello {
                     node: NodeId(node),
                     shard: ShardId(shard),
@@ -55,6 +61,9 @@ pub fn hellos() -> impl Strategy<Value = PeerHello> {
                     placement_digest: digest,
                     record_version: version,
                     record_codec: codec,
+                    incarnation: Incarnation(own),
+                    remembered_incarnation: Incarnation(theirs),
+                    remembered_boot: BootNumber(their_boot),
                 }
             },
         )

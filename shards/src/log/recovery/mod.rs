@@ -116,6 +116,16 @@ pub struct RecoveryReport {
     pub nonces: Vec<NonceAccount>,
 }
 
+/// A boot that came so far that its pairs were written to, and still live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PastBoot {
+    /// Its number.
+    pub boot: BootNumber,
+    /// Its last chain: of the latest boot the last that counts, of an earlier one the last that is known to have retired
+    /// (what was in flight behind it may have, too).
+    pub last: ChainNumber,
+}
+
 /// A recovered log and what was found on the way.
 pub struct Recovery {
     /// The log; its opening is still to come.
@@ -261,6 +271,7 @@ impl ShardLog {
         if options.on_authentication_failure == OnAuthenticationFailure::Quarantine {
             walked.quarantine_rot();
         }
+        let boots = boots_of(&pairs, &walked);
         let chosen = walked.chosen;
         let keep = |pair: PairNumber| walked.older.iter().any(|older| older.pair == pair);
         let passed_over = found
@@ -287,6 +298,7 @@ impl ShardLog {
             boot: numbers.boot,
             next_pair: numbers.pair,
             next_chain: numbers.chain,
+            boots,
             older: walked.older,
             ciphers: walked.ciphers,
             passed_over,
@@ -298,6 +310,31 @@ impl ShardLog {
         });
         Ok(Recovery { log, report })
     }
+}
+
+/// The boots of which this disk knows how far they came, ascending.
+fn boots_of(pairs: &[files::PairFiles], walked: &walk::Walked) -> Vec<PastBoot> {
+    let mut boots: Vec<PastBoot> = Vec::new();
+    let mut headers: Vec<_> = pairs.iter().filter_map(|p| p.header.as_ref()).collect();
+    headers.sort_by_key(|header| header.pair);
+    for header in headers {
+        let older = walked.older.iter().find(|older| older.pair == header.pair);
+        let last = if walked.chosen == Some(header.pair) {
+            ChainNumber((header.first_chain.get() + walked.chains).saturating_sub(1))
+        } else if let Some(older) = older {
+            older.last_certain
+        } else {
+            continue;
+        };
+        match boots.last_mut() {
+            Some(newest) if newest.boot == header.boot => newest.last = last,
+            _ => boots.push(PastBoot {
+                boot: header.boot,
+                last,
+            }),
+        }
+    }
+    boots
 }
 
 /// Refuses a directory of other encodings.

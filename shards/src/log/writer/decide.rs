@@ -3,8 +3,9 @@
 use clustor_wire::ids::{Incarnation, LogIndex, PartitionId, Term};
 
 use super::super::batch::for_each_item;
+use super::super::codec::Writer;
 use super::super::extent::extent_blocks;
-use super::super::fold::{Content, HardState, encode_missing};
+use super::super::fold::{Content, HardState, PEER_PAST_BYTES, encode_missing, encode_past};
 use super::super::item::ItemBuilder;
 use super::super::pressure::Pressure;
 use super::super::record::{
@@ -12,6 +13,10 @@ use super::super::record::{
 };
 use super::{LogRefusal, Mode, Phase, ShardLog};
 use crate::disk::DiskError;
+use crate::turn::{PeerId, PeerPast};
+
+/// Peers in one PeerChains record, at most: it is a small record.
+const PEERS_PER_RECORD_MAX: usize = 24;
 
 impl ShardLog {
     /// Whether an append of `body_bytes` would be taken now.
@@ -205,6 +210,32 @@ impl ShardLog {
             .retain(|(p, index), _| *p != partition || *index < from);
         self.locations.truncate(partition, from);
         self.append_small(RecordKind::Truncate, partition, term, from, &[]);
+    }
+
+    /// Records how far peers had come when they were last heard. Where no record waits for the disk yet this asks for
+    /// nothing: [`Self::has_open_batch`] tells when it costs no chain of its own.
+    pub fn peer_chains(&mut self, peers: &[(PeerId, PeerPast)]) {
+        for peers in peers.chunks(PEERS_PER_RECORD_MAX) {
+            let mut body = Vec::with_capacity(peers.len() * PEER_PAST_BYTES);
+            let mut writer = Writer(&mut body);
+            for (peer, past) in peers {
+                encode_past(&mut writer, (peer.node, peer.shard), *past);
+            }
+            let nobody = PartitionId::default();
+            self.append_small(
+                RecordKind::PeerChains,
+                nobody,
+                Term::ZERO,
+                LogIndex::ZERO,
+                &[&body],
+            );
+        }
+    }
+
+    /// Whether records wait in a batch that a chain is due for.
+    #[must_use]
+    pub fn has_open_batch(&self) -> bool {
+        !self.batch.is_empty()
     }
 
     /// Whether all that was decided has retired. If not, the last batch of it is marked.

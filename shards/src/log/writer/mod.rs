@@ -30,12 +30,12 @@ use super::pressure::Pressure;
 use super::proof::{ExitDurable, HardStateDurable, LocalDurable};
 use super::read::Reads;
 use super::reclaim::Closing;
-use super::recovery::{Quarantine, ROT_QUARANTINES};
+use super::recovery::{PastBoot, Quarantine, ROT_QUARANTINES};
 use super::scrub::{LostRun, Scrub, ScrubFinding};
 use super::seal::SegmentCipher;
 use crate::buffer::BlockPool;
 use crate::disk::DiskError;
-use crate::turn::Time;
+use crate::turn::{PeerId, PeerPast, Time};
 
 /// How an append is made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +136,7 @@ pub struct ShardLog {
     pub(super) keys: ShardKeys,
     pub(super) pool: BlockPool,
     pub(super) boot: BootNumber,
+    past_boots: Vec<PastBoot>,
     next_pair: PairNumber,
     next_chain: ChainNumber,
     retired: ChainNumber,
@@ -201,6 +202,7 @@ pub(super) struct Restored {
     pub boot: BootNumber,
     pub next_pair: PairNumber,
     pub next_chain: ChainNumber,
+    pub boots: Vec<PastBoot>,
     pub older: Vec<OlderPair>,
     pub ciphers: BTreeMap<PairNumber, SegmentCipher>,
     pub passed_over: Vec<PairNumber>,
@@ -224,6 +226,7 @@ impl ShardLog {
             keys: restored.keys,
             pool: restored.pool,
             boot: restored.boot,
+            past_boots: restored.boots,
             next_pair: restored.next_pair,
             next_chain: restored.next_chain,
             retired: restored.next_chain.prev(),
@@ -274,6 +277,12 @@ impl ShardLog {
     #[must_use]
     pub fn boot(&self) -> BootNumber {
         self.boot
+    }
+
+    /// The boots before this one of which the disk knew how far they came, ascending.
+    #[must_use]
+    pub fn past_boots(&self) -> &[PastBoot] {
+        &self.past_boots
     }
 
     /// The last chain that retired; before the opening, the last that may have been seen.
@@ -404,6 +413,14 @@ impl ShardLog {
     #[must_use]
     pub fn partition(&self, partition: PartitionId) -> Option<&PartitionLog> {
         self.decided.partitions.get(&partition)
+    }
+
+    /// How far each peer shard had come when it was last heard, as far as that was recorded.
+    pub fn peers(&self) -> impl Iterator<Item = (PeerId, PeerPast)> {
+        self.decided.peers.iter().map(|((node, shard), past)| {
+            let (node, shard) = (*node, *shard);
+            (PeerId { node, shard }, *past)
+        })
     }
 
     /// All partitions, ascending.

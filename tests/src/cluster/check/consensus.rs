@@ -64,6 +64,8 @@ struct Known {
     /// The terms of the committed entries, from index 1 on.
     committed: Vec<Term>,
     replicas: BTreeMap<PeerId, Replica>,
+    /// What replicas were before their disks went back: what they vouched for then was counted.
+    former: BTreeMap<PeerId, Replica>,
     /// Which halves decided from an index on, ascending.
     quorums: Vec<(LogIndex, Vec<Half>)>,
 }
@@ -112,6 +114,11 @@ fn halves(who: &str, log: &PartitionLog, committed: LogIndex) -> Result<Vec<Half
 }
 
 impl Known {
+    fn held_before(&self, me: PeerId, index: LogIndex, term: Term) -> bool {
+        let former = self.former.get(&me);
+        former.is_some_and(|former| former.holds(index, term))
+    }
+
     fn committed_term(&self, index: LogIndex) -> Option<Term> {
         let at = usize::try_from(index.get()).ok()?.checked_sub(1)?;
         self.committed.get(at).copied()
@@ -274,6 +281,28 @@ impl Consensus {
     }
 
     // ---- lives
+
+    /// A shard's disk is an older one of its own: what it vouched for and said since then it does not know. What others
+    /// were told stays: no vote is given twice.
+    pub(crate) fn went_back(&mut self, me: PeerId) {
+        for known in self.known.values_mut() {
+            if let Some(replica) = known.replicas.remove(&me) {
+                known.former.insert(me, replica);
+            }
+        }
+    }
+
+    /// Whether a shard vouched for an entry before its disk went back.
+    pub(crate) fn held_before(
+        &self,
+        partition: PartitionId,
+        me: PeerId,
+        index: LogIndex,
+        term: Term,
+    ) -> bool {
+        let known = self.known.get(&partition);
+        known.is_some_and(|known| known.held_before(me, index, term))
+    }
 
     /// A shard booted: what it vouched for and what it said must have survived. `damaged` disks may have lost
     /// content, never votes.
@@ -450,6 +479,7 @@ impl Consensus {
             let holds = |voter: &PeerId| {
                 let replica = known.replicas.get(voter);
                 replica.is_some_and(|replica| replica.holds(index, term))
+                    || known.held_before(*voter, index, term)
             };
             must(
                 is_quorum(&halves, holds),

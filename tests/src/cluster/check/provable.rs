@@ -8,7 +8,7 @@ use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use super::Violation;
 use crate::cluster::host::SimKey;
 use crate::cluster::layout::{CLUSTER, Layout};
-use crate::disk::SimDisk;
+use crate::disk::{DiskImage, SimDisk};
 
 /// The log on a copy of a disk from which a power loss has taken everything that was not flushed.
 ///
@@ -19,8 +19,20 @@ pub(crate) fn recovered(
     shard: PeerId,
     disk: &SimDisk,
 ) -> Result<ShardLog, Violation> {
+    recovered_from(layout, shard, disk.image())
+}
+
+/// The log in an image of a disk.
+///
+/// # Errors
+/// If it can't be recovered.
+pub(crate) fn recovered_from(
+    layout: &Layout,
+    shard: PeerId,
+    image: DiskImage,
+) -> Result<ShardLog, Violation> {
     let mut copy = SimDisk::new(0);
-    copy.restore(disk.image());
+    copy.restore(image);
     let identity = LogIdentity {
         cluster: CLUSTER,
         node: shard.node,
