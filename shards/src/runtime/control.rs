@@ -18,12 +18,16 @@ use glommio::{ExecutorJoinHandle, GlommioError, LocalExecutorBuilder, Placement}
 
 use super::carrier::Arrival;
 use super::error::StartError;
-use super::node::{EXECUTOR_MEMORY_BYTES, EXECUTOR_RING_DEPTH, Shared};
+use super::node::Shared;
 use super::sleep::Sleeper;
 use crate::mesh::{Doorbell, Submitter};
 use crate::net::{PREFACE_BYTES, Preface};
 use crate::sys::{self, EventFd};
 
+/// Memory for glommio's own buffered reads, three times this is locked. Eight bytes are read with it.
+const EXECUTOR_MEMORY_BYTES: usize = 64 * 1024;
+/// Submissions of glommio's own rings.
+const EXECUTOR_RING_DEPTH: usize = 32;
 /// How long to wait after an accept that failed, for want of descriptors for instance.
 const ACCEPT_RETRY_MS: u64 = 100;
 /// How often a full house looks for a free place.
@@ -64,7 +68,10 @@ pub(super) struct Control {
     pub(super) doorbell: Doorbell,
 }
 
-pub(super) fn spawn<E>(control: Control) -> Result<ExecutorJoinHandle<()>, StartError<E>> {
+/// The running thread.
+pub(super) type Thread = ExecutorJoinHandle<()>;
+
+pub(super) fn spawn<E>(control: Control) -> Result<Thread, StartError<E>> {
     LocalExecutorBuilder::new(
         control
             .listening

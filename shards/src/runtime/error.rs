@@ -1,5 +1,7 @@
 //! Why a node could not be started or stopped.
 
+use std::io;
+
 use clustor_wire::ids::ShardId;
 
 use crate::uring::RingError;
@@ -10,16 +12,27 @@ pub enum StartError<E> {
     /// The plan can't be carried out as it stands.
     #[error("starting the node: {0}")]
     Plan(String),
-    /// An executor could not be made.
+    /// A thread could not be started.
     #[error(
-        "shard {shard}: starting its executor: {why}; it needs 512 KiB of locked memory at least (`ulimit -l`), \
-         and a processor that the process may use"
+        "shard {shard}: starting its thread: {source}; the process may have no more (`ulimit -u`)"
     )]
-    Executor {
+    Thread {
         /// Which shard.
         shard: ShardId,
-        /// What the executor said.
-        why: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A shard's thread could not be bound to its processor.
+    #[error(
+        "shard {shard}: binding its thread to processor {cpu}: {source}; `taskset -p` shows which the process may use"
+    )]
+    Processor {
+        /// Which shard.
+        shard: ShardId,
+        /// Which processor, counted from 0.
+        cpu: usize,
+        /// What the system said.
+        source: io::Error,
     },
     /// The control-plane thread could not be started.
     #[error("starting the control-plane thread: {0}")]

@@ -1,4 +1,4 @@
-//! The runtime of a node: one pinned executor per shard, and the loop that takes turns on it.
+//! The runtime of a node: one pinned thread per shard, and the loop of turns on it.
 //!
 //! Owns the threads, each shard's ring and its sleep. Relies on [`crate::turn::Application`] to decide
 //! everything in its turn, and on turns being short. Promises: a turn sees everything that has arrived, its
@@ -11,8 +11,8 @@
 //! With feature `net` a node that listens has one more thread, the control plane's: it accepts, reads the preface,
 //! and hands the descriptor to its shard, whose ring carries it from then on.
 //!
-//! The ring is a raw one (`uring`), hosted in a glommio executor: the kernel signals an event descriptor which
-//! the executor reads, and the same descriptor is the shard's doorbell.
+//! A shard sleeps in its ring and nowhere else: its doorbell is a read on that ring, so that one system call waits for
+//! devices, sockets, other threads and the deadline alike. glommio runs the control-plane thread only.
 
 #[cfg(feature = "net")]
 mod carrier;
@@ -22,6 +22,7 @@ mod error;
 mod fatal;
 mod node;
 mod shard;
+#[cfg(feature = "net")]
 mod sleep;
 
 #[cfg(feature = "net")]

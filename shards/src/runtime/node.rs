@@ -1,16 +1,15 @@
 //! Starting the shards of a node, and stopping them.
 
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 #[cfg(feature = "net")]
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use clustor_wire::ids::ShardId;
-use futures_lite::FutureExt;
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
 #[cfg(feature = "net")]
 use super::carrier::Arrival;
@@ -20,14 +19,10 @@ use super::error::{StartError, StopError};
 use super::fatal;
 use super::shard::{BootError, Ends, Shard, ShardPlan};
 use crate::mesh::{Bell, Doorbell, SubmissionQueue, Submitter, Wake, full_mesh};
-use crate::sys::EventFd;
+use crate::sys::{self, EventFd};
 use crate::turn::Application;
 use crate::uring;
 
-/// Memory for glommio's own buffered reads, three times this is locked. A shard reads eight bytes with it.
-pub(super) const EXECUTOR_MEMORY_BYTES: usize = 64 * 1024;
-/// Submissions of glommio's own rings.
-pub(super) const EXECUTOR_RING_DEPTH: usize = 32;
 /// Accepted connections that may wait for each shard.
 #[cfg(feature = "net")]
 const ARRIVALS_MAX: usize = 256;
@@ -141,11 +136,11 @@ impl Stopper {
 pub struct Node<R> {
     submitters: Vec<Submitter<R>>,
     shared: Arc<Shared>,
-    threads: Vec<Option<ExecutorJoinHandle<()>>>,
+    threads: Vec<Option<JoinHandle<()>>>,
     #[cfg(feature = "net")]
     mailboxes: Vec<Submitter<Arrival>>,
     #[cfg(feature = "net")]
-    control: Option<ExecutorJoinHandle<()>>,
+    control: Option<control::Thread>,
     ended: Receiver<ShardId>,
 }
 
@@ -240,7 +235,7 @@ where
         match spawn(plan, ends, options.cpus.get(index).copied(), said) {
             Ok(thread) => node.threads.push(Some(thread)),
             Err(error) => {
-                node.abandon::<E>();
+                node.abandon();
                 return Err(error);
             }
         }
@@ -270,7 +265,7 @@ where
     match node.listen(listening) {
         Ok(()) => Ok(node),
         Err(error) => {
-            node.abandon::<E>();
+            node.abandon();
             Err(error)
         }
     }
@@ -287,7 +282,7 @@ fn spawn<A, E>(
     ends: Ends<A>,
     cpu: Option<usize>,
     said: Said<E>,
-) -> Result<ExecutorJoinHandle<()>, StartError<E>>
+) -> Result<JoinHandle<()>, StartError<E>>
 where
     A: Application + 'static,
     A::Request: Send + 'static,
@@ -296,45 +291,52 @@ where
     E: Send + 'static,
 {
     let shard = ends.shard;
-    LocalExecutorBuilder::new(cpu.map_or(Placement::Unbound, Placement::Fixed))
-        .name(&format!("shard-{shard}"))
-        .io_memory(EXECUTOR_MEMORY_BYTES)
-        .ring_depth(EXECUTOR_RING_DEPTH)
-        .spawn(move || async move {
-            let life = AssertUnwindSafe(live(plan, ends, said.ready)).catch_unwind();
-            if let Err(payload) = life.await {
+    std::thread::Builder::new()
+        .name(format!("shard-{shard}"))
+        .spawn(move || {
+            let Said { ready, ended } = said;
+            let life = catch_unwind(AssertUnwindSafe(|| live(plan, ends, cpu, ready)));
+            if let Err(payload) = life {
                 fatal::panicked(shard, payload.as_ref());
             }
             // Nobody listens if the node was dropped.
-            let _ = said.ended.send(shard);
+            let _ = ended.send(shard);
         })
-        .map_err(|error| StartError::Executor {
-            shard,
-            why: error.to_string(),
-        })
+        .map_err(|source| StartError::Thread { shard, source })
 }
 
 /// A shard's life, from boot to stop.
-async fn live<A, E>(plan: ShardPlan<A, E>, ends: Ends<A>, ready: Sender<Result<(), StartError<E>>>)
-where
+fn live<A, E>(
+    plan: ShardPlan<A, E>,
+    ends: Ends<A>,
+    cpu: Option<usize>,
+    ready: Sender<Result<(), StartError<E>>>,
+) where
     A: Application + 'static,
     E: Send + 'static,
 {
-    let id = ends.shard;
+    let shard = ends.shard;
+    if let Some(cpu) = cpu
+        && let Err(source) = sys::pin_current_thread(cpu)
+    {
+        let error = StartError::Processor { shard, cpu, source };
+        drop(ready.send(Err(error)));
+        return;
+    }
     match Shard::boot(plan, ends) {
-        Ok((shard, doorbell)) => {
+        Ok((booted, doorbell)) => {
             // If nobody listens the node was given up, and says so through the flag as well.
             drop(ready.send(Ok(())));
             drop(ready);
-            if let Err(error) = shard.run(doorbell).await {
-                fatal::ring_failed(id, &error);
+            if let Err(error) = booted.run(doorbell) {
+                fatal::ring_failed(shard, &error);
             }
         }
         Err(BootError::Ring(source)) => {
-            drop(ready.send(Err(StartError::Ring { shard: id, source })));
+            drop(ready.send(Err(StartError::Ring { shard, source })));
         }
         Err(BootError::Build(source)) => {
-            drop(ready.send(Err(StartError::Build { shard: id, source })));
+            drop(ready.send(Err(StartError::Build { shard, source })));
         }
     }
 }
@@ -396,15 +398,12 @@ impl<R> Node<R> {
         ready: &Receiver<Result<(), StartError<E>>>,
     ) -> Result<Self, StartError<E>> {
         for _ in 0..self.submitters.len() {
-            // A thread whose executor could not be made says nothing and drops its end.
             let said = ready.recv();
             if !matches!(said, Ok(Ok(()))) {
-                let silent = self.abandon();
+                self.abandon();
                 return Err(match said {
                     Ok(Err(error)) => error,
-                    _ => {
-                        silent.unwrap_or_else(|| StartError::Plan("a shard ended early".to_owned()))
-                    }
+                    _ => StartError::Plan("a shard ended early".to_owned()),
                 });
             }
         }
@@ -463,25 +462,15 @@ impl<R> Node<R> {
 
     fn join_control(&mut self) {
         #[cfg(feature = "net")]
-        if let Some(Err(error)) = self.control.take().map(ExecutorJoinHandle::join) {
+        if let Some(Err(error)) = self.control.take().map(control::Thread::join) {
             tracing::error!(%error, "the control-plane thread ended with an error");
         }
     }
 
-    /// Gives up a node that did not start; what an executor that could not be made has to say.
-    fn abandon<E>(&mut self) -> Option<StartError<E>> {
+    /// Gives up a node that did not start.
+    fn abandon(&mut self) {
         self.shared.abandon();
-        self.join_control();
-        let mut silent = None;
-        for (shard, thread) in (0u16..).zip(self.threads.iter_mut().filter_map(Option::take)) {
-            if let Err(error) = thread.join() {
-                silent.get_or_insert(StartError::Executor {
-                    shard: ShardId(shard),
-                    why: error.to_string(),
-                });
-            }
-        }
-        silent
+        self.join();
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clustor_wire::ids::ShardId;
 
 #[cfg(feature = "net")]
 use super::carrier::{Arrival, Carrier};
 use super::node::Shared;
-use super::sleep::Sleeper;
 use crate::buffer::{BlockPool, SizeClass};
 use crate::disk::BootDisk;
 use crate::mesh::{Doorbell, MeshPort, SubmissionQueue};
@@ -22,6 +22,8 @@ use crate::uring::{RingError, ShardRing, WriterChoice, WriterMode};
 const TURN_REQUESTS_MAX: usize = 1_024;
 /// How soon messages are offered again to a shard whose mesh ring was full.
 const MESH_RETRY_US: u64 = 1_000;
+/// The longest sleep: the file system is asked as often how full it is.
+const SLEEP_US_MAX: u64 = 1_000_000;
 
 /// What an application is built from, on its shard's thread, before the first turn.
 pub struct Boot<'a> {
@@ -102,7 +104,6 @@ pub(super) struct Shard<A: Application> {
     id: ShardId,
     app: A,
     ring: ShardRing,
-    event: Arc<EventFd>,
     requests: SubmissionQueue<A::Request>,
     port: MeshPort<A::Mesh>,
     #[cfg(feature = "net")]
@@ -129,8 +130,7 @@ impl<A: Application> Shard<A> {
     ) -> Result<(Self, Doorbell), BootError<E>> {
         let mut ring =
             ShardRing::open_with(&plan.directory, plan.writer).map_err(BootError::Ring)?;
-        ring.signal(&ends.event).map_err(BootError::Ring)?;
-        ring.want_signal(false);
+        ring.listen(&ends.event).map_err(BootError::Ring)?;
         let mut pool = BlockPool::new(&plan.pool);
         let mode = ring.register_pool(&mut pool);
         #[cfg(feature = "net")]
@@ -154,7 +154,6 @@ impl<A: Application> Shard<A> {
             id: ends.shard,
             app,
             ring,
-            event: ends.event,
             requests: ends.requests,
             port: ends.port,
             #[cfg(feature = "net")]
@@ -173,11 +172,7 @@ impl<A: Application> Shard<A> {
     }
 
     /// Takes turns until the node stops.
-    pub(super) async fn run(mut self, mut doorbell: Doorbell) -> Result<(), RingError> {
-        let mut sleeper = Sleeper::new(&self.event).map_err(|source| RingError::Register {
-            what: "its event descriptor with the executor",
-            source,
-        })?;
+    pub(super) fn run(mut self, mut doorbell: Doorbell) -> Result<(), RingError> {
         loop {
             self.collect()?;
             if self.is_due() {
@@ -190,20 +185,15 @@ impl<A: Application> Shard<A> {
                 break;
             }
             if self.has_more() {
-                glommio::yield_if_needed().await;
                 continue;
             }
             let parking = doorbell.announce();
-            self.ring.want_signal(true);
             if !self.has_more() {
-                let busy = self.is_busy();
-                sleeper.sleep(busy, self.wake_at_us()).await;
+                self.ring.sleep(self.longest_sleep())?;
             }
-            self.ring.want_signal(false);
             drop(parking);
         }
         tracing::debug!(shard = %self.id, "stopped");
-        sleeper.end(&self.event).await;
         Ok(())
     }
 
@@ -327,15 +317,6 @@ impl<A: Application> Shard<A> {
         carrier.flush(&mut self.ring, now)
     }
 
-    /// Whether something is in flight whose end can't wait for an idle shard's long sleep.
-    fn is_busy(&self) -> bool {
-        #[cfg(feature = "net")]
-        if self.ring.are_sockets_busy() {
-            return true;
-        }
-        self.ring.is_busy()
-    }
-
     /// Whether sockets or arriving connections have something for the loop.
     #[cfg(feature = "net")]
     fn has_news(&self) -> bool {
@@ -353,9 +334,14 @@ impl<A: Application> Shard<A> {
     fn deadline(&self) -> Option<Time> {
         let of_turn = self.outbox.deadline;
         #[cfg(feature = "net")]
-        if let Some(of_sockets) = self.carrier.as_ref().and_then(Carrier::next_deadline) {
-            return Some(of_turn.map_or(of_sockets, |at| at.min(of_sockets)));
-        }
+        let of_turn = [
+            of_turn,
+            self.carrier.as_ref().and_then(Carrier::next_deadline),
+            self.ring.sockets_due_us().map(Time),
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         of_turn
     }
 
@@ -371,13 +357,16 @@ impl<A: Application> Shard<A> {
             || self.deadline().is_some_and(|at| at.0 <= sys::boottime_us())
     }
 
-    /// When the loop has to wake even if nothing arrives.
-    fn wake_at_us(&self) -> Option<u64> {
-        let deadline = self.deadline().map(|at| at.0);
-        if self.outbox.mesh.is_empty() {
-            return deadline;
-        }
-        let retry = sys::boottime_us() + MESH_RETRY_US;
-        Some(deadline.map_or(retry, |at| at.min(retry)))
+    /// How long the loop may sleep if nothing arrives.
+    fn longest_sleep(&self) -> Duration {
+        let now = sys::boottime_us();
+        let retry = (!self.outbox.mesh.is_empty()).then_some(now + MESH_RETRY_US);
+        let wake_at_us = [self.deadline().map(|at| at.0), retry]
+            .into_iter()
+            .flatten()
+            .min();
+        let longest =
+            wake_at_us.map_or(SLEEP_US_MAX, |at| at.saturating_sub(now).min(SLEEP_US_MAX));
+        Duration::from_micros(longest)
     }
 }

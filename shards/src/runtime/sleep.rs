@@ -1,6 +1,6 @@
-//! A shard's sleep: until its event descriptor is signalled or a timer runs out.
+//! The control-plane thread's sleep: until its event descriptor is signalled or a timer runs out.
 //!
-//! One task of the executor reads the event descriptor for as long as the shard lives; the turn loop waits for
+//! One task of the executor reads the event descriptor for as long as the thread lives; its loop waits for
 //! the flag it raises. One timer is kept armed while the loop runs: it carries the deadlines, and it bounds how
 //! long the executor can park over a task that is ready, which glommio does now and then.
 
@@ -19,7 +19,7 @@ use crate::sys::{self, EventFd};
 
 /// The longest sleep while anything is in flight.
 const BUSY_US_MAX: u64 = 5_000;
-/// The longest sleep of an idle shard.
+/// The longest sleep of an idle thread.
 const IDLE_US_MAX: u64 = 50_000;
 /// The shortest timer: glommio rounds up to this.
 const SLEEP_US_MIN: u64 = 1_000;
@@ -31,7 +31,7 @@ struct Signal {
     waker: RefCell<Option<Waker>>,
 }
 
-/// The shard's end of its event descriptor and its timer.
+/// The thread's end of its event descriptor and its timer.
 pub(super) struct Sleeper {
     signal: Rc<Signal>,
     reader: glommio::task::JoinHandle<()>,
@@ -41,7 +41,7 @@ pub(super) struct Sleeper {
 }
 
 impl Sleeper {
-    /// On a shard's executor: begins to read `event`.
+    /// On its executor: begins to read `event`.
     ///
     /// # Errors
     /// When the process has no descriptor left.

@@ -11,6 +11,7 @@
 //! can say what is durable.
 #![allow(unsafe_code)]
 
+mod bell;
 mod blocking;
 mod chain;
 mod disk;

@@ -6,9 +6,10 @@
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
-use io_uring::types::{CancelBuilder, Timespec};
-use io_uring::{IoUring, squeue};
+use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
+use io_uring::{IoUring, Submitter, squeue};
 
 use super::error::RingError;
 use crate::buffer::{BlockPool, Blocks};
@@ -72,6 +73,8 @@ pub(super) enum Owner {
     Nobody = 9,
     /// A synchronous operation before the first turn.
     Boot = 10,
+    /// The read of the doorbell.
+    Doorbell = 11,
 }
 
 /// A submission's mark: whose it is, which step of it, and the place in the owner's table.
@@ -107,6 +110,7 @@ impl Mark {
             #[cfg(feature = "net")]
             9 => Owner::Nobody,
             10 => Owner::Boot,
+            11 => Owner::Doorbell,
             other => panic!("the kernel returned a mark of no owner: {other}"),
         };
         let step = u8::try_from((packed >> 48) & 0xff).expect("eight bits");
@@ -180,16 +184,6 @@ impl Ring {
     /// Enters so far.
     pub(super) const fn enters(&self) -> u64 {
         self.enters
-    }
-
-    pub(super) fn register_event_fd(&self, fd: RawFd) -> Result<(), RingError> {
-        self.io
-            .submitter()
-            .register_eventfd(fd)
-            .map_err(|source| RingError::Register {
-                what: "its event descriptor",
-                source,
-            })
     }
 
     /// Registers every run of a pool from which nothing was taken yet. Says why not, where it can't be.
@@ -318,27 +312,30 @@ impl Ring {
         }
     }
 
-    pub(super) fn want_signal(&mut self, wanted: bool) {
-        let queue = self.io.completion();
-        if wanted {
-            queue.enable_eventfd();
-            // The flag is out before the caller's next look at the queue. The kernel publishes a completion and
-            // then reads the flag without promising a barrier of its own between the two where a worker thread
-            // completes; a shard never sleeps past a few milliseconds while such work is in flight.
-            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-        } else {
-            queue.disable_eventfd();
-        }
-    }
-
     /// Hands everything pushed to the kernel, and waits until `want` completions are there.
     pub(super) fn enter(&mut self, want: usize) -> Result<(), RingError> {
+        self.enter_by(|submitter| submitter.submit_and_wait(want))
+    }
+
+    /// Hands everything pushed to the kernel, and waits until a completion is there or `longest` has passed.
+    pub(super) fn enter_for(&mut self, longest: Duration) -> Result<(), RingError> {
+        let longest = Timespec::from(longest);
+        let args = SubmitArgs::new().timespec(&longest);
+        self.enter_by(|submitter| submitter.submit_with_args(1, &args))
+    }
+
+    fn enter_by(
+        &mut self,
+        submit: impl Fn(&Submitter<'_>) -> io::Result<usize>,
+    ) -> Result<(), RingError> {
         let pushed = self.io.submission().len();
         for _ in 0..ENTER_TRIES_MAX {
             self.enters += 1;
-            match self.io.submitter().submit_and_wait(want) {
+            match submit(&self.io.submitter()) {
                 Ok(taken) if taken == pushed => return Ok(()),
                 Ok(taken) => return Err(RingError::Torn { taken, pushed }),
+                // The time is over, and there was nothing to take.
+                Err(error) if error.raw_os_error() == Some(libc::ETIME) => return Ok(()),
                 Err(error)
                     if matches!(
                         error.raw_os_error(),

@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::bell::Bell;
 use super::blocking::BlockingWriter;
 use super::chain::ChainSteps;
 use super::disk::Disk;
@@ -41,6 +42,7 @@ pub struct ShardRing {
     /// Made when the first is needed.
     #[cfg(feature = "net")]
     pub(super) sockets: Option<super::sockets::Sockets>,
+    bell: Option<Bell>,
     path: PathBuf,
     used_percent: u8,
     used_due_us: u64,
@@ -109,6 +111,7 @@ impl ShardRing {
             choice,
             #[cfg(feature = "net")]
             sockets: None,
+            bell: None,
             path: wal,
             used_percent: 0,
             used_due_us: 0,
@@ -145,19 +148,22 @@ impl ShardRing {
         self.ring.mode()
     }
 
-    /// Has the kernel signal `event` whenever a completion is there.
+    /// Has a signal of `event` end [`Self::sleep`].
     ///
     /// # Errors
-    /// When the kernel refuses.
-    pub fn signal(&mut self, event: &EventFd) -> Result<(), RingError> {
-        if let Some(writer) = &self.disk.writer {
-            let theirs = event.duplicate().map_err(|source| RingError::Register {
+    /// When the process has no descriptor left.
+    pub fn listen(&mut self, event: &EventFd) -> Result<(), RingError> {
+        let duplicate = || {
+            event.duplicate().map_err(|source| RingError::Register {
                 what: "its event descriptor",
                 source,
-            })?;
-            writer.signal(EventFd::from(theirs));
+            })
+        };
+        if let Some(writer) = &self.disk.writer {
+            writer.signal(EventFd::from(duplicate()?));
         }
-        self.ring.register_event_fd(event.as_raw_fd())
+        self.bell = Some(Bell::new(duplicate()?));
+        Ok(())
     }
 
     /// Starts one operation of the disk seam. Nothing happens before [`ShardRing::enter`].
@@ -194,7 +200,7 @@ impl ShardRing {
     pub fn wait(&mut self) -> Result<(), RingError> {
         let writing = self.disk.writer.as_ref().map_or(0, |w| w.in_flight());
         if writing == 0 {
-            let want = usize::from(self.ring.in_flight() > 0);
+            let want = usize::from(self.in_flight() > 0);
             return self.ring.enter(want);
         }
         while !self.has_completions() {
@@ -205,6 +211,18 @@ impl ShardRing {
             }
         }
         self.ring.enter(0)
+    }
+
+    /// Hands everything over and waits until something completes, the event that it listens to is signalled, or
+    /// `longest` has passed.
+    ///
+    /// # Errors
+    /// When the ring fails; it is not used again.
+    pub fn sleep(&mut self, longest: Duration) -> Result<(), RingError> {
+        if let Some(bell) = &mut self.bell {
+            bell.arm(&mut self.ring)?;
+        }
+        self.ring.enter_for(longest)
     }
 
     /// Moves the events of everything that completed into `events`, errors first.
@@ -226,6 +244,10 @@ impl ShardRing {
                 }
                 #[cfg(feature = "net")]
                 Owner::Nobody => {}
+                Owner::Doorbell => {
+                    let bell = self.bell.as_mut().expect("an armed bell");
+                    bell.completed(done.result)?;
+                }
                 other @ Owner::Boot => panic!("nothing of {other:?} was submitted"),
             }
         }
@@ -253,17 +275,12 @@ impl ShardRing {
         self.ring.has_completions() || self.disk.writer.as_ref().is_some_and(|w| w.has_ended())
     }
 
-    /// Says whether completions are to be signalled on the event descriptor: while a shard is awake it looks by
-    /// itself. After switching the signal on, look at [`ShardRing::has_completions`] once more before sleeping.
-    pub fn want_signal(&mut self, wanted: bool) {
-        self.ring.want_signal(wanted);
-    }
-
-    /// Submissions that have not completed.
+    /// Submissions that have not completed, what it listens to aside.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         let writing = self.disk.writer.as_ref().map_or(0, |w| w.in_flight());
-        self.ring.in_flight() + writing
+        let listening = self.bell.as_ref().is_some_and(Bell::is_armed);
+        self.ring.in_flight() - usize::from(listening) + writing
     }
 
     /// Operations of the disk that a shard waits for before it closes the ring. The zeroing of a spare pair is
@@ -388,6 +405,9 @@ impl Drop for ShardRing {
                 "operations did not end in time; their buffers are given up",
             );
             self.disk.leak();
+            if let Some(bell) = self.bell.take() {
+                bell.leak();
+            }
             #[cfg(feature = "net")]
             if let Some(sockets) = self.sockets.take() {
                 sockets.leak();

@@ -31,6 +31,11 @@ impl<T> Slab<T> {
         place
     }
 
+    #[cfg(feature = "net")]
+    pub(super) fn get(&self, place: u32) -> Option<&T> {
+        self.places.get(place as usize)?.as_ref()
+    }
+
     pub(super) fn get_mut(&mut self, place: u32) -> Option<&mut T> {
         self.places.get_mut(place as usize)?.as_mut()
     }

@@ -106,6 +106,11 @@ impl ShardRing {
         sockets.feed(ring)
     }
 
+    /// When [`Self::tend_sockets`] has something to do even if nothing happens, in microseconds of the boot clock.
+    pub fn sockets_due_us(&self) -> Option<u64> {
+        self.sockets.as_ref().and_then(Sockets::next_deadline_us)
+    }
+
     /// Moves what happened to sockets into `events`.
     pub fn take_socket_events(&mut self, events: &mut Vec<SocketEvent>) {
         self.sockets().1.take_events(events);

@@ -366,6 +366,15 @@ impl Sockets {
         ring.push(&[opcode::AsyncCancel2::new(all).build().user_data(mark)])
     }
 
+    /// When the first of those that close has lingered long enough.
+    pub(super) fn next_deadline_us(&self) -> Option<u64> {
+        let of = |&place: &u32| match self.table.get(place)?.state {
+            State::Flushing { until_us } | State::Lingering { until_us } => Some(until_us),
+            State::Connecting | State::Open | State::Gone => None,
+        };
+        self.closing.iter().filter_map(of).min()
+    }
+
     /// Ends what has lingered long enough.
     pub(super) fn on_time(&mut self, ring: &mut Ring, now_us: u64) -> Result<(), RingError> {
         let late: Vec<u32> = self
