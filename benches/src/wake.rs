@@ -1,7 +1,10 @@
-//! What waking a thread costs on this machine: the least that a handle on another thread adds to an append, twice.
+//! What waking a thread on another processor costs on this machine: a handle adds it to an append twice, once for the
+//! shard and once for the client, where each has a processor of its own.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use clustor_shards::sys;
 
 use crate::measured::Measured;
 
@@ -13,14 +16,23 @@ const PAUSE: Duration = Duration::from_micros(150);
 const OVER: u64 = u64::MAX;
 const ASLEEP: u64 = 0;
 
-/// Measures from the call that wakes a parked thread to that thread's next instruction.
+/// Measures from the call that wakes a parked thread to that thread's next instruction. Each of the two is bound to a
+/// processor of its own where there is more than one: left alone they end up on one, where waking is cheap.
 pub fn measure() -> Measured {
+    let cpus = sys::allowed_cpus().unwrap_or_default();
+    let bind = |cpu: Option<&usize>| {
+        if let Some(&cpu) = cpu.filter(|_| cpus.len() > 1) {
+            // A processor that was taken away meanwhile: the number is then another machine's.
+            drop(sys::pin_current_thread(cpu));
+        }
+    };
     let start = Instant::now();
     let woken_at = AtomicU64::new(ASLEEP);
     let ns = |start: Instant| u64::try_from(start.elapsed().as_nanos()).unwrap_or(OVER - 1);
     let mut measured = Measured::new();
     std::thread::scope(|scope| {
         let sleeper = scope.spawn(|| {
+            bind(cpus.first());
             let mut measured = Measured::new();
             loop {
                 std::thread::park();
@@ -31,14 +43,19 @@ pub fn measure() -> Measured {
                 }
             }
         });
-        for _ in 0..WAKES {
+        let asleep = sleeper.thread().clone();
+        scope.spawn(|| {
+            bind(cpus.last());
+            let asleep = asleep;
+            for _ in 0..WAKES {
+                std::thread::sleep(PAUSE);
+                woken_at.store(ns(start).max(1), Ordering::Release);
+                asleep.unpark();
+            }
             std::thread::sleep(PAUSE);
-            woken_at.store(ns(start).max(1), Ordering::Release);
-            sleeper.thread().unpark();
-        }
-        std::thread::sleep(PAUSE);
-        woken_at.store(OVER, Ordering::Release);
-        sleeper.thread().unpark();
+            woken_at.store(OVER, Ordering::Release);
+            asleep.unpark();
+        });
         measured = sleeper.join().expect("the sleeper does not panic");
     });
     measured.took(start.elapsed());
