@@ -12,7 +12,7 @@ use clustor_wire::ids::{LogIndex, PairNumber, PartitionId, Term};
 use super::extent::open_extent;
 use super::location::{ExtentPlace, Location};
 use super::options::OnAuthenticationFailure;
-use super::record::{encode_record_parts, records};
+use super::record::{encode_record_parts, verified_records};
 use super::scrub::LostRun;
 use super::writer::{Retirement, ShardLog};
 use crate::buffer::Blocks;
@@ -274,12 +274,11 @@ fn read_extent(token: u64, place: ExtentPlace, into: Blocks) -> DiskOp {
 }
 
 impl Pending {
-    /// The frames of this run, if all are there. A copy of an entry gets the frame of an entry back.
+    /// The frames of this run out of the records of an open extent, if all are there. A copy of an entry gets the frame of an entry back.
     fn collect(&self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let mut frames = Vec::new();
+        let mut frames = Vec::with_capacity(bytes.len());
         let mut next = self.first;
-        for record in records(bytes) {
-            let record = record.ok()?;
+        for record in verified_records(bytes) {
             let header = &record.header;
             let wanted = header.partition == self.partition
                 && header.term == self.term
@@ -299,6 +298,7 @@ impl Pending {
             }
             next = next.next();
         }
+        frames.shrink_to_fit();
         (next == self.last.next()).then_some(frames)
     }
 }
