@@ -1,5 +1,7 @@
 //! One shard of one node: its core while it runs, its disk always.
 
+use std::cell::Cell;
+
 use clustor_engine::gate::SelfGoverned;
 use clustor_engine::partition::Partition;
 use clustor_engine::request::Request;
@@ -10,6 +12,7 @@ use clustor_wire::ids::PartitionId;
 
 use super::check::Violation;
 use super::clocks::Clocks;
+use super::guest::{Guest, Place};
 use super::layout::{CLUSTER, Layout};
 use super::machine::{History, OnDisk, Sabotage, Store};
 use crate::disk::SimDisk;
@@ -133,21 +136,33 @@ impl Host {
         self.boots += 1;
         self.inbox = Inbox::default();
         let sabotage = &self.sabotage;
-        let on_disk = layout.on_disk.get(&self.id.node).map(|every| OnDisk {
+        // What is known of an embedder's machine is kept, for it alone says what is in it.
+        let every = layout.on_disk.get(&self.id.node).copied();
+        let every = every.or(layout.guest.as_ref().map(|_| 1));
+        let on_disk = every.map(|every| OnDisk {
             store: self.store.clone(),
-            every: *every,
+            every,
         });
+        let node = self.id.node;
+        let lives = Cell::new(self.boots << 16);
         let partitions = layout
             .partitions
             .iter()
             .filter(|partition| partition.replicas().contains(&self.id))
             .map(|partition| {
                 let (sabotage, on_disk) = (sabotage.clone(), on_disk.clone());
+                let (guest, lives) = (layout.guest.clone(), lives.clone());
                 PartitionSpec {
                     id: partition.id,
                     voters: partition.voters.clone(),
-                    factory: Box::new(move |id| {
-                        Box::new(History::new(id, sabotage.clone(), on_disk.clone()))
+                    factory: Box::new(move |partition| {
+                        let history = History::new(partition, sabotage.clone(), on_disk.clone());
+                        let Some(plan) = &guest else {
+                            return Box::new(history);
+                        };
+                        lives.set(lives.get() + 1);
+                        let place = Place { node, partition };
+                        Box::new(history.with_guest(Guest::new(plan, place, lives.get())))
                     }),
                 }
             })

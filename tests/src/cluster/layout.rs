@@ -6,6 +6,7 @@ use clustor_engine::profile::Profile;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{ClusterId, NodeId, PartitionId, ShardId};
 
+use super::guest::Plan;
 use crate::disk::SimDiskOptions;
 
 /// The id of every simulated cluster.
@@ -43,6 +44,8 @@ pub struct Layout {
     pub disk: SimDiskOptions,
     /// Nodes whose machines are on disk, and after how many batches they save themselves.
     pub on_disk: BTreeMap<NodeId, u32>,
+    /// The embedder's machine that runs on every node, if it is one's that is tested.
+    pub guest: Option<Plan>,
 }
 
 /// A shard of a node.
@@ -71,6 +74,7 @@ impl Layout {
             profile,
             disk: SimDiskOptions::default(),
             on_disk: BTreeMap::new(),
+            guest: None,
         }
     }
 

@@ -31,7 +31,7 @@ struct Doing {
     only_in: Option<Term>,
     payload_bytes: usize,
     /// What its command says to the machine.
-    text: String,
+    text: Vec<u8>,
     attempts: u32,
     /// The attempt that waits for an answer.
     ticket: Option<u64>,
@@ -157,7 +157,7 @@ impl Clients {
         // A fence is the term of the last acknowledgement, which may be over.
         let term = self.terms.get(&partition).copied();
         let only_in = term.filter(|_| op.is_some() && self.rng.random_bool(0.2));
-        let text = self.draw_text();
+        let text = self.draw_text(world, op);
         let doing = Doing {
             text,
             partition,
@@ -177,16 +177,20 @@ impl Clients {
     }
 
     /// A timer that is set or cancelled, or nothing.
-    fn draw_text(&mut self) -> String {
+    fn draw_text(&mut self, world: &World, op: Option<u64>) -> Vec<u8> {
+        if let (Some(guest), Some(op)) = (&world.layout().guest, op) {
+            return guest.command(op, &mut self.rng);
+        }
         if self.load.timers == 0 || self.rng.random_range(0..100) >= self.load.timers {
-            return String::new();
+            return Vec::new();
         }
         let name = self.rng.random_range(0..6);
-        match self.rng.random_range(0..4) {
+        let text = match self.rng.random_range(0..4) {
             0 => format!("cancel {name}"),
             1 => format!("timer {name} {}", self.rng.random_range(0..5)),
             _ => format!("timer {name} {}", self.rng.random_range(0..1_500)),
-        }
+        };
+        text.into_bytes()
     }
 
     fn draw_level(&mut self) -> ReadLevel {
@@ -220,9 +224,11 @@ impl Clients {
             }
             Some(op) => {
                 let mut payload = op.to_le_bytes().to_vec();
-                payload.extend_from_slice(doing.text.as_bytes());
-                let bytes = doing.payload_bytes.max(payload.len());
-                payload.resize(bytes, b' ');
+                payload.extend_from_slice(&doing.text);
+                if world.layout().guest.is_none() {
+                    let bytes = doing.payload_bytes.max(payload.len());
+                    payload.resize(bytes, b' ');
+                }
                 let body = RequestBody::Append {
                     payload,
                     key: doing.key,

@@ -13,10 +13,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clustor_engine::machine::{
-    Admit, Applied, Batch, Effects, Expired, MachineError, Opened, Stamp, StateMachine, Timer,
+    Admit, Applied, Batch, Effects, Expired, Item, MachineError, Opened, Stamp, StateMachine, Timer,
 };
 use clustor_engine::request::ReadFn;
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
+
+use super::guest::Guest;
 
 /// Bytes of a command that name its operation.
 pub const OP_BYTES: usize = 8;
@@ -34,6 +36,8 @@ pub struct Taken {
     pub stamp: Stamp,
     /// Its operation.
     pub op: u64,
+    /// Digest of the machine's reply.
+    pub told: u64,
     /// Digest of this command and all that happened before it.
     pub digest: u64,
 }
@@ -47,6 +51,8 @@ pub struct Expiry {
     pub stamp: Stamp,
     /// The timer.
     pub timer: Timer,
+    /// Digest of this and all that happened before it.
+    pub digest: u64,
 }
 
 /// Orders a machine to fail at its next batch.
@@ -69,6 +75,18 @@ struct Saved {
     expired: Vec<Expiry>,
     digest: u64,
     timers: Vec<Timer>,
+}
+
+impl Saved {
+    /// What an embedder's machine has lost is lost here too.
+    fn forget_above(&mut self, index: LogIndex) {
+        self.taken.retain(|taken| taken.index <= index);
+        self.expired.retain(|expiry| expiry.index <= index);
+        let taken = self.taken.last().map(|last| (last.index, last.digest));
+        let expired = self.expired.last().map(|last| (last.index, last.digest));
+        self.digest = taken.max(expired).map_or(0, |(_, digest)| digest);
+        self.applied = index;
+    }
 }
 
 /// What the machines of a shard have saved: a database that loses nothing it was given.
@@ -104,6 +122,8 @@ pub struct History {
     unsaved: u32,
     /// Where it stood when it opened.
     opened: LogIndex,
+    /// The embedder's machine behind it.
+    guest: Option<Guest>,
 }
 
 /// What a read of a [`History`] found.
@@ -131,6 +151,41 @@ pub fn op_of(command: &[u8]) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
+/// Digest of any bytes; 0 for none.
+#[must_use]
+pub fn digest_of(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0, |digest, byte| mix(digest, u64::from(*byte) + 1))
+}
+
+/// The item as an embedder's machine gets it: without the number of its operation.
+fn for_guest<'a>(item: &Item<'a>) -> Item<'a> {
+    Item {
+        command: item.command.get(OP_BYTES..).unwrap_or_default(),
+        ..*item
+    }
+}
+
+/// Sets or cancels a timer, if the text says so.
+fn obey(text: &[u8], item: &Item<'_>, out: &mut Effects) {
+    let Ok(text) = std::str::from_utf8(text) else {
+        return;
+    };
+    let mut words = text.split_whitespace();
+    match (words.next(), words.next(), words.next()) {
+        (Some("timer"), Some(name), Some(ms)) => {
+            if let Ok(ms) = ms.parse() {
+                let _ = out.set_timer(item.index, name.as_bytes(), item.stamp.plus_ms(ms));
+            }
+        }
+        (Some("cancel"), Some(name), None) => {
+            out.cancel_timer(item.index, name.as_bytes());
+        }
+        _ => {}
+    }
+}
+
 impl History {
     /// An empty list whose failures are ordered through `sabotage`.
     #[must_use]
@@ -141,6 +196,12 @@ impl History {
             on_disk,
             ..Self::default()
         }
+    }
+
+    /// The same with an embedder's machine behind it, which says where it opens.
+    pub(crate) fn with_guest(mut self, guest: Guest) -> Self {
+        self.guest = Some(guest);
+        self
     }
 
     /// Every command it took, in order.
@@ -205,22 +266,46 @@ impl History {
         Applied::Retryable { from, reason }
     }
 
-    fn obey(&mut self, text: &[u8], index: LogIndex, stamp: Stamp, out: &mut Effects) {
-        let Ok(text) = std::str::from_utf8(text) else {
-            return;
-        };
-        let mut words = text.split_whitespace();
-        match (words.next(), words.next(), words.next()) {
-            (Some("timer"), Some(name), Some(ms)) => {
-                if let Ok(ms) = ms.parse() {
-                    let _ = out.set_timer(index, name.as_bytes(), stamp.plus_ms(ms));
+    /// Takes some items, through the guest if there is one.
+    fn take(&mut self, items: &[Item<'_>], out: &mut Effects) -> Applied {
+        let answer = match &mut self.guest {
+            Some(guest) => {
+                let own: Vec<Item<'_>> = items.iter().map(for_guest).collect();
+                guest.apply(&own, out)
+            }
+            None => {
+                for (place, item) in (self.taken.len() as u64 + 1..).zip(items) {
+                    obey(&item.command[OP_BYTES.min(item.command.len())..], item, out);
+                    out.reply(item.index, &place.to_le_bytes());
                 }
+                Applied::Ack
             }
-            (Some("cancel"), Some(name), None) => {
-                out.cancel_timer(index, name.as_bytes());
-            }
-            _ => {}
+        };
+        let until = match &answer {
+            Applied::Ack => LogIndex(u64::MAX),
+            Applied::Retryable { from, .. } => *from,
+            Applied::Fatal(_) => return answer,
+        };
+        let mut last = None;
+        for item in items.iter().take_while(|item| item.index < until) {
+            let op = op_of(item.command);
+            let told = digest_of(out.reply_of(item.index));
+            let entry = mix(mix(mix(self.digest, op), item.index.get()), item.term.get());
+            self.digest = mix(mix(entry, item.stamp.0), told);
+            self.taken.push(Taken {
+                index: item.index,
+                term: item.term,
+                stamp: item.stamp,
+                op,
+                told,
+                digest: self.digest,
+            });
+            last = Some(item.index);
         }
+        if let Some(last) = last {
+            self.save(last, out);
+        }
+        answer
     }
 
     /// Saves itself where it is time to.
@@ -246,19 +331,26 @@ impl History {
 
 impl StateMachine for History {
     fn open(&mut self) -> Result<Opened, MachineError> {
+        let guest = self.guest.as_mut().map(Guest::open).transpose()?;
         let Some(on_disk) = &self.on_disk else {
             return Ok(Opened::default());
         };
         Ok(on_disk.store.with(self.partition, |saved| {
-            self.opened = saved.applied;
+            let opened = guest
+                .unwrap_or_else(|| Opened::at(saved.applied).with_timers(saved.timers.clone()));
+            self.opened = opened.applied;
+            saved.forget_above(opened.applied);
             self.digest = saved.digest;
             self.taken.clone_from(&saved.taken);
             self.expired.clone_from(&saved.expired);
-            Opened::at(saved.applied).with_timers(saved.timers.clone())
+            opened
         }))
     }
 
     fn admit(&self, command: &[u8]) -> Admit {
+        if let Some(guest) = &self.guest {
+            return guest.admit(command.get(OP_BYTES..).unwrap_or_default());
+        }
         if op_of(command) % HOPELESS == HOPELESS - 1 {
             return Admit::No("it is one of those".to_owned());
         }
@@ -266,26 +358,21 @@ impl StateMachine for History {
     }
 
     fn apply(&mut self, batch: Batch<'_>, out: &mut Effects) -> Applied {
-        let stops_at = self.stops_at(batch.len());
-        for (place, item) in batch.iter().enumerate() {
-            if stops_at == Some(place) {
-                return self.fail(item.index, out);
+        let items: Vec<Item<'_>> = batch.iter().copied().collect();
+        let stops_at = self.stops_at(items.len()).unwrap_or(items.len());
+        let mut rest = &items[..stops_at];
+        while !rest.is_empty() {
+            let many = self.guest.as_mut().map(|guest| guest.portion(rest.len()));
+            let (portion, later) = rest.split_at(many.unwrap_or(rest.len()));
+            let answer = self.take(portion, out);
+            if answer != Applied::Ack {
+                return answer;
             }
-            let op = op_of(item.command);
-            let entry = mix(mix(mix(self.digest, op), item.index.get()), item.term.get());
-            self.digest = mix(entry, item.stamp.0);
-            self.taken.push(Taken {
-                index: item.index,
-                term: item.term,
-                stamp: item.stamp,
-                op,
-                digest: self.digest,
-            });
-            let text = item.command.get(OP_BYTES..).unwrap_or_default();
-            self.obey(text, item.index, item.stamp, out);
-            out.reply(item.index, &(self.taken.len() as u64).to_le_bytes());
+            rest = later;
         }
-        self.save(batch.last_index(), out);
+        if let Some(item) = items.get(stops_at) {
+            return self.fail(item.index, out);
+        }
         Applied::Ack
     }
 
@@ -293,11 +380,14 @@ impl StateMachine for History {
         if self.stops_at(1).is_some() {
             return self.fail(expired.index, out);
         }
+        if let Some(guest) = &mut self.guest {
+            let answer = guest.expire(expired, out);
+            if answer != Applied::Ack {
+                return answer;
+            }
+        }
         for timer in expired.timers {
-            let name = timer
-                .name
-                .iter()
-                .fold(0, |name, byte| mix(name, u64::from(*byte)));
+            let name = digest_of(&timer.name);
             self.digest = mix(
                 mix(mix(self.digest, name), timer.due.0),
                 expired.index.get(),
@@ -306,6 +396,7 @@ impl StateMachine for History {
                 index: expired.index,
                 stamp: expired.stamp,
                 timer: timer.clone(),
+                digest: self.digest,
             });
         }
         self.save(expired.index, out);
@@ -313,12 +404,18 @@ impl StateMachine for History {
     }
 
     fn durable_applied(&self) -> LogIndex {
+        if let Some(guest) = &self.guest {
+            return guest.durable_applied();
+        }
         self.on_disk.as_ref().map_or(LogIndex::ZERO, |on_disk| {
             on_disk.store.with(self.partition, |saved| saved.applied)
         })
     }
 
     fn digest(&self) -> Option<u64> {
-        Some(self.digest)
+        match &self.guest {
+            Some(guest) => guest.digest(),
+            None => Some(self.digest),
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! - `queue`: what happens next
 //! - [`trace`]: one line for each event
 //! - [`machine`]: what the clusters run
+//! - [`guest`]: an embedder's machine behind it
 //! - [`layout`]: who is in a cluster
 //! - [`messages`], [`network`]: frames, and what becomes of them
 //! - [`host`]: one shard, its core and its disk
@@ -12,6 +13,7 @@
 
 pub mod check;
 mod clocks;
+pub mod guest;
 pub mod host;
 pub mod layout;
 pub mod load;

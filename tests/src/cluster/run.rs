@@ -76,7 +76,20 @@ pub struct Failure {
 /// # Errors
 /// The rule that was broken, or the panic.
 pub fn run(seed: u64, steps_max: u64, trace: Trace) -> Result<Report, Box<Failure>> {
-    let mut run = Run::new(seed, steps_max, trace);
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+    let swarm = Swarm::draw(&mut rng);
+    play(seed, swarm, rng, steps_max, trace)
+}
+
+/// Runs what was drawn for a seed.
+pub(crate) fn play(
+    seed: u64,
+    swarm: Swarm,
+    rng: Xoshiro256PlusPlus,
+    steps_max: u64,
+    trace: Trace,
+) -> Result<Report, Box<Failure>> {
+    let mut run = Run::new(seed, swarm, rng, steps_max, trace);
     let outcome = catch_unwind(AssertUnwindSafe(|| run.whole()));
     let what = match outcome {
         Ok(Ok(finished)) => return Ok(run.report(finished)),
@@ -92,7 +105,7 @@ pub fn run(seed: u64, steps_max: u64, trace: Trace) -> Result<Report, Box<Failur
     }))
 }
 
-fn said(panic: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn said(panic: &(dyn std::any::Any + Send)) -> String {
     panic
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
@@ -159,9 +172,13 @@ struct Run {
 }
 
 impl Run {
-    fn new(seed: u64, steps_max: u64, trace: Trace) -> Self {
-        let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
-        let swarm = Swarm::draw(&mut rng);
+    fn new(
+        seed: u64,
+        swarm: Swarm,
+        mut rng: Xoshiro256PlusPlus,
+        steps_max: u64,
+        trace: Trace,
+    ) -> Self {
         let mut world = World::new(swarm.layout.clone(), swarm.network, rng.random());
         world.trace = trace;
         world.set_proofs(PROOFS_MAX);
@@ -593,7 +610,7 @@ impl Run {
                 ));
             }
             for probe in &mut probes {
-                probe.ask(&mut self.world);
+                probe.ask(&mut self.world, &mut self.rng);
             }
             // The probes' pace needs an event at least this often.
             let at = self.world.now_us() + 20_000;
@@ -641,7 +658,8 @@ impl Run {
             let over = leads.is_some_and(|found| found.change() == Change::None);
             // No node has this number: everybody is another one.
             // Nobody sets timers any more.
-            let expired = leads.is_some_and(|found| found.timers().is_empty());
+            let guest = self.world.layout().guest.is_some();
+            let expired = guest || leads.is_some_and(|found| found.timers().is_empty());
             over && expired
                 && configuration.members(peer(u64::MAX, 0)).all(|voter| {
                     let host = self.world.host(voter);
@@ -741,7 +759,7 @@ impl Heard {
 }
 
 impl Probe {
-    fn ask(&mut self, world: &mut World) {
+    fn ask(&mut self, world: &mut World, rng: &mut Xoshiro256PlusPlus) {
         if self.stage == Stage::Done || world.now_us() < self.next_us {
             return;
         }
@@ -752,8 +770,12 @@ impl Probe {
             Stage::Write => {
                 // Each try is an operation of its own: an append without a key is never retried.
                 self.op += 1 << 10;
+                let mut payload = self.op.to_le_bytes().to_vec();
+                if let Some(guest) = &world.layout().guest {
+                    payload.extend(guest.command(self.op, rng));
+                }
                 let body = RequestBody::Append {
-                    payload: self.op.to_le_bytes().to_vec(),
+                    payload,
                     key: None,
                     wait: Wait::Applied,
                     only_in: None,

@@ -113,6 +113,31 @@ fn pick<T: Copy>(rng: &mut Xoshiro256PlusPlus, from: &[T]) -> T {
 }
 
 impl Swarm {
+    /// Draws what an embedder's machine is tested under: a cluster of these nodes whose disks keep what they flushed.
+    #[must_use]
+    pub fn for_guest(rng: &mut Xoshiro256PlusPlus, nodes: u64, partitions: u128) -> Self {
+        let mut profile = small(Profile::latency());
+        profile.apply_entries_max = pick(rng, &[1, 16, 512]);
+        profile.cache_bytes_max = pick(rng, &[16 << 10, 1 << 20]);
+        let layout = Layout::plain(nodes, partitions, profile);
+        let faults = draw_faults(rng, &layout);
+        let sabotage = rng.random_bool(0.5);
+        Self {
+            network: draw_network(rng),
+            faults: Faults {
+                sabotage: sabotage.then(|| rng.random_range(200_000..=2_000_000)),
+                mode: None,
+                disk: None,
+                fragile: None,
+                rot: false,
+                ..faults
+            },
+            load: draw_load(rng),
+            chaos_us: rng.random_range(1_000_000..8_000_000),
+            layout,
+        }
+    }
+
     /// Draws everything.
     #[must_use]
     pub fn draw(rng: &mut Xoshiro256PlusPlus) -> Self {
@@ -227,6 +252,7 @@ fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64) -> Layout {
         profile,
         disk,
         on_disk: BTreeMap::new(),
+        guest: None,
     }
 }
 

@@ -809,6 +809,10 @@ impl World {
         let Some(core) = self.hosts.get(&shard).and_then(|host| host.core.as_ref()) else {
             return Ok(());
         };
+        let guest = self.layout.guest.as_ref();
+        if let Some(broken) = guest.and_then(super::guest::Plan::broken) {
+            return Err(broken);
+        }
         self.consensus.after_turn(shard, core)?;
         self.modes.after_turn(shard, core)?;
         for reply in replies {

@@ -10,7 +10,7 @@ use clustor_wire::ids::{LogIndex, PartitionId, Term};
 
 use super::consensus::Consensus;
 use super::{Violation, must};
-use crate::cluster::machine::Seen;
+use crate::cluster::machine::{Seen, digest_of};
 
 /// A request that was sent.
 #[derive(Debug, Clone, Copy)]
@@ -198,12 +198,11 @@ impl Clients {
                 let agreed = consensus.agreed_mut(asked.partition);
                 match agreed.at(*index) {
                     None => agreed.expect(*index, op)?,
-                    Some((place, taken)) => {
+                    Some((_, taken)) => {
                         must(taken.op == op, "what is acknowledged stays", || {
                             format!("operation {op} at index {index}, where {taken:?} is")
                         })?;
-                        let told = (place as u64 + 1).to_le_bytes();
-                        let right = reply.is_empty() || *reply == told;
+                        let right = reply.is_empty() || digest_of(reply) == taken.told;
                         must(
                             right && taken.term == *term && (!duplicate || reply.is_empty()),
                             "an acknowledgement is the machine's answer",
