@@ -163,6 +163,9 @@ fn one_of_each_raft_body() -> Vec<RaftBody> {
             verdict: RefetchVerdict::Never,
             frames: vec![3; 70],
         },
+        RaftBody::Founding {
+            configuration: vec![4; 40],
+        },
     ]
 }
 

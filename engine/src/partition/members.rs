@@ -7,7 +7,7 @@ use clustor_wire::message::{
 
 use super::{Partition, refusal};
 use crate::raft::configuration::{Configuration, Standing};
-use crate::raft::{Change, ChangeError, FollowerStatus, TransferError, Turn};
+use crate::raft::{Change, ChangeError, Estranged, FollowerStatus, TransferError, Turn};
 use crate::request::MembersRequest;
 
 impl Partition {
@@ -56,6 +56,34 @@ impl Partition {
             | ChangeError::Configuration(_) => refusal(RefusalClause::Unsupported, message, 0),
             ChangeError::MissingContent { .. } => {
                 refusal(RefusalClause::MissingContent, message, 1000)
+            }
+        }
+    }
+
+    /// Why this replica does not vote, though it has a voter's place.
+    #[must_use]
+    pub fn estranged(&self) -> Option<Estranged> {
+        self.replica.estranged()
+    }
+
+    /// The same in words; empty if it votes, or has no such place.
+    pub(super) fn why_estranged(&self) -> String {
+        let (id, me) = (self.id, self.replica.me().node);
+        match self.estranged() {
+            None => String::new(),
+            Some(Estranged::Emptied { named }) => format!(
+                "its disk is a new one, and the voter that node {me} was is on the old one (incarnation {named}): it does not vote and counts for nothing; `clustor member replace` {id} {me} takes it in (docs/operations.md, \"A lost disk\")"
+            ),
+            Some(Estranged::Asks(lowest)) => format!(
+                "it starts for the first time, which takes all its first voters at once; node {} says who is missing",
+                lowest.node
+            ),
+            Some(Estranged::Waits(peers)) => {
+                let nodes: Vec<String> = peers.iter().map(|p| p.node.to_string()).collect();
+                format!(
+                    "it starts for the first time, which takes all its first voters at once, and has not heard from node {}",
+                    nodes.join(", node ")
+                )
             }
         }
     }

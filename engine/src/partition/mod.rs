@@ -452,7 +452,7 @@ impl Partition {
             (MachineSlot::Failed(trouble), _) => format!("the machine {trouble}"),
             (_, Some(stuck)) if status.missing == 0 => stuck.to_owned(),
             _ if status.missing > 0 => lost(&status),
-            _ => String::new(),
+            _ => self.why_estranged(),
         };
         let (mode, wanted_mode, held_back) = self.durability_status();
         PartitionStatus {

@@ -7,7 +7,7 @@
 
 use clustor_shards::log::record::RecordKind;
 use clustor_shards::turn::{PeerId, Time};
-use clustor_wire::ids::LogIndex;
+use clustor_wire::ids::{Incarnation, LogIndex};
 
 use super::configuration::{Configuration, ConfigurationError, Standing, Step};
 use super::membership::Change;
@@ -140,12 +140,16 @@ impl Replica {
         if !settled {
             return Err(ChangeError::UnderWay { index: newest });
         }
-        let next = self.changed(turn.now, change)?;
+        let next = self.changed(turn, change)?;
         Ok(self.append_configuration(turn, next))
     }
 
     /// The configuration that a change leads to from the one in force.
-    fn changed(&self, now: Time, change: &MemberChange) -> Result<Configuration, ChangeError> {
+    fn changed(
+        &self,
+        turn: &Turn<'_>,
+        change: &MemberChange,
+    ) -> Result<Configuration, ChangeError> {
         let current = &self.configuration;
         let must_be = |peer: &PeerId, standing: Standing, wanted: &'static str| {
             let peer = *peer;
@@ -169,18 +173,21 @@ impl Replica {
             MemberChange::Voters { add, remove } => {
                 for peer in add {
                     must_be(peer, Standing::Learner, "learner")?;
-                    self.must_have_caught_up(now, *peer)?;
+                    self.must_have_caught_up(turn, *peer)?;
                 }
                 for peer in remove {
                     must_be(peer, Standing::Voter, "voter")?;
                 }
-                current.entering(add, remove)?
+                // A voter is a replica on one formatting of its disk: the one that caught up.
+                let named = |peer: &PeerId| Some((*peer, *turn.heard.get(peer)?));
+                let named: Vec<_> = add.iter().filter_map(named).collect();
+                current.entering(add, remove)?.naming(&named)?
             }
             MemberChange::RollBack => return Err(ChangeError::NothingToRollBack),
         })
     }
 
-    fn must_have_caught_up(&self, now: Time, peer: PeerId) -> Result<(), ChangeError> {
+    fn must_have_caught_up(&self, turn: &Turn<'_>, peer: PeerId) -> Result<(), ChangeError> {
         let RoleState::Leader(leading) = &self.role else {
             return Err(ChangeError::NotLeader { leader: None });
         };
@@ -188,7 +195,10 @@ impl Replica {
         let progress = leading.of(peer);
         let behind = last - progress.map_or(0, |p| p.durable_index().get()).min(last);
         let patience = u64::from(self.timers.election_ms_max);
-        let answers = progress.is_some_and(|p| now < p.heard.plus_ms(patience));
+        let answers = progress.is_some_and(|p| turn.now < p.heard.plus_ms(patience));
+        // Who was never heard has no name under which it could vote.
+        let unknown = self.incarnation != Incarnation::ZERO && !turn.heard.contains_key(&peer);
+        let answers = answers && !unknown;
         if behind > CATCH_UP_ENTRIES || !answers {
             return Err(ChangeError::Lags { peer, behind });
         }

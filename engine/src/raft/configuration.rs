@@ -5,18 +5,21 @@
 //!
 //! | offset | bytes | field |
 //! | --- | --- | --- |
-//! | 0 | 1 | version, 1 |
+//! | 0 | 1 | version, 2 |
 //! | 1 | 1 | voters in the first half, 1 to 9 |
 //! | 2 | 1 | voters in the second half: 1 to 9 in a record that enters joint, else 0 |
 //! | 3 | 1 | what the record does ([`Step`]): 0 states, 1 enters joint, 2 leaves it forward, 3 leaves it back |
-//! | 4 | 10 each | a voter: node (8), shard (2); the first half, then the second, each ascending |
-//! | | 12 + n each | a note on a member, up to the end, ascending: what it is (1: 0 a voter, 1 a learner, 2 an observer), node (8), shard (2), n (1), its address (n bytes of UTF-8, 64 at most) |
+//! | 4 | 18 each | a voter: node (8), shard (2), incarnation (8; 0 where none is named); the first half, then the second, each ascending by node and shard |
+//! | | 12 + n each | a note on a member, up to the end, ascending: what it is (1: 0 a voter, 1 a learner, 2 an observer), node (8), shard (2), n (1), its address (n bytes of UTF-8, 48 at most) |
 //!
 //! Each learner and each observer has a note; a voter has one where its address is not in the placement. There are at most
 //! 9 notes, so that a record stays small, and at most 2 observers.
+//!
+//! A voter is a replica on one formatting of its disk, its incarnation: on another one it is somebody else. A configuration
+//! that names an incarnation means that one; those of tests may name none, which is then every replica's own.
 
 use clustor_shards::turn::PeerId;
-use clustor_wire::ids::{NodeId, ShardId};
+use clustor_wire::ids::{Incarnation, NodeId, ShardId};
 
 /// Voters in one half, at most: an even larger quorum costs latency and buys nothing (5 survive two losses).
 pub const VOTERS_MAX: usize = 9;
@@ -25,14 +28,14 @@ pub const OBSERVERS_MAX: usize = 2;
 /// Members with a note, at most.
 pub const NOTES_MAX: usize = 9;
 /// Bytes of a member's address, at most.
-pub const ADDRESS_BYTES_MAX: usize = 64;
+pub const ADDRESS_BYTES_MAX: usize = 48;
 /// Bytes of a configuration, at most.
 pub const CONFIGURATION_BYTES_MAX: usize =
     HEAD_BYTES + 2 * VOTERS_MAX * VOTER_BYTES + NOTES_MAX * (NOTE_HEAD_BYTES + ADDRESS_BYTES_MAX);
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HEAD_BYTES: usize = 4;
-const VOTER_BYTES: usize = 10;
+const VOTER_BYTES: usize = 18;
 const NOTE_HEAD_BYTES: usize = 12;
 // The log takes a configuration of 900 bytes.
 const _: () = assert!(CONFIGURATION_BYTES_MAX <= 900);
@@ -132,6 +135,8 @@ pub struct Configuration {
     step: Step,
     first: Vec<PeerId>,
     second: Vec<PeerId>,
+    /// Of the voters whose incarnation is named, each once, ascending.
+    named: Vec<(PeerId, Incarnation)>,
     notes: Vec<Note>,
 }
 
@@ -151,6 +156,7 @@ impl Configuration {
         step: Step,
         first: Vec<PeerId>,
         second: Vec<PeerId>,
+        mut named: Vec<(PeerId, Incarnation)>,
         mut notes: Vec<Note>,
     ) -> Result<Self, ConfigurationError> {
         let first = check(first)?;
@@ -189,10 +195,17 @@ impl Configuration {
         if let Some(peer) = voters().chain(noted).find(|peer| moved(peer)) {
             return Err(ConfigurationError::Twice(peer.node));
         }
+        named.retain(|(peer, named)| named.get() != 0 && voters().any(|voter| voter == peer));
+        named.sort_unstable();
+        named.dedup();
+        if let Some(pair) = named.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(ConfigurationError::Twice(pair[0].0.node));
+        }
         Ok(Self {
             step,
             first,
             second,
+            named,
             notes,
         })
     }
@@ -202,7 +215,7 @@ impl Configuration {
     /// # Errors
     /// No voter, more than [`VOTERS_MAX`], or a node twice.
     pub fn simple(voters: Vec<PeerId>) -> Result<Self, ConfigurationError> {
-        Self::new(Step::States, voters, Vec::new(), Vec::new())
+        Self::new(Step::States, voters, Vec::new(), Vec::new(), Vec::new())
     }
 
     /// Two halves: what is decided needs a majority of each.
@@ -210,7 +223,7 @@ impl Configuration {
     /// # Errors
     /// As [`Self::simple`], for either half.
     pub fn joint(first: Vec<PeerId>, second: Vec<PeerId>) -> Result<Self, ConfigurationError> {
-        Self::new(Step::Enters, first, second, Vec::new())
+        Self::new(Step::Enters, first, second, Vec::new(), Vec::new())
     }
 
     /// The same with one more member that does not vote.
@@ -229,7 +242,13 @@ impl Configuration {
             standing,
             address: address.to_owned(),
         });
-        Self::new(Step::States, self.first.clone(), Vec::new(), notes)
+        Self::new(
+            Step::States,
+            self.first.clone(),
+            Vec::new(),
+            self.named.clone(),
+            notes,
+        )
     }
 
     /// The same without a member that does not vote.
@@ -239,7 +258,43 @@ impl Configuration {
     pub fn without_member(&self, peer: PeerId) -> Result<Self, ConfigurationError> {
         let kept = |n: &&Note| n.peer != peer || n.standing == Standing::Voter;
         let notes = self.notes.iter().filter(kept).cloned().collect();
-        Self::new(Step::States, self.first.clone(), Vec::new(), notes)
+        Self::new(
+            Step::States,
+            self.first.clone(),
+            Vec::new(),
+            self.named.clone(),
+            notes,
+        )
+    }
+
+    /// The same voters, under these incarnations.
+    ///
+    /// # Errors
+    /// Two for one voter.
+    pub fn naming(&self, more: &[(PeerId, Incarnation)]) -> Result<Self, ConfigurationError> {
+        let mut named = self.named.clone();
+        named.extend_from_slice(more);
+        Self::new(
+            self.step,
+            self.first.clone(),
+            self.second.clone(),
+            named,
+            self.notes.clone(),
+        )
+    }
+
+    /// The incarnation under which a voter is named; 0 for none.
+    #[must_use]
+    pub fn incarnation_of(&self, voter: PeerId) -> Incarnation {
+        let found = self.named.binary_search_by_key(&voter, |(peer, _)| *peer);
+        found.map_or(Incarnation::ZERO, |at| self.named[at].1)
+    }
+
+    /// Whether some voter's incarnation is not named.
+    #[must_use]
+    pub fn is_nameless(&self) -> bool {
+        let mut voters = self.halves().flatten();
+        voters.any(|voter| self.incarnation_of(*voter) == Incarnation::ZERO)
     }
 
     /// The joint configuration on the way from these voters to others.
@@ -255,7 +310,13 @@ impl Configuration {
                 note.standing = Standing::Voter;
             }
         }
-        Self::new(Step::Enters, self.first.clone(), second, notes)
+        Self::new(
+            Step::Enters,
+            self.first.clone(),
+            second,
+            self.named.clone(),
+            notes,
+        )
     }
 
     /// The configuration behind a joint one: its second half, or the first if it goes back; then those who were to
@@ -277,7 +338,7 @@ impl Configuration {
         }
         // Who votes no more, going forward, is no member any more.
         notes.retain(|n| back || n.standing != Standing::Learner || !self.first.contains(&n.peer));
-        Self::new(step, voters.clone(), Vec::new(), notes)
+        Self::new(step, voters.clone(), Vec::new(), self.named.clone(), notes)
     }
 
     /// The same members, stated once more behind the exit that led to them.
@@ -378,6 +439,8 @@ impl Configuration {
         };
         for voter in self.first.iter().chain(&self.second) {
             put(&mut out, voter);
+            let named = self.incarnation_of(*voter);
+            out.extend_from_slice(&named.get().to_le_bytes());
         }
         for note in &self.notes {
             out.push(note.standing as u8);
@@ -402,9 +465,16 @@ impl Configuration {
             .get(..(first + second) * VOTER_BYTES)
             .ok_or(ConfigurationError::Bytes)?;
         let mut rest = &rest[voters.len()..];
-        let mut voters = voters.chunks_exact(VOTER_BYTES).map(peer_of);
-        let first: Vec<PeerId> = voters.by_ref().take(first).collect();
-        let second: Vec<PeerId> = voters.collect();
+        let voters = voters.chunks_exact(VOTER_BYTES).map(voter_of);
+        let named: Vec<(PeerId, Incarnation)> = voters.collect();
+        // One in both halves is named the same way in both, or it would be somebody else.
+        let differs = |a: &&(PeerId, Incarnation)| named.iter().any(|b| a.0 == b.0 && a.1 != b.1);
+        if named.iter().any(|a| differs(&a)) {
+            return Err(ConfigurationError::Bytes);
+        }
+        let (first, second) = named.split_at(first);
+        let peers = |half: &[(PeerId, Incarnation)]| half.iter().map(|(peer, _)| *peer).collect();
+        let (first, second): (Vec<PeerId>, Vec<PeerId>) = (peers(first), peers(second));
         let mut notes = Vec::new();
         while !rest.is_empty() {
             if rest.len() < NOTE_HEAD_BYTES || notes.len() == NOTES_MAX {
@@ -423,8 +493,15 @@ impl Configuration {
                     .to_owned(),
             });
         }
-        Self::new(step, first, second, notes)
+        Self::new(step, first, second, named, notes)
     }
+}
+
+/// Node (8), shard (2) and incarnation (8).
+fn voter_of(bytes: &[u8]) -> (PeerId, Incarnation) {
+    let (peer, incarnation) = bytes.split_at(10);
+    let incarnation = u64::from_le_bytes(incarnation.try_into().unwrap_or_default());
+    (peer_of(peer), Incarnation(incarnation))
 }
 
 /// Node (8) and shard (2).

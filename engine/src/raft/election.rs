@@ -33,6 +33,8 @@ impl Replica {
                 self.heeds_questions_of(from) && !self.is_impostor(from, message.term)
             }
             RaftBody::Refetch { .. } => self.speaks_with(from),
+            // Of no term, and taken before.
+            RaftBody::Founding { .. } => false,
             RaftBody::PreVoteResponse { .. }
             | RaftBody::VoteResponse { .. }
             | RaftBody::AppendAccepted { .. }
@@ -75,7 +77,7 @@ impl Replica {
     /// Whether what a leader or a candidate says is looked at. It may be one of a configuration that is not known here
     /// yet, and it counts its own votes; but where this replica alone decides, nobody else leads or is elected.
     pub(super) fn heeds_questions_of(&self, from: PeerId) -> bool {
-        self.speaks_with(from) && !self.configuration.is_sole_voter(self.me)
+        self.speaks_with(from) && !self.decides_alone()
     }
 
     /// Whether `from`, which no configuration here knows, claims to lead a term that somebody else leads.
@@ -128,7 +130,7 @@ impl Replica {
         last_index: LogIndex,
         last_term: Term,
     ) {
-        if self.is_sheltered(turn.now, false) {
+        if self.is_sheltered(turn.now, false) || self.is_estranged() {
             return;
         }
         let granted = term > self.term && self.is_up_to_date(last_index, last_term);
@@ -176,7 +178,7 @@ impl Replica {
         last_index: LogIndex,
         last_term: Term,
     ) {
-        if turn.now < self.silent_until {
+        if turn.now < self.silent_until || self.is_estranged() {
             return;
         }
         let free = self.vote.is_none() || self.vote == Some(from.node);
@@ -236,8 +238,9 @@ impl Replica {
     }
 
     pub(super) fn may_campaign(&self) -> bool {
-        self.configuration.contains(self.me)
-            || self.membership.may_campaign(self.me, self.committed)
+        !self.is_estranged()
+            && (self.configuration.contains(self.me)
+                || self.membership.may_campaign(self.me, self.committed))
     }
 
     /// Nobody was heard in time.
@@ -264,7 +267,7 @@ impl Replica {
             self.widen_window();
         }
         self.reset_election_timer(turn.now);
-        if self.configuration.is_sole_voter(self.me) {
+        if self.decides_alone() {
             self.campaign(turn, false);
             return;
         }
@@ -285,7 +288,7 @@ impl Replica {
     /// The leader hands over: no pre-vote, and the flag that passes stickiness.
     pub(super) fn on_timeout_now(&mut self, turn: &mut Turn<'_>, from: PeerId) {
         let follows = matches!(self.role, RoleState::Follower) && self.leader == Some(from);
-        if follows && self.configuration.contains(self.me) {
+        if follows && self.configuration.contains(self.me) && !self.is_estranged() {
             self.campaign(turn, true);
         }
     }

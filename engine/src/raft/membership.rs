@@ -102,6 +102,18 @@ impl Membership {
         }
     }
 
+    /// The configuration that the partition was created with, if the log still begins there.
+    pub(super) fn first(&self) -> Option<&Configuration> {
+        let first = &self.entries[0];
+        (first.index == LogIndex::ZERO).then_some(&first.configuration)
+    }
+
+    /// The first configuration was nameless and is not any more.
+    pub(super) fn name(&mut self, configuration: Configuration) {
+        assert!(self.entries[0].index == LogIndex::ZERO);
+        self.entries[0].configuration = configuration;
+    }
+
     fn is_recorded(&self, index: LogIndex) -> bool {
         self.recorded.is_some_and(|(_, newest)| newest >= index)
     }

@@ -41,6 +41,7 @@ pub mod durable;
 mod election;
 pub mod entry;
 mod following;
+mod founding;
 mod frames;
 pub mod lease;
 pub mod log_view;
@@ -64,6 +65,7 @@ pub use change::{ChangeError, MemberChange};
 pub use configuration::Configuration;
 pub use durability::{Cause, Transition};
 pub use durable::{AuthenticatedPeer, PeerDurable, QuorumDurable};
+pub use founding::Estranged;
 pub use lease::LeaseBounds;
 pub use membership::{Change, ConfigurationAt};
 pub use output::{
@@ -81,6 +83,12 @@ impl Replica {
     /// Takes a message of a peer. Messages may be lost, repeated, reordered and late; answers of those who are not asked,
     /// and messages of other partitions, are dropped.
     pub fn step(&mut self, turn: &mut Turn<'_>, from: AuthenticatedPeer, message: &RaftMessage) {
+        if let RaftBody::Founding { configuration } = &message.body {
+            if message.partition == self.partition {
+                self.on_founding(turn, from.id(), configuration);
+            }
+            return;
+        }
         if message.partition != self.partition || !self.admits(turn, from.id(), message) {
             return;
         }
@@ -108,6 +116,8 @@ impl Replica {
             } => self.on_rejected(turn, peer, *hint_index, *hint_term),
             RaftBody::DurabilityAck { .. } => self.on_durability_ack(turn, from, message),
             RaftBody::TimeoutNow => self.on_timeout_now(turn, peer),
+            // Taken above: it is of no term.
+            RaftBody::Founding { .. } => {}
             RaftBody::Refetch {
                 entry_term,
                 first,

@@ -58,6 +58,13 @@ pub enum RecordToPersist {
         /// The exit's index.
         index: LogIndex,
     },
+    /// The voters of the configuration that the partition begins with are named: it takes the place of the nameless one.
+    Founding {
+        /// Whose.
+        partition: PartitionId,
+        /// The configuration's bytes.
+        configuration: Vec<u8>,
+    },
     /// Everything from `from` on is gone.
     Truncate {
         /// Whose.

@@ -1,10 +1,12 @@
 //! The state of one replica, and how it changes role. Which state belongs to which role is visible here: what only
 //! a leader or a candidate has dies with the role.
 
+use std::collections::BTreeMap;
+
 use clustor_shards::log::HashSuite;
 use clustor_shards::log::proof::{ExitDurable, HardStateDurable, LocalDurable};
 use clustor_shards::turn::{PeerId, Time};
-use clustor_wire::ids::{LogIndex, NodeId, PairNumber, PartitionId, Term};
+use clustor_wire::ids::{Incarnation, LogIndex, NodeId, PairNumber, PartitionId, Term};
 use clustor_wire::message::{RaftBody, RaftMessage};
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
@@ -13,6 +15,7 @@ use super::cache::{CacheSlot, EntryCache};
 use super::configuration::Configuration;
 use super::durability::Modes;
 use super::durable::OwnDurable;
+use super::founding::Founding;
 use super::log_view::LogView;
 use super::membership::{ConfigurationAt, Membership};
 use super::output::{Applicable, Leadership, LeadershipChange, Output, RecordToPersist};
@@ -37,6 +40,8 @@ pub struct Turn<'a> {
     pub io_writer_mode: u8,
     /// The shard's cache of entries.
     pub cache: &'a mut EntryCache,
+    /// The incarnation that was heard last of each peer.
+    pub heard: &'a BTreeMap<PeerId, Incarnation>,
     /// Where decisions go.
     pub out: &'a mut Output,
     /// The clock behind `now` can't be trusted: no lease is earned or relied on.
@@ -91,6 +96,8 @@ pub(super) struct Owed {
 pub struct Replica {
     pub(super) partition: PartitionId,
     pub(super) me: PeerId,
+    /// Which formatting of the disk this replica is on.
+    pub(super) incarnation: Incarnation,
     /// The one in force, as `membership` has it.
     pub(super) configuration: Configuration,
     pub(super) membership: Membership,
@@ -133,6 +140,7 @@ pub struct Replica {
     pub(super) shelter_until: Time,
     pub(super) frames_refused: u64,
     pub(super) refetching: Refetching,
+    pub(super) founding: Founding,
     random: SplitMix64,
 }
 
@@ -175,6 +183,7 @@ impl Replica {
         let mut replica = Self {
             partition: config.partition,
             me: config.me,
+            incarnation: config.incarnation,
             configuration: membership.active().clone(),
             membership,
             sync_followers: false,
@@ -209,9 +218,10 @@ impl Replica {
             shelter_until: Time::default(),
             frames_refused: 0,
             refetching: Refetching::default(),
+            founding: Founding::new(now),
             random: SplitMix64::seed_from_u64(config.seed),
         };
-        if !replica.configuration.is_sole_voter(replica.me) {
+        if !replica.decides_alone() {
             replica.reset_election_timer(now);
             // Its own vote is one too.
             replica.election_due = replica.election_due.max(replica.silent_until);
@@ -281,7 +291,7 @@ impl Replica {
         }
         self.hard_state_durable = true;
         turn.out.messages.append(&mut self.held);
-        if self.configuration.is_sole_voter(self.me) {
+        if self.decides_alone() {
             // Nobody else to be heard: it need not wait for a timeout.
             self.election_due = turn.now;
         }
@@ -309,6 +319,7 @@ impl Replica {
 
     /// Time has passed.
     pub fn tick(&mut self, turn: &mut Turn<'_>) {
+        self.tick_founding(turn);
         match self.role {
             RoleState::Quarantined => {}
             RoleState::Leader(_) => self.tick_leader(turn),
@@ -326,7 +337,10 @@ impl Replica {
             _ if self.leader.is_some() || self.may_campaign() => Some(self.election_due),
             _ => None,
         };
-        [role, self.refetch_at()].into_iter().flatten().min()
+        [role, self.refetch_at(), self.founding_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Ends the turn for this replica: commits, sends, acknowledges for everything that came together.
@@ -337,7 +351,7 @@ impl Replica {
         if self.is_leader() {
             self.finish_leading(turn);
         } else {
-            if self.configuration.is_sole_voter(self.me) {
+            if self.decides_alone() {
                 self.commit_alone();
             }
             self.finish_following(turn);
@@ -361,7 +375,7 @@ impl Replica {
 
     /// A sole voter's prefix is committed as it stands, with or without a leader's term to match in.
     fn matched_for_apply(&self) -> LogIndex {
-        if self.configuration.is_sole_voter(self.me) {
+        if self.decides_alone() {
             self.log.last()
         } else {
             self.matched

@@ -199,7 +199,7 @@ impl Replica {
     }
 
     fn advance_commit(&mut self) {
-        if self.configuration.is_sole_voter(self.me) {
+        if self.decides_alone() {
             self.commit_alone();
         } else if let Some(proof) = self.prove()
             && proof.index() > self.committed
@@ -404,6 +404,7 @@ impl Replica {
 
     /// A new session with `peer` began: what was under way to it may be lost. Its log is probed anew.
     pub fn peer_up(&mut self, peer: PeerId) {
+        self.forget_founder(peer);
         if let RoleState::Leader(leading) = &mut self.role
             && let Some(progress) = leading.of_mut(peer)
         {

@@ -2,7 +2,7 @@
 
 use clustor_shards::log::{self, HashSuite, IndexRange, Mode, PartitionLog, TermRun};
 use clustor_shards::turn::PeerId;
-use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
+use clustor_wire::ids::{Incarnation, LogIndex, NodeId, PartitionId, Term};
 
 use super::configuration::{Configuration, ConfigurationError};
 use super::lease::LeaseBounds;
@@ -88,6 +88,8 @@ pub struct ReplicaConfig {
     pub partition: PartitionId,
     /// This replica's node and shard.
     pub me: PeerId,
+    /// Which formatting of its disk; a configuration that names another one does not mean this replica.
+    pub incarnation: Incarnation,
     /// Who votes, where the log holds no configuration yet.
     pub voters: Configuration,
     /// Seed of this replica's election timeouts; different on each replica.

@@ -119,19 +119,22 @@ impl ShardCore {
         let mut cache = EntryCache::new(number(config.profile.cache_bytes_max));
         let incarnation = incarnation_of(&log, config.seed, me);
         let peers = Peers::new(me, incarnation, &log);
+        let heard = log.peers().map(|(peer, past)| (peer, past.incarnation));
+        let heard = heard.collect();
         let behind = log.peers().find(|(peer, _)| *peer == me);
         let behind = behind.map(|(_, told)| behind_its_past(me, peers.own(), told));
         let mut partitions = BTreeMap::new();
         for spec in config.partitions {
             let id = spec.id;
             if log.partition(id).is_none() && log.quarantine().is_none() {
-                create(&mut log, incarnation, id, &spec.voters)?;
+                create(&mut log, me, incarnation, id, &spec.voters)?;
             }
             let known = log.partition(id);
             let replica = make_replica(
                 me,
                 &config.profile,
                 config.seed,
+                incarnation,
                 (id, spec.voters),
                 known,
                 log.quarantine().is_some() || config.silent.is_some() || behind.is_some(),
@@ -153,6 +156,7 @@ impl ShardCore {
                 retirement: Retirement::default(),
                 reads: BTreeMap::new(),
                 disk: Vec::new(),
+                heard,
                 clocks: ClockWatch::default(),
             },
             partitions,
@@ -189,6 +193,7 @@ fn make_replica(
     me: PeerId,
     profile: &Profile,
     seed: u64,
+    incarnation: Incarnation,
     (id, voters): (PartitionId, Vec<PeerId>),
     known: Option<&PartitionLog>,
     quarantined: bool,
@@ -203,6 +208,7 @@ fn make_replica(
     let config = ReplicaConfig {
         partition: id,
         me,
+        incarnation,
         voters,
         seed: mix(seed, me, id),
         timers,
@@ -266,6 +272,7 @@ fn incarnation_of(log: &ShardLog, seed: u64, me: PeerId) -> Incarnation {
 /// A partition that was never here begins with its first configuration, at index 0, and the disk's incarnation.
 fn create(
     log: &mut ShardLog,
+    me: PeerId,
     incarnation: Incarnation,
     id: PartitionId,
     voters: &[PeerId],
@@ -275,6 +282,10 @@ fn create(
             partition: id,
             error,
         })?;
+    // Where nobody else votes there is nobody to ask.
+    let alone = configuration.is_sole_voter(me);
+    let named = alone.then(|| configuration.naming(&[(me, incarnation)]));
+    let configuration = named.and_then(Result::ok).unwrap_or(configuration);
     log.create_partition(id, incarnation, &configuration.encode());
     Ok(())
 }

@@ -7,7 +7,7 @@ use clustor_shards::turn::{
     ClientEvent, ClientOp, ConnectionId, Inbox, Outbox, PeerEvent, PeerId, Time,
 };
 use clustor_wire::frame::{Frame, FrameKind};
-use clustor_wire::ids::{LogIndex, PartitionId, Term};
+use clustor_wire::ids::{Incarnation, LogIndex, PartitionId, Term};
 use clustor_wire::message::{
     ClientRequest, ClientRequestBody, ClientResponseBody, IdempotencyKey, PeerBatch, PeerHello,
     RaftBody, RaftMessage, ReadLevel, Refusal, RefusalClause,
@@ -172,10 +172,21 @@ impl ShardCore {
                 (PeerEvent::Frame(peer, frame), _) if frame.kind == FrameKind::PeerHello => {
                     if let Some(hello) = hello_in(&frame) {
                         self.peers.greeted(now, peer, &hello);
+                        self.meet(now, peer, hello.incarnation);
                     }
                 }
                 (PeerEvent::Frame(_, frame), Some(from)) => self.take_frame(now, from, &frame),
                 (PeerEvent::Frame(..), None) => {}
+            }
+        }
+    }
+
+    /// A peer's session tells which formatting of its disk speaks. Another one than before is somebody else.
+    fn meet(&mut self, now: Time, peer: PeerId, incarnation: Incarnation) {
+        let before = self.shared.heard.insert(peer, incarnation);
+        if before.is_some_and(|before| before != incarnation) {
+            for partition in self.partitions.values_mut() {
+                partition.replica.peer_renewed(now, peer);
             }
         }
     }
@@ -195,8 +206,13 @@ impl ShardCore {
         if !self.peers.admits(from.id(), &batch) || !self.shared.log.is_open() {
             return;
         }
+        let Some(incarnation) = self.peers.incarnation(from.id()) else {
+            return;
+        };
         for heartbeat in &batch.heartbeats {
-            if let Some(partition) = self.partitions.get_mut(&heartbeat.partition) {
+            if let Some(partition) = self.partitions.get_mut(&heartbeat.partition)
+                && partition.replica.means(from.id(), incarnation)
+            {
                 partition.replica.on_heartbeat(
                     &mut self.shared.lend(now),
                     from,
@@ -207,7 +223,9 @@ impl ShardCore {
             }
         }
         for ack in &batch.heartbeat_acks {
-            if let Some(partition) = self.partitions.get_mut(&ack.partition) {
+            if let Some(partition) = self.partitions.get_mut(&ack.partition)
+                && partition.replica.means(from.id(), incarnation)
+            {
                 partition.replica.on_heartbeat_ack(
                     &mut self.shared.lend(now),
                     from,
@@ -218,14 +236,25 @@ impl ShardCore {
             }
         }
         for message in batch.messages {
-            self.take_message(now, from, message);
+            self.take_message(now, from, incarnation, message);
         }
     }
 
-    fn take_message(&mut self, now: Time, from: AuthenticatedPeer, message: RaftMessage) {
+    fn take_message(
+        &mut self,
+        now: Time,
+        from: AuthenticatedPeer,
+        incarnation: Incarnation,
+        message: RaftMessage,
+    ) {
         let Some(partition) = self.partitions.get_mut(&message.partition) else {
             return;
         };
+        let founding = matches!(message.body, RaftBody::Founding { .. });
+        if !founding && !partition.replica.means(from.id(), incarnation) {
+            // A disk that takes a voter's place, and is not that voter's.
+            return;
+        }
         if let RaftBody::Append { frames, .. } | RaftBody::Refetched { frames, .. } = &message.body
             && self.shared.log.admit_frames(frames.len()).is_err()
         {

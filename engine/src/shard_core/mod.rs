@@ -29,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clustor_shards::disk::DiskOp;
 use clustor_shards::log::{Retirement, ShardLog};
 use clustor_shards::turn::{Application, ConnectionId, Inbox, Outbox, PeerId, Time};
-use clustor_wire::ids::{BootNumber, NodeId, PartitionId, ShardId};
+use clustor_wire::ids::{BootNumber, Incarnation, NodeId, PartitionId, ShardId};
 use clustor_wire::message::{RefusalClause, ScrubStatus, ShardStatus};
 
 use crate::gate::ControlView;
@@ -75,6 +75,8 @@ struct Shared {
     reads: BTreeMap<u64, ReadFor>,
     disk: Vec<DiskOp>,
     clocks: ClockWatch,
+    /// The incarnation that was heard last of each peer.
+    heard: BTreeMap<PeerId, Incarnation>,
 }
 
 impl Shared {
@@ -94,6 +96,7 @@ impl Shared {
             segment_seq: self.log.current_pair(),
             io_writer_mode: self.log.options().io_writer_mode,
             cache: &mut self.cache,
+            heard: &self.heard,
             out: &mut self.output,
             clock_alarm: self.clocks.is_raised(),
         }

@@ -122,6 +122,10 @@ impl ShardCore {
                     term,
                     index,
                 } => log.exit_committed(*partition, *term, *index),
+                RecordToPersist::Founding {
+                    partition,
+                    configuration,
+                } => log.name_voters(*partition, configuration),
                 RecordToPersist::Truncate {
                     partition,
                     term,

@@ -100,6 +100,10 @@ impl Peers {
 
     /// Whether this disk can't have come as far as was told.
     fn is_behind(&self, told: PeerPast, retired: ChainNumber) -> bool {
+        if told.boot == BootNumber::ZERO {
+            // It was met, and nothing more.
+            return false;
+        }
         let latest = self.boots.last().copied();
         if told.boot >= self.own.boot {
             return told.boot > self.own.boot || told.chain > retired;
@@ -138,6 +142,15 @@ impl Peers {
                 said: self.own.chain,
             },
         );
+        let PeerHello { incarnation, .. } = *hello;
+        if self.past(peer).incarnation != incarnation {
+            // The disk is another one; how far it has come its batches will tell.
+            let unheard = PeerPast {
+                incarnation,
+                ..PeerPast::default()
+            };
+            self.hear(peer, unheard);
+        }
     }
 
     /// Whether a batch belongs to the present session, of which the hello has told; what it says of its sender is
@@ -158,6 +171,11 @@ impl Peers {
             },
         );
         true
+    }
+
+    /// The incarnation that speaks in the present session.
+    pub fn incarnation(&self, peer: PeerId) -> Option<Incarnation> {
+        self.sessions.get(&peer).map(|session| session.incarnation)
     }
 
     /// Peers that are to hear how far this shard has come, as nothing else is said to them.

@@ -77,6 +77,7 @@ pub struct Node {
     pub log: ShardLog,
     pub replica: Replica,
     cache: EntryCache,
+    heard: BTreeMap<PeerId, Incarnation>,
     out: Output,
     /// Submitted and not yet carried.
     pub submitted: Vec<DiskOp>,
@@ -183,6 +184,7 @@ impl Cluster {
         let restored = Restored::from_log(restored).expect("its configuration is read");
         let config = ReplicaConfig {
             partition: PARTITION,
+            incarnation: Incarnation::ZERO,
             me: peer(number),
             voters,
             seed: number as u64,
@@ -200,6 +202,7 @@ impl Cluster {
             log,
             replica,
             cache,
+            heard: BTreeMap::new(),
             out: Output::default(),
             submitted: Vec::new(),
             completed: Vec::new(),
@@ -561,6 +564,7 @@ impl Node {
             segment_seq: self.log.current_pair(),
             io_writer_mode: self.io_writer_mode,
             cache: &mut self.cache,
+            heard: &self.heard,
             out: &mut self.out,
             clock_alarm: false,
         };
@@ -648,6 +652,10 @@ impl Node {
                     term,
                     index,
                 } => self.log.exit_committed(*partition, *term, *index),
+                RecordToPersist::Founding {
+                    partition,
+                    configuration,
+                } => self.log.name_voters(*partition, configuration),
                 RecordToPersist::Truncate {
                     partition,
                     term,

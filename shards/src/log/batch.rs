@@ -153,7 +153,9 @@ impl Vouch {
                     .rev()
                     .find(|(p, _)| *p == header.partition)
                 {
-                    Some((_, index)) => *index = header.index,
+                    Some((_, index)) if header.index != LogIndex::ZERO => *index = header.index,
+                    // It takes the place of another one, and says nothing about what lies behind.
+                    Some(_) => {}
                     None => self.indexes.push((header.partition, header.index)),
                 }
             }

@@ -392,6 +392,13 @@ impl ShardFold {
         if header.kind == RecordKind::Configuration && header.index == LogIndex::ZERO {
             let mut body = Reader(record.body);
             let incarnation = body.u64().map_err(|_| FoldError::BadBody)?;
+            let known = self.partitions.get_mut(&header.partition);
+            let first = known.and_then(|log| log.configurations.first_mut());
+            if let Some(first) = first.filter(|first| first.index == LogIndex::ZERO) {
+                // Another one takes its place: its voters are named.
+                first.body = body.0.to_vec();
+                return Ok(());
+            }
             let log = PartitionLog {
                 incarnation: Incarnation(incarnation),
                 configurations: vec![ConfigurationAt {

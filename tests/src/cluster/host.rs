@@ -126,6 +126,19 @@ impl Host {
             .downcast_ref()
     }
 
+    /// Another disk, with nothing on it, not even the machines' own files.
+    pub(crate) fn change_disk(&mut self, disk: SimDisk) {
+        self.disk = disk;
+        self.store = Store::default();
+    }
+
+    /// Whether another disk has the place of the voter that this replica would be, so that it stays out.
+    #[must_use]
+    pub fn is_left_out(&self, partition: PartitionId) -> bool {
+        let partition = self.partition(partition);
+        partition.is_some_and(|partition| partition.estranged().is_some())
+    }
+
     /// Starts the process: the disk as it is now, everything else new.
     pub(crate) fn boot(
         &mut self,

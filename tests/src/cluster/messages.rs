@@ -22,11 +22,12 @@ pub enum MessageKind {
     TimeoutNow,
     Refetch,
     Refetched,
+    Founding,
 }
 
 impl MessageKind {
     /// Every kind with its name.
-    pub const ALL: [(&'static str, Self); 13] = [
+    pub const ALL: [(&'static str, Self); 14] = [
         ("Heartbeat", Self::Heartbeat),
         ("HeartbeatAck", Self::HeartbeatAck),
         ("PreVote", Self::PreVote),
@@ -40,6 +41,7 @@ impl MessageKind {
         ("TimeoutNow", Self::TimeoutNow),
         ("Refetch", Self::Refetch),
         ("Refetched", Self::Refetched),
+        ("Founding", Self::Founding),
     ];
 
     /// The kind of this name.
@@ -66,6 +68,7 @@ impl MessageKind {
             RaftBody::TimeoutNow => Self::TimeoutNow,
             RaftBody::Refetch { .. } => Self::Refetch,
             RaftBody::Refetched { .. } => Self::Refetched,
+            RaftBody::Founding { .. } => Self::Founding,
         }
     }
 }
@@ -169,6 +172,8 @@ fn say(message: &RaftMessage) -> String {
             last_fsynced_index, ..
         } => format!("DurabilityAck {last_fsynced_index}"),
         RaftBody::TimeoutNow => "TimeoutNow".to_owned(),
+        RaftBody::Founding { configuration } if configuration.is_empty() => "new here".to_owned(),
+        RaftBody::Founding { .. } => "Founding".to_owned(),
         RaftBody::Refetch {
             entry_term,
             first,

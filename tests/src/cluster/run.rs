@@ -8,12 +8,11 @@ use clustor_engine::request::{Reply, RequestBody, Wait};
 use clustor_shards::disk::FileKind;
 use clustor_shards::log::Mode;
 use clustor_shards::turn::PeerId;
-use clustor_wire::ids::{NodeId, PartitionId};
+use clustor_wire::ids::{LogIndex, NodeId, PartitionId};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::check::Violation;
-use super::host::Host;
 use super::layout::peer;
 use super::load::Clients;
 use super::machine::{History, SABOTAGES};
@@ -133,9 +132,10 @@ enum Fault {
     Members,
     Clock,
     Image,
+    Empty,
 }
 
-const FAULTS: [Fault; 17] = [
+const FAULTS: [Fault; 18] = [
     Fault::Kill,
     Fault::Power,
     Fault::Blackout,
@@ -153,6 +153,7 @@ const FAULTS: [Fault; 17] = [
     Fault::Members,
     Fault::Clock,
     Fault::Image,
+    Fault::Empty,
 ];
 
 fn token_of(fault: Fault) -> u64 {
@@ -274,6 +275,7 @@ impl Run {
             Fault::Members => faults.members,
             Fault::Clock => faults.clock,
             Fault::Image => faults.image,
+            Fault::Empty => faults.empty,
             Fault::Heal | Fault::Room => None,
         }
     }
@@ -357,9 +359,19 @@ impl Run {
             Fault::Members => self.change_members(),
             Fault::Clock => self.turn_clock(),
             Fault::Image => self.go_back()?,
+            Fault::Empty => self.empty_disk(),
         }
         self.file(fault);
         Ok(())
+    }
+
+    /// The fragile node comes back with an empty disk, once.
+    fn empty_disk(&mut self) {
+        if let Some(node) = self.faults.fragile.filter(|n| !self.world.is_damaged(*n)) {
+            self.world.crash(node, Crash::Power);
+            self.world.empty_disks(node);
+            self.start_later(node);
+        }
     }
 
     /// Keeps an image of the fragile node's disks, or puts it back once everybody knows that the node came further.
@@ -491,9 +503,17 @@ impl Run {
         self.world.say(|| "disks have room".to_owned());
     }
 
+    /// Whether something is committed in every partition.
+    fn has_begun(&self) -> bool {
+        let consensus = self.world.consensus();
+        let mut partitions = self.world.layout().partitions.iter();
+        partitions.all(|partition| consensus.committed(partition.id) > LogIndex::ZERO)
+    }
+
     /// The next flush or write of the fragile node fails.
     fn fail_disk(&mut self) {
-        let Some(node) = self.faults.fragile else {
+        // The first start takes everybody, and a disk that fails before leaves nobody to go on.
+        let Some(node) = self.faults.fragile.filter(|_| self.has_begun()) else {
             return;
         };
         self.world.mark_damaged(node);
@@ -663,8 +683,8 @@ impl Run {
             over && expired
                 && configuration.members(peer(u64::MAX, 0)).all(|voter| {
                     let host = self.world.host(voter);
-                    let silent =
-                        self.world.is_damaged(voter.node) && host.is_none_or(Host::is_silenced);
+                    let silent = self.world.is_damaged(voter.node)
+                        && host.is_none_or(|h| h.is_silenced() || h.is_left_out(partition.id));
                     silent
                         || host
                             .and_then(|host| host.partition(partition.id))

@@ -64,6 +64,8 @@ pub struct Faults {
     pub drift_ppm_max: i64,
     /// An image is taken of the disks of the node that may fail; once in a run it comes back.
     pub image: Every,
+    /// The node that may fail comes back with an empty disk, once.
+    pub empty: Every,
     /// The node whose disk may fail.
     pub fragile: Option<NodeId>,
     /// It does not fail but rot, once: a block that was at rest when the node ended.
@@ -188,6 +190,12 @@ impl Swarm {
                 .faults
                 .fragile
                 .get_or_insert_with(|| pick(rng, &nodes));
+        }
+        if redundant && swarm.faults.image.is_none() && rng.random_bool(0.25) {
+            swarm.faults.empty = Some(rng.random_range(50_000..=2_000_000));
+            let nodes = swarm.layout.nodes();
+            let fragile = &mut swarm.faults.fragile;
+            fragile.get_or_insert_with(|| pick(rng, &nodes));
         }
         swarm
     }
@@ -333,6 +341,7 @@ fn draw_faults(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Faults {
         clock: None,
         drift_ppm_max: 0,
         image: None,
+        empty: None,
         fragile,
         rot: fragile.is_some() && rng.random_bool(0.5),
     }

@@ -27,7 +27,7 @@ use super::messages::{self, MessageKind, name};
 use super::network::{Network, NetworkOptions, Packet};
 use super::queue::Queue;
 use super::trace::Trace;
-use crate::disk::{Crash, DiskImage};
+use crate::disk::{Crash, DiskImage, SimDisk};
 
 /// The ticket of all questions for a mode.
 const MODE_TICKET: u64 = u64::MAX;
@@ -458,6 +458,24 @@ impl World {
         }
         self.mark_damaged(node);
         self.went_back.push(node);
+    }
+
+    /// Puts empty disks into a node that is down.
+    ///
+    /// # Panics
+    /// If the node runs.
+    pub fn empty_disks(&mut self, node: NodeId) {
+        assert!(!self.node_runs(node), "a disk is changed between two boots");
+        self.note(|| format!("node {node}'s disks are new and empty"));
+        for shard in self.shards_of(node) {
+            let seed = self.rng.random();
+            let options = self.layout.disk;
+            self.host_mut(shard)
+                .change_disk(SimDisk::with_options(seed, options));
+            self.consensus.is_another(shard);
+        }
+        self.images.retain(|shard, _| shard.node != node);
+        self.mark_damaged(node);
     }
 
     fn boot(&mut self, node: NodeId) -> Result<(), Violation> {
@@ -917,6 +935,7 @@ impl World {
                 )
             },
         )?;
+        self.judge_voter(from, &batch)?;
         let mut votes = self.consensus.on_sent(from, &batch)?;
         for message in &batch.messages {
             if message.body == (RaftBody::VoteResponse { granted: true }) {
@@ -937,6 +956,39 @@ impl World {
             .send(self.now_us, from, to, frame, &mut self.rng);
         for (at_us, packet) in arrivals {
             self.queue.push(at_us, Event::Frame(packet));
+        }
+        Ok(())
+    }
+
+    /// Nobody votes or campaigns in the place of a voter that is on another disk.
+    fn judge_voter(&self, from: PeerId, batch: &PeerBatch) -> Result<(), Violation> {
+        let core = self.hosts.get(&from).and_then(|host| host.core.as_ref());
+        let Some(core) = core else {
+            return Ok(());
+        };
+        for message in &batch.messages {
+            let votes = matches!(
+                message.body,
+                RaftBody::Vote { .. } | RaftBody::VoteResponse { granted: true }
+            );
+            let partition = core.partition(message.partition).filter(|_| votes);
+            let meant = partition.is_none_or(|partition| {
+                let configuration = partition.configuration();
+                !configuration.contains(from)
+                    || configuration.incarnation_of(from) == core.incarnation()
+            });
+            must(
+                meant,
+                "a voter is on the disk that its configuration names",
+                || {
+                    format!(
+                        "{} says {:?} as {}",
+                        name(from),
+                        message,
+                        core.incarnation()
+                    )
+                },
+            )?;
         }
         Ok(())
     }

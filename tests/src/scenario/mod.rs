@@ -25,6 +25,7 @@
 //! | `clock 2 jumps 200ms`, `clock 2 runs 150`, `clock 2 drifts 102` | a node's clock jumps ahead, or runs at so many percent of its wall clock; both of its clocks run at so many percent of the others' |
 //! | `crash 2 kill`, `crash 2 power lost` | ends a process, or a node's power; what was not flushed is lost, landed, torn, or drawn |
 //! | `image 2`, `goback 2` | keeps an image of a node's disk, and puts it back while the node is down |
+//! | `empty 2` | puts an empty disk into a node that is down |
 //! | `stop 2` | stops a node in order |
 //! | `count` | counts messages from 0 |
 //! | `settle` | ends all of the above, starts what is down, and waits until all agree |

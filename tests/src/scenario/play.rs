@@ -258,6 +258,12 @@ impl Stage {
             Line::Stall(node, us) => self.world.stall(self.shard(node)?, us),
             Line::Crash(node, crash, fate) => self.world.crash_with(node, crash, fate),
             Line::Image(node) => self.world.take_image(node),
+            Line::Empty(node) => {
+                if self.world.node_runs(node) {
+                    return Err("a node that is down".to_owned());
+                }
+                self.world.empty_disks(node);
+            }
             Line::GoBack(node) => {
                 if self.world.node_runs(node) || !self.world.has_image(node) {
                     return Err("a node that is down, and an image of it".to_owned());

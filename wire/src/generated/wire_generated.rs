@@ -13,10 +13,10 @@ pub mod wire {
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_RAFT_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_RAFT_BODY: u8 = 11;
+pub const ENUM_MAX_RAFT_BODY: u8 = 12;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_RAFT_BODY: [RaftBody; 12] = [
+pub const ENUM_VALUES_RAFT_BODY: [RaftBody; 13] = [
   RaftBody::NONE,
   RaftBody::PreVote,
   RaftBody::PreVoteResponse,
@@ -29,6 +29,7 @@ pub const ENUM_VALUES_RAFT_BODY: [RaftBody; 12] = [
   RaftBody::TimeoutNow,
   RaftBody::Refetch,
   RaftBody::Refetched,
+  RaftBody::Founding,
 ];
 
 /// What a consensus message says.
@@ -49,9 +50,10 @@ impl RaftBody {
   pub const TimeoutNow: Self = Self(9);
   pub const Refetch: Self = Self(10);
   pub const Refetched: Self = Self(11);
+  pub const Founding: Self = Self(12);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 11;
+  pub const ENUM_MAX: u8 = 12;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::PreVote,
@@ -65,6 +67,7 @@ impl RaftBody {
     Self::TimeoutNow,
     Self::Refetch,
     Self::Refetched,
+    Self::Founding,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -81,6 +84,7 @@ impl RaftBody {
       Self::TimeoutNow => Some("TimeoutNow"),
       Self::Refetch => Some("Refetch"),
       Self::Refetched => Some("Refetched"),
+      Self::Founding => Some("Founding"),
       _ => None,
     }
   }
@@ -3229,6 +3233,105 @@ impl ::core::fmt::Debug for Refetched<'_> {
       ds.finish()
   }
 }
+pub enum FoundingOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// The first start of a partition, of no term.
+pub struct Founding<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Founding<'a> {
+  type Inner = Founding<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Founding<'a> {
+  pub const VT_CONFIGURATION: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Founding { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args FoundingArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<Founding<'bldr>> {
+    let mut builder = FoundingBuilder::new(_fbb);
+    if let Some(x) = args.configuration { builder.add_configuration(x); }
+    builder.finish()
+  }
+
+
+  /// The configuration that the partition begins with, its voters named; empty from a voter that is new and asks.
+  #[inline]
+  pub fn configuration(&self) -> ::flatbuffers::Vector<'a, u8> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(Founding::VT_CONFIGURATION, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Founding<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("configuration", Self::VT_CONFIGURATION, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct FoundingArgs<'a> {
+    pub configuration: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+}
+impl<'a> Default for FoundingArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    FoundingArgs {
+      configuration: None, // required field
+    }
+  }
+}
+
+pub struct FoundingBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> FoundingBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_configuration(&mut self, configuration: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , u8>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Founding::VT_CONFIGURATION, configuration);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> FoundingBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    FoundingBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Founding<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, Founding::VT_CONFIGURATION,"configuration");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Founding<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Founding");
+      ds.field("configuration", &self.configuration());
+      ds.finish()
+  }
+}
 pub enum RaftMessageOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -3454,6 +3557,20 @@ impl<'a> RaftMessage<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_founding(&self) -> Option<Founding<'a>> {
+    if self.body_type() == RaftBody::Founding {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Founding::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for RaftMessage<'_> {
@@ -3477,6 +3594,7 @@ impl ::flatbuffers::Verifiable for RaftMessage<'_> {
           RaftBody::TimeoutNow => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<TimeoutNow>>("RaftBody::TimeoutNow", pos),
           RaftBody::Refetch => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Refetch>>("RaftBody::Refetch", pos),
           RaftBody::Refetched => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Refetched>>("RaftBody::Refetched", pos),
+          RaftBody::Founding => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Founding>>("RaftBody::Founding", pos),
           _ => Ok(()),
         }
      })?
@@ -3619,6 +3737,13 @@ impl ::core::fmt::Debug for RaftMessage<'_> {
         },
         RaftBody::Refetched => {
           if let Some(x) = self.body_as_refetched() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RaftBody::Founding => {
+          if let Some(x) = self.body_as_founding() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

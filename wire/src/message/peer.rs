@@ -180,6 +180,11 @@ pub enum RaftBody {
         /// For [`RefetchVerdict::Have`]: whole record frames from `first` on, as many as fit; otherwise empty.
         frames: Vec<u8>,
     },
+    /// The first start of a partition, of no term.
+    Founding {
+        /// The configuration that the partition begins with, its voters named; empty from a voter that is new and asks.
+        configuration: Vec<u8>,
+    },
 }
 
 /// What a replica has of an entry that another one lost.

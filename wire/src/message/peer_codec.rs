@@ -135,6 +135,7 @@ impl RaftMessage {
     fn frame_bytes(&self) -> usize {
         match &self.body {
             RaftBody::Append { frames, .. } | RaftBody::Refetched { frames, .. } => frames.len(),
+            RaftBody::Founding { configuration } => configuration.len(),
             _ => 0,
         }
     }
@@ -300,6 +301,10 @@ fn build_body(b: &mut Builder, body: &RaftBody) -> (fb::RaftBody, UnionOffset) {
                 last: last.0,
             }
         ),
+        RaftBody::Founding { configuration } => {
+            let configuration = Some(b.create_vector(configuration));
+            member!(Founding, FoundingArgs { configuration })
+        }
         RaftBody::Refetched {
             entry_term,
             first,
@@ -435,6 +440,9 @@ fn raft_body(message: fb::RaftMessage<'_>) -> Result<RaftBody, MessageError> {
                 frames: m.frames().bytes().to_vec(),
             }
         }
+        fb::RaftBody::Founding => RaftBody::Founding {
+            configuration: member!(body_as_founding).configuration().bytes().to_vec(),
+        },
         fb::RaftBody(value) => {
             return Err(MessageError::ValueUnknown {
                 field: "RaftMessage.body",

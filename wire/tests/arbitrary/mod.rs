@@ -119,6 +119,7 @@ fn raft_bodies() -> BoxedStrategy<RaftBody> {
             }
         }),
         Just(RaftBody::TimeoutNow),
+        bytes().prop_map(|configuration| RaftBody::Founding { configuration }),
         (terms(), indexes(), indexes()).prop_map(|(entry_term, first, last)| RaftBody::Refetch {
             entry_term,
             first,

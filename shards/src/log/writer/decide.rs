@@ -176,6 +176,23 @@ impl ShardLog {
         self.durable.insert(partition, LogIndex::ZERO);
     }
 
+    /// Another configuration in the place of the one that the partition was created with.
+    ///
+    /// # Panics
+    /// If there is no such partition, or the configuration exceeds 900 bytes.
+    pub fn name_voters(&mut self, partition: PartitionId, configuration: &[u8]) {
+        assert!(configuration.len() <= 900);
+        let log = &self.decided.partitions[&partition];
+        let incarnation = log.incarnation.get().to_le_bytes();
+        self.append_small(
+            RecordKind::Configuration,
+            partition,
+            Term::ZERO,
+            LogIndex::ZERO,
+            &[&incarnation, configuration],
+        );
+    }
+
     /// Records the replica's term and vote.
     pub fn hard_state(&mut self, partition: PartitionId, state: HardState) {
         self.append_small(

@@ -292,6 +292,14 @@ impl Consensus {
         }
     }
 
+    /// A shard's disk is a new one: who speaks from it is somebody else.
+    pub(crate) fn is_another(&mut self, me: PeerId) {
+        self.went_back(me);
+        for known in self.known.values_mut() {
+            known.votes.retain(|(_, voter), _| *voter != me);
+        }
+    }
+
     /// Whether a shard vouched for an entry before its disk went back.
     pub(crate) fn held_before(
         &self,

@@ -1,0 +1,239 @@
+//! The first start of a partition, and why an empty disk is no voter.
+//!
+//! A disk that was emptied looks like one on which nothing ever was, and a voter on it would have forgotten its votes and
+//! entries. So a replica acts as a voter only under a configuration that names its incarnation, drawn when its disk was
+//! formatted, and a voter counts only under the incarnation that the configuration names. The configuration that the
+//! placement gives is nameless: under it nobody votes. Of its voters the lowest asks all others, and when each has said
+//! that it is as new, it names all of them: that configuration takes the place of the nameless one, here and then on
+//! everybody who asks. Whoever has it tells it, and is new no more; so a voter whose disk was emptied after that never hears
+//! from all others that they are new, and never is named: it stays out until its members are changed. That all first
+//! voters are needed once is the price: a voter that is missing may be the one who knows better.
+//!
+//! There is one that names, so that there is one set of names. What it says is of its session; a session of its former life
+//! ends before its empty disk can ask anybody.
+
+use clustor_shards::turn::{PeerId, Time};
+use clustor_wire::ids::{Incarnation, LogIndex, Term};
+use clustor_wire::message::RaftBody;
+
+use super::configuration::{Configuration, Step};
+use super::output::RecordToPersist;
+use super::replica::{Replica, RoleState, Turn};
+
+/// A voter that is not named asks the others this often, in milliseconds.
+const ASK_MS: u64 = 100;
+/// The same once it knows that the place is another incarnation's.
+const ASK_AGAIN_MS: u64 = 5_000;
+
+/// What a replica that is not named has heard.
+#[derive(Debug)]
+pub(super) struct Founding {
+    due: Time,
+    /// Who said in its present session that it is new, and as which incarnation.
+    new: Vec<(PeerId, Incarnation)>,
+    /// A configuration that names this replica's place for another incarnation was seen.
+    replaced: Option<Incarnation>,
+}
+
+impl Founding {
+    pub(super) const fn new(now: Time) -> Self {
+        Self {
+            due: now,
+            new: Vec::new(),
+            replaced: None,
+        }
+    }
+}
+
+/// Why a replica that has a voter's place is no voter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Estranged {
+    /// The partition starts for the first time, which this replica leads, and these were not heard yet.
+    Waits(Vec<PeerId>),
+    /// The partition starts for the first time, and this one hears the others.
+    Asks(PeerId),
+    /// The place is another incarnation's: the disk is a new one.
+    Emptied {
+        /// Whose the place is.
+        named: Incarnation,
+    },
+}
+
+impl Replica {
+    /// Whether the configuration in force has a voter in this replica's place that it is not: it is of another incarnation,
+    /// or not named yet.
+    pub(super) fn is_estranged(&self) -> bool {
+        let named = self.configuration.incarnation_of(self.me);
+        self.configuration.contains(self.me) && named != self.incarnation
+    }
+
+    /// Whether this replica alone is every majority.
+    pub(super) fn decides_alone(&self) -> bool {
+        self.configuration.is_sole_voter(self.me) && !self.is_estranged()
+    }
+
+    /// Whether a peer on a disk of this incarnation is who the configuration in force means; of those who do not vote
+    /// everybody is.
+    #[must_use]
+    pub fn means(&self, peer: PeerId, incarnation: Incarnation) -> bool {
+        let named = self.configuration.incarnation_of(peer);
+        named == Incarnation::ZERO || named == incarnation
+    }
+
+    /// Why this replica does not vote, though a voter has its place.
+    #[must_use]
+    pub fn estranged(&self) -> Option<Estranged> {
+        if !self.is_estranged() {
+            return None;
+        }
+        let named = self.configuration.incarnation_of(self.me);
+        let named = (named != Incarnation::ZERO).then_some(named);
+        Some(match named.or(self.founding.replaced) {
+            Some(named) => Estranged::Emptied { named },
+            None => match self.configuration.first().first() {
+                Some(lowest) if *lowest != self.me => Estranged::Asks(*lowest),
+                _ => self.waits(),
+            },
+        })
+    }
+
+    fn waits(&self) -> Estranged {
+        let heard = |peer: &PeerId| self.founding.new.iter().any(|(new, _)| new == peer);
+        let others = self.configuration.others(self.me);
+        Estranged::Waits(others.filter(|peer| !heard(peer)).collect())
+    }
+
+    /// Whether nothing in the log names the voters, of which this replica would be one.
+    fn is_new(&self) -> bool {
+        self.is_estranged()
+            && self.membership.first() == Some(&self.configuration)
+            && self.configuration.is_nameless()
+            && !matches!(self.role, RoleState::Quarantined)
+    }
+
+    pub(super) fn founding_at(&self) -> Option<Time> {
+        self.is_new().then_some(self.founding.due)
+    }
+
+    /// Asks the others, again and again, until it is named.
+    pub(super) fn tick_founding(&mut self, turn: &mut Turn<'_>) {
+        if !self.is_new() || turn.now < self.founding.due {
+            return;
+        }
+        let replaced = self.founding.replaced.is_some();
+        self.founding.due = turn
+            .now
+            .plus_ms(if replaced { ASK_AGAIN_MS } else { ASK_MS });
+        let first = self.membership.first().into_iter();
+        let others: Vec<PeerId> = first.flat_map(|first| first.others(self.me)).collect();
+        for peer in others {
+            self.say_founding(turn, peer, Vec::new());
+        }
+    }
+
+    fn say_founding(&self, turn: &mut Turn<'_>, to: PeerId, configuration: Vec<u8>) {
+        let message = clustor_wire::message::RaftMessage {
+            partition: self.partition,
+            term: Term::ZERO,
+            body: RaftBody::Founding { configuration },
+        };
+        turn.out.messages.push((to, message));
+    }
+
+    /// A peer is new and asks, or tells which configuration the partition began with.
+    pub(super) fn on_founding(&mut self, turn: &mut Turn<'_>, from: PeerId, told: &[u8]) {
+        if matches!(self.role, RoleState::Quarantined) {
+            return;
+        }
+        if !told.is_empty() {
+            if let Ok(told) = Configuration::decode(told) {
+                self.take_names(turn, told);
+            }
+            return;
+        }
+        if !self.is_new() {
+            let named = self.membership.first().filter(|first| !first.is_nameless());
+            // A later configuration tells who is not meant; only the first one can be taken over.
+            let later = Some(&self.configuration).filter(|later| {
+                let heard = turn.heard.get(&from).copied().unwrap_or_default();
+                later.incarnation_of(from) != heard
+            });
+            if let Some(known) = named.or(later) {
+                self.say_founding(turn, from, known.encode());
+            }
+            return;
+        }
+        let Some(first) = self.membership.first() else {
+            return;
+        };
+        let asks_here = first.first().first() == Some(&self.me) && first.contains(from);
+        let Some(incarnation) = turn.heard.get(&from).copied().filter(|_| asks_here) else {
+            return;
+        };
+        self.founding.new.retain(|(peer, _)| *peer != from);
+        self.founding.new.push((from, incarnation));
+        let all = first.others(self.me).count();
+        if self.founding.new.len() == all && self.founding.replaced.is_none() {
+            let mut names = self.founding.new.clone();
+            names.push((self.me, self.incarnation));
+            if let Ok(named) = first.naming(&names) {
+                self.found(turn, named);
+            }
+        }
+    }
+
+    /// What others began with, or have come to, since.
+    fn take_names(&mut self, turn: &mut Turn<'_>, told: Configuration) {
+        if !self.is_new() || told.is_nameless() {
+            return;
+        }
+        let mine = told.incarnation_of(self.me);
+        if mine == self.incarnation {
+            let first = self.membership.first();
+            let same = |first: &Configuration| first.first() == told.first();
+            if told.step() == Step::States && first.is_some_and(same) {
+                self.found(turn, told);
+            }
+        } else if mine != Incarnation::ZERO {
+            self.founding.replaced = Some(mine);
+        }
+    }
+
+    /// From here on the voters are named.
+    fn found(&mut self, turn: &mut Turn<'_>, named: Configuration) {
+        turn.out.records.push(RecordToPersist::Founding {
+            partition: self.partition,
+            configuration: named.encode(),
+        });
+        let others: Vec<PeerId> = named.others(self.me).collect();
+        let body = named.encode();
+        let alone = named.first().first() == Some(&self.me);
+        self.membership.name(named);
+        self.obey_membership();
+        self.founding.new.clear();
+        self.reset_election_timer(turn.now);
+        if alone {
+            for peer in others {
+                self.say_founding(turn, peer, body.clone());
+            }
+        }
+    }
+
+    /// A session with `peer` began, or is another life's: what it said before is of another disk, maybe.
+    pub(super) fn forget_founder(&mut self, peer: PeerId) {
+        self.founding.new.retain(|(new, _)| *new != peer);
+        if self.is_new() {
+            self.founding.due = Time::default();
+        }
+    }
+
+    /// The disk of `peer` is another one: what it acknowledged before is void.
+    pub fn peer_renewed(&mut self, now: Time, peer: PeerId) {
+        let next: LogIndex = self.log.last().next();
+        if let RoleState::Leader(leading) = &mut self.role
+            && let Some(progress) = leading.of_mut(peer)
+        {
+            *progress = super::progress::Progress::new(peer, next, now);
+        }
+    }
+}
