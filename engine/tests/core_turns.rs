@@ -53,6 +53,8 @@ struct Node {
     replies: Vec<Reply>,
     answers: Vec<ClientOp>,
     due: Option<Time>,
+    /// Its disk answers nothing.
+    hangs: bool,
 }
 
 impl Node {
@@ -113,6 +115,7 @@ impl Node {
             replies: Vec::new(),
             answers: Vec::new(),
             due: Some(now),
+            hangs: false,
         }
     }
 
@@ -120,7 +123,7 @@ impl Node {
         let mut outbox = Outbox::default();
         self.inbox.now = now;
         self.core.turn(&mut self.inbox, &mut outbox);
-        for op in outbox.disk {
+        for op in outbox.disk.into_iter().filter(|_| !self.hangs) {
             self.inbox.disk.push(self.disk.carry(op));
         }
         self.replies.append(&mut outbox.replies);
@@ -643,4 +646,48 @@ fn what_waits_to_be_committed_is_bounded_for_the_node() {
             Some(other) => panic!("nothing can be committed: {other:?}"),
         }
     }
+}
+
+#[test]
+fn a_disk_that_hangs_costs_a_node_its_leadership_and_its_status_says_so() {
+    let mut net = Net::new(&[1, 2, 3]);
+    net.run_ms(1500);
+    let leader = net.leader().expect("a leader");
+    let bound_ms = Profile::throughput().stuck_io_ms;
+    let node = net.nodes.get_mut(&leader).expect("there");
+    node.hangs = true;
+    node.append(1, b"x", None);
+    net.run_ms(bound_ms / 2);
+    let node = net.nodes.get_mut(&leader).expect("there");
+    assert!(node.outcome(1).is_none(), "it may still happen");
+    let before = node.core.log().failure();
+    assert!(before.is_none());
+    net.run_ms(bound_ms / 2 + 10_000);
+    let node = net.nodes.get_mut(&leader).expect("there");
+    assert!(matches!(node.outcome(1), Some(Outcome::Unknown { .. })));
+    node.inbox.requests.push(Request {
+        ticket: 2,
+        partition: P,
+        body: RequestBody::Status,
+    });
+    net.run_ms(5);
+    let node = net.nodes.get_mut(&leader).expect("there");
+    let told = node.replies.iter().find_map(|reply| match reply {
+        Reply::Status { ticket: 2, status } => status.as_ref().ok(),
+        _ => None,
+    });
+    let trouble = &told.expect("answered").trouble;
+    assert!(
+        trouble.contains("has not ended within 30000 ms") && trouble.contains("restart"),
+        "{trouble}"
+    );
+    let next = net.leader().expect("another leader");
+    assert_ne!(next, leader);
+    net.nodes
+        .get_mut(&next)
+        .expect("there")
+        .append(3, b"yz", None);
+    net.run_ms(50);
+    let node = net.nodes.get_mut(&next).expect("there");
+    assert!(matches!(node.outcome(3), Some(Outcome::Applied { .. })));
 }

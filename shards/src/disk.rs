@@ -186,6 +186,14 @@ pub enum DiskError {
     /// There is no such file: a directory lost its name.
     #[error("{0}: no such file")]
     NoFile(FileId),
+    /// The device has not answered: neither success nor error came.
+    #[error("{what} has not ended within {ms} ms (stuck_io_ms): the device hangs")]
+    Stuck {
+        /// What was asked for.
+        what: &'static str,
+        /// The bound, in milliseconds.
+        ms: u64,
+    },
     /// The sector can't be read, or any other error of the device or file system.
     #[error("I/O error: {0}")]
     Io(String),

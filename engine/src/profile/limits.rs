@@ -147,6 +147,9 @@ tunables! {
         /// A chain that takes longer than this, in milliseconds, speaks against group mode; three within a minute forbid it.
         /// Well above the device's usual worst flush.
         slow_chain_ms: (1..=10_000) live,
+        /// What the device has not answered within this time, in milliseconds, is taken for failed: the shard falls silent, others lead.
+        /// Far above the longest pause that the device, or what it is attached by, makes and recovers from.
+        stuck_io_ms: (1_000..=600_000) live,
         /// How a write is made durable: fdatasync flushes the file after it, dsync (RWF_DSYNC) makes write and flush one step.
         /// dsync where the device writes through fast (`clustor probe` shows it).
         flush: (word FlushKind) live,

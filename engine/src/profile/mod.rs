@@ -315,6 +315,7 @@ impl Profile {
             queue_batches_max: self.queue_batches_max as usize,
             flush: self.flush,
             slow_chain_ms: self.slow_chain_ms,
+            stuck_io_ms: self.stuck_io_ms,
             entry_body_bytes_max: (self.entry_bytes_max + ENTRY_HEADER_BYTES_MAX) as usize,
             disk_soft_percent: self.disk_soft_percent as u8,
             disk_hard_percent: self.disk_hard_percent as u8,
@@ -353,7 +354,7 @@ impl Profile {
         } else {
             u64::MAX
         };
-        let relations: [(&'static str, u64, u64, &'static str); 8] = [
+        let relations: [(&'static str, u64, u64, &'static str); 9] = [
             (
                 "entry_bytes_max",
                 self.entry_bytes_max,
@@ -365,6 +366,12 @@ impl Profile {
                 self.batch_bytes_max,
                 self.segment_bytes / 16,
                 "a sixteenth of segment_bytes: half a segment may lie in chains in flight",
+            ),
+            (
+                "slow_chain_ms",
+                self.slow_chain_ms,
+                self.stuck_io_ms,
+                "stuck_io_ms: a chain is slow before it is stuck",
             ),
             (
                 "disk_soft_percent",

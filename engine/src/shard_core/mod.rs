@@ -379,6 +379,7 @@ impl Application for ShardCore {
         self.watch_clocks(now, inbox.wall_us);
         self.take_disk_events(now, inbox);
         self.take_hellos(inbox);
+        self.shared.log.watch_disk(now);
         self.tell_failure(now);
         self.take_peer_events(now, inbox);
         self.take_client_events(now, inbox, outbox);

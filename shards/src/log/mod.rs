@@ -39,6 +39,7 @@ pub mod merkle;
 pub mod nonce;
 pub mod options;
 mod pair;
+mod patience;
 mod pressure;
 pub mod proof;
 pub mod read;

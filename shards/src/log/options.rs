@@ -28,6 +28,9 @@ pub const CLAMPED_BATCH_BYTES_MAX: usize = 32 << 10;
 /// How long an open group batch waits at most where the best way of writing can't be had, in milliseconds.
 pub const CLAMPED_BATCH_MS_MAX: u64 = 2;
 
+/// How long the disk may take to answer, by default, in milliseconds.
+pub const STUCK_IO_MS: u64 = 30_000;
+
 /// Header and checkpoint of a first ledger, at most.
 const FIRST_LEDGER_EXTRA_BLOCKS: u64 = 8;
 /// What is kept of an eighth of a segment for an extent's header and the padding of its last block.
@@ -71,6 +74,8 @@ pub struct LogOptions {
     pub flush: FlushKind,
     /// A chain that takes longer, in milliseconds, is counted as slow.
     pub slow_chain_ms: u64,
+    /// What the disk has not answered within this time, in milliseconds, is taken for failed.
+    pub stuck_io_ms: u64,
     /// The greatest body of an entry.
     pub entry_body_bytes_max: usize,
     /// A closed pair whose live entries take at most one of so many parts of what is written in it is emptied: they are
@@ -114,6 +119,7 @@ impl LogOptions {
             queue_batches_max: QUEUE_BATCHES_MAX,
             flush: FlushKind::Fdatasync,
             slow_chain_ms: 100,
+            stuck_io_ms: STUCK_IO_MS,
             entry_body_bytes_max: (segment / 8 - 2 * BLOCK_BYTES).min(1 << 20),
             relocate_share: RELOCATE_SHARE,
             relocate_turn_bytes_max: RELOCATE_TURN_BYTES_MAX,
@@ -257,6 +263,7 @@ impl LogOptions {
             65_536,
         )?;
         within("slow_chain_ms", self.slow_chain_ms, 1, 60_000)?;
+        within("stuck_io_ms", self.stuck_io_ms, 4, 3_600_000)?;
         within(
             "relocate_share",
             self.relocate_share.into(),

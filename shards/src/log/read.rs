@@ -158,6 +158,7 @@ impl ShardLog {
             .find(|range| range.first > index)
             .map_or(last, |range| last.min(range.first.prev()));
         let token = self.reads.take_token();
+        self.patience.ask_read(token);
         let pending = Pending {
             partition,
             term,

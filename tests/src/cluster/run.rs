@@ -21,7 +21,7 @@ use super::network::NetworkOptions;
 use super::swarm::{Every, Faults, Swarm, draw_news};
 use super::trace::Trace;
 use super::world::{Happened, World};
-use crate::disk::{Crash, WriteFault};
+use crate::disk::{Crash, StuckKind, WriteFault};
 
 /// From the last fault to a write and a read in every partition and to all replicas having applied everything,
 /// in microseconds of virtual time, at most.
@@ -526,12 +526,14 @@ impl Run {
         if self.faults.rot {
             return self.let_rot(node);
         }
-        let how = self.rng.random_range(0..3);
+        let how = self.rng.random_range(0..5);
         for shard in shards.into_iter().filter(|shard| shard.node == node) {
             let disk = &mut self.world.host_mut(shard).disk;
             match how {
                 0 => disk.fail_next_flush(kind),
                 1 => disk.fault_next_write(kind, WriteFault::Error),
+                2 => disk.stick_next(StuckKind::Chain),
+                3 => disk.stick_next(StuckKind::Read),
                 _ => disk.fault_next_write(kind, WriteFault::Short),
             }
             self.world
@@ -589,10 +591,16 @@ impl Run {
                 .any(|host| {
                     let core = host.core.as_ref();
                     core.is_some_and(|core| core.log().failure().is_some())
+                        || host.disk.is_stuck()
                         || host.disk.has_planted_fault()
                 });
             if failed {
                 self.world.crash(node, Crash::Kill);
+            }
+            // What was planted while it was down would strike at its start.
+            let shards = self.world.layout().shards.clone();
+            for shard in shards.into_iter().filter(|shard| shard.node == node) {
+                self.world.host_mut(shard).disk.forget_planted_faults();
             }
             let at = self.world.now_us() + 3_000_000;
             self.world.boot_at(node, self.world.now_us() + 1);

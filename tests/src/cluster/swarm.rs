@@ -359,6 +359,7 @@ pub(super) fn draw_news(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Profil
     profile.queue_batches_max = pick(rng, &[8, 32, 256]);
     profile.flush = pick(rng, &[FlushKind::Fdatasync, FlushKind::Dsync]);
     profile.slow_chain_ms = pick(rng, &[1, 20, 1_000]);
+    profile.stuck_io_ms = pick(rng, &[1_000, 1_000, 30_000]);
     profile.chains_in_flight_max = pick(rng, &[1, 4, 8]);
     profile.apply_entries_max = pick(rng, &[1, 16, 512]);
     profile.append_batches_in_flight_max = pick(rng, &[1, 4, 16]);

@@ -90,9 +90,7 @@ impl SimDisk {
         let directory = &self.directory;
         self.files.retain(|inode, _| directory.mentions(*inode));
         self.events.clear();
-        self.flush_fault_next = None;
-        self.write_fault_next = None;
-        self.stick_next = None;
+        self.forget_planted_faults();
     }
 
     /// What a crash at this moment would decide about.

@@ -41,6 +41,10 @@ pub enum StuckKind {
     Chain,
     /// The making of pairs.
     Prepare,
+    /// Reads.
+    Read,
+    /// The writing of trailers.
+    Trailer,
 }
 
 /// Where a misdirected write lands: a file and a block.
@@ -265,10 +269,19 @@ impl SimDisk {
         self.tasks.values_mut().for_each(super::Task::unstick);
     }
 
-    /// Whether a planted flush or write fault waits to strike.
+    /// No planted fault strikes any more.
+    pub fn forget_planted_faults(&mut self) {
+        self.flush_fault_next = None;
+        self.write_fault_next = None;
+        self.stick_next = None;
+    }
+
+    /// Whether a planted fault of a flush, a write or an operation waits to strike.
     #[must_use]
     pub fn has_planted_fault(&self) -> bool {
-        self.flush_fault_next.is_some() || self.write_fault_next.is_some()
+        self.flush_fault_next.is_some()
+            || self.write_fault_next.is_some()
+            || self.stick_next.is_some()
     }
 
     /// Whether there is room for new files.

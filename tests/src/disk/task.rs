@@ -108,6 +108,8 @@ impl Task {
         match kind {
             StuckKind::Chain => matches!(self.work, Work::Chain { .. }),
             StuckKind::Prepare => matches!(self.work, Work::Prepare { .. }),
+            StuckKind::Read => matches!(self.work, Work::Read { .. }),
+            StuckKind::Trailer => matches!(self.work, Work::Trailer { .. }),
         }
     }
 
@@ -292,10 +294,17 @@ impl SimDisk {
     }
 
     pub(super) fn begin_remove(&mut self, pair: PairNumber) -> Task {
-        self.task(Work::Remove {
-            pair,
-            stage: RemoveStage::Unlink(FileKind::Segment),
-        })
+        // A pair that is still being made goes when what it waits for has ended.
+        let is_its =
+            |task: &&Task| matches!(&task.work, Work::Prepare { op, .. } if op.pair == pair);
+        let stuck = self.tasks.values().filter(is_its).any(|task| task.stuck);
+        Task {
+            stuck,
+            ..self.task(Work::Remove {
+                pair,
+                stage: RemoveStage::Unlink(FileKind::Segment),
+            })
+        }
     }
 
     fn task(&mut self, work: Work) -> Task {

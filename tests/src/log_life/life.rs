@@ -141,6 +141,7 @@ impl Life {
         options.nonce_range_blocks = pick(&mut rng, &[2, 3, 8, 1024]);
         options.chains_in_flight_max = rng.random_range(1..=options.chains_in_flight_max);
         options.scrub = rates(seed);
+        options.stuck_io_ms = pick(&mut rng, &[100, 3_000, 20_000, 3_600_000]);
         options.group_chains_max = pick(&mut rng, &[1, 2, 8]);
         options.flush = pick(&mut rng, &[FlushKind::Fdatasync, FlushKind::Dsync]);
         let disk = SimDisk::with_options(
@@ -200,6 +201,7 @@ impl Life {
                 Stretch::Quarantined => return Ok(()),
             }
             if self.work()? == Stretch::Lived {
+                self.shard.check_patience()?;
                 self.crash();
             }
         }
@@ -403,7 +405,14 @@ impl Life {
                 .note(|| format!("a write or flush of a {kind:?} will fail"));
         }
         if self.rng.random_bool(swarm.stuck_chance) {
-            let kind = pick(&mut self.rng, &[StuckKind::Chain, StuckKind::Prepare]);
+            let kinds = [
+                StuckKind::Chain,
+                StuckKind::Chain,
+                StuckKind::Prepare,
+                StuckKind::Read,
+                StuckKind::Trailer,
+            ];
+            let kind = pick(&mut self.rng, &kinds);
             self.shard.disk.stick_next(kind);
             self.stuck += 1;
             self.shard.note(|| format!("a {kind:?} will get stuck"));

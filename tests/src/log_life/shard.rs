@@ -20,6 +20,8 @@ use crate::disk::{Crash, DiskImage, Fate, Settled, SimDisk};
 
 /// Turns without progress after which a log counts as stuck.
 const IDLE_TURNS_MAX: u32 = 64;
+/// The longest patience with a stuck disk that a life waits for, in milliseconds: within those turns.
+const PATIENCE_MS_MAX: u64 = 20_000;
 /// Turns after which a pair that nothing needs must be gone.
 const RECLAIM_TURNS_MAX: u32 = 400;
 /// Reads in hand at once while everything is read back.
@@ -429,8 +431,8 @@ impl Shard {
             if log.failure().is_some() || log.is_open() && log.is_settled() {
                 return Ok(());
             }
-            if self.disk.is_stuck() {
-                return Ok(()); // Nothing more will come until it goes on.
+            if self.disk.is_stuck() && log.options().stuck_io_ms > PATIENCE_MS_MAX {
+                return Ok(()); // It waits for longer than is worth while.
             }
             idle += 1;
             if idle > IDLE_TURNS_MAX {
@@ -443,6 +445,31 @@ impl Shard {
             }
             self.wait_ms(500);
         }
+    }
+
+    /// Where an operation hangs, the log says so after its bound.
+    ///
+    /// # Errors
+    /// [`Violation::Stuck`] if it goes on waiting.
+    pub fn check_patience(&mut self) -> Result<(), Violation> {
+        for _ in 0..2 * IDLE_TURNS_MAX {
+            let Some(log) = &self.log else {
+                return Ok(());
+            };
+            let is_over = log.failure().is_some() || log.quarantine().is_some();
+            let waits_long = log.options().stuck_io_ms > PATIENCE_MS_MAX;
+            if is_over || waits_long || !self.disk.is_stuck() {
+                return Ok(());
+            }
+            self.wait_ms(500);
+            self.turn()?;
+            for _ in 0..8 {
+                self.step()?;
+            }
+        }
+        Err(Violation::Stuck(
+            "an operation hangs, and the log goes on waiting".into(),
+        ))
     }
 
     /// Checks that every closed pair has its trailer, once the log has settled.
@@ -718,6 +745,8 @@ fn run_reads(
     let mut events = Vec::new();
     while !ops.is_empty() {
         ops.drain(..).for_each(|op| disk.submit(op));
+        // Whoever reads back waits for all of it.
+        disk.unstick();
         disk.run_until_idle();
         disk.take_events(&mut events);
         for event in events.drain(..) {

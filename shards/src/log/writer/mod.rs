@@ -26,6 +26,7 @@ use super::keys::ShardKeys;
 use super::location::{ExtentPlace, Locations};
 use super::options::LogOptions;
 use super::pair::{OpenPair, Spare};
+use super::patience::Patience;
 use super::pressure::Pressure;
 use super::proof::{ExitDurable, HardStateDurable, LocalDurable};
 use super::read::Reads;
@@ -126,6 +127,8 @@ pub const OVERRUNS_MAX: u8 = 2;
 struct InFlight {
     place: ExtentPlace,
     submitted_at: Time,
+    /// The same on the clock of the log's patience.
+    owed_since_us: u64,
     done: bool,
     batch: Batch,
 }
@@ -145,6 +148,7 @@ pub struct ShardLog {
     open_since_boot: bool,
     quarantine: Option<Quarantine>,
     pub(super) failure: Option<DiskError>,
+    pub(super) patience: Patience,
     /// How much of the file system is used, in percent, as far as it was said.
     used_percent: u8,
     pub(super) current: Option<OpenPair>,
@@ -234,6 +238,7 @@ impl ShardLog {
             open_since_boot: false,
             quarantine: restored.quarantine,
             failure: None,
+            patience: Patience::default(),
             used_percent: 0,
             current: None,
             spare: Spare::None,
@@ -357,9 +362,29 @@ impl ShardLog {
         self.options.disk_hard_percent = options.disk_hard_percent;
         self.options.flush = options.flush;
         self.options.slow_chain_ms = options.slow_chain_ms;
+        self.options.stuck_io_ms = options.stuck_io_ms;
         if !self.batch.is_empty() {
             self.close_batch();
         }
+    }
+
+    /// Takes the disk for failed if it has owed an answer for `stuck_io_ms`. Called early in a turn, behind the disk's events,
+    /// so that the turn can tell; [`Self::poll`] does it too.
+    pub fn watch_disk(&mut self, now: Time) {
+        let bound_us = self.options.stuck_io_ms * 1000;
+        self.patience.look(now, bound_us);
+        if self.failure.is_none() {
+            self.failure = self.patience.lost(self.oldest_chain_us(), bound_us);
+        }
+    }
+
+    /// Since when the oldest chain in flight is owed.
+    fn oldest_chain_us(&self) -> Option<u64> {
+        let chains = self.in_flight.iter();
+        chains
+            .filter(|chain| !chain.done)
+            .map(|chain| chain.owed_since_us)
+            .min()
     }
 
     /// Chains in flight.

@@ -13,6 +13,7 @@ use crate::turn::Time;
 impl ShardLog {
     /// Takes one event. Events of one inbox are given errors first.
     pub fn on_event(&mut self, now: Time, event: DiskEvent, retirement: &mut Retirement) {
+        self.patience.answered(&event);
         match event {
             DiskEvent::Chain {
                 chain,

@@ -16,6 +16,13 @@ use crate::turn::Time;
 impl ShardLog {
     /// Submits what may be submitted now. Called once at the end of a turn.
     pub fn poll(&mut self, now: Time, out: &mut Vec<DiskOp>) {
+        let before = out.len();
+        self.watch_disk(now);
+        self.submit_due(now, out);
+        self.patience.ask_all(&out[before..]);
+    }
+
+    fn submit_due(&mut self, now: Time, out: &mut Vec<DiskOp>) {
         self.reads.retries(out);
         self.close_at = None;
         if self.failure.is_some() || self.quarantine.is_some() {
@@ -92,6 +99,8 @@ impl ShardLog {
             closing,
             self.scrub_deadline(),
             self.close_at,
+            self.patience
+                .due(self.oldest_chain_us(), self.options.stuck_io_ms * 1000),
         ];
         due.into_iter().flatten().min()
     }
@@ -281,6 +290,7 @@ impl ShardLog {
         self.in_flight.push_back(InFlight {
             place,
             submitted_at: self.now,
+            owed_since_us: self.patience.clock_us(),
             done: false,
             batch,
         });
