@@ -191,9 +191,22 @@ fn a_partition_shrinks_and_grows_and_a_node_whose_disk_is_gone_is_replaced() {
 
     assert_code(&cluster.member("transfer", &["1", "2"]), 0);
 
-    // The disk of 3 is gone. The command waits for the node to come back with an empty one.
+    // The disk of 3 is gone. On an empty one it is not the voter that it was, and says so.
     cluster.kill(3);
     cluster.lose_disk(3);
+    cluster.boot(3);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let status = cluster.run(&["status"], &["--timeout-ms", "5000"]);
+        if text(&status.stdout).contains("its disk is a new one") {
+            break;
+        }
+        assert!(Instant::now() < until, "{status:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    cluster.append("while 3 is left out");
+    cluster.kill(3);
+    // The command waits for the node to come back.
     let mut replaced = cluster
         .command(
             &["member", "replace"],

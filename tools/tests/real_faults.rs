@@ -1,0 +1,436 @@
+//! Real nodes under real faults: each `clustor serve` in a network namespace of its own, links cut and healed with iptables
+//! in one direction and in both, processes killed, stopped and continued, while clients append and read. What the clients
+//! saw must be linearizable.
+//!
+//! Needs root, `ip` and `iptables`; where one of them is missing it says so and tests nothing. `CLUSTOR_FAULT_SECONDS` is
+//! how long faults are on, 25 unless set; `CLUSTOR_FAULT_SEED` draws others.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const NODES: u8 = 3;
+const PARTITIONS: u64 = 4;
+const CLIENTS: u64 = 3;
+const TRUST_DOMAIN: &str = "faults.example";
+/// A partition serves again within this, once nothing is wrong any more.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn run(program: &str, args: &[&str]) -> Result<Output, String> {
+    let done = Command::new(program).args(args).output();
+    let done = done.map_err(|error| format!("{program}: {error}"))?;
+    if done.status.success() {
+        return Ok(done);
+    }
+    let said = String::from_utf8_lossy(&done.stderr);
+    Err(format!("{program} {args:?}: {said}"))
+}
+
+/// Namespaces of the nodes, on a bridge in one of its own, from where clients ask. They end with it.
+struct Net {
+    prefix: String,
+}
+
+impl Net {
+    fn lay() -> Result<Self, String> {
+        let net = Self {
+            prefix: format!("clu{}", std::process::id()),
+        };
+        run("iptables", &["--version"])?;
+        let hub = net.hub();
+        run("ip", &["netns", "add", &hub])?;
+        let in_hub = |args: &[&str]| run("ip", &[&["-n", hub.as_str()], args].concat());
+        in_hub(&["link", "add", "name", "hub0", "type", "bridge"])?;
+        in_hub(&["addr", "add", "10.77.0.254/24", "dev", "hub0"])?;
+        in_hub(&["link", "set", "hub0", "up"])?;
+        for node in 1..=NODES {
+            let (name, port) = (net.of(node), format!("port{node}"));
+            run("ip", &["netns", "add", &name])?;
+            let link = ["link", "add", "name", port.as_str(), "type", "veth"];
+            in_hub(&[&link[..], &["peer", "name", "eth", "netns", &name]].concat())?;
+            in_hub(&["link", "set", &port, "master", "hub0", "up"])?;
+            let address = format!("10.77.0.{node}/24");
+            run("ip", &["-n", &name, "addr", "add", &address, "dev", "eth"])?;
+            run("ip", &["-n", &name, "link", "set", "eth", "up"])?;
+            run("ip", &["-n", &name, "link", "set", "lo", "up"])?;
+            // That packets can be dropped is seen here, not when the first fault is due.
+            net.rule(node, "-A", NODES + 1)?;
+            net.rule(node, "-D", NODES + 1)?;
+        }
+        Ok(net)
+    }
+
+    fn hub(&self) -> String {
+        format!("{}h", self.prefix)
+    }
+
+    fn of(&self, node: u8) -> String {
+        format!("{}n{node}", self.prefix)
+    }
+
+    fn rule(&self, from: u8, verb: &str, to: u8) -> Result<Output, String> {
+        let (name, to) = (self.of(from), format!("10.77.0.{to}"));
+        let enter = ["netns", "exec", name.as_str(), "iptables"];
+        let rule = ["-w", verb, "OUTPUT", "-d", to.as_str(), "-j", "DROP"];
+        run("ip", &[&enter[..], &rule[..]].concat())
+    }
+
+    fn cut(&self, from: u8, to: u8) {
+        self.rule(from, "-A", to).expect("a rule");
+    }
+
+    fn heal(&self) {
+        for node in 1..=NODES {
+            let name = self.of(node);
+            let enter = ["netns", "exec", name.as_str(), "iptables", "-w", "-F"];
+            run("ip", &enter).expect("no rules");
+        }
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        // Some may not have been made.
+        for node in 1..=NODES {
+            let _ = run("ip", &["netns", "del", &self.of(node)]);
+        }
+        let _ = run("ip", &["netns", "del", &self.hub()]);
+    }
+}
+
+/// The nodes of a cluster, which end with it.
+struct Cluster {
+    nodes: Vec<Option<Child>>,
+    net: Net,
+    dir: PathBuf,
+    _home: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn start(net: Net) -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let dir = home.path().join("dev");
+        let partitions = PARTITIONS.to_string();
+        let at = dir.to_str().expect("a path in UTF-8");
+        let clustor = env!("CARGO_BIN_EXE_clustor");
+        let common = ["--trust-domain", TRUST_DOMAIN, "--partitions", &partitions];
+        let made = ["certs", "cluster", "--dir", at, "--shards", "1"];
+        run(clustor, &[&made[..], &common[..]].concat()).expect("a cluster");
+        std::fs::remove_file(dir.join("placement.toml")).expect("it was made");
+        let places: Vec<String> = (1..=NODES)
+            .map(|node| format!("{node}=10.77.0.{node}:7400/1"))
+            .collect();
+        let mut placement = vec!["certs", "placement", "--dir", at];
+        placement.extend(places.iter().flat_map(|place| ["--node", place]));
+        placement.extend(common);
+        run(clustor, &placement).expect("a placement");
+        let mut cluster = Self {
+            nodes: (0..NODES).map(|_| None).collect(),
+            net,
+            dir,
+            _home: home,
+        };
+        (1..=NODES).for_each(|node| cluster.boot(node));
+        cluster
+    }
+
+    fn boot(&mut self, node: u8) {
+        let config = self.dir.join(format!("node-{node}.toml"));
+        let mut child = Command::new("ip")
+            .args(["netns", "exec", &self.net.of(node)])
+            .arg(env!("CARGO_BIN_EXE_clustor"))
+            .args(["serve", "--log-level", "error", "--config"])
+            .arg(config)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("ip runs");
+        let mut line = String::new();
+        let out = child.stdout.take().expect("piped");
+        BufReader::new(out).read_line(&mut line).expect("a line");
+        assert!(line.starts_with("ready"), "node {node}: {line}");
+        self.nodes[usize::from(node) - 1] = Some(child);
+    }
+
+    fn kill(&mut self, node: u8) {
+        if let Some(mut child) = self.nodes[usize::from(node) - 1].take() {
+            child.kill().expect("it runs");
+            child.wait().expect("it is waited for");
+        }
+    }
+
+    fn signal(&self, node: u8, signal: &str) {
+        if let Some(child) = &self.nodes[usize::from(node) - 1] {
+            run("kill", &[signal, &child.id().to_string()]).expect("it runs");
+        }
+    }
+
+    fn asker(&self) -> Asker {
+        Asker {
+            hub: self.net.hub(),
+            dir: self.dir.clone(),
+        }
+    }
+
+    /// Who leads a partition, as the nodes say.
+    fn leader(&self, partition: u64) -> Option<u8> {
+        let shown = self
+            .asker()
+            .ask(&["member", "show"], 5_000, partition, &[])?;
+        u8::try_from(shown["leader"].as_u64()?).ok()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in self.nodes.iter_mut().flatten() {
+            // A node that has ended can't be killed; either way it is waited for.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Asks as people do.
+#[derive(Clone)]
+struct Asker {
+    hub: String,
+    dir: PathBuf,
+}
+
+impl Asker {
+    /// The answer, or `None` where it is unknown whether there will be one.
+    fn ask(&self, what: &[&str], ms: u64, partition: u64, words: &[&str]) -> Option<Value> {
+        let dir: &Path = &self.dir;
+        let done = Command::new("ip")
+            .args(["netns", "exec", &self.hub])
+            .arg(env!("CARGO_BIN_EXE_clustor"))
+            .args(what)
+            .arg("--cluster")
+            .arg(dir)
+            .args(["--json", "--timeout-ms", &ms.to_string()])
+            .arg(partition.to_string())
+            .args(words)
+            .output()
+            .expect("ip runs");
+        if !done.status.success() {
+            return None;
+        }
+        serde_json::from_slice(&done.stdout).ok()
+    }
+}
+
+/// An operation of a client on the one key of its partition.
+#[derive(Debug, Clone)]
+struct Did {
+    partition: u64,
+    /// What it wrote; `None` for a read.
+    wrote: Option<String>,
+    /// What it read.
+    found: Option<String>,
+    began: Instant,
+    /// When it was answered, and at which index; `None` if nobody knows what became of it.
+    ended: Option<(Instant, u64)>,
+}
+
+fn live(asker: &Asker, number: u64, done: &AtomicBool, next: &AtomicU64) -> Vec<Did> {
+    let mut history = Vec::new();
+    let mut step = number;
+    while !done.load(Ordering::Relaxed) {
+        step += 1;
+        let partition = 1 + step % PARTITIONS;
+        let value = next.fetch_add(1, Ordering::Relaxed).to_string();
+        let began = Instant::now();
+        let reads = step.is_multiple_of(3);
+        let answer = if reads {
+            asker.ask(&["read"], 3_000, partition, &["k"])
+        } else {
+            asker.ask(&["append"], 3_000, partition, &["k", &value])
+        };
+        let index = answer.as_ref().and_then(|answer| answer["index"].as_u64());
+        let found = answer.as_ref().and_then(|a| a["value"].as_str());
+        history.push(Did {
+            partition,
+            wrote: (!reads).then_some(value),
+            found: found.map(str::to_owned),
+            began,
+            ended: index.map(|index| (Instant::now(), index)),
+        });
+    }
+    history
+}
+
+/// Every answer names a place in the log, so the order is given: it must be that of time, and each read must have seen the
+/// last write before its place.
+fn must_be_linearizable(history: &[Did]) {
+    for did in history {
+        let Some((_, index)) = did.ended else {
+            continue;
+        };
+        let peers = || history.iter().filter(|o| o.partition == did.partition);
+        let before = peers().filter_map(|o| o.ended.filter(|(at, _)| *at < did.began));
+        let floor = before.map(|(_, index)| index).max().unwrap_or(0);
+        let placed = if did.wrote.is_some() {
+            index > floor
+        } else {
+            index >= floor
+        };
+        assert!(
+            placed,
+            "{did:?} is placed before index {floor}, which had ended"
+        );
+        if did.wrote.is_some() {
+            continue;
+        }
+        let writes = peers().filter_map(|o| Some((o.ended?.1, o.wrote.as_ref()?)));
+        let last = writes.filter(|(at, _)| *at <= index).max();
+        let unknown = |value: &String| {
+            let mut lost = peers().filter(|o| o.ended.is_none());
+            lost.any(|o| o.wrote.as_ref() == Some(value))
+        };
+        let right = did.found.as_ref() == last.map(|(_, value)| value);
+        let right = right || did.found.as_ref().is_some_and(unknown);
+        assert!(right, "{did:?} did not see {last:?}");
+    }
+}
+
+/// Kills whoever leads the first partition; returns how long each partition that it led was without a leader.
+fn fail_over(cluster: &mut Cluster) -> Vec<Duration> {
+    let leaders: Vec<Option<u8>> = (1..=PARTITIONS).map(|p| cluster.leader(p)).collect();
+    let Some(victim) = leaders.iter().flatten().next().copied() else {
+        return Vec::new();
+    };
+    let asker = cluster.asker();
+    cluster.kill(victim);
+    let killed = Instant::now();
+    let led = (1..=PARTITIONS).filter(|p| leaders[*p as usize - 1] == Some(victim));
+    let waiting: Vec<_> = led
+        .map(|partition| {
+            let asker = asker.clone();
+            std::thread::spawn(move || {
+                let served = asker.ask(&["append"], 30_000, partition, &["failover", "x"]);
+                assert!(
+                    served.is_some(),
+                    "partition {partition} moves to another node"
+                );
+                killed.elapsed()
+            })
+        })
+        .collect();
+    let moved = waiting.into_iter();
+    let mut moved: Vec<Duration> = moved.map(|w| w.join().expect("it moved")).collect();
+    moved.sort_unstable();
+    cluster.boot(victim);
+    moved
+}
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    let set = std::env::var(name).ok();
+    set.and_then(|value| value.parse().ok())
+        .unwrap_or(otherwise)
+}
+
+fn injure(cluster: &mut Cluster, draw: u64) {
+    let (one, two) = (1 + (draw % 3) as u8, 1 + ((draw + 1) % 3) as u8);
+    let third = 1 + ((draw + 2) % 3) as u8;
+    let pause = Duration::from_millis(500 + draw / 9 % 2_000);
+    match draw / 3 % 6 {
+        0 => cluster.net.cut(one, two),
+        1 => {
+            cluster.net.cut(one, two);
+            cluster.net.cut(two, one);
+        }
+        2 => {
+            for other in [two, third] {
+                cluster.net.cut(one, other);
+                cluster.net.cut(other, one);
+            }
+        }
+        3 => {
+            cluster.net.cut(two, one);
+            cluster.net.cut(third, one);
+        }
+        4 => {
+            cluster.signal(one, "-STOP");
+            std::thread::sleep(pause);
+            cluster.signal(one, "-CONT");
+        }
+        _ => {
+            cluster.kill(one);
+            std::thread::sleep(pause);
+            cluster.boot(one);
+        }
+    }
+    std::thread::sleep(pause);
+    cluster.net.heal();
+    std::thread::sleep(pause / 2);
+}
+
+#[test]
+fn what_clients_see_of_cut_killed_and_stopped_nodes_is_linearizable() {
+    let net = match Net::lay() {
+        Ok(net) => net,
+        Err(why) => {
+            eprintln!("NOT RUN: no network namespaces with iptables here: {why}");
+            return;
+        }
+    };
+    let mut cluster = Cluster::start(net);
+    let asker = cluster.asker();
+    let serves = |asker: &Asker| {
+        for partition in 1..=PARTITIONS {
+            let ms = PATIENCE.as_millis() as u64;
+            let wrote = asker.ask(&["append"], ms, partition, &["probe", "x"]);
+            assert!(wrote.is_some(), "partition {partition} serves");
+        }
+    };
+    serves(&asker);
+    let mut moved = Vec::new();
+    for _ in 0..3 {
+        moved.extend(fail_over(&mut cluster));
+    }
+    moved.sort_unstable();
+    println!(
+        "after SIGKILL of a leader: {} partitions moved, median {:?}, longest {:?}",
+        moved.len(),
+        moved.get(moved.len() / 2),
+        moved.last()
+    );
+    let done = Arc::new(AtomicBool::new(false));
+    let (next, history) = (
+        Arc::new(AtomicU64::new(0)),
+        Arc::new(Mutex::new(Vec::new())),
+    );
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let (asker, done, next) = (asker.clone(), done.clone(), next.clone());
+            let history = history.clone();
+            std::thread::spawn(move || {
+                let did = live(&asker, client, &done, &next);
+                history.lock().expect("not poisoned").extend(did);
+            })
+        })
+        .collect();
+    let mut draw = number("CLUSTOR_FAULT_SEED", 1);
+    let until = Instant::now() + Duration::from_secs(number("CLUSTOR_FAULT_SECONDS", 25));
+    while Instant::now() < until {
+        // A multiplicative congruence (Lehmer): all that is wanted is variety.
+        draw = draw * 48_271 % 0x7fff_ffff;
+        injure(&mut cluster, draw);
+    }
+    serves(&asker);
+    done.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.join().expect("a client's life");
+    }
+    let history = history.lock().expect("not poisoned");
+    let ended = history.iter().filter(|did| did.ended.is_some()).count();
+    println!("{} operations, {ended} of them answered", history.len());
+    assert!(ended > 20, "{ended} answers are no history");
+    must_be_linearizable(&history);
+}
