@@ -232,3 +232,55 @@ fn each_kind_of_flush_is_a_line_of_its_own_beside_the_same_kind_on_the_device() 
         "{table}"
     );
 }
+
+#[test]
+fn a_profile_is_measured_beside_the_shipped_one_in_turns() {
+    let dir = directory();
+    let profile = dir.path().join("mine.toml");
+    std::fs::write(
+        &profile,
+        "base = \"throughput\"\nbatch_bytes_max = 131072\n",
+    )
+    .expect("written");
+    let saved = dir.path().join("log.json");
+    let output = bench()
+        .args([
+            "log",
+            "--seconds",
+            "0.2",
+            "--repeat",
+            "2",
+            "--clients",
+            "16",
+        ])
+        .args(["--sizes", "128", "--at", "shard", "--beside", "default"])
+        .arg("--profile")
+        .arg(&profile)
+        .arg("--dir")
+        .arg(dir.path())
+        .arg("--json")
+        .arg(&saved)
+        .output()
+        .expect("the harness runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    for run in json(&saved)["runs"].as_array().expect("a list") {
+        for key in ["rate_to_peer", "p99_to_peer"] {
+            assert!(run[key].as_f64().is_some_and(|ratio| ratio > 0.0), "{run}");
+        }
+    }
+    let table = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(table.contains("rate:peer"), "{table}");
+
+    let unknown = bench()
+        .args(["log", "--quick", "--beside", "fastest", "--profile"])
+        .arg(&profile)
+        .output()
+        .expect("the harness runs");
+    assert_eq!(unknown.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(
+        said.contains("default") && said.contains("latency"),
+        "{said}"
+    );
+}

@@ -19,6 +19,7 @@ use clustor_shards::uring::ChainSteps;
 use crate::closed_loop::Span;
 use crate::device::{BLOCKS_MAX, DEPTH_MAX, Device, DeviceWork, FlushName, flush_name};
 use crate::instructions;
+use crate::measured::Measured;
 use crate::progress::Progress;
 use crate::report::{Line, Machine, MeasuredAt, Report, Round, Workload};
 use crate::setup::{OneNode, Setup};
@@ -30,6 +31,8 @@ use crate::{BenchError, Common};
 pub const SEGMENT_BYTES: u64 = 256 << 20;
 /// How long a new engine is left alone, so that its spare segment is zeroed before anything is measured.
 const ENGINE_SETTLES: Duration = Duration::from_millis(1_500);
+/// The name of the profile that is taken where none is named.
+const DEFAULT: &str = "default";
 const WARM_UP: Duration = Duration::from_millis(200);
 
 /// Measures one shard's log, strict and group.
@@ -42,6 +45,7 @@ const WARM_UP: Duration = Duration::from_millis(200);
   clustor-bench log --quick
   clustor-bench log --dir /var/lib/clustor --sizes 128,4096,65536 --clients 1,64,256 --json log.json --svg plots
   clustor-bench log --full --repeat 5 --hgrm histograms
+  clustor-bench log --profile probed.toml --beside default --repeat 9 --at shard
 
 Needs about 2 GiB in DIR, on a file system with direct I/O (not tmpfs). ^C shows what was measured so far.
 Exit codes: 0 measured, 1 refused or failed, 2 wrong arguments, 130 interrupted.")]
@@ -91,6 +95,26 @@ pub struct Options {
     /// does not count.
     #[arg(long, value_name = "FILE")]
     pub profile: Option<PathBuf>,
+    /// In each round, do the same in the shard under a shipped profile too, in turns who goes first, and show the rate and p99
+    /// over its own (rate:peer, p99:peer): `default` for the one that --profile stands in for, or a name.
+    #[arg(long, value_name = "NAME", requires = "profile", conflicts_with = "rollover", value_parser = shipped)]
+    pub beside: Option<String>,
+}
+
+fn shipped(name: &str) -> Result<String, String> {
+    if name == DEFAULT || Profile::shipped(name).is_some() {
+        return Ok(name.to_owned());
+    }
+    let names = Profile::SHIPPED.join(", ");
+    Err(format!("expected {DEFAULT} or one of {names}"))
+}
+
+/// The shipped profile of a mode.
+fn default_of(mode: ModeName) -> Profile {
+    match mode {
+        ModeName::Strict => Profile::latency(),
+        ModeName::Group => Profile::throughput(),
+    }
 }
 
 pub(crate) fn suite(name: &str) -> Result<Suite, String> {
@@ -150,6 +174,7 @@ struct Plan {
     flushes: Vec<Option<FlushKind>>,
     at: Vec<At>,
     profile: Option<Profile>,
+    beside: Option<String>,
     instructions: bool,
     repeat: usize,
     time: Duration,
@@ -202,6 +227,7 @@ impl Plan {
                 }
             }),
             profile,
+            beside: options.beside.clone(),
             instructions: options.instructions,
             repeat: options.common.repeat,
             time,
@@ -225,13 +251,17 @@ impl Plan {
     }
 
     fn profile_for(&self, mode: ModeName) -> Profile {
-        let mut profile = match (&self.profile, mode) {
-            (Some(profile), _) => profile.clone(),
-            (None, ModeName::Strict) => Profile::latency(),
-            (None, ModeName::Group) => Profile::throughput(),
-        };
+        let mut profile = self.profile.clone().unwrap_or_else(|| default_of(mode));
         profile.mode = mode.mode();
         profile
+    }
+
+    /// The profile that each round is done under too.
+    fn beside(&self, mode: ModeName) -> Option<Profile> {
+        let name = self.beside.as_deref()?;
+        let mut profile = Profile::shipped(name).unwrap_or_else(|| default_of(mode));
+        profile.mode = mode.mode();
+        Some(profile.with_segment_bytes(SEGMENT_BYTES))
     }
 
     fn cases(&self) -> usize {
@@ -287,7 +317,15 @@ fn measure_variant(
     let directory = setup
         .path()
         .join(format!("{}-{suite}-{flush}", mode.name()));
-    let mut shard = ShardBench::open(&directory, profile.clone(), &setup.interrupt)?;
+    let mut shards = vec![ShardBench::open(
+        &directory,
+        profile.clone(),
+        &setup.interrupt,
+    )?];
+    if let Some(beside) = plan.beside(mode) {
+        let directory = directory.join("beside");
+        shards.push(ShardBench::open(&directory, beside, &setup.interrupt)?);
+    }
     for &payload_bytes in &plan.sizes {
         let engine = if plan.at.contains(&At::Handle) {
             let engine = OneNode::start(&directory.join("engine"), profile.clone())?;
@@ -308,7 +346,7 @@ fn measure_variant(
                 clients,
                 payload_bytes,
             };
-            case.measure(setup, plan, (&mut shard, engine.as_ref(), device), report)?;
+            case.measure(setup, plan, (&mut shards, engine.as_ref(), device), report)?;
         }
         if let Some(engine) = engine {
             engine.stop()?;
@@ -317,6 +355,28 @@ fn measure_variant(
         }
     }
     Ok(())
+}
+
+/// The shard that is measured, the one beside it if there is one, and whether that goes first.
+type InTurns<'a, 'b> = (&'a mut [ShardBench<'b>], bool);
+
+/// The same work in each shard: what came of it in the first, and in the other.
+fn take_turns(
+    (shards, beside_first): InTurns<'_, '_>,
+    work: ShardWork,
+    time: Duration,
+) -> Result<((Measured, Counts), Option<Measured>), BenchError> {
+    let (shard, beside) = shards.split_first_mut().expect("one is measured");
+    let mut beside = beside.first_mut();
+    let mut peer = None;
+    if let Some(beside) = beside.as_mut().filter(|_| beside_first) {
+        peer = Some(beside.measure(work, time)?.0);
+    }
+    let measured = shard.measure(work, time)?;
+    if let Some(beside) = beside.filter(|_| !beside_first) {
+        peer = Some(beside.measure(work, time)?.0);
+    }
+    Ok((measured, peer))
 }
 
 /// One combination.
@@ -335,7 +395,7 @@ impl Case {
         self,
         setup: &Setup,
         plan: &Plan,
-        (shard, engine, device): (&mut ShardBench<'_>, Option<&OneNode>, &mut Device<'_>),
+        (shards, engine, device): (&mut [ShardBench<'_>], Option<&OneNode>, &mut Device<'_>),
         report: &mut Report,
     ) -> Result<(), BenchError> {
         let work = ShardWork {
@@ -346,8 +406,12 @@ impl Case {
         let mut in_shard = Vec::new();
         let mut at_handle = Vec::new();
         let mut outcome = Ok(());
+        let mut beside_first = false;
         for _ in 0..plan.repeat {
-            let round = self.round(setup, plan, work, (&mut *shard, engine, &mut *device));
+            let in_turns = (&mut *shards, beside_first);
+            let round = self.round(setup, plan, work, (in_turns, engine, &mut *device));
+            // Whoever went second goes first in the next round.
+            beside_first = !beside_first;
             match round {
                 Ok((shard, handle)) => {
                     in_shard.push(shard);
@@ -380,9 +444,9 @@ impl Case {
         setup: &Setup,
         plan: &Plan,
         work: ShardWork,
-        (shard, engine, device): (&mut ShardBench<'_>, Option<&OneNode>, &mut Device<'_>),
+        (in_turns, engine, device): (InTurns<'_, '_>, Option<&OneNode>, &mut Device<'_>),
     ) -> Result<(Round, Option<Round>), BenchError> {
-        let (measured, counts) = shard.measure(work, plan.time)?;
+        let ((measured, counts), peer) = take_turns(in_turns, work, plan.time)?;
         let beside = device_work(counts, self.flush);
         let device = device.measure(beside, plan.time)?;
         let operations = measured.operations();
@@ -392,6 +456,7 @@ impl Case {
             allocations: Some(counts.allocations),
             enters: Some(counts.enters),
             device: Some((beside, device.clone())),
+            peer,
             ..Round::new(measured)
         };
         let Some(engine) = engine else {
