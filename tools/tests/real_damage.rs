@@ -1,0 +1,213 @@
+//! Damage on every replica at once, with real processes and files: of each node's log another third of the entries is rotten.
+//! Each entry is whole on two of three nodes, so that nothing is lost, and nobody is asked to do anything.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const NODES: u16 = 3;
+const APPENDS: u64 = 60;
+const BLOCK: u64 = 4096;
+const PATIENCE: Duration = Duration::from_secs(90);
+
+fn clustor(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_clustor"));
+    command.args(args);
+    command
+}
+
+fn free_ports() -> u16 {
+    let mut tries = (0..100).map(|_| {
+        let first = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = first.local_addr().expect("an address").port();
+        let free = |n| TcpListener::bind(("127.0.0.1", port.saturating_add(n))).is_ok();
+        (port, (1..NODES).all(free))
+    });
+    tries.find(|(_, free)| *free).expect("ports in a row").0
+}
+
+struct Cluster {
+    _home: tempfile::TempDir,
+    dir: PathBuf,
+    nodes: Vec<Child>,
+}
+
+impl Cluster {
+    fn make() -> Self {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let dir = home.path().join("dev");
+        let listen = format!("127.0.0.1:{}", free_ports());
+        let made = clustor(&["certs", "cluster", "--listen", &listen, "--shards", "1"])
+            .args([
+                "--partitions",
+                "1",
+                "--trust-domain",
+                "test.example",
+                "--dir",
+            ])
+            .arg(&dir)
+            .output()
+            .expect("the clustor binary runs");
+        assert!(made.status.success(), "{made:?}");
+        Self {
+            _home: home,
+            dir,
+            nodes: Vec::new(),
+        }
+    }
+
+    fn boot(&mut self) {
+        for node in 1..=NODES {
+            let mut child = clustor(&["serve", "--log-level", "error", "--config"])
+                .arg(self.dir.join(format!("node-{node}.toml")))
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("the clustor binary runs");
+            let mut line = String::new();
+            let out = child.stdout.take().expect("piped");
+            BufReader::new(out).read_line(&mut line).expect("a line");
+            assert!(line.starts_with("ready"), "{line}");
+            self.nodes.push(child);
+        }
+    }
+
+    fn kill(&mut self) {
+        for mut child in self.nodes.drain(..) {
+            // One that has ended can't be killed; either way it is waited for.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    fn run(&self, what: &str, args: &[&str]) -> Output {
+        let mut command = clustor(&[what, "--cluster"]);
+        command.arg(&self.dir).args(["--timeout-ms", "60000"]);
+        command
+            .args(args)
+            .output()
+            .expect("the clustor binary runs")
+    }
+
+    fn inspect(&self, node: u16) -> Vec<Value> {
+        let data = self.dir.join(format!("data-{node}"));
+        let shown = clustor(&["inspect", "--json"]).arg(data).output();
+        let shown = shown.expect("the clustor binary runs");
+        let lines = String::from_utf8_lossy(&shown.stdout).into_owned();
+        let lines = lines.lines().map(serde_json::from_str);
+        lines.map(|line| line.expect("JSON")).collect()
+    }
+
+    /// Chains of a node's log whose extent is rotten, by what stands on its disk.
+    fn rotten(&self, node: u16) -> u64 {
+        let pairs = self.inspect(node);
+        let chains = pairs.iter().filter_map(|pair| pair["chains"].as_array());
+        let rotten = chains.flatten().filter(|c| c["judgement"] == "rot");
+        rotten.count() as u64
+    }
+
+    /// Turns over bytes in each extent of a node's log that holds one entry alone, and one of its third. Returns how many.
+    fn let_rot(&self, node: u16) -> u64 {
+        let data = self.dir.join(format!("data-{node}"));
+        let mut rotten = 0;
+        for pair in self.inspect(node) {
+            let Some(chains) = pair["chains"].as_array() else {
+                continue;
+            };
+            let number = pair["pair"].as_str().expect("a number");
+            let segment = data.join(format!("shard-0/wal/segment-{number}.log"));
+            let segment = std::fs::File::options().write(true).open(segment);
+            let segment = segment.expect("the segment");
+            for chain in chains {
+                let items = chain["items"].as_array().into_iter().flatten();
+                let runs: Vec<&Value> = items.filter(|item| item["kind"] == "Entry").collect();
+                let [run] = runs[..] else {
+                    continue;
+                };
+                let index: u64 = run["index"]
+                    .as_str()
+                    .expect("a number")
+                    .parse()
+                    .expect("one");
+                if run["count"] != 1 || index % 3 != u64::from(node) % 3 {
+                    continue;
+                }
+                let block = chain["first_block"].as_u64().expect("a block");
+                segment
+                    .write_all_at(&[0xa5; 64], block * BLOCK + 100)
+                    .expect("written");
+                rotten += 1;
+            }
+        }
+        rotten
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What stands under a key, wherever it does.
+fn numbers(value: &Value, key: &str, into: &mut Vec<u64>) {
+    match value {
+        Value::Object(object) => {
+            for (name, value) in object {
+                into.extend(value.as_u64().filter(|_| name == key));
+                numbers(value, key, into);
+            }
+        }
+        Value::Array(values) => values.iter().for_each(|value| numbers(value, key, into)),
+        _ => {}
+    }
+}
+
+#[test]
+fn a_different_third_of_every_log_may_rot() {
+    let mut cluster = Cluster::make();
+    cluster.boot();
+    for n in 0..APPENDS {
+        let (key, value) = (format!("k{n}"), format!("v{n}"));
+        let done = cluster.run("append", &["1", &key, &value]);
+        assert!(done.status.success(), "{done:?}");
+    }
+    cluster.kill();
+    for node in 1..=NODES {
+        let rotten = cluster.let_rot(node);
+        assert!(rotten >= APPENDS / 4, "{rotten} entries of {node} rot");
+        assert_eq!(cluster.rotten(node), rotten);
+    }
+    cluster.boot();
+    for n in 0..APPENDS {
+        let found = cluster.run("read", &["--json", "1", &format!("k{n}")]);
+        assert!(found.status.success(), "{found:?}");
+        let found: Value = serde_json::from_slice(&found.stdout).expect("JSON");
+        assert_eq!(found["value"], format!("v{n}"));
+    }
+    // Every replica gets whole by itself: nothing is lost and nothing is complained about.
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let status = cluster.run("status", &["--json"]);
+        let said = String::from_utf8_lossy(&status.stdout).into_owned();
+        let (mut missing, mut applied) = (Vec::new(), Vec::new());
+        for line in said.lines() {
+            let line: Value = serde_json::from_str(line).unwrap_or_default();
+            numbers(&line, "missing", &mut missing);
+            numbers(&line, "applied", &mut applied);
+        }
+        let whole = missing == [0; NODES as usize];
+        if whole && applied.iter().all(|index| *index > APPENDS) {
+            break;
+        }
+        assert!(Instant::now() < until, "{said}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let done = cluster.run("append", &["1", "k0", "after"]);
+    assert!(done.status.success(), "{done:?}");
+}
