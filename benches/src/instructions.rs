@@ -43,8 +43,9 @@ pub struct Options {
 
 /// A disk on which everything has happened as soon as it is asked for.
 #[derive(Debug, Default)]
-struct Memory {
-    events: Vec<DiskEvent>,
+pub struct Memory {
+    /// What happened and was not told yet.
+    pub events: Vec<DiskEvent>,
 }
 
 impl BootDisk for Memory {
@@ -58,7 +59,8 @@ impl BootDisk for Memory {
 }
 
 impl Memory {
-    fn carry_out(&mut self, op: DiskOp) {
+    /// Has an operation happen.
+    pub fn carry_out(&mut self, op: DiskOp) {
         match op {
             DiskOp::Chain(chain) => self.events.push(DiskEvent::Chain {
                 chain: chain.chain,
@@ -159,39 +161,55 @@ pub fn run_inner(options: &Options) -> Result<(), BenchError> {
 /// # Errors
 /// When valgrind is not there, or does not count.
 pub fn per_append(options: Options, scratch: &Path) -> Result<f64, BenchError> {
+    let (size, per_chain) = (options.size.to_string(), options.per_chain.to_string());
+    let arguments = [
+        "count-instructions",
+        "--mode",
+        options.mode.name(),
+        "--size",
+        &size,
+        "--suite",
+        options.suite.name(),
+        "--per-chain",
+        &per_chain,
+    ];
+    let total = under_callgrind("*instructions*steady*", &arguments, scratch)?;
+    Ok(total / f64::from(CHAINS) / f64::from(options.per_chain))
+}
+
+/// Runs this program with these arguments under callgrind, and counts the instructions within functions whose names fit
+/// the pattern.
+///
+/// # Errors
+/// When valgrind is not there, or counts nothing.
+pub fn under_callgrind(
+    functions: &str,
+    arguments: &[&str],
+    scratch: &Path,
+) -> Result<f64, BenchError> {
     let wrong = |what: String| BenchError::Place(format!("counting instructions: {what}"));
     let program = std::env::current_exe().map_err(|error| wrong(error.to_string()))?;
     let counts = scratch.join("callgrind.out");
-    let mode = options.mode.name();
     let status = Command::new("valgrind")
-        .args(["--tool=callgrind", "--toggle-collect=*instructions*steady*"])
+        .arg("--tool=callgrind")
+        .arg(format!("--toggle-collect={functions}"))
         .arg(format!("--callgrind-out-file={}", counts.display()))
         .arg(program)
-        .args(["count-instructions", "--mode", mode, "--size"])
-        .arg(options.size.to_string())
-        .args(["--suite", options.suite.name()])
-        .arg("--per-chain")
-        .arg(options.per_chain.to_string())
+        .args(arguments)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status()
-        .map_err(|error| {
-            wrong(format!(
-                "valgrind: {error}; install it, or leave out --instructions"
-            ))
-        })?;
+        .map_err(|error| wrong(format!("valgrind: {error}; it has to be installed")))?;
     if !status.success() {
         return Err(wrong(format!("valgrind ended with {status}")));
     }
     let text = std::fs::read_to_string(&counts).map_err(|error| wrong(error.to_string()))?;
-    let total = text
-        .lines()
+    text.lines()
         .find_map(|line| {
             line.strip_prefix("summary: ")
                 .or(line.strip_prefix("totals: "))
         })
         .and_then(|number| number.trim().parse::<f64>().ok())
         .filter(|total| *total > 0.0)
-        .ok_or_else(|| wrong("callgrind's file has no total".to_owned()))?;
-    Ok(total / f64::from(CHAINS) / f64::from(options.per_chain))
+        .ok_or_else(|| wrong("callgrind's file has no total".to_owned()))
 }

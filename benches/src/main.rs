@@ -6,6 +6,7 @@
 mod allocations;
 mod closed_loop;
 mod cluster;
+mod consensus;
 mod device;
 mod instructions;
 mod interrupt;
@@ -46,6 +47,11 @@ enum What {
     Start(start::Options),
     /// Three nodes in one process, over loopback TLS.
     Cluster(cluster::Options),
+    /// Instructions of the consensus core for an entry, from proposal to commit, on three replicas in memory.
+    Consensus(consensus::Options),
+    /// The work that `consensus` has callgrind watch.
+    #[command(hide = true)]
+    CountConsensus(consensus::Inner),
     /// The work that `log --instructions` has callgrind watch.
     #[command(hide = true)]
     CountInstructions(instructions::Options),
@@ -148,6 +154,8 @@ fn run(command: Command) -> Result<(), BenchError> {
         What::Start(options) => return start::run(options),
         What::Cluster(options) => (cluster::run(options)?, &options.common.outputs),
         What::Log(options) => (log::run(options)?, &options.common.outputs),
+        What::Consensus(options) => return consensus::run(options),
+        What::CountConsensus(inner) => return consensus::run_inner(inner),
         What::CountInstructions(options) => return instructions::run_inner(options),
         #[cfg(feature = "peers")]
         What::Peers(peers::Peers::Log(options)) => (peers::run(options)?, &options.common.outputs),
