@@ -1,7 +1,7 @@
 //! What crosses from handles to a shard's turn and back, as values.
 //!
 //! A handle puts a [`Request`] into the shard's queue; some later turn answers it with the [`Reply`] of the
-//! same ticket: exactly one for each request, in any order. Tickets are the asker's, unique among those
+//! same ticket: exactly one for each request that asks for something, in any order. Tickets are the asker's, unique among those
 //! unanswered on a shard; the shard only carries them. Timeouts are the asker's business: it stops waiting
 //! and ignores the late reply, for an append that was taken can't be taken back.
 
@@ -15,6 +15,7 @@ use clustor_wire::message::{
     IdempotencyKey, PartitionMembers, PartitionStatus, ReadLevel, Refusal,
 };
 
+use crate::machine::deferred::Settled;
 use crate::outcome::{Leadership, Outcome};
 use crate::profile::ProfileNews;
 use crate::raft::MemberChange;
@@ -57,6 +58,8 @@ pub enum RequestBody {
     Status,
     /// Ask who belongs to the partition, or change that. Answered by [`Reply::Members`].
     Members(MembersRequest),
+    /// A deferred effect of the partition's machine is settled. Nobody is answered.
+    Settled(Settled),
     /// Take news of the node's profile: for the shard as a whole, whichever partition is named. Answered by
     /// [`Reply::Profile`].
     Profile(ProfileNews),
@@ -84,6 +87,7 @@ impl fmt::Debug for RequestBody {
             Self::Mode(mode) => f.debug_tuple("Mode").field(mode).finish(),
             Self::Status => f.write_str("Status"),
             Self::Members(request) => f.debug_tuple("Members").field(request).finish(),
+            Self::Settled(settled) => f.debug_tuple("Settled").field(settled).finish(),
             Self::Profile(news) => f.debug_tuple("Profile").field(news).finish(),
         }
     }

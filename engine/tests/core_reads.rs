@@ -6,6 +6,7 @@ mod support;
 use std::sync::{Arc, Mutex};
 
 use clustor_engine::gate::{ControlFacts, ControlView};
+use clustor_engine::machine::deferred::AckBox;
 use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
 use clustor_engine::outcome::{ReadLevel, Refusal, RefusalClause};
 use clustor_engine::profile::Profile;
@@ -76,6 +77,7 @@ impl Node {
             seed: 31,
             placement: None,
             control: Box::new(said.clone()),
+            acks: AckBox::new(|| ()),
             silent: None,
         };
         let mut disk = MemoryDisk::default();

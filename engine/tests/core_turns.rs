@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::BTreeMap;
 
+use clustor_engine::machine::deferred::AckBox;
 use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
 use clustor_engine::outcome::{IdempotencyKey, Leadership, Outcome, RefusalClause};
 use clustor_engine::profile::{Profile, ProfileNews};
@@ -104,6 +105,7 @@ impl Node {
             seed: id * 31,
             placement: None,
             control: Box::new(clustor_engine::gate::SelfGoverned),
+            acks: AckBox::new(|| ()),
             silent: silent.map(str::to_owned),
         };
         let pool = config.profile.log_options(0).pool();

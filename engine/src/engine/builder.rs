@@ -3,11 +3,12 @@
 use std::any::TypeId;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use clustor_shards::host::{DataDir, FileKeyProvider, Judgement};
 use clustor_shards::log::{LogIdentity, Suite};
+use clustor_shards::mesh::Submitter;
 use clustor_shards::mesh::reply::ReplyPool;
 use clustor_shards::runtime::{Build, NodeOptions, ShardPlan};
 use clustor_shards::sys::free_bytes;
@@ -22,9 +23,11 @@ use super::recovering::{Watched, leave_record};
 use super::seat::Member;
 use super::seat::{Core, Seat, Sockets};
 use super::served::Served;
+use super::submission::Submission;
 use super::tuning::EngineHandle;
 use super::{Engine, EngineError, Local, environment};
 use crate::gate::SelfGoverned;
+use crate::machine::deferred::AckBox;
 use crate::machine::{AnyMachine, MachineFactory, StateMachine};
 use crate::outcome::Leadership;
 use crate::profile::Profile;
@@ -156,11 +159,20 @@ impl EngineBuilder {
         }
         let shards_total = u16::try_from(shards.len()).unwrap_or(u16::MAX);
         let mut plans = Vec::with_capacity(shards.len());
+        let mut submitters = Vec::with_capacity(shards.len());
         for (number, shard) in (0u16..).zip(&mut shards) {
             let me = PeerId {
                 node: node_id,
                 shard: ShardId(number),
             };
+            let submitter = Arc::new(OnceLock::<Submitter<Submission>>::new());
+            let bell = Arc::clone(&submitter);
+            let acks = AckBox::new(move || {
+                if let Some(submitter) = bell.get() {
+                    nudge(submitter);
+                }
+            });
+            submitters.push(submitter);
             plans.push(ShardPlan {
                 directory: directory.shard(me.shard)?,
                 writer: self.profile.io_writer,
@@ -177,6 +189,7 @@ impl EngineBuilder {
                         seed: seed()?,
                         placement: seat.placement_file(),
                         control: Box::new(SelfGoverned),
+                        acks,
                         silent: silent.clone(),
                     },
                     directory.keys().clone(),
@@ -189,6 +202,12 @@ impl EngineBuilder {
             });
         }
         let node = seat.start(&options, plans)?;
+        for (number, cell) in (0u16..).zip(submitters) {
+            let submitter = node.submitter(ShardId(number));
+            // For what was settled before anybody could say so.
+            nudge(&submitter);
+            let _ = cell.set(submitter);
+        }
         let mut partitions = BTreeMap::new();
         let mut ports = Vec::with_capacity(shards.len());
         for (number, shard) in (0u16..).zip(&shards) {
@@ -291,6 +310,7 @@ fn build(
 ) -> Build<Core, BootError> {
     Box::new(move |boot| {
         config.io_writer_mode = boot.mode as u8;
+        let acks = Arc::clone(&config.acks);
         let identity = LogIdentity {
             cluster: config.cluster,
             node: config.me.node,
@@ -313,8 +333,13 @@ fn build(
         }
         #[cfg(not(feature = "net"))]
         let () = sockets;
-        Ok(Served::new(core, budget, leadership))
+        Ok(Served::new(core, budget, acks, leadership))
     })
+}
+
+/// Has the shard take a turn. One whose queue is full takes one anyway, one that is gone needs none.
+fn nudge(submitter: &Submitter<Submission>) {
+    drop(submitter.try_submit(Submission::nudge()));
 }
 
 /// Judges what the directory lies on, and warns of what was found. The directory, or the nearest above it that exists;

@@ -17,7 +17,8 @@ use super::budget::Budget;
 use super::leaders::Leaders;
 use super::submission::{Asked, Submission, refusal, stopping};
 use super::waiting::Waiting;
-use crate::request::{Reply, Request};
+use crate::machine::deferred::AckBox;
+use crate::request::{Reply, Request, RequestBody};
 
 thread_local! {
     static ON_SHARD: Cell<bool> = const { Cell::new(false) };
@@ -33,6 +34,7 @@ pub(super) struct Served<C: Application> {
     core: C,
     waiting: Waiting,
     budget: Arc<Budget>,
+    acks: Arc<AckBox>,
     leadership: BTreeMap<PartitionId, Arc<Leaders>>,
     /// Whether the core has said that nothing of it is in flight any more.
     settled: bool,
@@ -45,6 +47,7 @@ impl<C: Application<Request = Request, Reply = Reply>> Served<C> {
     pub fn new(
         core: C,
         budget: Arc<Budget>,
+        acks: Arc<AckBox>,
         leadership: BTreeMap<PartitionId, Arc<Leaders>>,
     ) -> Self {
         ON_SHARD.with(|on_shard| on_shard.set(true));
@@ -52,6 +55,7 @@ impl<C: Application<Request = Request, Reply = Reply>> Served<C> {
             core,
             waiting: Waiting::default(),
             budget,
+            acks,
             leadership,
             settled: false,
             inbox: Inbox::default(),
@@ -60,7 +64,17 @@ impl<C: Application<Request = Request, Reply = Reply>> Served<C> {
     }
 
     fn take_requests(&mut self, inbox: &mut Inbox<Submission, C::Mesh>) {
+        let settled = self.acks.take().into_iter();
+        self.inbox.requests.extend(settled.map(|settled| Request {
+            // Nobody is answered.
+            ticket: u64::MAX,
+            partition: settled.partition,
+            body: RequestBody::Settled(settled),
+        }));
         for submission in inbox.requests.drain(..) {
+            if submission.is_nudge() {
+                continue;
+            }
             let partition = submission.partition;
             let (body, asked) = submission.take();
             if asked.deadline.is_some_and(|deadline| deadline <= inbox.now) {

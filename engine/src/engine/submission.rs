@@ -118,7 +118,7 @@ pub(super) struct Asked {
 /// A request in the shard's queue.
 pub(super) struct Submission {
     pub partition: PartitionId,
-    /// `None` once the shard has taken it.
+    /// `None` once the shard has taken it, and for one that only wakes it.
     content: Option<(RequestBody, Asked)>,
 }
 
@@ -128,6 +128,19 @@ impl Submission {
             partition,
             content: Some((body, asked)),
         }
+    }
+
+    /// One that asks for nothing: it wakes the shard.
+    pub fn nudge() -> Self {
+        Self {
+            partition: PartitionId::default(),
+            content: None,
+        }
+    }
+
+    /// Whether it asks for nothing.
+    pub fn is_nudge(&self) -> bool {
+        self.content.is_none()
     }
 
     /// Takes it out, for the one who will answer it.

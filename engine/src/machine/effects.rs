@@ -1,7 +1,10 @@
 //! What a batch causes: replies and timers.
 
-use clustor_wire::ids::LogIndex;
+use std::sync::Arc;
 
+use clustor_wire::ids::{LogIndex, PartitionId};
+
+use super::deferred::{AckBox, AckHandle};
 use super::{Stamp, Timer, TimerError, Timers};
 
 /// What a batch causes: a reply per item, and timers set or cancelled. Reused from batch to batch, so that
@@ -12,9 +15,41 @@ pub struct Effects {
     /// (index of the item, where its reply ends in `bytes`), ascending in both.
     replies: Vec<(LogIndex, usize)>,
     timers: Timers,
+    /// Where handles of deferred items say what became of them.
+    acks: Option<(Arc<AckBox>, PartitionId)>,
+    /// Handles given out since it was made.
+    handles: u64,
+    /// (number of the handle, index of the item) of those given out in the batch.
+    deferred: Vec<(u64, LogIndex)>,
 }
 
 impl Effects {
+    /// The effects of a partition's machine.
+    pub(crate) fn of(partition: PartitionId, acks: Arc<AckBox>) -> Self {
+        Self {
+            acks: Some((acks, partition)),
+            ..Self::default()
+        }
+    }
+
+    /// While the item at `index` is applied: its append is answered only when the handle says that it is done. See
+    /// [`super::deferred`].
+    pub fn defer(&mut self, index: LogIndex) -> AckHandle {
+        let number = self.handles;
+        self.handles += 1;
+        self.deferred.push((number, index));
+        let (to, partition) = match &self.acks {
+            Some((acks, partition)) => (Some(Arc::clone(acks)), *partition),
+            None => (None, PartitionId::default()),
+        };
+        AckHandle::new(to, partition, number, index)
+    }
+
+    /// The handles given out in the batch.
+    pub(crate) fn take_deferred(&mut self) -> Vec<(u64, LogIndex)> {
+        core::mem::take(&mut self.deferred)
+    }
+
     /// Answers the item at `index`; an item that is not answered has an empty reply.
     ///
     /// # Panics
@@ -113,6 +148,7 @@ impl Effects {
         self.bytes
             .truncate(self.replies.last().map_or(0, |(_, end)| *end));
         self.timers.undo_from(from);
+        self.deferred.retain(|(_, index)| *index < from);
     }
 
     /// Begins a new batch: forgets replies, keeps the timers as they are, and the memory.
@@ -120,5 +156,6 @@ impl Effects {
         self.bytes.clear();
         self.replies.clear();
         self.timers.settle();
+        self.deferred.clear();
     }
 }

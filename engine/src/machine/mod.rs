@@ -47,6 +47,7 @@
 //! Where the rest of the contract sits: snapshots (`freeze`, `restore_begin`, `restore_chunk`, `restore_end`) are methods
 //! behind [`StateMachine::durable_applied`], with a `View` type. None of them changes what is here.
 
+pub mod deferred;
 mod effects;
 mod timers;
 
@@ -54,6 +55,7 @@ use std::any::Any;
 
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 
+pub use deferred::AckHandle;
 pub use effects::Effects;
 pub use timers::{TIMER_NAME_BYTES_MAX, TIMERS_DUE_MAX, TIMERS_MAX, Timer, TimerError, Timers};
 

@@ -137,6 +137,10 @@ impl Partition {
             retry_at: Some(now.plus_ms(pause)),
         });
         self.hand_over = true;
+        // Their items are applied again, and answered then.
+        for append in self.deferrals.forget().rev() {
+            self.appends.push_front(append);
+        }
     }
 
     /// Asks the machine whether a command may enter the log.
@@ -173,6 +177,7 @@ impl Partition {
         frames: &mut Vec<u8>,
         answers: &mut Vec<Answer>,
     ) -> ApplyStep {
+        self.judge_late(now, answers);
         if !self.machine_may_run(now, answers) {
             return ApplyStep::Done;
         }
@@ -181,7 +186,7 @@ impl Partition {
         if self.applied >= limit {
             return ApplyStep::Done;
         }
-        if self.apply_read.is_some() {
+        if self.apply_read.is_some() || self.deferrals.is_full() {
             return ApplyStep::Done;
         }
         frames.clear();
@@ -298,12 +303,18 @@ impl Partition {
             return self.give_up_machine(failure, now, answers);
         }
         self.applied = self.applied.max(reached);
+        self.deferrals.begin(now, self.effects.take_deferred());
         self.answer_applied(judged, answers);
         self.tell_ready(answers);
     }
 
     /// The machine can't go on: it will be made again, and who waits for it learns that nobody knows.
-    fn give_up_machine(&mut self, failure: String, now: Time, answers: &mut Vec<Answer>) {
+    pub(super) fn give_up_machine(
+        &mut self,
+        failure: String,
+        now: Time,
+        answers: &mut Vec<Answer>,
+    ) {
         self.fail_machine(failure, now);
         self.start_over();
         self.give_up_appends("its machine failed while it was applied", answers);
@@ -316,6 +327,7 @@ impl Partition {
             return self.give_up_machine(failure, now, answers);
         }
         self.applied = index;
+        self.deferrals.begin(now, self.effects.take_deferred());
         self.tell_ready(answers);
     }
 
@@ -430,7 +442,7 @@ impl Partition {
                 // with its leadership: what is awaited at an index is what is applied there.
                 assert!(append.index == entry.index);
                 let outcome = self.outcome(entry);
-                answers.push(Answer::Append(append.origin, outcome));
+                answers.extend(self.deferrals.park(append, outcome));
             }
         }
     }

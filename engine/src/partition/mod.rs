@@ -7,18 +7,21 @@
 //! - [`idempotency`]: which keys were executed
 //! - `durability`: the mode of its appends, and what the gate allows
 //! - `members`: who belongs to it
+//! - `deferral`: items whose side effects are not safe yet
 //! - `clock`: the partition's time, and the timers that are due by it
 //! - `reads`: what reads rely on, and when they are answered
 //! - `apply`: committed entries through the machine, and what becomes of it when it fails
 
 mod apply;
 mod clock;
+mod deferral;
 pub(crate) mod durability;
 pub mod idempotency;
 mod members;
 mod reads;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use clustor_shards::turn::{ConnectionId, PeerId, Time};
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
@@ -26,6 +29,7 @@ use clustor_wire::message::{
     IdempotencyKey, PartitionStatus, RefetchVerdict, Refusal, RefusalClause,
 };
 
+use crate::machine::deferred::AckBox;
 use crate::machine::{AnyMachine, Effects, MachineFactory};
 use crate::outcome::{Leadership, Outcome};
 use crate::profile::Profile;
@@ -34,6 +38,7 @@ use crate::raft::{Limits, ProposeError, ReadReady, Replica, Status, Timers};
 use crate::request::{ReadFn, Wait};
 
 pub use apply::{ApplyStep, MachineTrouble};
+use deferral::Deferrals;
 use durability::Durability;
 use idempotency::IdempotencyTable;
 pub(crate) use reads::Asked;
@@ -128,6 +133,7 @@ pub struct Partition {
     /// A read of the log for applying is outstanding, with this token.
     pub(crate) apply_read: Option<u64>,
     effects: Effects,
+    deferrals: Deferrals,
     apply_entries_max: usize,
     failures: Vec<Time>,
     /// The retired deadline under which the shard filed it.
@@ -176,6 +182,7 @@ impl Partition {
         replica: Replica,
         factory: MachineFactory,
         profile: &Profile,
+        acks: &Arc<AckBox>,
         now: Time,
     ) -> Self {
         let mut replica = replica;
@@ -205,7 +212,8 @@ impl Partition {
             hand_over: false,
             ready_at: None,
             apply_read: None,
-            effects: Effects::default(),
+            effects: Effects::of(id, Arc::clone(acks)),
+            deferrals: Deferrals::new(profile.ack_ms_max),
             apply_entries_max: usize::try_from(profile.apply_entries_max).unwrap_or(512),
             failures: Vec::new(),
             filed_deadline: None,
@@ -221,6 +229,7 @@ impl Partition {
     pub(crate) fn retune(&mut self, timers: Timers, limits: Limits, profile: &Profile) {
         self.replica.retune(timers, limits);
         self.apply_entries_max = usize::try_from(profile.apply_entries_max).unwrap_or(512);
+        self.deferrals.retune(profile.ack_ms_max);
     }
 
     /// Applied up to here.
@@ -257,6 +266,7 @@ impl Partition {
     #[must_use]
     pub fn is_waited_for(&self) -> bool {
         !self.appends.is_empty()
+            || !self.deferrals.is_empty()
             || !self.reads_by_token.is_empty()
             || !self.reads_confirmed.is_empty()
     }
@@ -371,7 +381,7 @@ impl Partition {
     /// Nobody here knows any more what becomes of the appends that wait.
     pub(crate) fn give_up_appends(&mut self, why: &str, answers: &mut Vec<Answer>) {
         let wal_committed = self.replica.wal_committed();
-        for append in self.appends.drain(..) {
+        for append in self.deferrals.take_appends().chain(self.appends.drain(..)) {
             answers.push(Answer::Append(
                 append.origin,
                 Outcome::Unknown {

@@ -255,6 +255,9 @@ tunables! {
         /// Items in one batch handed to a machine.
         /// Fewer where a machine's apply is slow: a batch is applied within one turn.
         apply_entries_max: (1..=2_048) live,
+        /// A side effect that a machine deferred is settled within this time, in milliseconds, or the machine is made again.
+        /// Above what its slowest storage takes.
+        ack_ms_max: (10..=60_000) live,
         /// Idempotency keys remembered for each partition; the oldest are forgotten first.
         /// As many as appends with keys may be repeated after. The same on every node: it decides what is executed.
         idempotency_keys_max: (1_024..=1_000_000) restart,

@@ -1,6 +1,7 @@
 //! Recovery, and partitions from what the log holds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use clustor_shards::buffer::BlockPool;
 use clustor_shards::disk::BootDisk;
@@ -16,6 +17,7 @@ use super::peers::{Peers, behind_its_past};
 use super::{Links, ShardCore, Shared};
 use crate::gate::ControlView;
 use crate::machine::MachineFactory;
+use crate::machine::deferred::AckBox;
 use crate::partition::Partition;
 use crate::profile::Profile;
 use crate::raft::configuration::ConfigurationError;
@@ -55,6 +57,8 @@ pub struct CoreConfig {
     pub placement: Option<Vec<u8>>,
     /// The control plane's word on its partitions; [`crate::gate::SelfGoverned`] where there is none.
     pub control: Box<dyn ControlView + Send>,
+    /// Where handles of deferred items leave what became of them; whoever runs the shard puts it into its inbox.
+    pub acks: Arc<AckBox>,
     /// Why its replicas must stay silent, if the host can't keep an acknowledgement: they neither vote nor campaign nor
     /// acknowledge.
     pub silent: Option<String>,
@@ -141,7 +145,14 @@ impl ShardCore {
                 now,
                 &mut cache,
             )?;
-            let partition = Partition::new(id, replica, spec.factory, &config.profile, now);
+            let partition = Partition::new(
+                id,
+                replica,
+                spec.factory,
+                &config.profile,
+                &config.acks,
+                now,
+            );
             partitions.insert(id, partition);
         }
         let quarantined = log.quarantine().is_some() || behind.is_some();

@@ -410,6 +410,15 @@ impl ShardCore {
                         ticket: request.ticket,
                     });
                 }
+                RequestBody::Settled(settled) => {
+                    if let Some(found) = self.partitions.get_mut(&partition) {
+                        found.settle(now, settled, &mut self.scratch_answers);
+                        self.touched.insert(partition);
+                        let answers = self.scratch_answers.drain(..);
+                        self.answers
+                            .extend(answers.map(|answer| (partition, answer)));
+                    }
+                }
                 RequestBody::Profile(news) => {
                     self.take_profile(news);
                     outbox.replies.push(Reply::Profile {

@@ -211,7 +211,8 @@ impl ShardCore {
         let timer = partition
             .timer_deadline(now)
             .filter(|_| self.shared.log.is_open());
-        let due = [replica, timer, partition.machine_deadline(), resume_at]
+        let ack = partition.ack_deadline();
+        let due = [replica, timer, ack, partition.machine_deadline(), resume_at]
             .into_iter()
             .flatten()
             .min();

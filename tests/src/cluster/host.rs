@@ -1,20 +1,24 @@
 //! One shard of one node: its core while it runs, its disk always.
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use clustor_engine::gate::SelfGoverned;
+use clustor_engine::machine::deferred::AckBox;
 use clustor_engine::partition::Partition;
-use clustor_engine::request::Request;
+use clustor_engine::request::{Request, RequestBody};
 use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
 use clustor_shards::log::{Kek, KeyError, KeyProvider, RecoveryReport};
 use clustor_shards::turn::{Inbox, PeerId, Time};
 use clustor_wire::ids::PartitionId;
+use rand::Rng;
+use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::check::Violation;
 use super::clocks::Clocks;
 use super::guest::{Guest, Place};
 use super::layout::{CLUSTER, Layout};
-use super::machine::{History, OnDisk, Sabotage, Store};
+use super::machine::{Handles, History, OnDisk, Sabotage, Store};
 use crate::disk::SimDisk;
 
 /// Every simulated node has the same key.
@@ -49,6 +53,10 @@ pub struct Host {
     pub(crate) applied: u64,
     /// Orders the shard's machines to fail.
     pub(crate) sabotage: Sabotage,
+    /// What handles of deferred effects say; a new one each boot.
+    acks: Arc<AckBox>,
+    /// The handles that are out.
+    handles: Handles,
     /// What its machines saved.
     store: Store,
     /// Its clocks.
@@ -81,6 +89,8 @@ impl Host {
             last_turn_us: 0,
             applied: 0,
             sabotage: Sabotage::default(),
+            acks: AckBox::new(|| ()),
+            handles: Handles::default(),
             store: Store::default(),
             clocks: Clocks::new(id.node),
         }
@@ -94,6 +104,33 @@ impl Host {
     /// When the shard's clock says `time`.
     pub(crate) fn moment(&self, time: Time) -> u64 {
         self.clocks.moment_us(time.0)
+    }
+
+    /// Settles some of the deferred effects: done, mostly, and sometimes failed or forgotten for long.
+    pub(crate) fn settle_some(&mut self, rng: &mut Xoshiro256PlusPlus, calm: bool) {
+        self.handles.with(|handles| {
+            let mut kept = Vec::new();
+            for handle in handles.drain(..) {
+                match rng.random_range(0..1_000) {
+                    0 if !calm => handle.failed("drawn"),
+                    1 if !calm => drop(handle),
+                    2..500 => kept.push(handle),
+                    _ => handle.done(),
+                }
+            }
+            *handles = kept;
+        });
+        let settled = self.acks.take().into_iter();
+        self.inbox.requests.extend(settled.map(|settled| Request {
+            ticket: u64::MAX,
+            partition: settled.partition,
+            body: RequestBody::Settled(settled),
+        }));
+    }
+
+    /// Whether effects are deferred.
+    pub(crate) fn has_handles(&self) -> bool {
+        self.handles.with(|handles| !handles.is_empty())
     }
 
     /// Whether it runs.
@@ -147,6 +184,8 @@ impl Host {
         seed: u64,
     ) -> Result<RecoveryReport, Violation> {
         self.boots += 1;
+        self.acks = AckBox::new(|| ());
+        self.handles = Handles::default();
         self.inbox = Inbox::default();
         let sabotage = &self.sabotage;
         // What is known of an embedder's machine is kept, for it alone says what is in it.
@@ -164,12 +203,14 @@ impl Host {
             .filter(|partition| partition.replicas().contains(&self.id))
             .map(|partition| {
                 let (sabotage, on_disk) = (sabotage.clone(), on_disk.clone());
+                let handles = self.handles.clone();
                 let (guest, lives) = (layout.guest.clone(), lives.clone());
                 PartitionSpec {
                     id: partition.id,
                     voters: partition.voters.clone(),
                     factory: Box::new(move |partition| {
-                        let history = History::new(partition, sabotage.clone(), on_disk.clone());
+                        let history = History::new(partition, sabotage.clone(), on_disk.clone())
+                            .with_handles(handles.clone());
                         let Some(plan) = &guest else {
                             return Box::new(history);
                         };
@@ -194,6 +235,7 @@ impl Host {
             seed,
             placement: None,
             control: Box::new(SelfGoverned),
+            acks: Arc::clone(&self.acks),
             silent: None,
         };
         let now = self.clock(now_us);

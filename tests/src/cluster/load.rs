@@ -185,7 +185,8 @@ impl Clients {
             return Vec::new();
         }
         let name = self.rng.random_range(0..6);
-        let text = match self.rng.random_range(0..4) {
+        let text = match self.rng.random_range(0..5) {
+            4 => "defer".to_owned(),
             0 => format!("cancel {name}"),
             1 => format!("timer {name} {}", self.rng.random_range(0..5)),
             _ => format!("timer {name} {}", self.rng.random_range(0..1_500)),

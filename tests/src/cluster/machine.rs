@@ -1,7 +1,7 @@
 //! The machine the simulated clusters run: it keeps every command it was given, in order, and every timer that expired.
 //!
 //! A command begins with the number of its operation; its reply is the machine's length after it. The text behind the number may
-//! set a timer (`timer NAME MS`) or cancel one (`cancel NAME`). A read sees how long the list is, where it ends and a
+//! set a timer (`timer NAME MS`), cancel one (`cancel NAME`) or defer its effects (`defer`). A read sees how long the list is, where it ends and a
 //! digest of everything in it, so that any two machines, and any read and any acknowledgement, can be compared.
 //!
 //! It lives in memory, or saves itself from time to time into a [`Store`], which survives whatever happens to its node.
@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clustor_engine::machine::{
-    Admit, Applied, Batch, Effects, Expired, Item, MachineError, Opened, Stamp, StateMachine, Timer,
+    AckHandle, Admit, Applied, Batch, Effects, Expired, Item, MachineError, Opened, Stamp,
+    StateMachine, Timer,
 };
 use clustor_engine::request::ReadFn;
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
@@ -100,6 +101,16 @@ impl Store {
     }
 }
 
+/// Handles of effects that a shard's machines deferred; whoever drives the shard settles them.
+#[derive(Debug, Clone, Default)]
+pub struct Handles(Arc<Mutex<Vec<AckHandle>>>);
+
+impl Handles {
+    pub(crate) fn with<R>(&self, run: impl FnOnce(&mut Vec<AckHandle>) -> R) -> R {
+        run(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// Where a machine saves itself, and after how many batches.
 #[derive(Debug, Clone)]
 pub struct OnDisk {
@@ -118,6 +129,7 @@ pub struct History {
     digest: u64,
     sabotage: Sabotage,
     on_disk: Option<OnDisk>,
+    handles: Handles,
     /// Batches since it was saved.
     unsaved: u32,
     /// Where it stood when it opened.
@@ -196,6 +208,12 @@ impl History {
             on_disk,
             ..Self::default()
         }
+    }
+
+    /// The same with a place for the handles of what it defers.
+    pub(crate) fn with_handles(mut self, handles: Handles) -> Self {
+        self.handles = handles;
+        self
     }
 
     /// The same with an embedder's machine behind it, which says where it opens.
@@ -277,6 +295,14 @@ impl History {
                 for (place, item) in (self.taken.len() as u64 + 1..).zip(items) {
                     obey(&item.command[OP_BYTES.min(item.command.len())..], item, out);
                     out.reply(item.index, &place.to_le_bytes());
+                    if item
+                        .command
+                        .get(OP_BYTES..)
+                        .is_some_and(|text| text.starts_with(b"defer"))
+                    {
+                        let handle = out.defer(item.index);
+                        self.handles.with(|handles| handles.push(handle));
+                    }
                 }
                 Applied::Ack
             }

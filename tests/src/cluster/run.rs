@@ -573,6 +573,7 @@ impl Run {
     /// No more faults; what is down comes up, what failed is restarted.
     fn calm_down(&mut self) {
         self.calm = true;
+        self.world.calm = true;
         self.clients.resting = true;
         self.world.say(|| "no more faults".to_owned());
         self.world.network_mut().set_options(NetworkOptions {

@@ -98,6 +98,8 @@ pub struct World {
     went_back: Vec<NodeId>,
     /// Messages that left, by sender, receiver and kind; counted where somebody asked for it.
     sent: Option<BTreeMap<(NodeId, NodeId, MessageKind), u64>>,
+    /// Nothing fails any more.
+    pub calm: bool,
     /// The trace.
     pub trace: Trace,
 }
@@ -129,6 +131,7 @@ impl World {
             images: BTreeMap::new(),
             went_back: Vec::new(),
             sent: None,
+            calm: false,
             trace: Trace::Off,
         }
     }
@@ -747,6 +750,12 @@ impl World {
             host.disk.advance_to_us(now_us);
         }
         host.disk.take_events(&mut host.inbox.disk);
+        if let Some(host) = self.hosts.get_mut(&shard)
+            && host.has_handles()
+        {
+            host.settle_some(&mut self.rng, self.calm);
+        }
+        let host = self.host_mut(shard);
         let came = !host.inbox.is_empty();
         host.inbox.now = host.clock(now_us);
         host.inbox.wall_us = Some(host.clocks.wall_us(now_us));
@@ -772,6 +781,10 @@ impl World {
         self.file_disk(shard);
         if outbox.stopped {
             return self.stopped(shard);
+        }
+        if self.host_mut(shard).has_handles() {
+            let at = now_us + self.rng.random_range(100..=20_000);
+            self.file_turn(shard, at);
         }
         if let Some(deadline) = outbox.deadline {
             let at = self.host_mut(shard).moment(deadline).max(now_us + 1);

@@ -1,0 +1,134 @@
+//! Items whose side effects are not safe yet, and the appends that wait for that.
+
+use std::collections::BTreeMap;
+
+use clustor_shards::turn::Time;
+use clustor_wire::ids::LogIndex;
+
+use super::{Answer, Partition, PendingAppend};
+use crate::machine::deferred::{DEFERRED_MAX, Settled};
+use crate::outcome::Outcome;
+
+/// A handle that is out.
+#[derive(Debug)]
+struct Out {
+    index: LogIndex,
+    until: Time,
+}
+
+/// An item with handles out.
+#[derive(Default)]
+struct Parked {
+    handles: usize,
+    /// The append and its outcome, once the item is applied, if anybody waits for it.
+    append: Option<(PendingAppend, Outcome)>,
+}
+
+/// The handles that are out and the items they are for.
+pub(super) struct Deferrals {
+    out: BTreeMap<u64, Out>,
+    parked: BTreeMap<LogIndex, Parked>,
+    patience_ms: u64,
+}
+
+impl Deferrals {
+    pub fn new(patience_ms: u64) -> Self {
+        Self {
+            out: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            patience_ms,
+        }
+    }
+
+    /// Handles given out from here on have this long.
+    pub fn retune(&mut self, patience_ms: u64) {
+        self.patience_ms = patience_ms;
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.out.is_empty()
+    }
+
+    /// Whether nothing more is applied until some are settled.
+    pub fn is_full(&self) -> bool {
+        self.out.len() >= DEFERRED_MAX
+    }
+
+    /// Handles were given out for items that took effect.
+    pub fn begin(&mut self, now: Time, deferred: Vec<(u64, LogIndex)>) {
+        let until = now.plus_ms(self.patience_ms);
+        for (number, index) in deferred {
+            self.out.insert(number, Out { index, until });
+            self.parked.entry(index).or_default().handles += 1;
+        }
+    }
+
+    /// Keeps the answer of an item with handles out; gives it back for one without.
+    pub fn park(&mut self, append: PendingAppend, outcome: Outcome) -> Option<Answer> {
+        match self.parked.get_mut(&append.index) {
+            Some(parked) => {
+                parked.append = Some((append, outcome));
+                None
+            }
+            None => Some(Answer::Append(append.origin, outcome)),
+        }
+    }
+
+    /// A handle is done. Returns the answer that waited for it alone.
+    fn done(&mut self, index: LogIndex) -> Option<Answer> {
+        let parked = self.parked.get_mut(&index)?;
+        parked.handles -= 1;
+        if parked.handles > 0 {
+            return None;
+        }
+        let (append, outcome) = self.parked.remove(&index)?.append?;
+        Some(Answer::Append(append.origin, outcome))
+    }
+
+    /// The machine is gone, and what handles say of it counts no longer. Returns the appends that waited.
+    pub fn forget(&mut self) -> impl DoubleEndedIterator<Item = PendingAppend> + use<> {
+        self.out.clear();
+        let parked = core::mem::take(&mut self.parked).into_values();
+        parked.filter_map(|parked| Some(parked.append?.0))
+    }
+
+    /// The appends that wait, given up; the handles stay out.
+    pub fn take_appends(&mut self) -> impl Iterator<Item = PendingAppend> {
+        let parked = self.parked.values_mut();
+        parked.filter_map(|parked| Some(parked.append.take()?.0))
+    }
+}
+
+impl Partition {
+    /// When the handle that is out longest is late. They were given out in the order of their numbers.
+    pub(crate) fn ack_deadline(&self) -> Option<Time> {
+        self.deferrals.out.values().map(|out| out.until).next()
+    }
+
+    /// A handle says what became of its effect.
+    pub(crate) fn settle(&mut self, now: Time, settled: Settled, answers: &mut Vec<Answer>) {
+        let Some(out) = self.deferrals.out.remove(&settled.number) else {
+            // Of a life of the machine that is over.
+            return;
+        };
+        match settled.result {
+            Ok(()) => answers.extend(self.deferrals.done(out.index)),
+            Err(reason) => {
+                let failure = format!("deferred an effect of index {}: {reason}", out.index);
+                self.give_up_machine(failure, now, answers);
+            }
+        }
+    }
+
+    /// A handle that is late counts as failed.
+    pub(super) fn judge_late(&mut self, now: Time, answers: &mut Vec<Answer>) {
+        let late = self.deferrals.out.values().next();
+        if let Some(index) = late.filter(|out| out.until <= now).map(|out| out.index) {
+            let patience_ms = self.deferrals.patience_ms;
+            let failure = format!(
+                "deferred an effect of index {index} that is not settled after ack_ms_max = {patience_ms} ms"
+            );
+            self.give_up_machine(failure, now, answers);
+        }
+    }
+}
