@@ -67,8 +67,7 @@ fn what_the_limits_allow_the_log_takes() {
     let text = "segment_bytes = 1_048_576\nentry_bytes_max = 122_816\nbatch_bytes_max = 65_536\n";
     let smallest = Profile::parse(text, "mine.toml").expect("valid");
     smallest.log_options(2).check().expect("valid for the log");
-    let text =
-        "base = \"throughput\"\nsegment_bytes = 4_294_967_296\nsegment_blocks_per_slot = 1\n";
+    let text = "base = \"zfs\"\nsegment_bytes = 4_294_967_296\nsegment_blocks_per_slot = 1\n";
     let greatest = Profile::parse(text, "mine.toml").expect("valid");
     greatest.log_options(0).check().expect("valid for the log");
 }
@@ -199,4 +198,42 @@ fn a_lease_that_outlives_the_least_election_timeout_is_refused() {
     Profile::parse("lease_ms = 85\n", "mine.toml").expect("off");
     assert!(!Profile::latency().leases && !Profile::wan().leases && !Profile::zfs().leases);
     assert!(Profile::throughput().leases);
+}
+
+#[test]
+fn a_named_base_narrows_limits_and_the_error_names_it() {
+    let text = "base = \"wan\"\nsegment_bytes = 33_554_432\n";
+    let error = Profile::parse(text, "mine.toml").expect_err("too small for it");
+    assert_eq!(
+        error.to_string(),
+        "mine.toml:2: segment_bytes = 33_554_432 is not a number from 536_870_912 to 2_147_483_648, all that base = \"wan\" allows"
+    );
+    assert_eq!((error.line(), error.key()), (2, Some("segment_bytes")));
+    let text = "hash = \"blake3\"\nbase = \"zfs\"\n";
+    let error = Profile::parse(text, "mine.toml").expect_err("not there");
+    assert_eq!(
+        error.to_string(),
+        "mine.toml:1: hash = \"blake3\" is not \"sha256\", all that base = \"zfs\" allows"
+    );
+    Profile::parse("base = \"throughput\"\nhash = \"blake3\"\n", "mine.toml").expect("allowed");
+    Profile::parse("segment_bytes = 4_294_967_296\n", "mine.toml").expect("no base is named");
+}
+
+#[test]
+fn narrower_limits_lie_within_the_wider_and_the_shipped_profiles_within_them() {
+    for knob in Profile::KNOBS {
+        for (base, allowed) in knob.narrower() {
+            let shipped = Profile::shipped(base).expect("a base is shipped");
+            let value = shipped.get(knob.key).expect("a knob has a value");
+            assert!(allowed.admits(value), "{base}: {} = {value}", knob.key);
+            if let Allowed::Number { min, max } = allowed {
+                let ends = [Value::Number(min), Value::Number(max)];
+                assert!(
+                    ends.into_iter().all(|end| knob.allowed.admits(end)),
+                    "{}",
+                    knob.key
+                );
+            }
+        }
+    }
 }

@@ -4,6 +4,8 @@ use clustor_shards::disk::FlushKind;
 use clustor_shards::log::{Encoding, HashSuite, Mode, OnAuthenticationFailure, Suite};
 use clustor_shards::uring::WriterChoice;
 
+use super::limits::NARROWER;
+
 /// What a knob stands at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value {
@@ -95,6 +97,21 @@ pub struct Knob {
     pub allowed: Allowed,
     /// When a new value is obeyed.
     pub when: When,
+}
+
+impl Knob {
+    /// The bases under which it may stand at less, each with what that is.
+    pub fn narrower(&self) -> impl Iterator<Item = (&'static str, Allowed)> {
+        let of_this = NARROWER.iter().filter(|(key, ..)| *key == self.key);
+        of_this.map(|(_, base, allowed)| (*base, *allowed))
+    }
+
+    /// What it may stand at in a file that names this base.
+    #[must_use]
+    pub fn allowed_under(&self, base: &str) -> Allowed {
+        let narrower = self.narrower().find(|(of, _)| *of == base);
+        narrower.map_or(self.allowed, |(_, allowed)| allowed)
+    }
 }
 
 /// A type of which each value has a word in profile files.

@@ -16,6 +16,22 @@ use clustor_shards::uring::WriterChoice;
 
 use super::knob::{Allowed, Kind, Knob, Value, When, Word};
 
+/// What a file that names its base may set a knob to, where that is less than the table allows: key, base, and what.
+pub(super) const NARROWER: &[(&str, &str, Allowed)] = &[
+    ("segment_bytes", "latency", number(1 << 20, 2 << 30)),
+    ("segment_bytes", "throughput", number(1 << 20, 2 << 30)),
+    ("segment_bytes", "wan", number(512 << 20, 2 << 30)),
+    ("segment_bytes", "zfs", number(2 << 30, 4 << 30)),
+    ("entry_bytes_max", "latency", number(1 << 10, 1 << 20)),
+    ("entry_bytes_max", "zfs", number(1 << 10, 1 << 20)),
+    ("hash", "latency", Allowed::Word(&["sha256"])),
+    ("hash", "zfs", Allowed::Word(&["sha256"])),
+];
+
+const fn number(min: u64, max: u64) -> Allowed {
+    Allowed::Number { min, max }
+}
+
 macro_rules! kind_of {
     ((word $type:ty)) => {
         $type

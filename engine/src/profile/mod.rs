@@ -2,7 +2,7 @@
 //!
 //! Four are shipped ([`Profile::SHIPPED`]), read from the files in `engine/profiles`. A file of one's own names what
 //! differs from its `base` (`"latency"` unless it says otherwise). Each value is checked against its own limits and
-//! against the others; an error names file, line, key, value and limit, and [`Profile::judge`] gives all of them. Parsing
+//! against the others, and against narrower limits if the file names a base that has some; an error names file, line, key, value and limit, and [`Profile::judge`] gives all of them. Parsing
 //! takes text: whoever reads the file hands in its name.
 //!
 //! - `limits`: the table of knobs; everything else follows from it
@@ -64,7 +64,7 @@ pub enum ProfileError {
         nearest: &'static str,
     },
     /// A value of another kind, or outside what the knob may stand at.
-    #[error("{}: {key} = {value} is not {allowed}", at(file, *line))]
+    #[error("{}: {key} = {value} is not {allowed}{}", at(file, *line), narrowed(*base))]
     Value {
         /// The file's name, as handed in.
         file: String,
@@ -73,9 +73,11 @@ pub enum ProfileError {
         /// The key.
         key: &'static str,
         /// Its value, as the file has it.
-        value: String,
+        value: Box<str>,
         /// What it may be.
         allowed: Allowed,
+        /// The base, named in the file, that allows no more; `None` where nothing would.
+        base: Option<&'static str>,
     },
     /// Two values don't go together.
     #[error("{}: {key} = {value} must not exceed {limit} ({why})", at(file, *line))]
@@ -116,6 +118,13 @@ impl ProfileError {
             Self::Value { key, .. } | Self::Relation { key, .. } => Some(key),
         }
     }
+}
+
+/// Why no more is allowed.
+fn narrowed(base: Option<&str>) -> String {
+    base.map_or_else(String::new, |base| {
+        format!(", all that base = \"{base}\" allows")
+    })
 }
 
 /// A place in a file; the file alone where the line is not known.
@@ -218,6 +227,10 @@ impl Profile {
         if !reading.wrong.is_empty() {
             return Err(reading.wrong);
         }
+        let narrow = reading.outside_base();
+        if !narrow.is_empty() {
+            return Err(narrow);
+        }
         let base = reading.base.unwrap_or("latency");
         let mut profile = Self::shipped(base).expect("a base is one of the shipped");
         file.clone_into(&mut profile.name);
@@ -288,8 +301,9 @@ impl Profile {
                     file: self.name.clone(),
                     line: 0,
                     key: knob.key,
-                    value: value.to_string(),
+                    value: value.to_string().into(),
                     allowed: knob.allowed,
+                    base: None,
                 });
             }
         }

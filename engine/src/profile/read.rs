@@ -47,6 +47,25 @@ impl<'a> Reading<'a> {
         line.map_or(0, |(.., line)| *line)
     }
 
+    /// Values that the base which the file names does not allow.
+    pub fn outside_base(&self) -> Vec<ProfileError> {
+        let Some(base) = self.base else {
+            return Vec::new();
+        };
+        let judged = self.values.iter().map(|(knob, value, line)| {
+            let allowed = knob.allowed_under(base);
+            (!allowed.admits(*value)).then(|| ProfileError::Value {
+                file: self.file.to_owned(),
+                line: *line,
+                key: knob.key,
+                value: value.to_string().into(),
+                allowed,
+                base: Some(base),
+            })
+        });
+        judged.flatten().collect()
+    }
+
     fn take(&mut self, table: &DeTable<'_>) {
         let mut entries: Vec<_> = table.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
@@ -114,8 +133,10 @@ impl<'a> Reading<'a> {
                 DeValue::String(text) => format!("\"{}\"", cut(text)),
                 // As it stands in the file: underscores, signs and all.
                 _ => cut(self.text.get(value.span()).unwrap_or("?")),
-            },
+            }
+            .into(),
             allowed,
+            base: None,
         });
     }
 }

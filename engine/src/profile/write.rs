@@ -26,7 +26,12 @@ impl Profile {
             text.push('\n');
             let meaning: Vec<&str> = knob.meaning.iter().map(|line| line.trim()).collect();
             comment(&mut text, &meaning.join(" "));
-            let takes = format!("Takes {}; obeyed {}.", knob.allowed, knob.when);
+            let narrower: Vec<String> = knob
+                .narrower()
+                .map(|(base, allowed)| format!(", with base = \"{base}\" {allowed}"))
+                .collect();
+            let narrower = narrower.concat();
+            let takes = format!("Takes {}{narrower}; obeyed {}.", knob.allowed, knob.when);
             comment(&mut text, &takes);
             let value = self.get(knob.key).expect("every knob has a value");
             let _ = writeln!(text, "{} = {value}", knob.key);

@@ -297,6 +297,10 @@ fn profile_json(profile: &Profile) -> serde_json::Value {
                 "key": knob.key,
                 "value": value_json(value_of(profile, knob)),
                 "allowed": allowed_json(knob.allowed),
+                "narrower": knob.narrower().map(|(base, allowed)| json!({
+                    "base": base,
+                    "allowed": allowed_json(allowed),
+                })).collect::<Vec<_>>(),
                 "live": knob.when == When::Live,
                 "meaning": knob.meaning.join(" ").trim(),
             })
