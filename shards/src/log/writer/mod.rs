@@ -293,6 +293,10 @@ impl ShardLog {
     /// The last chain that retired; before the opening, the last that may have been seen.
     #[must_use]
     pub fn retired_chain(&self) -> ChainNumber {
+        // Of a pair whose mark has not retired nothing is said: a recovery may pass it over.
+        if self.phase == Phase::Marking {
+            return self.retired.prev();
+        }
         self.retired
     }
 
