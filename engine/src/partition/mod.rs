@@ -417,6 +417,7 @@ impl Partition {
             "leadership was lost while the append was on its way",
             answers,
         );
+        self.give_up_unreached(answers);
         self.set_leadership(Leadership::Follower, answers);
     }
 

@@ -170,6 +170,20 @@ impl Partition {
         }
     }
 
+    /// Leadership is lost: whether the entries ever come that confirmed reads wait for, nobody here knows.
+    pub(super) fn give_up_unreached(&mut self, answers: &mut Vec<Answer>) {
+        let applied = self.applied;
+        let refused = self.not_leader(None);
+        let confirmed = core::mem::take(&mut self.reads_confirmed).into_iter();
+        for (ready, read) in confirmed {
+            if ready.index > applied {
+                answers.push(Answer::Refused(read.origin, read.what, refused.clone()));
+            } else {
+                self.reads_confirmed.push((ready, read));
+            }
+        }
+    }
+
     /// The reads that wait are refused.
     pub(crate) fn give_up_reads(&mut self, refused: &Refusal, answers: &mut Vec<Answer>) {
         let waiting = core::mem::take(&mut self.reads_by_token).into_values();
