@@ -1,35 +1,16 @@
 //! `clustor append`, `read`, `status` and `mode`, run as people run them, against three nodes that `clustor serve` runs.
 
+mod support;
+
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 
 use serde_json::Value;
+use support::{clustor, free_ports};
 
 const NODES: u16 = 3;
 const TRUST_DOMAIN: &str = "test.example";
-
-fn clustor(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_clustor"));
-    command.args(args);
-    command
-}
-
-/// A port with free ones behind it.
-fn free_ports() -> u16 {
-    let mut tries = (0..100).map(|_| {
-        let first = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = first.local_addr().expect("an address").port();
-        let rest = (1..NODES).all(|n| {
-            port.checked_add(n)
-                .is_some_and(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-        });
-        (port, rest)
-    });
-    let found = tries.find(|(_, rest)| *rest);
-    found.expect("free ports in a row").0
-}
 
 /// A cluster's directory and its nodes, which end with it.
 struct Cluster {
@@ -42,7 +23,7 @@ impl Cluster {
     fn prepare() -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
         let dir = home.path().join("dev");
-        let listen = format!("127.0.0.1:{}", free_ports());
+        let listen = format!("127.0.0.1:{}", free_ports(NODES));
         let made = clustor(&["certs", "cluster", "--listen", &listen, "--shards", "1"])
             .args(["--partitions", "2", "--trust-domain", TRUST_DOMAIN])
             .arg("--dir")

@@ -1,38 +1,19 @@
 //! `clustor member`, run as people run it: a partition loses a voter and gets it back, a node whose disk is gone is
 //! replaced, and what makes no sense is refused.
 
+mod support;
+
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use support::{clustor, free_ports};
 
 const NODES: u16 = 4;
 const TRUST_DOMAIN: &str = "test.example";
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn clustor(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_clustor"));
-    command.args(args);
-    command
-}
-
-/// A port with free ones behind it.
-fn free_ports() -> u16 {
-    let mut tries = (0..100).map(|_| {
-        let first = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = first.local_addr().expect("an address").port();
-        let rest = (1..NODES).all(|n| {
-            port.checked_add(n)
-                .is_some_and(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
-        });
-        (port, rest)
-    });
-    let found = tries.find(|(_, rest)| *rest);
-    found.expect("free ports in a row").0
-}
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -50,7 +31,7 @@ impl Cluster {
     fn start() -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
         let dir = home.path().join("dev");
-        let listen = format!("127.0.0.1:{}", free_ports());
+        let listen = format!("127.0.0.1:{}", free_ports(NODES));
         let made = clustor(&["certs", "cluster", "--listen", &listen, "--shards", "1"])
             .args(["--nodes", "4", "--replicas", "4", "--partitions", "1"])
             .args(["--trust-domain", TRUST_DOMAIN, "--dir"])

@@ -1,35 +1,21 @@
 //! Damage on every replica at once, with real processes and files: of each node's log another third of the entries is rotten.
 //! Each entry is whole on two of three nodes, so that nothing is lost, and nobody is asked to do anything.
 
+mod support;
+
 use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use support::{clustor, free_ports};
 
 const NODES: u16 = 3;
 const APPENDS: u64 = 60;
 const BLOCK: u64 = 4096;
 const PATIENCE: Duration = Duration::from_secs(90);
-
-fn clustor(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_clustor"));
-    command.args(args);
-    command
-}
-
-fn free_ports() -> u16 {
-    let mut tries = (0..100).map(|_| {
-        let first = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = first.local_addr().expect("an address").port();
-        let free = |n| TcpListener::bind(("127.0.0.1", port.saturating_add(n))).is_ok();
-        (port, (1..NODES).all(free))
-    });
-    tries.find(|(_, free)| *free).expect("ports in a row").0
-}
 
 struct Cluster {
     _home: tempfile::TempDir,
@@ -41,7 +27,7 @@ impl Cluster {
     fn make() -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
         let dir = home.path().join("dev");
-        let listen = format!("127.0.0.1:{}", free_ports());
+        let listen = format!("127.0.0.1:{}", free_ports(NODES));
         let made = clustor(&["certs", "cluster", "--listen", &listen, "--shards", "1"])
             .args([
                 "--partitions",

@@ -12,6 +12,7 @@ use super::durability::Transition;
 use super::entry::{EntryBody, EntryKey, EntryKind, SystemKind};
 use super::output::RecordToPersist;
 use super::replica::{Replica, RoleState, Turn};
+use super::replication::Leading;
 
 /// A command to append.
 #[derive(Debug, Clone, Copy)]
@@ -111,13 +112,7 @@ impl Replica {
         turn: &mut Turn<'_>,
         entry: &NewEntry<'_>,
     ) -> Result<Position, ProposeError> {
-        let RoleState::Leader(leading) = &self.role else {
-            let leader = self.leader;
-            return Err(ProposeError::NotLeader { leader });
-        };
-        if let Some(transfer) = &leading.transfer {
-            return Err(ProposeError::HandingOver { to: transfer.to });
-        }
+        let leading = self.accepting()?;
         let (bytes, bytes_max) = (entry.payload.len(), self.limits.payload_bytes_max);
         if bytes > bytes_max {
             return Err(ProposeError::TooLarge { bytes, bytes_max });
@@ -127,9 +122,7 @@ impl Replica {
         if waiting > 0 && waiting + bytes as u64 > bytes_max {
             return Err(ProposeError::Full { bytes_max });
         }
-        if let Some(index) = self.log.missing_from(self.applicable.next()) {
-            return Err(ProposeError::MissingContent { index });
-        }
+        self.check_content()?;
         Ok(self.append_own(
             turn,
             EntryKind::Command,
@@ -149,16 +142,8 @@ impl Replica {
         transition: Transition,
         stamp_ms: u64,
     ) -> Result<Position, ProposeError> {
-        let RoleState::Leader(leading) = &self.role else {
-            let leader = self.leader;
-            return Err(ProposeError::NotLeader { leader });
-        };
-        if let Some(transfer) = &leading.transfer {
-            return Err(ProposeError::HandingOver { to: transfer.to });
-        }
-        if let Some(index) = self.log.missing_from(self.applicable.next()) {
-            return Err(ProposeError::MissingContent { index });
-        }
+        self.accepting()?;
+        self.check_content()?;
         let kind = EntryKind::System(SystemKind::DurabilityTransition);
         let position = self.append_own(turn, kind, stamp_ms, None, &transition.encode());
         self.modes.note(position.index, transition);
@@ -174,18 +159,30 @@ impl Replica {
         turn: &mut Turn<'_>,
         stamp_ms: u64,
     ) -> Result<Position, ProposeError> {
+        self.accepting()?;
+        self.check_content()?;
+        let kind = EntryKind::System(SystemKind::TimersDue);
+        Ok(self.append_own(turn, kind, stamp_ms, None, &[]))
+    }
+
+    /// What it leads with, unless it doesn't lead or is about to stop.
+    fn accepting(&self) -> Result<&Leading, ProposeError> {
         let RoleState::Leader(leading) = &self.role else {
             let leader = self.leader;
             return Err(ProposeError::NotLeader { leader });
         };
-        if let Some(transfer) = &leading.transfer {
-            return Err(ProposeError::HandingOver { to: transfer.to });
+        match &leading.transfer {
+            Some(transfer) => Err(ProposeError::HandingOver { to: transfer.to }),
+            None => Ok(leading),
         }
-        if let Some(index) = self.log.missing_from(self.applicable.next()) {
-            return Err(ProposeError::MissingContent { index });
+    }
+
+    /// Nothing is appended while it can't apply what it has.
+    fn check_content(&self) -> Result<(), ProposeError> {
+        match self.log.missing_from(self.applicable.next()) {
+            Some(index) => Err(ProposeError::MissingContent { index }),
+            None => Ok(()),
         }
-        let kind = EntryKind::System(SystemKind::TimersDue);
-        Ok(self.append_own(turn, kind, stamp_ms, None, &[]))
     }
 
     pub(super) fn append_own(

@@ -1,0 +1,27 @@
+//! What the suites that run real nodes share.
+#![allow(unreachable_pub)]
+
+use std::net::TcpListener;
+use std::process::Command;
+
+/// The built command with these arguments.
+pub fn clustor(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_clustor"));
+    command.args(args);
+    command
+}
+
+/// The first of so many free ports in a row.
+pub fn free_ports(count: u16) -> u16 {
+    let mut tries = (0..100).map(|_| {
+        let first = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = first.local_addr().expect("an address").port();
+        let rest = (1..count).all(|n| {
+            port.checked_add(n)
+                .is_some_and(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        });
+        (port, rest)
+    });
+    let found = tries.find(|(_, rest)| *rest);
+    found.expect("free ports in a row").0
+}
