@@ -23,3 +23,12 @@ impl Since {
         (Self::now().0 - self.0) as u64
     }
 }
+
+/// Bytes of the heap in use, by any thread.
+pub fn live_bytes() -> u64 {
+    let stats = COUNTING.stats();
+    // What a reallocation adds or takes away is counted among these.
+    stats
+        .bytes_allocated
+        .saturating_sub(stats.bytes_deallocated) as u64
+}

@@ -34,7 +34,8 @@ use crate::report::{Line, Machine, MeasuredAt, Report, Round, Workload};
 use crate::setup::{STOP_WAIT, Setup};
 use crate::{BenchError, Common};
 
-const NODES: u64 = 3;
+/// Nodes of a cluster.
+pub const NODES: u64 = 3;
 const TRUST_DOMAIN: &str = "clustor-bench";
 const SEGMENT_BYTES: u64 = 64 << 20;
 /// What is run before the clock starts.
@@ -86,7 +87,13 @@ pub fn run(options: &Options) -> Result<Report, BenchError> {
         ("group", Profile::throughput()),
     ] {
         let directory = setup.path().join(name);
-        let cluster = Cluster::start(&directory, options.partitions, &profile, &setup.interrupt)?;
+        let cluster = Cluster::start(
+            &directory,
+            options.partitions,
+            &profile,
+            LEADERS_WAIT,
+            &setup.interrupt,
+        )?;
         for &clients in &options.clients {
             progress.step(&format!("{name}, {clients} clients"));
             let line = Line {
@@ -119,17 +126,22 @@ pub fn run(options: &Options) -> Result<Report, BenchError> {
 }
 
 /// Three engines and the handles of their partitions.
-struct Cluster {
+pub struct Cluster {
     engines: Vec<Engine>,
     /// Per partition, each node's handle.
     handles: Vec<Vec<PartitionHandle<Nothing>>>,
 }
 
 impl Cluster {
-    fn start(
+    /// Starts it, and waits for as long as `patience` until every partition has a leader.
+    ///
+    /// # Errors
+    /// When it does not start in time, or a signal came.
+    pub fn start(
         directory: &Path,
         partitions: u32,
         profile: &Profile,
+        patience: Duration,
         interrupt: &Interrupt,
     ) -> Result<Self, BenchError> {
         let (placement, identities) = credentials(directory, partitions)?;
@@ -155,13 +167,13 @@ impl Cluster {
                     .collect()
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let until = Instant::now() + LEADERS_WAIT;
+        let until = Instant::now() + patience;
         while !handles.iter().all(|nodes| leader_of(nodes).is_some()) {
             interrupt.check()?;
             if Instant::now() > until {
                 return Err(BenchError::Refused(format!(
                     "not every partition had a leader within {} s",
-                    LEADERS_WAIT.as_secs()
+                    patience.as_secs()
                 )));
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -202,7 +214,30 @@ impl Cluster {
         })
     }
 
-    fn stop(self) -> Result<(), BenchError> {
+    /// One client's appends to the first partition: the median, in microseconds.
+    ///
+    /// # Errors
+    /// When a signal came.
+    pub fn lone_latency_us(
+        &self,
+        time: Duration,
+        interrupt: &Interrupt,
+    ) -> Result<f64, BenchError> {
+        let span = Span {
+            warm_up: WARM_UP,
+            time,
+        };
+        let nodes = self.handles[0].clone();
+        let client = move || Ok(append(&nodes, &[0x5a; 128]));
+        let (measured, _) = closed_loop(vec![client], span, interrupt)?;
+        Ok(measured.quantile_us(0.5))
+    }
+
+    /// Stops it.
+    ///
+    /// # Errors
+    /// When a node does not stop in time.
+    pub fn stop(self) -> Result<(), BenchError> {
         drop(self.handles);
         for engine in self.engines {
             engine.shutdown(STOP_WAIT)?;

@@ -8,6 +8,7 @@ mod closed_loop;
 mod cluster;
 mod consensus;
 mod device;
+mod idle;
 mod instructions;
 mod interrupt;
 mod log;
@@ -52,6 +53,8 @@ enum What {
     /// The work that `consensus` has callgrind watch.
     #[command(hide = true)]
     CountConsensus(consensus::Inner),
+    /// Partitions in which nothing happens, and one among them.
+    Idle(idle::Options),
     /// The work that `log --instructions` has callgrind watch.
     #[command(hide = true)]
     CountInstructions(instructions::Options),
@@ -152,6 +155,7 @@ fn run(command: Command) -> Result<(), BenchError> {
     let (report, outputs) = match &command.what {
         What::Device(options) => (device::run(options)?, &options.common.outputs),
         What::Start(options) => return start::run(options),
+        What::Idle(options) => return idle::run(options),
         What::Cluster(options) => (cluster::run(options)?, &options.common.outputs),
         What::Log(options) => (log::run(options)?, &options.common.outputs),
         What::Consensus(options) => return consensus::run(options),

@@ -12,9 +12,9 @@ use clustor_wire::ids::{
 };
 use clustor_wire::message::{
     BATCH_HEARTBEATS_MAX, BATCH_MESSAGES_MAX, ClientRequest, ClientRequestBody, ClientResponse,
-    ClientResponseBody, DurabilityMode, Heartbeat, HeartbeatAck, MessageError, PartitionStatus,
-    PeerBatch, PeerHello, RaftBody, RaftMessage, RefetchVerdict, Refusal, RefusalClause, Role,
-    STATUS_PARTITIONS_MAX, ScrubStatus, ShardStatus,
+    ClientResponseBody, DurabilityMode, Heartbeat, HeartbeatAck, MessageError, PairBeat,
+    PartitionStatus, PeerBatch, PeerHello, QuietLed, RaftBody, RaftMessage, RefetchVerdict,
+    Refusal, RefusalClause, Role, STATUS_PARTITIONS_MAX, ScrubStatus, ShardStatus,
 };
 use proptest::prelude::{any, prop, proptest};
 use proptest::{prop_assert, prop_assert_eq};
@@ -152,6 +152,12 @@ fn one_of_each_raft_body() -> Vec<RaftBody> {
             io_writer_mode: 2,
         },
         RaftBody::TimeoutNow,
+        RaftBody::Quiesce {
+            last_index: LogIndex(u64::MAX),
+        },
+        RaftBody::QuiesceAck {
+            last_index: LogIndex(1),
+        },
         RaftBody::Refetch {
             entry_term: term,
             first: index,
@@ -186,6 +192,19 @@ fn batch_of_everything() -> PeerBatch {
         messages: one_of_each_raft_body().into_iter().map(message).collect(),
         lease_ms: 5,
         clock_alarm: true,
+        pair: Some(PairBeat {
+            count: 2,
+            digest: u64::MAX,
+            keeps: true,
+            asks: true,
+            led: Some(vec![
+                QuietLed {
+                    partition: PartitionId(u128::MAX),
+                    term: Term(9),
+                };
+                2
+            ]),
+        }),
     }
 }
 

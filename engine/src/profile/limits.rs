@@ -240,6 +240,9 @@ tunables! {
         /// A leader's heartbeat, in milliseconds; at most half of election_ms_min.
         /// One lost heartbeat must not start an election.
         heartbeat_ms: (10..=1_000) live,
+        /// A partition in which nothing happened for this long goes quiet, in milliseconds: it costs nothing until something does. 0 for never.
+        /// Longer where clients ask rarely and from leases: a quiet partition has none, and the first read asks a majority.
+        quiet_after_ms: (0..=3_600_000) live,
         /// A round trip over this makes a follower say high_rtt, in milliseconds.
         /// Above what the network takes on a bad day.
         high_rtt_ms: (10..=5_000) live,

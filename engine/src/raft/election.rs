@@ -29,7 +29,7 @@ impl Replica {
             RaftBody::PreVote { .. } | RaftBody::Vote { .. } | RaftBody::TimeoutNow => {
                 self.heeds_questions_of(from)
             }
-            RaftBody::Append { .. } => {
+            RaftBody::Append { .. } | RaftBody::Quiesce { .. } => {
                 self.heeds_questions_of(from) && !self.is_impostor(from, message.term)
             }
             RaftBody::Refetch { .. } => self.speaks_with(from),
@@ -40,6 +40,7 @@ impl Replica {
             | RaftBody::AppendAccepted { .. }
             | RaftBody::AppendRejected { .. }
             | RaftBody::DurabilityAck { .. }
+            | RaftBody::QuiesceAck { .. }
             | RaftBody::Refetched { .. } => self.heeds_answers_of(from),
         };
         if !heeded {
@@ -114,7 +115,7 @@ impl Replica {
         if now < self.silent_until {
             return true;
         }
-        !transfer && (self.is_leader() || now < self.shelter_until)
+        !transfer && (self.is_leader() || self.quiet || now < self.shelter_until)
     }
 
     /// Whether a candidate's log is at least as recent as this one.

@@ -80,6 +80,7 @@ impl Replica {
             self.term,
             self.leader
         );
+        self.quiet = false;
         match self.role {
             RoleState::Follower => {
                 if self.leader.is_none() {

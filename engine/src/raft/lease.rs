@@ -181,6 +181,11 @@ impl Replica {
         token: u64,
     ) -> Result<Option<ReadReady>, ReadError> {
         self.check_read()?;
+        if let RoleState::Leader(leading) = &mut self.role
+            && !leading.quiet
+        {
+            leading.busy = Some(turn.now);
+        }
         if turn.clock_alarm || self.is_gap_wide() {
             self.lose_lease();
         }

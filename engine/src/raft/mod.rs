@@ -30,7 +30,7 @@
 //! - [`output`]: what was decided; [`settings`]: bounds; [`status`]: how it stands
 //! - `frames`: checks on entries that came from elsewhere; `progress`: a leader's view of one follower
 //! - `replica`: the state, and changes of role
-//! - `election`, `propose` and `replication` (leading), `following`, `read_index`, [`lease`], `refetch`, `transfer`, [`change`]: the
+//! - `election`, `propose` and `replication` (leading), `following`, `read_index`, [`lease`], [`quiet`], `refetch`, `transfer`, [`change`]: the
 //!   protocol, one part each.
 
 pub mod cache;
@@ -49,6 +49,7 @@ pub mod membership;
 pub mod output;
 mod progress;
 mod propose;
+pub mod quiet;
 pub mod quorum;
 mod read_index;
 mod refetch;
@@ -73,6 +74,7 @@ pub use output::{
     WantedEntries, WantedFor,
 };
 pub use propose::{NewEntry, Position, ProposeError};
+pub use quiet::{Quiet, QuietFiled};
 pub use read_index::ReadError;
 pub use replica::{Replica, Turn};
 pub use settings::{Limits, ReplicaConfig, Restored, Timers};
@@ -93,6 +95,9 @@ impl Replica {
             return;
         }
         let peer = from.id();
+        if !matches!(message.body, RaftBody::QuiesceAck { .. }) {
+            self.wake_leader(turn.now);
+        }
         match &message.body {
             RaftBody::PreVote {
                 last_index,
@@ -118,6 +123,8 @@ impl Replica {
             RaftBody::TimeoutNow => self.on_timeout_now(turn, peer),
             // Taken above: it is of no term.
             RaftBody::Founding { .. } => {}
+            RaftBody::Quiesce { last_index } => self.on_quiesce(turn, peer, *last_index),
+            RaftBody::QuiesceAck { last_index } => self.on_quiesce_ack(turn, peer, *last_index),
             RaftBody::Refetch {
                 entry_term,
                 first,

@@ -49,6 +49,8 @@ pub(super) struct Progress {
     needs_snapshot: bool,
     /// When anything of the present term was last heard from it.
     pub(super) heard: Time,
+    /// It went quiet when its log ended there; 0 if it did not.
+    pub(super) quiet_at: LogIndex,
     /// The latest heartbeat round it answered.
     pub(super) round: u64,
     /// The same, of the answers whose sender trusted its clock.
@@ -74,6 +76,7 @@ impl Progress {
             read_due: Time::default(),
             needs_snapshot: false,
             heard: now,
+            quiet_at: LogIndex::ZERO,
             round: 0,
             lease_round: 0,
             left: false,
@@ -102,6 +105,16 @@ impl Progress {
 
     pub(super) fn inflight(&self) -> usize {
         self.batches.len()
+    }
+
+    /// Whether it holds everything up to `last`, durably, and nothing is under way to it.
+    pub(super) fn is_settled(&self, last: LogIndex) -> bool {
+        self.matched == last
+            && self.durable_index() == last
+            && self.batches.is_empty()
+            && !self.is_probing()
+            && !self.reading
+            && !self.left
     }
 
     pub(super) const fn needs_snapshot(&self) -> bool {
@@ -210,6 +223,7 @@ impl Progress {
 
     /// Begin again from what it is known to have.
     pub(super) fn probe_again(&mut self) {
+        self.quiet_at = LogIndex::ZERO;
         self.probe(self.matched.next());
     }
 

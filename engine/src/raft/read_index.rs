@@ -51,6 +51,12 @@ pub(super) struct Reads {
     index: LogIndex,
 }
 
+impl Reads {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.confirming.is_empty()
+    }
+}
+
 impl Replica {
     /// A linearizable read, known by `token`. It comes back in `Output::reads_ready` or `Output::reads_failed`.
     ///

@@ -134,6 +134,8 @@ pub struct Replica {
     pub(super) owed: Owed,
     pub(super) election_due: Time,
     pub(super) window_ms: u32,
+    /// It follows without being told anything: its leader's shard is heard in its place.
+    pub(super) quiet: bool,
     /// Until then it gives no vote: it may have forgotten a promise, or mistaken its end.
     pub(super) silent_until: Time,
     /// Until then it has promised a leader to elect nobody else, unless that leader asks for it.
@@ -216,6 +218,7 @@ impl Replica {
             window_ms: timers.election_ms_max,
             silent_until: now.plus_ms(silence_ms),
             shelter_until: Time::default(),
+            quiet: false,
             frames_refused: 0,
             refetching: Refetching::default(),
             founding: Founding::new(now),
@@ -323,7 +326,7 @@ impl Replica {
         match self.role {
             RoleState::Quarantined => {}
             RoleState::Leader(_) => self.tick_leader(turn),
-            _ if turn.now >= self.election_due => self.on_election_timeout(turn),
+            _ if turn.now >= self.election_due && !self.quiet => self.on_election_timeout(turn),
             _ => {}
         }
     }
@@ -333,7 +336,9 @@ impl Replica {
     pub fn next_deadline(&self) -> Option<Time> {
         let role = match &self.role {
             RoleState::Quarantined => return None,
+            RoleState::Leader(leading) if leading.quiet => None,
             RoleState::Leader(leading) => Some(leading.next_deadline(&self.timers)),
+            _ if self.quiet => None,
             _ if self.leader.is_some() || self.may_campaign() => Some(self.election_due),
             _ => None,
         };
@@ -410,6 +415,7 @@ impl Replica {
         if term == self.term && vote == self.vote {
             return;
         }
+        self.quiet = false;
         if term > self.term {
             self.held.clear();
             self.owed = Owed::default();
@@ -455,6 +461,7 @@ impl Replica {
             self.reset_election_timer(turn.now);
         }
         self.role = RoleState::Follower;
+        self.quiet = false;
     }
 
     pub(super) fn announce(&self, out: &mut Output, change: Leadership) {

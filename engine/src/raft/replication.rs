@@ -34,6 +34,10 @@ pub(super) struct Leading {
     pub(super) heartbeat_due: Time,
     pub(super) reads: Reads,
     pub(super) lease: Lease,
+    /// When something was last asked of it in this term.
+    pub(super) busy: Option<Time>,
+    /// Nothing is said, and everybody has agreed to that.
+    pub(super) quiet: bool,
     pub(super) transfer: Option<Transfer>,
     pub(super) uncommitted: Uncommitted,
     /// The change of voters that was last seen under way.
@@ -81,6 +85,8 @@ impl Replica {
             heartbeat_due: turn.now,
             reads: Reads::default(),
             lease: Lease::default(),
+            busy: None,
+            quiet: false,
             transfer: None,
             uncommitted: Uncommitted::default(),
             change_seen: Change::None,
@@ -159,6 +165,9 @@ impl Replica {
                 return;
             }
         }
+        if leading.quiet {
+            return;
+        }
         let heard = quorum::reached(&self.configuration, |voter| {
             if voter == self.me {
                 return turn.now;
@@ -229,9 +238,15 @@ impl Replica {
         if !self.is_leader() {
             return;
         }
+        self.wake_for_work(turn.now);
+        let round_before = match &self.role {
+            RoleState::Leader(leading) => leading.round,
+            _ => 0,
+        };
         self.finish_reads(turn);
         self.replicate(turn);
         self.finish_transfer(turn);
+        self.finish_quiet(turn, round_before);
     }
 
     /// Sends each follower what it may get now.
@@ -406,6 +421,7 @@ impl Replica {
     pub fn peer_up(&mut self, peer: PeerId) {
         self.forget_founder(peer);
         if let RoleState::Leader(leading) = &mut self.role
+            && !leading.quiet
             && let Some(progress) = leading.of_mut(peer)
         {
             progress.probe_again();

@@ -25,6 +25,8 @@ pub struct Timers {
     pub rpc_ms_max: u32,
     /// Heartbeats that come this much late, three in a row, tell of a slow path to the leader.
     pub high_rtt_ms: u32,
+    /// A partition in which nothing happened for this long goes quiet; 0 for never.
+    pub quiet_after_ms: u32,
     /// Of a leader's leases.
     pub lease: LeaseBounds,
 }
@@ -39,6 +41,7 @@ impl Timers {
         rpc_ms_min: 100,
         rpc_ms_max: 1000,
         high_rtt_ms: 150,
+        quiet_after_ms: 0,
         lease: LeaseBounds::OFF,
     };
 

@@ -37,6 +37,7 @@ impl Replica {
         wanted: Option<PeerId>,
     ) -> Result<PeerId, TransferError> {
         let patience = u64::from(self.timers.election_ms_max);
+        self.wake_leader(turn.now);
         let RoleState::Leader(leading) = &mut self.role else {
             return Err(TransferError::NotLeader);
         };

@@ -13,6 +13,7 @@ use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{ClusterId, Incarnation, PartitionId};
 
 use super::clocks::ClockWatch;
+use super::pairs::Pairs;
 use super::peers::{Peers, behind_its_past};
 use super::{Links, ShardCore, Shared};
 use crate::gate::ControlView;
@@ -174,6 +175,7 @@ impl ShardCore {
             touched,
             deadlines: BTreeSet::new(),
             links: Links::default(),
+            pairs: Pairs::default(),
             peers,
             behind,
             answers: Vec::new(),
@@ -249,6 +251,7 @@ pub(super) fn timers(profile: &Profile) -> Timers {
             .max(ms(profile.election_ms_max)),
         heartbeat_ms: ms(profile.heartbeat_ms),
         high_rtt_ms: ms(profile.high_rtt_ms),
+        quiet_after_ms: ms(profile.quiet_after_ms),
         lease: LeaseBounds {
             on: profile.leases,
             lease_ms: ms(profile.lease_ms),

@@ -163,7 +163,7 @@ impl ShardCore {
                     self.peers.forget_session(peer);
                     for partition in self.partitions.values_mut() {
                         partition.replica.peer_up(peer);
-                        if partition.replica.is_leader() {
+                        if partition.replica.is_leader() && partition.filed_quiet.is_none() {
                             self.touched.insert(partition.id);
                         }
                     }
@@ -188,6 +188,8 @@ impl ShardCore {
             for partition in self.partitions.values_mut() {
                 partition.replica.peer_renewed(now, peer);
             }
+            let woken = self.pairs.renewed(peer);
+            self.wake(now, woken);
         }
     }
 
@@ -209,6 +211,19 @@ impl ShardCore {
         let Some(incarnation) = self.peers.incarnation(from.id()) else {
             return;
         };
+        let woken = self.pairs.heard_boot(from.id(), batch.boot);
+        self.wake(now, woken);
+        if let Some(beat) = &batch.pair {
+            let heard = self.pairs.heard_beat(now, from.id(), beat, &self.timers);
+            self.wake(now, heard.woken);
+            for id in heard.missed {
+                if let Some(partition) = self.partitions.get_mut(&id) {
+                    partition
+                        .replica
+                        .miss_leader(&mut self.shared.lend(now), from.id());
+                }
+            }
+        }
         for heartbeat in &batch.heartbeats {
             if let Some(partition) = self.partitions.get_mut(&heartbeat.partition)
                 && partition.replica.means(from.id(), incarnation)

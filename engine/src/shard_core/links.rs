@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clustor_shards::turn::PeerId;
 use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::{BootNumber, ChainNumber};
-use clustor_wire::message::{PeerBatch, RaftBody};
+use clustor_wire::message::{PairBeat, PeerBatch, RaftBody};
 
 use crate::raft::Output;
 
@@ -59,6 +59,11 @@ impl Links {
         self.greeted.insert(peer);
     }
 
+    /// A beat for a pair.
+    pub fn beat(&mut self, peer: PeerId, beat: PairBeat) {
+        self.batch(peer).pair = Some(beat);
+    }
+
     /// Drops everything that waits.
     pub fn forget(&mut self) {
         self.batches.clear();
@@ -94,7 +99,8 @@ impl Links {
                 }
                 let is_empty = batch.messages.is_empty()
                     && batch.heartbeats.is_empty()
-                    && batch.heartbeat_acks.is_empty();
+                    && batch.heartbeat_acks.is_empty()
+                    && batch.pair.is_none();
                 if is_empty && !self.greeted.remove(peer) {
                     break;
                 }
@@ -112,6 +118,7 @@ impl Links {
                     // below the codec's.
                     Err(error) => tracing::error!(%error, "a batch for a peer can't be encoded"),
                 }
+                batch.pair = None;
                 batch.heartbeats.clear();
                 batch.heartbeat_acks.clear();
                 for message in batch.messages.drain(..) {

@@ -12,6 +12,7 @@
 //! - `links`: batches for peers
 //! - `members`: who belongs to a partition
 //! - `modes`: how partitions are made durable
+//! - `pairs`: other shards with which partitions are quiet
 //! - `peers`: what is remembered of peers' disks, and what they hold against the own one
 
 mod boot;
@@ -21,6 +22,7 @@ mod links;
 mod members;
 mod modes;
 mod outward;
+mod pairs;
 mod peers;
 mod trouble;
 
@@ -45,6 +47,7 @@ pub use boot::{BootError, CoreConfig, PartitionSpec};
 use boot::{limits, timers};
 use clocks::ClockWatch;
 use links::{Links, Sender};
+use pairs::Pairs;
 use peers::Peers;
 pub use peers::{RECORD_CHAINS, RECORD_MS};
 
@@ -112,6 +115,7 @@ pub struct ShardCore {
     touched: BTreeSet<PartitionId>,
     deadlines: BTreeSet<(Time, PartitionId)>,
     links: Links,
+    pairs: Pairs,
     peers: Peers,
     /// Why the replicas stay silent, if the disk is an older image of itself.
     behind: Option<String>,
@@ -247,6 +251,7 @@ impl ShardCore {
             partition.give_up_reads(&refused, answers);
             partition.set_leadership(Leadership::Lost, answers);
             let id = partition.id;
+            self.touched.insert(id);
             self.answers
                 .extend(answers.drain(..).map(|answer| (id, answer)));
         }
@@ -343,12 +348,51 @@ impl ShardCore {
         self.touched.extend(self.partitions.keys().copied());
     }
 
-    fn next_deadline(&self) -> Option<Time> {
+    /// Wakes partitions that were quiet.
+    fn wake(&mut self, now: Time, woken: Vec<PartitionId>) {
+        for id in woken {
+            if let Some(partition) = self.partitions.get_mut(&id) {
+                partition.replica.wake(now);
+                self.touched.insert(id);
+            }
+        }
+    }
+
+    /// Files whether a partition is quiet.
+    fn file_quiet(&mut self, now: Time, id: PartitionId) {
+        if let Some(partition) = self.partitions.get_mut(&id) {
+            let replica = &partition.replica;
+            let (term, quiet) = (replica.term(), replica.quiet());
+            let filed = &mut partition.filed_quiet;
+            self.pairs.file(now, id, term, &quiet, filed);
+        }
+    }
+
+    /// Whether peers hear anything of it.
+    fn speaks(&self) -> bool {
+        self.shared.log.is_open() && self.behind.is_none()
+    }
+
+    /// What is quiet wakes where the other shard is silent.
+    fn tend_pairs(&mut self, now: Time) {
+        let woken = self.pairs.silent(now, &self.timers);
+        if !woken.is_empty() {
+            tracing::info!(
+                partitions = woken.len(),
+                "a peer is silent: what was quiet wakes"
+            );
+            self.wake(now, woken);
+        }
+    }
+
+    fn next_deadline(&self, now: Time) -> Option<Time> {
         let partition = self.deadlines.first().map(|(at, _)| *at);
         let log = &self.shared.log;
         let news = self.peers.deadline(log.retired_chain());
         let news = news.filter(|_| log.is_open() && self.behind.is_none());
-        [partition, log.deadline(), news]
+        let pairs = self.pairs.deadline(now, &self.timers);
+        let pairs = pairs.filter(|_| self.speaks());
+        [partition, log.deadline(), news, pairs]
             .into_iter()
             .flatten()
             .min()
@@ -385,6 +429,7 @@ impl Application for ShardCore {
         self.take_client_events(now, inbox, outbox);
         self.take_requests(now, inbox, outbox);
         self.tick_due(now);
+        self.tend_pairs(now);
         self.tend_modes(now);
         self.tend_timers(now);
         let done = inbox.stopping && self.wind_down(now);
@@ -399,8 +444,11 @@ impl Application for ShardCore {
         self.shared.log.poll(now, &mut self.shared.disk);
         outbox.disk.append(&mut self.shared.disk);
         self.take_overruns(now);
+        if self.speaks() {
+            self.pairs.beat(now, &self.timers, &mut self.links);
+        }
         self.send_batches(now, outbox);
-        outbox.deadline = self.next_deadline();
+        outbox.deadline = self.next_deadline(now);
         outbox.stopped = done;
         if inbox.stopping && !done {
             let soon = now.plus_ms(5);

@@ -72,6 +72,7 @@ impl ShardCore {
             let resume_at = self.apply(now, *id);
             self.count_bytes(*id);
             self.file_deadline(now, *id, resume_at);
+            self.file_quiet(now, *id);
         }
         self.touched = touched;
         self.touched.clear();

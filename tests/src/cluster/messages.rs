@@ -23,11 +23,14 @@ pub enum MessageKind {
     Refetch,
     Refetched,
     Founding,
+    Quiesce,
+    QuiesceAck,
+    PairBeat,
 }
 
 impl MessageKind {
     /// Every kind with its name.
-    pub const ALL: [(&'static str, Self); 14] = [
+    pub const ALL: [(&'static str, Self); 17] = [
         ("Heartbeat", Self::Heartbeat),
         ("HeartbeatAck", Self::HeartbeatAck),
         ("PreVote", Self::PreVote),
@@ -42,6 +45,9 @@ impl MessageKind {
         ("Refetch", Self::Refetch),
         ("Refetched", Self::Refetched),
         ("Founding", Self::Founding),
+        ("Quiesce", Self::Quiesce),
+        ("QuiesceAck", Self::QuiesceAck),
+        ("PairBeat", Self::PairBeat),
     ];
 
     /// The kind of this name.
@@ -69,6 +75,8 @@ impl MessageKind {
             RaftBody::Refetch { .. } => Self::Refetch,
             RaftBody::Refetched { .. } => Self::Refetched,
             RaftBody::Founding { .. } => Self::Founding,
+            RaftBody::Quiesce { .. } => Self::Quiesce,
+            RaftBody::QuiesceAck { .. } => Self::QuiesceAck,
         }
     }
 }
@@ -79,6 +87,7 @@ pub(crate) fn count(batch: &PeerBatch) -> impl Iterator<Item = (MessageKind, u64
         let len = match kind {
             MessageKind::Heartbeat => batch.heartbeats.len(),
             MessageKind::HeartbeatAck => batch.heartbeat_acks.len(),
+            MessageKind::PairBeat => usize::from(batch.pair.is_some()),
             kind => batch
                 .messages
                 .iter()
@@ -107,6 +116,7 @@ pub(crate) fn take_out(batch: &mut PeerBatch, kind: MessageKind) -> Option<PeerB
         MessageKind::HeartbeatAck => {
             taken.heartbeat_acks = std::mem::take(&mut batch.heartbeat_acks);
         }
+        MessageKind::PairBeat => taken.pair = batch.pair.take(),
         kind => {
             let all = std::mem::take(&mut batch.messages);
             (taken.messages, batch.messages) =
@@ -118,7 +128,10 @@ pub(crate) fn take_out(batch: &mut PeerBatch, kind: MessageKind) -> Option<PeerB
 
 /// Whether a batch says nothing.
 pub(crate) fn is_empty(batch: &PeerBatch) -> bool {
-    batch.heartbeats.is_empty() && batch.heartbeat_acks.is_empty() && batch.messages.is_empty()
+    batch.heartbeats.is_empty()
+        && batch.heartbeat_acks.is_empty()
+        && batch.messages.is_empty()
+        && batch.pair.is_none()
 }
 
 /// A batch as a frame.
@@ -174,6 +187,8 @@ fn say(message: &RaftMessage) -> String {
         RaftBody::TimeoutNow => "TimeoutNow".to_owned(),
         RaftBody::Founding { configuration } if configuration.is_empty() => "new here".to_owned(),
         RaftBody::Founding { .. } => "Founding".to_owned(),
+        RaftBody::Quiesce { last_index } => format!("Quiesce {last_index}"),
+        RaftBody::QuiesceAck { last_index } => format!("QuiesceAck {last_index}"),
         RaftBody::Refetch {
             entry_term,
             first,
@@ -220,7 +235,17 @@ pub(crate) fn describe(frame: &Frame) -> String {
         )
     });
     let messages = batch.messages.iter().map(say);
-    beats
+    let pair = batch.pair.iter().map(|pair| {
+        let listed = pair.led.as_ref().map(Vec::len);
+        format!(
+            "PairBeat {} digest {:04x} keeps {} asks {} listed {listed:?}",
+            pair.count,
+            pair.digest & 0xffff,
+            pair.keeps,
+            pair.asks
+        )
+    });
+    pair.chain(beats)
         .chain(acks)
         .chain(messages)
         .collect::<Vec<_>>()

@@ -175,6 +175,10 @@ impl Swarm {
             swarm.load.lease_reads = pick(rng, &[0, 50, 90]);
             swarm.load.reads = swarm.load.reads.max(pick(rng, &[0, 30, 70]));
         }
+        swarm.layout.profile.quiet_after_ms = pick(rng, &[0, 0, 60, 300, 1_000]);
+        if swarm.layout.profile.quiet_after_ms > 0 && rng.random_bool(0.15) {
+            add_partitions(rng, &mut swarm.layout);
+        }
         swarm.load.local_reads = pick(rng, &[0, 0, 10]);
         if rng.random_bool(0.3) {
             swarm.faults.drift_ppm_max = pick(rng, &[500, 10_000, 25_000]);
@@ -283,6 +287,17 @@ fn add_spares(rng: &mut Xoshiro256PlusPlus, layout: &mut Layout) {
     }
 }
 
+/// Many more partitions like the first ones, of which most have nothing to do at most times.
+fn add_partitions(rng: &mut Xoshiro256PlusPlus, layout: &mut Layout) {
+    let more = pick(rng, &[4, 12, 40]);
+    for number in 0..more {
+        let like = number % layout.partitions.len();
+        let mut partition = layout.partitions[like].clone();
+        partition.id = PartitionId(100 + number as u128);
+        layout.partitions.push(partition);
+    }
+}
+
 fn draw_network(rng: &mut Xoshiro256PlusPlus) -> NetworkOptions {
     let delay = pick(rng, &[(20, 60), (50, 500), (200, 5_000), (1_000, 40_000)]);
     NetworkOptions {
@@ -367,6 +382,7 @@ pub(super) fn draw_news(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Profil
     profile.inflight_bytes_max = pick(rng, &[64 << 10, 1 << 20]);
     profile.heartbeat_ms = pick(rng, &[20, 50]);
     (profile.election_ms_min, profile.election_ms_max) = pick(rng, &[(150, 300), (200, 500)]);
+    profile.quiet_after_ms = pick(rng, &[0, 60, 300, 1_000]);
     profile.leases = rng.random_bool(0.7);
     // With the shorter timeouts the longest of them is too long: there are no leases then.
     profile.lease_ms = pick(rng, &[40, 80, 100]);

@@ -1,26 +1,33 @@
 //! A shard's log on a simulated disk, and everything that is checked while it runs and when it comes back.
 
-mod deciding;
-mod reading;
-mod rest;
-
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clustor_shards::buffer::BlockPool;
 use clustor_shards::disk::{DiskEvent, DiskOp};
 use clustor_shards::log::recovery::{Damage, Incident};
 use clustor_shards::log::{
-    Kek, KeyError, KeyProvider, LogIdentity, LogOptions, RecoveryReport, Retirement, ShardLog,
+    HardState, Kek, KeyError, KeyProvider, LogIdentity, LogOptions, Mode, PartitionLog,
+    ReadRefusal, RecoveryReport, Retirement, ShardLog,
 };
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{
-    BootNumber, ChainNumber, ClusterId, LogIndex, NodeId, PartitionId, ShardId, Term,
+    BootNumber, ChainNumber, ClusterId, Incarnation, LogIndex, NodeId, PartitionId, ShardId, Term,
 };
 
+use super::entry::{body_bytes, configuration_id, entry_id, identify, with_record};
 use super::history::{Decision, EntryId, Faults, History, Recovered, Violation};
 use crate::disk::{Crash, DiskImage, Fate, Settled, SimDisk};
-use deciding::clip;
-use reading::given_back;
+
+/// Turns without progress after which a log counts as stuck.
+const IDLE_TURNS_MAX: u32 = 64;
+/// The longest patience with a stuck disk that a life waits for, in milliseconds: within those turns.
+const PATIENCE_MS_MAX: u64 = 20_000;
+/// Turns after which a pair that nothing needs must be gone.
+const RECLAIM_TURNS_MAX: u32 = 400;
+/// Reads in hand at once while everything is read back.
+const READS_MAX: usize = 32;
+/// Micro-steps after which a log that settles counts as one that never will.
+const STEPS_MAX: u32 = 1 << 16;
 
 pub(crate) struct FixedKey;
 
@@ -395,6 +402,359 @@ impl Shard {
         }
         Ok(stepped || self.disk.runnable() > 0)
     }
+
+    /// Virtual time goes on.
+    pub fn wait_ms(&mut self, ms: u64) {
+        self.now = self.now.plus_ms(ms);
+    }
+
+    /// Runs until the log has opened and nothing is in hand, with no crash.
+    ///
+    /// # Errors
+    /// [`Violation::Stuck`] if it never does.
+    pub fn settle(&mut self) -> Result<(), Violation> {
+        let (mut idle, mut steps) = (0, 0);
+        loop {
+            if self.step()? {
+                steps += 1;
+                if steps > STEPS_MAX && self.is_open() {
+                    return Ok(()); // It serves, and is busy with writing cold entries again.
+                }
+                if steps > STEPS_MAX {
+                    return Err(Violation::Stuck("the log never comes to rest".into()));
+                }
+                continue;
+            }
+            let Some(log) = &self.log else {
+                return Ok(());
+            };
+            if log.failure().is_some() || log.is_open() && log.is_settled() {
+                return Ok(());
+            }
+            if self.disk.is_stuck() && log.options().stuck_io_ms > PATIENCE_MS_MAX {
+                return Ok(()); // It waits for longer than is worth while.
+            }
+            idle += 1;
+            if idle > IDLE_TURNS_MAX {
+                return Err(Violation::Stuck(format!(
+                    "the log does not settle: open {}, {} chains in flight, pair {}",
+                    log.is_open(),
+                    log.chains_in_flight(),
+                    log.current_pair()
+                )));
+            }
+            self.wait_ms(500);
+        }
+    }
+
+    /// Where an operation hangs, the log says so after its bound.
+    ///
+    /// # Errors
+    /// [`Violation::Stuck`] if it goes on waiting.
+    pub fn check_patience(&mut self) -> Result<(), Violation> {
+        for _ in 0..2 * IDLE_TURNS_MAX {
+            let Some(log) = &self.log else {
+                return Ok(());
+            };
+            let is_over = log.failure().is_some() || log.quarantine().is_some();
+            let waits_long = log.options().stuck_io_ms > PATIENCE_MS_MAX;
+            if is_over || waits_long || !self.disk.is_stuck() {
+                return Ok(());
+            }
+            self.wait_ms(500);
+            self.turn()?;
+            for _ in 0..8 {
+                self.step()?;
+            }
+        }
+        Err(Violation::Stuck(
+            "an operation hangs, and the log goes on waiting".into(),
+        ))
+    }
+
+    /// Checks that every closed pair has its trailer, once the log has settled.
+    ///
+    /// # Errors
+    /// [`Violation::Stuck`] if one has not.
+    pub fn check_closed(&self) -> Result<(), Violation> {
+        let Some(log) = self.log.as_ref().filter(|log| log.failure().is_none()) else {
+            return Ok(());
+        };
+        let mut closed = log.older_pairs().iter();
+        match closed.find(|pair| pair.trailer.is_some() && !pair.trailer_durable) {
+            Some(pair) => Err(Violation::Stuck(format!(
+                "the trailer of pair {} was never written",
+                pair.pair
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Where there is room and nothing is damaged, appends are taken.
+    ///
+    /// # Errors
+    /// [`Violation::Stuck`] if they are refused.
+    pub fn check_admits(&self) -> Result<(), Violation> {
+        let log = self.log.as_ref();
+        let Some(log) = log.filter(|log| log.failure().is_none() && log.quarantine().is_none())
+        else {
+            return Ok(());
+        };
+        log.admit(8).map_err(|refusal| {
+            Violation::Stuck(format!(
+                "an append is refused for no reason left: {refusal}"
+            ))
+        })
+    }
+
+    // ---- reading back
+
+    /// Reads every entry, compares it, and goes on from what the log holds.
+    fn read_back(&mut self) -> Result<(), Violation> {
+        let Some(log) = &mut self.log else {
+            return Ok(());
+        };
+        let mut wanted: BTreeSet<(PartitionId, LogIndex)> = BTreeSet::new();
+        self.recovered = log
+            .partitions()
+            .map(|(id, p)| (id, given_back(p)))
+            .collect();
+        let at_boot = self.recovered.clone();
+        for (id, partition) in &self.recovered {
+            let base = partition.base.get();
+            let all = (base + 1..=base + partition.terms.len() as u64).map(LogIndex);
+            let there = all.filter(|index| !partition.missing.contains(index));
+            wanted.extend(there.map(|index| (*id, index)));
+        }
+        while let Some((partition, index)) = wanted.first().copied() {
+            let mut started = 0;
+            let mut next = Some((partition, index));
+            while let Some((partition, index)) = next
+                && started < READS_MAX
+            {
+                match log.read(partition, index, &mut self.ops) {
+                    Ok(_) => started += 1,
+                    Err(ReadRefusal::Busy) => break,
+                    // The log came first: it had begun to copy that run elsewhere.
+                    Err(ReadRefusal::Missing) => {
+                        let found = self.recovered.get_mut(&partition);
+                        found.expect("recovered").missing.insert(index);
+                        self.found_missing.push((partition, index, index));
+                        wanted.remove(&(partition, index));
+                    }
+                    Err(refusal) => {
+                        return Err(Violation::Stuck(format!(
+                            "partition {partition} index {index} can't be read: {refusal}"
+                        )));
+                    }
+                }
+                // The extent is read whole; what it does not hold is asked for in the next round.
+                let next_partition = (PartitionId(partition.get() + 1), LogIndex::ZERO);
+                next = wanted.range(next_partition..).next().copied();
+            }
+            let done = run_reads(log, &mut self.disk, &mut self.ops, self.now);
+            self.retirement.scrubbed.extend(done.scrubbed);
+            for outcome in done.reads {
+                let found = self
+                    .recovered
+                    .get_mut(&outcome.partition)
+                    .expect("read from a partition that was recovered");
+                let range = outcome.first.get()..=outcome.last.get();
+                for index in range.clone() {
+                    wanted.remove(&(outcome.partition, LogIndex(index)));
+                }
+                match outcome.frames {
+                    None => {
+                        let known = log.partition(outcome.partition);
+                        let lost = known.is_some_and(|known| known.is_missing(outcome.first));
+                        if !lost {
+                            return Err(Violation::Stuck(format!(
+                                "partition {} index {} was not read, and is not missing",
+                                outcome.partition, outcome.first
+                            )));
+                        }
+                        found.missing.extend(range.map(LogIndex));
+                        let place = (outcome.partition, outcome.first, outcome.last);
+                        self.found_missing.push(place);
+                    }
+                    Some(frames) => {
+                        let entries = identify(outcome.partition, &frames).ok_or_else(|| {
+                            Violation::Stuck(format!(
+                                "partition {}: frames {}..={} hold what was never appended",
+                                outcome.partition, outcome.first, outcome.last
+                            ))
+                        })?;
+                        found.content.extend(entries);
+                    }
+                }
+            }
+        }
+        let place = self.history.check(&self.recovered, self.faults())?;
+        self.history.adopt(place, &at_boot);
+        self.note(|| format!("goes on from {place} decisions"));
+        Ok(())
+    }
+
+    // ---- deciding
+
+    /// The partitions that exist.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<PartitionId> {
+        self.history.state().keys().copied().collect()
+    }
+
+    /// Creates a partition.
+    pub fn create(&mut self, partition: PartitionId) {
+        let Some(log) = &mut self.log else { return };
+        log.create_partition(partition, Incarnation(9), b"first");
+        self.history.decide(partition, Decision::Create);
+    }
+
+    /// Appends an entry with a body of about `bytes` in `term`, if the log takes it; true if it did. Where
+    /// this term had an entry at this index before, that one is appended again.
+    pub fn append(&mut self, partition: PartitionId, term: Term, bytes: usize, mode: Mode) -> bool {
+        self.entries += 1;
+        self.append_id(partition, term, entry_id(self.entries, bytes), mode)
+    }
+
+    /// Appends a configuration.
+    pub fn configure(&mut self, partition: PartitionId, term: Term) -> bool {
+        self.entries += 1;
+        self.append_id(partition, term, configuration_id(self.entries), Mode::Group)
+    }
+
+    fn append_id(&mut self, partition: PartitionId, term: Term, id: EntryId, mode: Mode) -> bool {
+        let Some(log) = &mut self.log else {
+            return false;
+        };
+        let index = self.history.state()[&partition].last().next();
+        let at = (partition, term, index);
+        let id = self.appended.get(&at).copied().unwrap_or(id);
+        if log.admit(body_bytes(id)).is_err() {
+            return false;
+        }
+        self.appended.insert(at, id);
+        with_record(partition, term, index, id, |record| {
+            log.append(record, mode)
+        });
+        self.history
+            .decide(partition, Decision::Append { term, id });
+        self.note(|| format!("append {partition}: term {term} index {index} id {id:x} {mode:?}"));
+        true
+    }
+
+    /// Records a term and vote.
+    pub fn vote(&mut self, partition: PartitionId, term: Term, vote: Option<NodeId>) {
+        let Some(log) = &mut self.log else { return };
+        log.hard_state(partition, HardState { term, vote });
+        self.history
+            .decide(partition, Decision::HardState { term, vote });
+        self.note(|| format!("vote {partition}: term {term} {vote:?}"));
+    }
+
+    /// Entries up to `index` are needed no more, as far as the log vouches for them.
+    pub fn set_floor(&mut self, partition: PartitionId, index: LogIndex) {
+        let Some(log) = &mut self.log else { return };
+        let Some(durable) = log.durable(partition) else {
+            return;
+        };
+        let index = index.min(durable.index());
+        log.set_floor(partition, index);
+        let floor = self.floors.entry(partition).or_default();
+        *floor = index.max(*floor);
+        self.note(|| format!("floor {partition}: {index}"));
+    }
+
+    /// Nothing up to here may be truncated: it was committed.
+    #[must_use]
+    pub fn committed(&self, partition: PartitionId) -> LogIndex {
+        let base = self.history.state()[&partition].base;
+        let floor = self.floors.get(&partition).copied();
+        floor.unwrap_or_default().max(base)
+    }
+
+    /// Every partition's entries are needed no more: all closed pairs must go.
+    ///
+    /// # Errors
+    /// [`Violation::Stuck`] if one stays.
+    pub fn check_reclaimed(&mut self) -> Result<(), Violation> {
+        for partition in self.partitions() {
+            self.set_floor(partition, LogIndex(u64::MAX));
+        }
+        for _ in 0..RECLAIM_TURNS_MAX {
+            let Some(log) = self.log.as_ref().filter(|log| log.failure().is_none()) else {
+                return Ok(());
+            };
+            // What lies above the last index vouched for can't be given up.
+            if log.older_pairs().is_empty() || self.faults() != Faults::default() {
+                return Ok(());
+            }
+            self.wait_ms(50);
+            self.turn()?;
+            while self.step()? {}
+        }
+        let log = self.log.as_ref();
+        let stay = log.map_or(0, |log| log.older_pairs().len());
+        Err(Violation::Stuck(format!("{stay} closed pairs stay")))
+    }
+
+    /// Removes everything from `from` on.
+    pub fn truncate(&mut self, partition: PartitionId, term: Term, from: LogIndex) {
+        let Some(log) = &mut self.log else { return };
+        log.truncate(partition, term, from);
+        clip(&mut self.vouched, partition, from);
+        self.history.decide(partition, Decision::Truncate { from });
+        self.note(|| format!("truncate {partition}: from {from}"));
+    }
+}
+
+/// From `from` on nothing is vouched for any more.
+fn clip(vouched: &mut BTreeMap<PartitionId, LogIndex>, partition: PartitionId, from: LogIndex) {
+    if let Some(index) = vouched.get_mut(&partition) {
+        *index = (*index).min(from.prev());
+    }
+}
+
+/// What the log says a partition holds.
+fn given_back(log: &PartitionLog) -> Recovered {
+    let index_range = |first: LogIndex, last: LogIndex| (first.get()..=last.get()).map(LogIndex);
+    let all = index_range(log.base.next(), log.last);
+    Recovered {
+        base: log.base,
+        hard_state: (log.hard_state.term, log.hard_state.vote),
+        terms: all
+            .map(|index| log.term_at(index).expect("every index has a term"))
+            .collect(),
+        missing: log
+            .missing
+            .iter()
+            .flat_map(|range| index_range(range.first, range.last))
+            .collect(),
+        content: BTreeMap::new(),
+    }
+}
+
+/// Carries out the reads asked for, and whatever else is in hand, until all have ended.
+fn run_reads(
+    log: &mut ShardLog,
+    disk: &mut SimDisk,
+    ops: &mut Vec<DiskOp>,
+    now: Time,
+) -> Retirement {
+    let mut retirement = Retirement::default();
+    let mut events = Vec::new();
+    while !ops.is_empty() {
+        ops.drain(..).for_each(|op| disk.submit(op));
+        // Whoever reads back waits for all of it.
+        disk.unstick();
+        disk.run_until_idle();
+        disk.take_events(&mut events);
+        for event in events.drain(..) {
+            log.on_event(now, event, &mut retirement);
+        }
+        log.poll(now, ops);
+    }
+    retirement
 }
 
 fn describe(op: &DiskOp) -> String {

@@ -108,6 +108,10 @@ pub(super) enum ClockChange {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Line {
     Nodes(u64),
+    /// How many partitions there are; scripts speak of the first.
+    Partitions(u64),
+    /// Another partition is written to on a node.
+    Busy(NodeId),
     Profile(String),
     Seed(u64),
     Set(String, Value),
@@ -299,6 +303,8 @@ pub(super) fn parse(line: &str) -> Result<Option<Line>, ParseError> {
 fn command(verb: &str, words: &mut Words<'_>) -> Result<Line, ParseError> {
     Ok(match verb {
         "nodes" => Line::Nodes(words.number("a number of nodes")?),
+        "partitions" => Line::Partitions(words.number("a number of partitions")?),
+        "busy" => Line::Busy(words.node()?),
         "profile" => Line::Profile(words.next("latency or throughput")?.to_owned()),
         "seed" => Line::Seed(words.number("a seed")?),
         "set" => {

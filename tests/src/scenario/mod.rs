@@ -6,6 +6,7 @@
 //! | line | what it does |
 //! | --- | --- |
 //! | `nodes 3`, `profile latency`, `seed 7` | sets up (7 nodes at most; `throughput` is the other profile) |
+//! | `partitions 2` | sets up: there are others beside the one that all lines are about |
 //! | `voters 1 2 3` | sets up: who votes first; the other nodes hold an empty replica |
 //! | `set idempotency_keys_max 2`, `set leases on` | sets up: changes a knob of the profile |
 //! | `start`, `start 2 3` | starts all nodes, or those |
@@ -16,6 +17,7 @@
 //! | `read 1 as r`, `read 1 lease as r`, `read 2 local as r` | the same for a read; it is linearizable where nothing else is said |
 //! | `change 1 learn 4 as m` | asks node 1 to add a learner; `observe`, `forget`, `add 4 5 remove 2`, `remove 2`, `back` |
 //! | `transfer 1->2 as t` | asks node 1 to hand leadership to node 2 |
+//! | `busy 1` | an append to the second partition, on node 1 |
 //! | `cut 1 from 2 3`, `cut 1->2`, `heal` | cuts nodes off from each other, and not any more |
 //! | `drop 1->2 Append`, `hold 1->2 Vote`, `allow`, `release` | rules for messages; ends them; delivers what was held |
 //! | `freeze 2`, `thaw 2` | a disk does nothing, and goes on |

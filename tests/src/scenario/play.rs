@@ -25,6 +25,8 @@ use crate::disk::WriteFault;
 
 /// The one partition of every scenario.
 pub(super) const P: PartitionId = PartitionId(1);
+/// Operations of other partitions have numbers from here on.
+const OTHER_OP: u64 = 1 << 40;
 /// An election, or settling, takes at most this long, in microseconds of virtual time.
 const PATIENCE_US: u64 = 15_000_000;
 /// After an election everybody has heard of it, in microseconds.
@@ -58,6 +60,7 @@ pub(super) enum Became {
 #[derive(Debug)]
 struct Setup {
     nodes: u64,
+    partitions: u64,
     /// The first voters; empty for all nodes.
     voters: Vec<NodeId>,
     profile: Profile,
@@ -81,8 +84,9 @@ pub(super) struct Stage {
 pub fn play(name: &str, script: &str, trace: Trace) -> Result<(), Box<ScenarioError>> {
     let mut setup = Setup {
         nodes: 3,
+        partitions: 1,
         voters: Vec::new(),
-        profile: small(Profile::latency()),
+        profile: awake(Profile::latency()),
         seed: 1,
     };
     let mut stage: Option<Stage> = None;
@@ -120,6 +124,12 @@ fn set_up(setup: &mut Setup, line: &Line) -> Option<Result<(), String>> {
             let fits = (1..=7).contains(nodes);
             fits.then_some(()).ok_or_else(|| "1 to 7 nodes".to_owned())
         }
+        Line::Partitions(partitions) => {
+            setup.partitions = *partitions;
+            let fits = (1..=64).contains(partitions);
+            fits.then_some(())
+                .ok_or_else(|| "1 to 64 partitions".to_owned())
+        }
         Line::Voters(voters) => {
             setup.voters.clone_from(voters);
             Ok(())
@@ -130,11 +140,11 @@ fn set_up(setup: &mut Setup, line: &Line) -> Option<Result<(), String>> {
         }
         Line::Profile(name) => match name.as_str() {
             "latency" => {
-                setup.profile = small(Profile::latency());
+                setup.profile = awake(Profile::latency());
                 Ok(())
             }
             "throughput" => {
-                setup.profile = small(Profile::throughput());
+                setup.profile = awake(Profile::throughput());
                 Ok(())
             }
             _ => Err("latency or throughput".to_owned()),
@@ -142,6 +152,13 @@ fn set_up(setup: &mut Setup, line: &Line) -> Option<Result<(), String>> {
         Line::Set(key, value) => set(&mut setup.profile, key, *value),
         _ => return None,
     })
+}
+
+/// Small, and nothing goes quiet unless a script wants it to: scripts count heartbeats.
+fn awake(profile: Profile) -> Profile {
+    let mut profile = small(profile);
+    profile.quiet_after_ms = 0;
+    profile
 }
 
 /// Turns a knob; some, to be quick, beyond what they may stand at.
@@ -162,7 +179,11 @@ fn set(profile: &mut Profile, key: &str, value: Value) -> Result<(), String> {
 
 impl Stage {
     fn new(setup: &Setup, trace: Trace) -> Self {
-        let mut layout = Layout::plain(setup.nodes, P.get(), setup.profile.clone());
+        let mut layout = Layout::plain(
+            setup.nodes,
+            u128::from(setup.partitions),
+            setup.profile.clone(),
+        );
         if !setup.voters.is_empty() {
             for partition in &mut layout.partitions {
                 let all = std::mem::take(&mut partition.voters).into_iter();
@@ -186,7 +207,22 @@ impl Stage {
     fn play(&mut self, line: Line) -> Result<(), String> {
         let broken = |violation: Violation| violation.to_string();
         match line {
-            Line::Voters(_) | Line::Nodes(_) | Line::Profile(_) | Line::Seed(_) | Line::Set(..) => {
+            Line::Voters(_)
+            | Line::Nodes(_)
+            | Line::Partitions(_)
+            | Line::Profile(_)
+            | Line::Seed(_)
+            | Line::Set(..) => {}
+            Line::Busy(node) => {
+                let to = self.shard(node)?;
+                let op = OTHER_OP + self.world.steps();
+                let body = RequestBody::Append {
+                    payload: op.to_le_bytes().to_vec(),
+                    key: None,
+                    wait: Wait::Applied,
+                    only_in: None,
+                };
+                self.world.append(to, PartitionId(2), op, body);
             }
             Line::Start(nodes) => {
                 let all = self.world.layout().nodes();

@@ -13,10 +13,10 @@ pub mod wire {
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_RAFT_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_RAFT_BODY: u8 = 12;
+pub const ENUM_MAX_RAFT_BODY: u8 = 14;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_RAFT_BODY: [RaftBody; 13] = [
+pub const ENUM_VALUES_RAFT_BODY: [RaftBody; 15] = [
   RaftBody::NONE,
   RaftBody::PreVote,
   RaftBody::PreVoteResponse,
@@ -30,6 +30,8 @@ pub const ENUM_VALUES_RAFT_BODY: [RaftBody; 13] = [
   RaftBody::Refetch,
   RaftBody::Refetched,
   RaftBody::Founding,
+  RaftBody::Quiesce,
+  RaftBody::QuiesceAck,
 ];
 
 /// What a consensus message says.
@@ -51,9 +53,11 @@ impl RaftBody {
   pub const Refetch: Self = Self(10);
   pub const Refetched: Self = Self(11);
   pub const Founding: Self = Self(12);
+  pub const Quiesce: Self = Self(13);
+  pub const QuiesceAck: Self = Self(14);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 12;
+  pub const ENUM_MAX: u8 = 14;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::PreVote,
@@ -68,6 +72,8 @@ impl RaftBody {
     Self::Refetch,
     Self::Refetched,
     Self::Founding,
+    Self::Quiesce,
+    Self::QuiesceAck,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -85,6 +91,8 @@ impl RaftBody {
       Self::Refetch => Some("Refetch"),
       Self::Refetched => Some("Refetched"),
       Self::Founding => Some("Founding"),
+      Self::Quiesce => Some("Quiesce"),
+      Self::QuiesceAck => Some("QuiesceAck"),
       _ => None,
     }
   }
@@ -1544,6 +1552,119 @@ impl<'a> HeartbeatAck {
       ::core::ptr::copy_nonoverlapping(
         &x_le as *const _ as *const u8,
         self.0[24..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+/// A partition that is led quietly.
+// struct QuietLed, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct QuietLed(pub [u8; 24]);
+impl Default for QuietLed { 
+  fn default() -> Self { 
+    Self([0; 24])
+  }
+}
+impl ::core::fmt::Debug for QuietLed {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("QuietLed")
+      .field("partition", &self.partition())
+      .field("term", &self.term())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for QuietLed {}
+impl<'a> ::flatbuffers::Follow<'a> for QuietLed {
+  type Inner = &'a QuietLed;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a QuietLed>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a QuietLed {
+  type Inner = &'a QuietLed;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<QuietLed>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for QuietLed {
+    type Output = QuietLed;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const QuietLed as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for QuietLed {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> QuietLed {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    partition: &Id128,
+    term: u64,
+  ) -> Self {
+    let mut s = Self([0; 24]);
+    s.set_partition(partition);
+    s.set_term(term);
+    s
+  }
+
+  /// Which.
+  pub fn partition(&self) -> &Id128 {
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid struct in this slot
+    unsafe { &*(self.0[0..].as_ptr() as *const Id128) }
+  }
+
+  #[allow(clippy::identity_op)]
+  pub fn set_partition(&mut self, x: &Id128) {
+    self.0[0..0 + 16].copy_from_slice(&x.0)
+  }
+
+  /// In which term.
+  pub fn term(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[16..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_term(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[16..].as_mut_ptr(),
         ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
       );
     }
@@ -3332,6 +3453,202 @@ impl ::core::fmt::Debug for Founding<'_> {
       ds.finish()
   }
 }
+pub enum QuiesceOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Nothing has happened for a while, and you should hold all of my log, durably and committed: be quiet.
+pub struct Quiesce<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for Quiesce<'a> {
+  type Inner = Quiesce<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> Quiesce<'a> {
+  pub const VT_LAST_INDEX: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    Quiesce { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args QuiesceArgs
+  ) -> ::flatbuffers::WIPOffset<Quiesce<'bldr>> {
+    let mut builder = QuiesceBuilder::new(_fbb);
+    builder.add_last_index(args.last_index);
+    builder.finish()
+  }
+
+
+  /// Its last index.
+  #[inline]
+  pub fn last_index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Quiesce::VT_LAST_INDEX, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for Quiesce<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("last_index", Self::VT_LAST_INDEX, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct QuiesceArgs {
+    pub last_index: u64,
+}
+impl<'a> Default for QuiesceArgs {
+  #[inline]
+  fn default() -> Self {
+    QuiesceArgs {
+      last_index: 0,
+    }
+  }
+}
+
+pub struct QuiesceBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> QuiesceBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_last_index(&mut self, last_index: u64) {
+    self.fbb_.push_slot::<u64>(Quiesce::VT_LAST_INDEX, last_index, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> QuiesceBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    QuiesceBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<Quiesce<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for Quiesce<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("Quiesce");
+      ds.field("last_index", &self.last_index());
+      ds.finish()
+  }
+}
+pub enum QuiesceAckOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// I hold all of it, and am quiet.
+pub struct QuiesceAck<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for QuiesceAck<'a> {
+  type Inner = QuiesceAck<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> QuiesceAck<'a> {
+  pub const VT_LAST_INDEX: ::flatbuffers::VOffsetT = 4;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    QuiesceAck { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args QuiesceAckArgs
+  ) -> ::flatbuffers::WIPOffset<QuiesceAck<'bldr>> {
+    let mut builder = QuiesceAckBuilder::new(_fbb);
+    builder.add_last_index(args.last_index);
+    builder.finish()
+  }
+
+
+  /// Its last index.
+  #[inline]
+  pub fn last_index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(QuiesceAck::VT_LAST_INDEX, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for QuiesceAck<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("last_index", Self::VT_LAST_INDEX, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct QuiesceAckArgs {
+    pub last_index: u64,
+}
+impl<'a> Default for QuiesceAckArgs {
+  #[inline]
+  fn default() -> Self {
+    QuiesceAckArgs {
+      last_index: 0,
+    }
+  }
+}
+
+pub struct QuiesceAckBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> QuiesceAckBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_last_index(&mut self, last_index: u64) {
+    self.fbb_.push_slot::<u64>(QuiesceAck::VT_LAST_INDEX, last_index, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> QuiesceAckBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    QuiesceAckBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<QuiesceAck<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for QuiesceAck<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("QuiesceAck");
+      ds.field("last_index", &self.last_index());
+      ds.finish()
+  }
+}
 pub enum RaftMessageOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -3571,6 +3888,34 @@ impl<'a> RaftMessage<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_quiesce(&self) -> Option<Quiesce<'a>> {
+    if self.body_type() == RaftBody::Quiesce {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { Quiesce::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_quiesce_ack(&self) -> Option<QuiesceAck<'a>> {
+    if self.body_type() == RaftBody::QuiesceAck {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { QuiesceAck::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for RaftMessage<'_> {
@@ -3595,6 +3940,8 @@ impl ::flatbuffers::Verifiable for RaftMessage<'_> {
           RaftBody::Refetch => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Refetch>>("RaftBody::Refetch", pos),
           RaftBody::Refetched => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Refetched>>("RaftBody::Refetched", pos),
           RaftBody::Founding => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Founding>>("RaftBody::Founding", pos),
+          RaftBody::Quiesce => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Quiesce>>("RaftBody::Quiesce", pos),
+          RaftBody::QuiesceAck => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<QuiesceAck>>("RaftBody::QuiesceAck", pos),
           _ => Ok(()),
         }
      })?
@@ -3749,11 +4096,195 @@ impl ::core::fmt::Debug for RaftMessage<'_> {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
           }
         },
+        RaftBody::Quiesce => {
+          if let Some(x) = self.body_as_quiesce() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RaftBody::QuiesceAck => {
+          if let Some(x) = self.body_as_quiesce_ack() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
         _ => {
           let x: Option<()> = None;
           ds.field("body", &x)
         },
       };
+      ds.finish()
+  }
+}
+pub enum PairBeatOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Says, while partitions are quiet between two shards, that the sender is there, and which it leads quietly.
+pub struct PairBeat<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for PairBeat<'a> {
+  type Inner = PairBeat<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> PairBeat<'a> {
+  pub const VT_COUNT: ::flatbuffers::VOffsetT = 4;
+  pub const VT_DIGEST: ::flatbuffers::VOffsetT = 6;
+  pub const VT_KEEPS: ::flatbuffers::VOffsetT = 8;
+  pub const VT_ASKS: ::flatbuffers::VOffsetT = 10;
+  pub const VT_LED: ::flatbuffers::VOffsetT = 12;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    PairBeat { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args PairBeatArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<PairBeat<'bldr>> {
+    let mut builder = PairBeatBuilder::new(_fbb);
+    builder.add_digest(args.digest);
+    if let Some(x) = args.led { builder.add_led(x); }
+    builder.add_count(args.count);
+    builder.add_asks(args.asks);
+    builder.add_keeps(args.keeps);
+    builder.finish()
+  }
+
+
+  /// How many the sender leads quietly in which the receiver gets the log.
+  #[inline]
+  pub fn count(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(PairBeat::VT_COUNT, Some(0)).unwrap()}
+  }
+  /// Over them: the wrapping sum of the mixed partition and term of each.
+  #[inline]
+  pub fn digest(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(PairBeat::VT_DIGEST, Some(0)).unwrap()}
+  }
+  /// Partitions are quiet between the two, as the sender sees it: it wants to hear such beats.
+  #[inline]
+  pub fn keeps(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(PairBeat::VT_KEEPS, Some(false)).unwrap()}
+  }
+  /// The sender follows others quietly than the receiver says it leads: it wants to have them listed.
+  #[inline]
+  pub fn asks(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(PairBeat::VT_ASKS, Some(false)).unwrap()}
+  }
+  /// All of them, where they were asked for.
+  #[inline]
+  pub fn led(&self) -> Option<::flatbuffers::Vector<'a, QuietLed>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, QuietLed>>>(PairBeat::VT_LED, None)}
+  }
+}
+
+impl ::flatbuffers::Verifiable for PairBeat<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("count", Self::VT_COUNT, false)?
+     .visit_field::<u64>("digest", Self::VT_DIGEST, false)?
+     .visit_field::<bool>("keeps", Self::VT_KEEPS, false)?
+     .visit_field::<bool>("asks", Self::VT_ASKS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, QuietLed>>>("led", Self::VT_LED, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct PairBeatArgs<'a> {
+    pub count: u32,
+    pub digest: u64,
+    pub keeps: bool,
+    pub asks: bool,
+    pub led: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, QuietLed>>>,
+}
+impl<'a> Default for PairBeatArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    PairBeatArgs {
+      count: 0,
+      digest: 0,
+      keeps: false,
+      asks: false,
+      led: None,
+    }
+  }
+}
+
+pub struct PairBeatBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PairBeatBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_count(&mut self, count: u32) {
+    self.fbb_.push_slot::<u32>(PairBeat::VT_COUNT, count, 0);
+  }
+  #[inline]
+  pub fn add_digest(&mut self, digest: u64) {
+    self.fbb_.push_slot::<u64>(PairBeat::VT_DIGEST, digest, 0);
+  }
+  #[inline]
+  pub fn add_keeps(&mut self, keeps: bool) {
+    self.fbb_.push_slot::<bool>(PairBeat::VT_KEEPS, keeps, false);
+  }
+  #[inline]
+  pub fn add_asks(&mut self, asks: bool) {
+    self.fbb_.push_slot::<bool>(PairBeat::VT_ASKS, asks, false);
+  }
+  #[inline]
+  pub fn add_led(&mut self, led: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , QuietLed>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PairBeat::VT_LED, led);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PairBeatBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    PairBeatBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<PairBeat<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for PairBeat<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("PairBeat");
+      ds.field("count", &self.count());
+      ds.field("digest", &self.digest());
+      ds.field("keeps", &self.keeps());
+      ds.field("asks", &self.asks());
+      ds.field("led", &self.led());
       ds.finish()
   }
 }
@@ -3781,6 +4312,7 @@ impl<'a> PeerBatch<'a> {
   pub const VT_MESSAGES: ::flatbuffers::VOffsetT = 12;
   pub const VT_LEASE_MS: ::flatbuffers::VOffsetT = 14;
   pub const VT_CLOCK_ALARM: ::flatbuffers::VOffsetT = 16;
+  pub const VT_PAIR: ::flatbuffers::VOffsetT = 18;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3794,6 +4326,7 @@ impl<'a> PeerBatch<'a> {
     let mut builder = PeerBatchBuilder::new(_fbb);
     builder.add_retired_chain(args.retired_chain);
     builder.add_boot(args.boot);
+    if let Some(x) = args.pair { builder.add_pair(x); }
     builder.add_lease_ms(args.lease_ms);
     if let Some(x) = args.messages { builder.add_messages(x); }
     if let Some(x) = args.heartbeat_acks { builder.add_heartbeat_acks(x); }
@@ -3860,6 +4393,14 @@ impl<'a> PeerBatch<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<bool>(PeerBatch::VT_CLOCK_ALARM, Some(false)).unwrap()}
   }
+  /// Partitions that are quiet between the two shards.
+  #[inline]
+  pub fn pair(&self) -> Option<PairBeat<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<PairBeat>>(PeerBatch::VT_PAIR, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PeerBatch<'_> {
@@ -3875,6 +4416,7 @@ impl ::flatbuffers::Verifiable for PeerBatch<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<RaftMessage>>>>("messages", Self::VT_MESSAGES, false)?
      .visit_field::<u32>("lease_ms", Self::VT_LEASE_MS, false)?
      .visit_field::<bool>("clock_alarm", Self::VT_CLOCK_ALARM, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<PairBeat>>("pair", Self::VT_PAIR, false)?
      .finish();
     Ok(())
   }
@@ -3887,6 +4429,7 @@ pub struct PeerBatchArgs<'a> {
     pub messages: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RaftMessage<'a>>>>>,
     pub lease_ms: u32,
     pub clock_alarm: bool,
+    pub pair: Option<::flatbuffers::WIPOffset<PairBeat<'a>>>,
 }
 impl<'a> Default for PeerBatchArgs<'a> {
   #[inline]
@@ -3899,6 +4442,7 @@ impl<'a> Default for PeerBatchArgs<'a> {
       messages: None,
       lease_ms: 0,
       clock_alarm: false,
+      pair: None,
     }
   }
 }
@@ -3937,6 +4481,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PeerBatchBuilder<'a, 'b, A> {
     self.fbb_.push_slot::<bool>(PeerBatch::VT_CLOCK_ALARM, clock_alarm, false);
   }
   #[inline]
+  pub fn add_pair(&mut self, pair: ::flatbuffers::WIPOffset<PairBeat<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<PairBeat>>(PeerBatch::VT_PAIR, pair);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PeerBatchBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PeerBatchBuilder {
@@ -3961,6 +4509,7 @@ impl ::core::fmt::Debug for PeerBatch<'_> {
       ds.field("messages", &self.messages());
       ds.field("lease_ms", &self.lease_ms());
       ds.field("clock_alarm", &self.clock_alarm());
+      ds.field("pair", &self.pair());
       ds.finish()
   }
 }

@@ -22,7 +22,8 @@ pub use client::{
 };
 pub use error::MessageError;
 pub use peer::{
-    Heartbeat, HeartbeatAck, PeerBatch, PeerHello, RaftBody, RaftMessage, RefetchVerdict,
+    Heartbeat, HeartbeatAck, PairBeat, PeerBatch, PeerHello, QuietLed, RaftBody, RaftMessage,
+    RefetchVerdict,
 };
 
 /// Most heartbeats in one [`PeerBatch`], and most answers to heartbeats.
@@ -30,6 +31,9 @@ pub const BATCH_HEARTBEATS_MAX: usize = 65_535;
 
 /// Most messages in one [`PeerBatch`].
 pub const BATCH_MESSAGES_MAX: usize = 16_384;
+
+/// Most partitions listed in one [`PairBeat`].
+pub const QUIET_LISTED_MAX: usize = 65_535;
 
 /// Most members in one [`PartitionMembers`].
 pub const MEMBERS_MAX: usize = 64;

@@ -52,6 +52,50 @@ pub struct PeerBatch {
     pub lease_ms: u32,
     /// The sender's clock can't be trusted: its answers to heartbeats are no promise to refuse votes.
     pub clock_alarm: bool,
+    /// Partitions that are quiet between the two shards.
+    pub pair: Option<PairBeat>,
+}
+
+/// Says, while partitions are quiet between two shards, that the sender is there, and which it leads quietly.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PairBeat {
+    /// How many the sender leads quietly in which the receiver gets the log.
+    pub count: u32,
+    /// Over them: the wrapping sum of [`QuietLed::mixed`].
+    pub digest: u64,
+    /// Partitions are quiet between the two, as the sender sees it: it wants to hear such beats.
+    pub keeps: bool,
+    /// The sender follows others quietly than the receiver says it leads: it wants to have them listed.
+    pub asks: bool,
+    /// All of them, where they were asked for; at most [`super::QUIET_LISTED_MAX`].
+    pub led: Option<Vec<QuietLed>>,
+}
+
+/// A partition that is led quietly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuietLed {
+    /// Which.
+    pub partition: PartitionId,
+    /// In which term.
+    pub term: Term,
+}
+
+impl QuietLed {
+    /// What it adds to a digest: SplitMix64's finalizer (Steele et al. 2014) over its halves and its term, one after the
+    /// other.
+    #[must_use]
+    pub const fn mixed(&self) -> u64 {
+        let id = self.partition.0;
+        let halves = mix(mix(id as u64) ^ ((id >> 64) as u64));
+        mix(halves ^ self.term.0)
+    }
+}
+
+const fn mix(z: u64) -> u64 {
+    let z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 /// A leader's sign of life for one partition.
@@ -160,6 +204,16 @@ pub enum RaftBody {
     },
     /// Campaign now: the leader hands over.
     TimeoutNow,
+    /// Nothing has happened for a while, and you should hold all of my log, durably and committed: be quiet.
+    Quiesce {
+        /// Its last index.
+        last_index: LogIndex,
+    },
+    /// I hold all of it, and am quiet.
+    QuiesceAck {
+        /// Its last index.
+        last_index: LogIndex,
+    },
     /// Give me the content of these entries: mine is lost. A follower asks its leader, a leader everybody.
     Refetch {
         /// Their term.

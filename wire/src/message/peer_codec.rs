@@ -7,8 +7,8 @@ use super::codec::{
     partition_of, verified,
 };
 use super::{
-    BATCH_HEARTBEATS_MAX, BATCH_MESSAGES_MAX, Heartbeat, HeartbeatAck, MessageError, PeerBatch,
-    PeerHello, RaftBody, RaftMessage, RefetchVerdict,
+    BATCH_HEARTBEATS_MAX, BATCH_MESSAGES_MAX, Heartbeat, HeartbeatAck, MessageError, PairBeat,
+    PeerBatch, PeerHello, QUIET_LISTED_MAX, QuietLed, RaftBody, RaftMessage, RefetchVerdict,
 };
 use crate::generated::fb;
 use crate::ids::{
@@ -78,6 +78,10 @@ impl PeerBatch {
         BATCH_BYTES_MAX
             + self.heartbeats.len() * size_of::<fb::Heartbeat>()
             + self.heartbeat_acks.len() * size_of::<fb::HeartbeatAck>()
+            + self.pair.as_ref().map_or(0, |pair| {
+                let led = pair.led.as_ref().map_or(0, Vec::len);
+                BATCH_BYTES_MAX + led * size_of::<fb::QuietLed>()
+            })
             + self
                 .messages
                 .iter()
@@ -96,6 +100,9 @@ impl PeerBatch {
             self.heartbeat_acks.len(),
             self.messages.len(),
         )?;
+        if let Some(led) = self.pair.as_ref().and_then(|pair| pair.led.as_ref()) {
+            check_list("PairBeat.led", led.len(), QUIET_LISTED_MAX)?;
+        }
         let bytes = self.messages.iter().map(RaftMessage::frame_bytes).sum();
         encode(out, bytes, |scratch| build_batch(scratch, self))
     }
@@ -105,12 +112,14 @@ impl PeerBatch {
     /// # Errors
     /// The bytes are no such message, or a list in it is over its limit; see [`MessageError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
-        let batch = verified::<fb::PeerBatch<'_>>("PeerBatch", bytes, 1 + 2 * BATCH_MESSAGES_MAX)?;
+        let batch = verified::<fb::PeerBatch<'_>>("PeerBatch", bytes, 2 + 2 * BATCH_MESSAGES_MAX)?;
         let heartbeats = batch.heartbeats().unwrap_or_default();
         let acks = batch.heartbeat_acks().unwrap_or_default();
         let messages = batch.messages().unwrap_or_default();
         check_lists(heartbeats.len(), acks.len(), messages.len())?;
+        let pair = batch.pair().map(pair_beat).transpose()?;
         Ok(Self {
+            pair,
             boot: BootNumber(batch.boot()),
             retired_chain: ChainNumber(batch.retired_chain()),
             heartbeats: heartbeats.iter().map(heartbeat).collect(),
@@ -184,6 +193,7 @@ fn build_batch(scratch: &mut Scratch, batch: &PeerBatch) -> WIPOffset<fb::PeerBa
                 .map(|ack| fb::HeartbeatAck::new(&id128(ack.partition.0), ack.term.0, ack.round)),
         )
     });
+    let pair = batch.pair.as_ref().map(|pair| build_pair(builder, pair));
     fb::PeerBatch::create(
         builder,
         &fb::PeerBatchArgs {
@@ -194,8 +204,45 @@ fn build_batch(scratch: &mut Scratch, batch: &PeerBatch) -> WIPOffset<fb::PeerBa
             messages,
             lease_ms: batch.lease_ms,
             clock_alarm: batch.clock_alarm,
+            pair,
         },
     )
+}
+
+fn build_pair(builder: &mut Builder, pair: &PairBeat) -> WIPOffset<fb::PairBeat<'static>> {
+    let led = pair.led.as_ref().map(|led| {
+        builder.create_vector_from_iter(
+            led.iter()
+                .map(|led| fb::QuietLed::new(&id128(led.partition.0), led.term.0)),
+        )
+    });
+    fb::PairBeat::create(
+        builder,
+        &fb::PairBeatArgs {
+            count: pair.count,
+            digest: pair.digest,
+            keeps: pair.keeps,
+            asks: pair.asks,
+            led,
+        },
+    )
+}
+
+fn pair_beat(pair: fb::PairBeat<'_>) -> Result<PairBeat, MessageError> {
+    if let Some(led) = pair.led() {
+        check_list("PairBeat.led", led.len(), QUIET_LISTED_MAX)?;
+    }
+    let quiet_led = |led: &fb::QuietLed| QuietLed {
+        partition: partition_of(led.partition()),
+        term: Term(led.term()),
+    };
+    Ok(PairBeat {
+        count: pair.count(),
+        digest: pair.digest(),
+        keeps: pair.keeps(),
+        asks: pair.asks(),
+        led: pair.led().map(|led| led.iter().map(quiet_led).collect()),
+    })
 }
 
 fn build_body(b: &mut Builder, body: &RaftBody) -> (fb::RaftBody, UnionOffset) {
@@ -289,6 +336,18 @@ fn build_body(b: &mut Builder, body: &RaftBody) -> (fb::RaftBody, UnionOffset) {
             }
         ),
         RaftBody::TimeoutNow => member!(TimeoutNow, TimeoutNowArgs {}),
+        RaftBody::Quiesce { last_index } => member!(
+            Quiesce,
+            QuiesceArgs {
+                last_index: last_index.0,
+            }
+        ),
+        RaftBody::QuiesceAck { last_index } => member!(
+            QuiesceAck,
+            QuiesceAckArgs {
+                last_index: last_index.0,
+            }
+        ),
         RaftBody::Refetch {
             entry_term,
             first,
@@ -418,6 +477,18 @@ fn raft_body(message: fb::RaftMessage<'_>) -> Result<RaftBody, MessageError> {
             }
         }
         fb::RaftBody::TimeoutNow => RaftBody::TimeoutNow,
+        fb::RaftBody::Quiesce => {
+            let m = member!(body_as_quiesce);
+            RaftBody::Quiesce {
+                last_index: LogIndex(m.last_index()),
+            }
+        }
+        fb::RaftBody::QuiesceAck => {
+            let m = member!(body_as_quiesce_ack);
+            RaftBody::QuiesceAck {
+                last_index: LogIndex(m.last_index()),
+            }
+        }
         fb::RaftBody::Refetch => {
             let m = member!(body_as_refetch);
             RaftBody::Refetch {

@@ -6,8 +6,9 @@ use clustor_wire::ids::{
 use clustor_wire::message::{
     ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
     Heartbeat, HeartbeatAck, IdempotencyKey, MemberStanding, MemberStatus, MembersChange,
-    MembersVerb, PartitionMembers, PartitionStatus, PeerBatch, PeerHello, RaftBody, RaftMessage,
-    ReadLevel, RefetchVerdict, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus,
+    MembersVerb, PairBeat, PartitionMembers, PartitionStatus, PeerBatch, PeerHello, QuietLed,
+    RaftBody, RaftMessage, ReadLevel, RefetchVerdict, Refusal, RefusalClause, Role, ScrubStatus,
+    ShardStatus,
 };
 use proptest::option;
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop, prop_oneof};
@@ -120,6 +121,8 @@ fn raft_bodies() -> BoxedStrategy<RaftBody> {
         }),
         Just(RaftBody::TimeoutNow),
         bytes().prop_map(|configuration| RaftBody::Founding { configuration }),
+        indexes().prop_map(|last_index| RaftBody::Quiesce { last_index }),
+        indexes().prop_map(|last_index| RaftBody::QuiesceAck { last_index }),
         (terms(), indexes(), indexes()).prop_map(|(entry_term, first, last)| RaftBody::Refetch {
             entry_term,
             first,
@@ -163,13 +166,24 @@ pub fn batches() -> impl Strategy<Value = PeerBatch> {
             body,
         });
     (
-        (numbers(), numbers(), any::<u32>(), any::<bool>()),
+        (
+            numbers(),
+            numbers(),
+            any::<u32>(),
+            any::<bool>(),
+            option::of(pair_beats()),
+        ),
         prop::collection::vec(heartbeat, 0..5),
         prop::collection::vec(ack, 0..5),
         prop::collection::vec(message, 0..8),
     )
         .prop_map(
-            |((boot, retired, lease_ms, clock_alarm), heartbeats, heartbeat_acks, messages)| {
+            |(
+                (boot, retired, lease_ms, clock_alarm, pair),
+                heartbeats,
+                heartbeat_acks,
+                messages,
+            )| {
                 PeerBatch {
                     boot: BootNumber(boot),
                     retired_chain: ChainNumber(retired),
@@ -178,9 +192,24 @@ pub fn batches() -> impl Strategy<Value = PeerBatch> {
                     messages,
                     lease_ms,
                     clock_alarm,
+                    pair,
                 }
             },
         )
+}
+
+fn pair_beats() -> impl Strategy<Value = PairBeat> {
+    let led = (partitions(), terms()).prop_map(|(partition, term)| QuietLed { partition, term });
+    let led = option::of(prop::collection::vec(led, 0..4));
+    (any::<u32>(), numbers(), any::<bool>(), any::<bool>(), led).prop_map(
+        |(count, digest, keeps, asks, led)| PairBeat {
+            count,
+            digest,
+            keeps,
+            asks,
+            led,
+        },
+    )
 }
 
 pub fn requests() -> impl Strategy<Value = ClientRequest> {
