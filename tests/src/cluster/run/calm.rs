@@ -1,0 +1,173 @@
+//! The end of a run: without faults, every partition must live.
+
+use clustor_engine::raft::Change;
+
+use super::super::check::Violation;
+use super::super::layout::peer;
+use super::super::members;
+use super::super::network::NetworkOptions;
+use super::probe::{Heard, Probe, Stage};
+use super::{LIVENESS_US_MAX, Run};
+use crate::disk::Crash;
+
+/// Operations of the last phase: numbers clients don't reach.
+const PROBE_OP: u64 = 1 << 40;
+
+impl Run {
+    /// No more faults; what is down comes up, what failed is restarted.
+    pub(super) fn calm_down(&mut self) {
+        self.calm = true;
+        self.world.calm = true;
+        self.clients.resting = true;
+        self.world.say(|| "no more faults".to_owned());
+        self.world.network_mut().set_options(NetworkOptions {
+            delay_us: (50, 2_000),
+            ..NetworkOptions::CALM
+        });
+        self.make_room();
+        for node in self.world.layout().nodes() {
+            self.world
+                .turn_clocks(node, |clocks, now| clocks.run_wild(now, 0));
+            // A disk that failed is failed until a restart.
+            let failed = self
+                .world
+                .hosts()
+                .filter(|host| host.id.node == node)
+                .any(|host| {
+                    let core = host.core.as_ref();
+                    core.is_some_and(|core| core.log().failure().is_some())
+                        || host.disk.is_stuck()
+                        || host.disk.has_planted_fault()
+                });
+            if failed {
+                self.world.crash(node, Crash::Kill);
+            }
+            // What was planted while it was down would strike at its start.
+            let shards = self.world.layout().shards.clone();
+            for shard in shards.into_iter().filter(|shard| shard.node == node) {
+                self.world.host_mut(shard).disk.forget_planted_faults();
+            }
+            let at = self.world.now_us() + 3_000_000;
+            self.world.boot_at(node, self.world.now_us() + 1);
+            // One that was stopping then is down now.
+            self.world.boot_at(node, at);
+        }
+        self.heal();
+    }
+
+    /// Every partition serves a write and a read, and every replica that may speak gets whole and applies everything, in
+    /// bounded time.
+    pub(super) fn must_live(&mut self) -> Result<bool, Violation> {
+        let until = self.world.now_us() + LIVENESS_US_MAX;
+        let mut probes: Vec<Probe> = Vec::new();
+        for (partition, number) in self.world.layout().partitions.iter().zip(0..) {
+            probes.push(Probe::new(
+                partition,
+                PROBE_OP + number,
+                self.world.now_us(),
+            ));
+        }
+        loop {
+            let waiting = probes.iter().filter(|p| p.stage != Stage::Done).count();
+            if waiting == 0 && self.all_applied() {
+                break;
+            }
+            if self.world.now_us() > until {
+                return Err(Violation::new(
+                    "when faults stop, every partition serves",
+                    format!("after {LIVENESS_US_MAX} us: {}", self.state_of(&probes)),
+                ));
+            }
+            for probe in &mut probes {
+                probe.ask(&mut self.world, &mut self.rng);
+            }
+            // The probes' pace needs an event at least this often.
+            let at = self.world.now_us() + 20_000;
+            if self.world.next_at_us().is_none_or(|next| next > at) {
+                self.world.wake_at(at, u64::MAX);
+            }
+            let mut replies = Vec::new();
+            let goes_on = self.step(|from, reply| {
+                if let Some(heard) = Heard::of(from, reply) {
+                    replies.push(heard);
+                }
+            })?;
+            for heard in &replies {
+                probes
+                    .iter_mut()
+                    .for_each(|probe| probe.hear(heard, self.world.now_us()));
+            }
+            if !goes_on {
+                return Ok(false);
+            }
+        }
+        self.drain()?;
+        self.world.settle()?;
+        Ok(true)
+    }
+
+    /// Clients ask no more, and whoever still waits is answered.
+    pub(super) fn drain(&mut self) -> Result<(), Violation> {
+        self.clients.silent = true;
+        let until = self.world.now_us() + 1_000_000;
+        while self.world.now_us() < until && self.step(|_, _| {})? {}
+        Ok(())
+    }
+
+    /// Whether every replica has applied everything that is committed and holds all of it; those whose damage keeps
+    /// them silent are passed over.
+    fn all_applied(&self) -> bool {
+        self.world.layout().partitions.iter().all(|partition| {
+            let committed = self.world.consensus().committed(partition.id);
+            let Some((leader, configuration)) = members::leader(&self.world, partition.id) else {
+                return false;
+            };
+            let leads = self.world.host(leader);
+            let leads = leads.and_then(|host| host.partition(partition.id));
+            let over = leads.is_some_and(|found| found.change() == Change::None);
+            // No node has this number: everybody is another one.
+            // Nobody sets timers any more.
+            let guest = self.world.layout().guest.is_some();
+            let expired = guest || leads.is_some_and(|found| found.timers().is_empty());
+            over && expired
+                && configuration.members(peer(u64::MAX, 0)).all(|voter| {
+                    let host = self.world.host(voter);
+                    let silent = self.world.is_damaged(voter.node)
+                        && host.is_none_or(|h| h.is_silenced() || h.is_left_out(partition.id));
+                    silent
+                        || host
+                            .and_then(|host| host.partition(partition.id))
+                            .is_some_and(|found| {
+                                found.applied() >= committed
+                                    && found.machine().is_some()
+                                    && found.status().missing == 0
+                            })
+                })
+        })
+    }
+
+    fn state_of(&self, probes: &[Probe]) -> String {
+        let mut text = String::new();
+        for probe in probes {
+            text.push_str(&format!(
+                "p{} {:?}: ",
+                probe.partition.id.get(),
+                probe.stage
+            ));
+            for voter in &probe.replicas {
+                let host = self.world.host(*voter);
+                match host.and_then(|host| host.partition(probe.partition.id)) {
+                    Some(found) => text.push_str(&format!(
+                        "{voter:?} {:?} timers {:?} {:?} {:?}; ",
+                        found.status(),
+                        found.timers().next_due(),
+                        found.configuration(),
+                        found.change()
+                    )),
+                    None => text.push_str(&format!("{voter:?} is down; ")),
+                }
+            }
+        }
+        text
+    }
+}

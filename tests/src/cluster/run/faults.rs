@@ -1,0 +1,380 @@
+//! The faults of a run: when each strikes, and how.
+
+use clustor_engine::request::RequestBody;
+use clustor_shards::disk::FileKind;
+use clustor_shards::log::Mode;
+use clustor_shards::turn::PeerId;
+use clustor_wire::ids::{LogIndex, NodeId, PartitionId};
+use rand::Rng;
+
+use super::super::check::Violation;
+use super::super::machine::SABOTAGES;
+use super::super::members;
+use super::super::swarm::{Every, draw_news};
+use super::Run;
+use crate::disk::{Crash, StuckKind, WriteFault};
+
+/// Wake tokens from here on are the run's own; below are clients'.
+pub(super) const FAULT_TOKEN: u64 = 1 << 62;
+
+/// The faults, as wake tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    Kill,
+    Power,
+    Blackout,
+    Stop,
+    Cut,
+    Reset,
+    Stall,
+    Full,
+    Sabotage,
+    Disk,
+    Mode,
+    Heal,
+    Room,
+    Retune,
+    Members,
+    Clock,
+    Image,
+    Empty,
+}
+
+pub(super) const FAULTS: [Fault; 18] = [
+    Fault::Kill,
+    Fault::Power,
+    Fault::Blackout,
+    Fault::Stop,
+    Fault::Cut,
+    Fault::Reset,
+    Fault::Stall,
+    Fault::Full,
+    Fault::Sabotage,
+    Fault::Disk,
+    Fault::Mode,
+    Fault::Heal,
+    Fault::Room,
+    Fault::Retune,
+    Fault::Members,
+    Fault::Clock,
+    Fault::Image,
+    Fault::Empty,
+];
+
+fn token_of(fault: Fault) -> u64 {
+    let place = FAULTS.iter().position(|known| *known == fault).unwrap_or(0);
+    FAULT_TOKEN | place as u64
+}
+
+impl Run {
+    pub(super) fn every(&self, fault: Fault) -> Every {
+        let faults = &self.faults;
+        match fault {
+            Fault::Kill => faults.kill,
+            Fault::Power => faults.power,
+            Fault::Blackout => faults.blackout,
+            Fault::Stop => faults.stop,
+            Fault::Cut => faults.cut,
+            Fault::Reset => faults.reset,
+            Fault::Stall => faults.stall,
+            Fault::Full => faults.full,
+            Fault::Sabotage => faults.sabotage,
+            Fault::Disk => faults.fragile.and(faults.disk),
+            Fault::Retune => faults.retune,
+            Fault::Mode => faults.mode,
+            Fault::Members => faults.members,
+            Fault::Clock => faults.clock,
+            Fault::Image => faults.image,
+            Fault::Empty => faults.empty,
+            Fault::Heal | Fault::Room => None,
+        }
+    }
+
+    /// Files the next fault of a kind.
+    pub(super) fn file(&mut self, fault: Fault) {
+        if let Some(every) = self.every(fault) {
+            let at = self.world.now_us() + self.rng.random_range(1..=2 * every);
+            self.world.wake_at(at, token_of(fault));
+        }
+    }
+
+    fn any_node(&mut self) -> NodeId {
+        let nodes = self.world.layout().nodes();
+        nodes[self.rng.random_range(0..nodes.len())]
+    }
+
+    fn any_shard(&mut self) -> PeerId {
+        let shards = &self.world.layout().shards;
+        shards[self.rng.random_range(0..shards.len())]
+    }
+
+    pub(super) fn start_later(&mut self, node: NodeId) {
+        let at = self.world.now_us() + self.rng.random_range(1_000..=self.faults.down_us_max);
+        self.world.boot_at(node, at);
+    }
+
+    pub(super) fn injure(&mut self, token: u64) -> Result<(), Violation> {
+        let place = usize::try_from(token - FAULT_TOKEN).unwrap_or(usize::MAX);
+        let Some(fault) = FAULTS.get(place).copied().filter(|_| !self.calm) else {
+            return Ok(());
+        };
+        match fault {
+            Fault::Kill => self.end_one(Crash::Kill),
+            Fault::Power => self.end_one(Crash::Power),
+            Fault::Blackout => {
+                for node in self.world.layout().nodes() {
+                    self.world.crash(node, Crash::Power);
+                    self.start_later(node);
+                }
+            }
+            Fault::Stop => {
+                let node = self.any_node();
+                self.world.stop(node);
+            }
+            Fault::Cut => self.cut(),
+            Fault::Heal => self.heal(),
+            Fault::Reset => {
+                let (a, b) = (self.any_shard(), self.any_shard());
+                if a.node != b.node {
+                    self.world.reset_session(a, b);
+                }
+            }
+            Fault::Stall => {
+                let shard = self.any_shard();
+                let for_us = self.rng.random_range(1_000..=self.faults.stall_us_max);
+                self.world.stall(shard, for_us);
+            }
+            Fault::Full => {
+                let shard = self.any_shard();
+                self.world.say(|| format!("the disk of {shard:?} is full"));
+                let percent = self.rng.random_range(70..100);
+                let disk = &mut self.world.host_mut(shard).disk;
+                disk.set_full(true);
+                disk.set_used_percent(percent);
+                let at = self.world.now_us() + self.rng.random_range(10_000..1_000_000);
+                self.world.wake_at(at, token_of(Fault::Room));
+            }
+            Fault::Room => self.make_room(),
+            Fault::Sabotage => {
+                let shard = self.any_shard();
+                let order = self.world.host_mut(shard).sabotage.clone();
+                let how = self.rng.random_range(1..=SABOTAGES);
+                order.store(how, std::sync::atomic::Ordering::Relaxed);
+                self.world
+                    .say(|| format!("a machine of {shard:?} will fail: {how}"));
+            }
+            Fault::Disk => self.fail_disk(),
+            Fault::Retune => self.retune(),
+            Fault::Mode => self.change_mode(),
+            Fault::Members => self.change_members(),
+            Fault::Clock => self.turn_clock(),
+            Fault::Image => self.go_back()?,
+            Fault::Empty => self.empty_disk(),
+        }
+        self.file(fault);
+        Ok(())
+    }
+
+    /// The fragile node comes back with an empty disk, once.
+    fn empty_disk(&mut self) {
+        if let Some(node) = self.faults.fragile.filter(|n| !self.world.is_damaged(*n)) {
+            self.world.crash(node, Crash::Power);
+            self.world.empty_disks(node);
+            self.start_later(node);
+        }
+    }
+
+    /// Keeps an image of the fragile node's disks, or puts it back once everybody knows that the node came further.
+    pub(super) fn go_back(&mut self) -> Result<(), Violation> {
+        let Some(node) = self
+            .faults
+            .fragile
+            .filter(|node| !self.world.is_damaged(*node))
+        else {
+            return Ok(());
+        };
+        if !self.world.has_image(node) {
+            self.world.take_image(node);
+        } else if self.world.is_way_back_long(node)? {
+            self.world.crash(node, Crash::Power);
+            self.world.go_back(node);
+            self.start_later(node);
+            self.faults.image = None;
+        }
+        Ok(())
+    }
+
+    /// A clock jumps ahead or runs wild, or the wall clock is set: more than leases allow for, and to be noticed.
+    fn turn_clock(&mut self) {
+        let node = self.any_node();
+        match self.rng.random_range(0..4) {
+            0 => {
+                let by_us = 1 << self.rng.random_range(10..=22);
+                self.world
+                    .turn_clocks(node, |clocks, now| clocks.jump(now, by_us));
+            }
+            1 => {
+                let by_us = self.rng.random_range(-1_000_000..=1_000_000);
+                self.world
+                    .turn_clocks(node, |clocks, now| clocks.set_wall(now, by_us));
+            }
+            _ => {
+                let ppm = match self.rng.random_range(0..3) {
+                    0 => 0,
+                    1 => self.rng.random_range(-600_000..=-70_000),
+                    _ => self.rng.random_range(70_000..=1_500_000),
+                };
+                self.world
+                    .turn_clocks(node, |clocks, now| clocks.run_wild(now, ppm));
+            }
+        }
+    }
+
+    /// A shard is told of another profile, or that one was refused.
+    fn retune(&mut self) {
+        let shard = self.any_shard();
+        let news = draw_news(&mut self.rng, self.world.layout());
+        let body = RequestBody::Profile(news);
+        self.world.read(shard, PartitionId::default(), body);
+    }
+
+    /// Asks every replica of a partition for a mode: the leader, if there is one, takes it.
+    fn change_mode(&mut self) {
+        let partitions = &self.world.layout().partitions;
+        let partition = partitions[self.rng.random_range(0..partitions.len())].clone();
+        let mode = if self.rng.random_bool(0.5) {
+            Mode::Strict
+        } else {
+            Mode::Group
+        };
+        for to in partition.replicas() {
+            self.world.ask_mode(to, partition.id, mode);
+        }
+    }
+
+    /// Whoever leads a partition is asked to change its members.
+    fn change_members(&mut self) {
+        let partitions = &self.world.layout().partitions;
+        let partition = partitions[self.rng.random_range(0..partitions.len())].clone();
+        let fragile = self.faults.fragile;
+        let Some((leader, configuration)) = members::leader(&self.world, partition.id) else {
+            return;
+        };
+        let asked = members::draw(&mut self.rng, &partition, configuration, fragile);
+        if let Some(asked) = asked {
+            self.world
+                .read(leader, partition.id, RequestBody::Members(asked));
+        }
+    }
+
+    fn end_one(&mut self, crash: Crash) {
+        let node = self.any_node();
+        if self.world.node_runs(node) {
+            self.world.crash(node, crash);
+            self.start_later(node);
+        }
+    }
+
+    /// Cuts a random set of nodes off from the others, in one direction or both.
+    pub(super) fn cut(&mut self) {
+        let nodes = self.world.layout().nodes();
+        let apart: Vec<bool> = nodes.iter().map(|_| self.rng.random_bool(0.5)).collect();
+        let both = self.rng.random_bool(0.7);
+        for (a, a_apart) in nodes.iter().zip(&apart) {
+            for (b, b_apart) in nodes.iter().zip(&apart) {
+                if *a_apart && !*b_apart {
+                    self.world.network_mut().cut(*a, *b);
+                    if both {
+                        self.world.network_mut().cut(*b, *a);
+                    }
+                }
+            }
+        }
+        self.world
+            .say(|| format!("cut {apart:?} off, both ways: {both}"));
+        let at = self.world.now_us() + self.rng.random_range(10_000..=self.faults.cut_us_max);
+        self.world.wake_at(at, token_of(Fault::Heal));
+    }
+
+    pub(super) fn heal(&mut self) {
+        self.world.network_mut().heal();
+        self.world.say(|| "cuts are healed".to_owned());
+        for shard in self.world.layout().shards.clone() {
+            self.world.connect_all(shard);
+        }
+    }
+
+    pub(super) fn make_room(&mut self) {
+        for shard in self.world.layout().shards.clone() {
+            let disk = &mut self.world.host_mut(shard).disk;
+            disk.set_full(false);
+            disk.set_used_percent(60);
+        }
+        self.world.say(|| "disks have room".to_owned());
+    }
+
+    /// Whether something is committed in every partition.
+    fn has_begun(&self) -> bool {
+        let consensus = self.world.consensus();
+        let mut partitions = self.world.layout().partitions.iter();
+        partitions.all(|partition| consensus.committed(partition.id) > LogIndex::ZERO)
+    }
+
+    /// The next flush or write of the fragile node fails.
+    fn fail_disk(&mut self) {
+        // The first start takes everybody, and a disk that fails before leaves nobody to go on.
+        let Some(node) = self.faults.fragile.filter(|_| self.has_begun()) else {
+            return;
+        };
+        self.world.mark_damaged(node);
+        let shards = self.world.layout().shards.clone();
+        let kind = if self.rng.random_bool(0.5) {
+            FileKind::Segment
+        } else {
+            FileKind::Ledger
+        };
+        if self.faults.rot {
+            return self.let_rot(node);
+        }
+        let how = self.rng.random_range(0..5);
+        for shard in shards.into_iter().filter(|shard| shard.node == node) {
+            let disk = &mut self.world.host_mut(shard).disk;
+            match how {
+                0 => disk.fail_next_flush(kind),
+                1 => disk.fault_next_write(kind, WriteFault::Error),
+                2 => disk.stick_next(StuckKind::Chain),
+                3 => disk.stick_next(StuckKind::Read),
+                _ => disk.fault_next_write(kind, WriteFault::Short),
+            }
+            self.world
+                .say(|| format!("the disk of {shard:?} will fail: {kind:?} {how}"));
+        }
+    }
+
+    /// One block of a node that is down turns over bits. Once in a run: two such places in one chain, in both files,
+    /// may look like a torn tail.
+    fn let_rot(&mut self, node: NodeId) {
+        self.world.crash(node, Crash::Power);
+        self.start_later(node);
+        let shards = self.world.layout().shards.clone();
+        let shards: Vec<PeerId> = shards.into_iter().filter(|s| s.node == node).collect();
+        let shard = shards[self.rng.random_range(0..shards.len())];
+        let disk = &mut self.world.host_mut(shard).disk;
+        let mut places = Vec::new();
+        for file in disk.file_names() {
+            places.extend(
+                disk.blocks_at_rest(file)
+                    .into_iter()
+                    .map(|block| (file, block)),
+            );
+        }
+        self.faults.disk = None;
+        if places.is_empty() {
+            return;
+        }
+        let (file, block) = places[self.rng.random_range(0..places.len())];
+        disk.plant_rot(file, block);
+        self.world
+            .say(|| format!("rot in {file} block {block} of {shard:?}"));
+    }
+}

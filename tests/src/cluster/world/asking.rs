@@ -1,0 +1,95 @@
+//! What a driver asks of shards.
+
+use clustor_engine::request::{Request, RequestBody};
+use clustor_shards::log::Mode;
+use clustor_shards::turn::PeerId;
+use clustor_wire::ids::PartitionId;
+use clustor_wire::message::ReadLevel;
+
+use super::super::messages::name;
+use super::{Event, World};
+
+/// The ticket of all questions for a mode.
+pub(super) const MODE_TICKET: u64 = u64::MAX;
+
+impl World {
+    /// Sends an append to a shard; returns its ticket. Attempts of one operation share its number.
+    pub fn append(
+        &mut self,
+        to: PeerId,
+        partition: PartitionId,
+        op: u64,
+        body: RequestBody,
+    ) -> u64 {
+        self.ask(to, partition, Some(op), body)
+    }
+
+    /// Sends a read to a shard; returns its ticket.
+    pub fn read(&mut self, to: PeerId, partition: PartitionId, body: RequestBody) -> u64 {
+        self.ask(to, partition, None, body)
+    }
+
+    pub(super) fn ask(
+        &mut self,
+        to: PeerId,
+        partition: PartitionId,
+        op: Option<u64>,
+        body: RequestBody,
+    ) -> u64 {
+        let boot = self.hosts.get(&to).map_or(0, |host| host.boots);
+        let only_in = match &body {
+            RequestBody::Append { only_in, .. } => *only_in,
+            _ => None,
+        };
+        let level = match &body {
+            RequestBody::Read { level, .. } => *level,
+            _ => ReadLevel::Linearizable,
+        };
+        let ticket = self.clients.ask(
+            &mut self.consensus,
+            (to, boot),
+            partition,
+            op,
+            level,
+            only_in,
+        );
+        self.note(|| {
+            let what = op.map_or_else(
+                || format!("{body:?}"),
+                |op| format!("append op {op} {body:?}"),
+            );
+            format!("ask #{ticket} {} p{} {what}", name(to), partition.get())
+        });
+        let host = self.host_mut(to);
+        if host.runs() {
+            host.inbox.requests.push(Request {
+                ticket,
+                partition,
+                body,
+            });
+            self.wake_host(to);
+        } else {
+            self.clients.on_boot(to, boot + 1);
+        }
+        ticket
+    }
+
+    /// Asks a shard for a durability mode. What becomes of it nobody waits for: it must do no harm.
+    pub fn ask_mode(&mut self, to: PeerId, partition: PartitionId, mode: Mode) {
+        self.note(|| format!("ask {} p{} for {mode:?}", name(to), partition.get()));
+        let host = self.host_mut(to);
+        if host.runs() {
+            host.inbox.requests.push(Request {
+                ticket: MODE_TICKET,
+                partition,
+                body: RequestBody::Mode(mode),
+            });
+            self.wake_host(to);
+        }
+    }
+
+    /// Asks for [`Happened::Wake`] at a moment.
+    pub fn wake_at(&mut self, at_us: u64, token: u64) {
+        self.queue.push(at_us.max(self.now_us), Event::Wake(token));
+    }
+}

@@ -1,0 +1,192 @@
+//! Sessions between shards, and what is sent in them.
+
+use clustor_shards::turn::{PeerEvent, PeerId};
+use clustor_wire::frame::Frame;
+use clustor_wire::message::{PeerBatch, RaftBody};
+use rand::Rng;
+
+use super::super::check::consensus::VoteSent;
+use super::super::check::{Violation, must};
+use super::super::host::Host;
+use super::super::messages;
+use super::super::messages::name;
+use super::super::network::Packet;
+use super::lives::NOTICE_KILL_US;
+use super::{Event, World};
+
+/// From a lost peer, or a healed cut, to the next session, in microseconds.
+const CONNECT_US: (u64, u64) = (1_000, 30_000);
+
+impl World {
+    /// Files new sessions with everybody that this shard has none with.
+    pub fn connect_all(&mut self, shard: PeerId) {
+        let others: Vec<PeerId> = self.hosts.keys().copied().collect();
+        for other in others {
+            if other.node != shard.node {
+                let at = self.now_us + self.rng.random_range(CONNECT_US.0..=CONNECT_US.1);
+                self.queue.push(at, Event::Connect(shard, other));
+            }
+        }
+    }
+
+    /// A session ends, and both sides notice; another follows.
+    pub fn reset_session(&mut self, a: PeerId, b: PeerId) {
+        for (me, other) in [(a, b), (b, a)] {
+            let session = self.network.session(me, other);
+            let at = self.now_us + self.rng.random_range(NOTICE_KILL_US.0..=NOTICE_KILL_US.1);
+            self.queue.push(at, Event::Notice(me, other, session));
+        }
+        let at = self.now_us + self.rng.random_range(CONNECT_US.0..=CONNECT_US.1);
+        self.queue.push(at, Event::Connect(a, b));
+    }
+
+    /// Everything held by rules is delivered now, where its session still stands.
+    pub fn release_held(&mut self) {
+        for packet in self.network.release() {
+            self.queue.push(self.now_us, Event::Frame(packet));
+        }
+    }
+
+    pub(super) fn drop_session(&mut self, me: PeerId, other: PeerId) {
+        if self.network.end(me, other) {
+            self.note(|| format!("down {} with {}", name(me), name(other)));
+            let host = self.host_mut(me);
+            if host.runs() {
+                host.inbox.peers.push(PeerEvent::Down(other));
+                self.wake_host(me);
+            }
+        }
+    }
+
+    pub(super) fn connect(&mut self, a: PeerId, b: PeerId) {
+        let runs = |shard| self.hosts.get(&shard).is_some_and(Host::runs);
+        let cut = self.network.is_cut(a.node, b.node) || self.network.is_cut(b.node, a.node);
+        let whole = self.network.is_up(a, b)
+            && self.network.is_up(b, a)
+            && self.network.session(a, b) == self.network.session(b, a);
+        if !runs(a) || !runs(b) || cut || whole {
+            return;
+        }
+        self.drop_session(a, b);
+        self.drop_session(b, a);
+        self.network.establish(a, b);
+        self.note(|| format!("up {} with {}", name(a), name(b)));
+        for (me, other) in [(a, b), (b, a)] {
+            let Some(hello) = self.hello(other, me) else {
+                continue;
+            };
+            let peers = &mut self.host_mut(me).inbox.peers;
+            peers.push(PeerEvent::Up(other));
+            peers.push(PeerEvent::Frame(other, hello));
+            self.wake_host(me);
+        }
+    }
+
+    /// What a shard says first in a session: it is never lost, or there is no session.
+    fn hello(&self, from: PeerId, to: PeerId) -> Option<Frame> {
+        Some(self.hosts.get(&from)?.core.as_ref()?.hello(to))
+    }
+
+    pub(super) fn deliver(&mut self, packet: Packet) {
+        let Packet {
+            from,
+            to,
+            session,
+            frame,
+        } = packet;
+        let runs = self.hosts.get(&to).is_some_and(Host::runs);
+        if !runs
+            || !self.network.is_in(to, from, session)
+            || self.network.is_cut(from.node, to.node)
+        {
+            return;
+        }
+        self.note(|| {
+            let what = messages::describe(&frame);
+            format!("recv {} from {}: {what}", name(to), name(from))
+        });
+        self.host_mut(to)
+            .inbox
+            .peers
+            .push(PeerEvent::Frame(from, frame));
+        self.wake_host(to);
+    }
+
+    pub(super) fn send(&mut self, from: PeerId, to: PeerId, frame: Frame) -> Result<(), Violation> {
+        let batch = PeerBatch::decode(&frame.body)
+            .map_err(|error| Violation::new("what is sent can be read", error.to_string()))?;
+        if let Some(sent) = &mut self.sent {
+            for (kind, count) in messages::count(&batch) {
+                *sent.entry((from.node, to.node, kind)).or_default() += count;
+            }
+        }
+        must(
+            !self.went_back.contains(&from.node) || !self.network.is_up(from, to),
+            "a disk that came back as an older image of itself says nothing",
+            || {
+                format!(
+                    "{} says to {}: {}",
+                    name(from),
+                    name(to),
+                    messages::describe(&frame)
+                )
+            },
+        )?;
+        self.judge_voter(from, &batch)?;
+        let mut votes = self.consensus.on_sent(from, &batch)?;
+        for message in &batch.messages {
+            if message.body == (RaftBody::VoteResponse { granted: true }) {
+                let (partition, term) = (message.partition, message.term);
+                self.consensus.votes_for(partition, term, from, to.node)?;
+                votes.push(VoteSent {
+                    partition,
+                    term,
+                    to: to.node,
+                });
+            }
+        }
+        for vote in votes {
+            self.prove_vote(from, vote)?;
+        }
+        let arrivals = self
+            .network
+            .send(self.now_us, from, to, frame, &mut self.rng);
+        for (at_us, packet) in arrivals {
+            self.queue.push(at_us, Event::Frame(packet));
+        }
+        Ok(())
+    }
+
+    /// Nobody votes or campaigns in the place of a voter that is on another disk.
+    fn judge_voter(&self, from: PeerId, batch: &PeerBatch) -> Result<(), Violation> {
+        let core = self.hosts.get(&from).and_then(|host| host.core.as_ref());
+        let Some(core) = core else {
+            return Ok(());
+        };
+        for message in &batch.messages {
+            let votes = matches!(
+                message.body,
+                RaftBody::Vote { .. } | RaftBody::VoteResponse { granted: true }
+            );
+            let partition = core.partition(message.partition).filter(|_| votes);
+            let meant = partition.is_none_or(|partition| {
+                let configuration = partition.configuration();
+                !configuration.contains(from)
+                    || configuration.incarnation_of(from) == core.incarnation()
+            });
+            must(
+                meant,
+                "a voter is on the disk that its configuration names",
+                || {
+                    format!(
+                        "{} says {:?} as {}",
+                        name(from),
+                        message,
+                        core.incarnation()
+                    )
+                },
+            )?;
+        }
+        Ok(())
+    }
+}
