@@ -35,6 +35,8 @@ pub struct Report {
     pub steps: u64,
     /// Virtual time, in microseconds.
     pub virtual_us: u64,
+    /// Appends, reads and membership commands that shards were given.
+    pub operations: u64,
     /// Acknowledged appends.
     pub acknowledged: u64,
     /// Answered reads.
@@ -144,6 +146,7 @@ impl Run {
             seed: self.seed,
             steps: self.world.steps(),
             virtual_us: self.world.now_us(),
+            operations: self.world.operations(),
             acknowledged: self.world.clients().acknowledged,
             reads: self.world.clients().reads,
             boots: self.world.hosts().map(|host| host.boots).sum(),

@@ -201,6 +201,11 @@ impl Swarm {
             let fragile = &mut swarm.faults.fragile;
             fragile.get_or_insert_with(|| pick(rng, &nodes));
         }
+        // Many at once: batches, full queues and refusals, and most of the operations that all seeds together carry out.
+        if rng.random_bool(0.25) {
+            swarm.load.clients = rng.random_range(16..=64);
+            swarm.load.think_us_max = pick(rng, &[100, 1_000, 5_000]);
+        }
         swarm
     }
 }

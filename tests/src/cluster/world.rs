@@ -63,6 +63,7 @@ pub struct World {
     layout: Layout,
     now_us: u64,
     steps: u64,
+    operations: u64,
     queue: Queue<Event>,
     hosts: BTreeMap<PeerId, Host>,
     network: Network,
@@ -103,6 +104,7 @@ impl World {
             layout,
             now_us: 0,
             steps: 0,
+            operations: 0,
             queue: Queue::new(),
             hosts,
             network: Network::new(network),
@@ -129,6 +131,12 @@ impl World {
     #[must_use]
     pub const fn steps(&self) -> u64 {
         self.steps
+    }
+
+    /// Appends, reads and membership commands that running shards were given, each attempt by itself.
+    #[must_use]
+    pub const fn operations(&self) -> u64 {
+        self.operations
     }
 
     /// The cluster as it was set up.

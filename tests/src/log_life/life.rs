@@ -33,6 +33,8 @@ pub struct LifeReport {
     pub crashes: u64,
     /// Decisions made.
     pub decisions: u64,
+    /// Of them, entries that the log took.
+    pub appends: u64,
     /// Micro-steps of the disk.
     pub steps: u64,
     /// Flushes that failed.
@@ -99,6 +101,7 @@ struct Life {
     crashes: u64,
     stuck: u64,
     decisions: u64,
+    appends: u64,
     quarantined: bool,
     rolled_back: bool,
     image: Option<OldImage>,
@@ -163,6 +166,7 @@ impl Life {
             crashes: 0,
             stuck: 0,
             decisions: 0,
+            appends: 0,
             quarantined: false,
             rolled_back: false,
             image: None,
@@ -181,6 +185,7 @@ impl Life {
             opened: self.opened,
             crashes: self.crashes,
             decisions: self.decisions,
+            appends: self.appends,
             steps: counters.steps,
             flushes_failed: counters.flushes_failed,
             stuck: self.stuck,
@@ -367,10 +372,12 @@ impl Life {
                 } else {
                     Mode::Group
                 };
-                self.shard.append(partition, term, bytes, mode);
+                let taken = self.shard.append(partition, term, bytes, mode);
+                self.appends += u64::from(taken);
             }
             55..58 => {
-                self.shard.configure(partition, term);
+                let taken = self.shard.configure(partition, term);
+                self.appends += u64::from(taken);
             }
             58..68 => {
                 if vote.is_none() && vote_term > Term::ZERO && self.rng.random_bool(0.5) {

@@ -1,24 +1,25 @@
 //! `sim`: whole clusters.
 
-use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use clustor_sim::cluster::run::{self, Report, STEPS_MAX};
 use clustor_sim::cluster::trace::Trace;
 use clustor_sim::scenario;
 
-/// Seeds between two lines of progress.
-const BATCH: u64 = 100;
+use crate::many::{self, Enough, Held, print};
+
+/// Seeds that are run, unless something is asked.
+const SEEDS: u64 = 100;
 
 /// Which clusters.
 #[derive(Args)]
 pub struct Seeds {
     /// Run this seed alone and print what happens, one line an event
-    #[arg(long, conflicts_with_all = ["seeds", "seconds", "from"])]
+    #[arg(long, conflicts_with_all = ["seeds", "seconds", "operations", "from"])]
     seed: Option<u64>,
     /// With --seed: print nothing but the end
     #[arg(long, requires = "seed")]
@@ -29,18 +30,14 @@ pub struct Seeds {
     /// Run this many seeds [default: 100]
     #[arg(long)]
     seeds: Option<u64>,
-    /// Stop after this many seconds
-    #[arg(long)]
-    seconds: Option<u64>,
     /// The first seed [default: from the clock]
     #[arg(long)]
     from: Option<u64>,
     /// Play these scripts; print what happens, if it is one
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["seed", "seeds", "seconds", "from"])]
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["seed", "seeds", "seconds", "operations", "from"])]
     scenario: Vec<PathBuf>,
-    /// Stop at this many failures
-    #[arg(long, default_value_t = 1)]
-    failures_max: u64,
+    #[command(flatten)]
+    enough: Enough,
 }
 
 /// Runs them.
@@ -77,19 +74,13 @@ fn play(file: &Path, trace: Trace) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-fn print(line: &str) {
-    // Whoever reads may have seen enough.
-    if writeln!(std::io::stdout(), "{line}").is_err() {
-        std::process::exit(0);
-    }
-}
-
 fn describe(report: &Report) -> String {
     format!(
-        "seed {} held: steps={} virtual_ms={} acknowledged={} reads={} boots={}{}",
+        "seed {} held: steps={} virtual_ms={} operations={} acknowledged={} reads={} boots={}{}",
         report.seed,
         report.steps,
         report.virtual_us / 1000,
+        report.operations,
         report.acknowledged,
         report.reads,
         report.boots,
@@ -125,41 +116,24 @@ fn fresh() -> u64 {
 
 fn many(seeds: &Seeds) -> ExitCode {
     let first = seeds.from.unwrap_or_else(fresh);
-    let count = match (seeds.seeds, seeds.seconds) {
-        (Some(count), _) => count,
-        (None, Some(_)) => u64::MAX - first,
-        (None, None) => BATCH,
+    let count = match seeds.seeds {
+        Some(count) => count,
+        None if seeds.enough.is_bounded() => u64::MAX,
+        None => SEEDS,
     };
-    let deadline = seeds
-        .seconds
-        .map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let (mut runs, mut failed) = (0u64, 0u64);
-    let (mut steps, mut acknowledged, mut reads, mut boots) = (0u64, 0u64, 0u64, 0u64);
-    for seed in first..first.saturating_add(count) {
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline)
-            || failed >= seeds.failures_max
-        {
-            break;
-        }
-        if runs.is_multiple_of(BATCH) {
-            print(&format!("seeds {seed}.."));
-        }
-        runs += 1;
-        match run::run(seed, seeds.steps, Trace::Off) {
-            Ok(report) => {
-                steps += report.steps;
-                acknowledged += report.acknowledged;
-                reads += report.reads;
-                boots += report.boots;
-            }
-            Err(failure) => {
-                eprintln!("{failure}");
-                failed += 1;
-            }
-        }
-    }
-    print(&format!(
-        "runs={runs} failed={failed} steps={steps} acknowledged={acknowledged} reads={reads} boots={boots}"
-    ));
-    ExitCode::from(u8::from(failed > 0))
+    let held = many::run(&seeds.enough, first, count, |seed| {
+        let report = run::run(seed, seeds.steps, Trace::Off);
+        let report = report.map_err(|failure| failure.to_string())?;
+        Ok(Held {
+            operations: report.operations,
+            totals: vec![
+                ("steps", report.steps),
+                ("acknowledged", report.acknowledged),
+                ("reads", report.reads),
+                ("boots", report.boots),
+                ("virtual_ms", report.virtual_us / 1000),
+            ],
+        })
+    });
+    ExitCode::from(u8::from(!held))
 }

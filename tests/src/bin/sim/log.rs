@@ -1,34 +1,32 @@
 //! `sim log`: lives of one shard's log.
 
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use clap::Args;
 use clustor_sim::log_life::crash_points::{CrashPoints, Depth, every_crash_point};
-use clustor_sim::log_life::life::{self, LifeReport};
+use clustor_sim::log_life::life;
 use clustor_sim::log_life::settle::Limits;
+
+use crate::many::{self, Enough, Held};
 
 /// Which lives.
 #[derive(Args)]
 pub struct Seeds {
     /// Run this seed alone and print what happened
-    #[arg(long, conflicts_with_all = ["seeds", "seconds"])]
+    #[arg(long, conflicts_with_all = ["seeds", "seconds", "operations"])]
     seed: Option<u64>,
     /// Run this many seeds
     #[arg(long)]
     seeds: Option<u64>,
-    /// Stop after this many seconds
-    #[arg(long)]
-    seconds: Option<u64>,
     /// The first seed
     #[arg(long, default_value_t = 1)]
     from: u64,
     /// Start from a seed drawn from the clock instead
     #[arg(long, conflicts_with = "from")]
     fresh: bool,
-    /// Stop at this many failures
-    #[arg(long, default_value_t = 1)]
-    failures_max: u64,
+    #[command(flatten)]
+    enough: Enough,
     /// Instead of lives, go through the crash points of a small workload, under as many orders of its steps as
     /// `--seeds` says (1 unless given)
     #[arg(long)]
@@ -54,58 +52,30 @@ pub fn run(seeds: &Seeds) -> ExitCode {
     } else {
         seeds.from
     };
-    let count = match (seeds.seeds, seeds.seconds) {
-        (Some(count), _) => count,
-        (None, Some(_)) => u64::MAX,
-        (None, None) => 10_000,
+    let count = match seeds.seeds {
+        Some(count) => count,
+        None if seeds.enough.is_bounded() => u64::MAX,
+        None => 10_000,
     };
-    println!("seeds from {from}");
-    let deadline = seeds
-        .seconds
-        .map(|seconds| Instant::now() + Duration::from_secs(seconds));
-    let mut totals = LifeReport::default();
-    let (mut lives, mut quarantined, mut failed) = (0u64, 0u64, 0u64);
-    for seed in from..from.saturating_add(count) {
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            break;
-        }
-        lives += 1;
-        match life::live(seed, false) {
-            Ok(report) => {
-                totals.boots += report.boots;
-                totals.opened += report.opened;
-                totals.crashes += report.crashes;
-                totals.stuck += report.stuck;
-                totals.damaged += report.damaged;
-                totals.decisions += report.decisions;
-                totals.steps += report.steps;
-                totals.flushes_failed += report.flushes_failed;
-                totals.missing += report.missing;
-                quarantined += u64::from(report.quarantined);
-            }
-            Err(failure) => {
-                eprintln!("{failure}");
-                failed += 1;
-                if failed >= seeds.failures_max {
-                    break;
-                }
-            }
-        }
-    }
-    println!(
-        "lives={lives} failed={failed} crashes={} boots={} opened={} decisions={} disk_steps={} \
-         flushes_failed={} stuck={} damaged={} missing={} quarantined={quarantined}",
-        totals.crashes,
-        totals.boots,
-        totals.opened,
-        totals.decisions,
-        totals.steps,
-        totals.flushes_failed,
-        totals.stuck,
-        totals.damaged,
-        totals.missing
-    );
-    ExitCode::from(u8::from(failed > 0))
+    let held = many::run(&seeds.enough, from, count, |seed| {
+        let report = life::live(seed, false).map_err(|failure| failure.to_string())?;
+        Ok(Held {
+            operations: report.appends,
+            totals: vec![
+                ("crashes", report.crashes),
+                ("boots", report.boots),
+                ("opened", report.opened),
+                ("decisions", report.decisions),
+                ("disk_steps", report.steps),
+                ("flushes_failed", report.flushes_failed),
+                ("stuck", report.stuck),
+                ("damaged", u64::from(report.damaged)),
+                ("missing", report.missing),
+                ("quarantined", u64::from(report.quarantined)),
+            ],
+        })
+    });
+    ExitCode::from(u8::from(!held))
 }
 
 fn drawn_from_the_clock() -> u64 {

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod log;
+mod many;
 
 use std::process::ExitCode;
 
@@ -17,6 +18,7 @@ use clap::{Parser, Subcommand};
 ///   sim --seed 42 --steps 1000        no further than that
 ///   sim --seeds 1000 --seconds 60     fresh seeds, for a minute at most
 ///   sim --seeds 1000 --from 1         those seeds
+///   sim --operations 1000000 --jobs 2 until so many requests were made of clusters, two runs at a time
 ///   sim --scenario tests/scenarios/a_vote_survives_a_restart.txt
 #[derive(Parser)]
 #[command(version, verbatim_doc_comment, args_conflicts_with_subcommands = true)]

@@ -60,6 +60,10 @@ impl World {
             );
             format!("ask #{ticket} {} p{} {what}", name(to), partition.get())
         });
+        let counts = matches!(
+            body,
+            RequestBody::Append { .. } | RequestBody::Read { .. } | RequestBody::Members(_)
+        );
         let host = self.host_mut(to);
         if host.runs() {
             host.inbox.requests.push(Request {
@@ -67,6 +71,7 @@ impl World {
                 partition,
                 body,
             });
+            self.operations += u64::from(counts);
             self.wake_host(to);
         } else {
             self.clients.on_boot(to, boot + 1);

@@ -1,0 +1,185 @@
+//! Many seeds, one after the other or some at a time, until enough was done.
+
+use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+/// From one line of progress to the next, at least.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// A run's stack, in bytes: what a main thread has.
+const STACK_BYTES: usize = 8 << 20;
+
+/// When it is enough, and how it is said.
+#[derive(Args)]
+pub struct Enough {
+    /// Stop after this many seconds
+    #[arg(long)]
+    pub seconds: Option<u64>,
+    /// Go on until this many operations were carried out; fail if seeds or seconds run out before
+    #[arg(long)]
+    operations: Option<u64>,
+    /// Runs at a time, each on a thread of its own (1 to 256)
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: u16,
+    /// Stop at this many failures
+    #[arg(long, default_value_t = 1)]
+    failures_max: u64,
+    /// Print the summary as one line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Enough {
+    /// Whether anything but a number of seeds ends it.
+    pub fn is_bounded(&self) -> bool {
+        self.seconds.is_some() || self.operations.is_some()
+    }
+}
+
+/// Numbers of a summary, by name.
+pub type Totals = Vec<(&'static str, u64)>;
+
+/// One run that held.
+pub struct Held {
+    /// What was asked of it.
+    pub operations: u64,
+    /// What it came to: the same names in each.
+    pub totals: Totals,
+}
+
+/// What all threads share.
+struct Shared {
+    next: u64,
+    runs: u64,
+    failed: u64,
+    operations: u64,
+    totals: Totals,
+    said: Option<Instant>,
+}
+
+/// Runs `count` seeds from `first` on, or fewer if `enough` says so, and prints what they came to. True if all held and
+/// enough was done.
+pub fn run(
+    enough: &Enough,
+    first: u64,
+    count: u64,
+    run: impl Fn(u64) -> Result<Held, String> + Sync,
+) -> bool {
+    let begun = Instant::now();
+    let shared = Mutex::new(Shared {
+        next: first,
+        runs: 0,
+        failed: 0,
+        operations: 0,
+        totals: Totals::new(),
+        said: None,
+    });
+    let lock = || shared.lock().unwrap_or_else(PoisonError::into_inner);
+    let work = || loop {
+        let seed = lock().take(enough, first.saturating_add(count), begun);
+        let Some(seed) = seed else { break };
+        let outcome = run(seed);
+        lock().add(outcome);
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..enough.jobs {
+            let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+            if let Err(error) = thread.spawn_scoped(scope, work) {
+                eprintln!("sim: fewer runs at a time than asked for: {error}");
+            }
+        }
+        work();
+    });
+    let shared = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
+    summarize(enough, &shared, first, begun);
+    let reached = shared.operations >= enough.operations.unwrap_or(0);
+    if !reached {
+        eprintln!(
+            "sim: stopped after {} operations, {} were asked for",
+            shared.operations,
+            enough.operations.unwrap_or(0)
+        );
+    }
+    shared.failed == 0 && reached
+}
+
+impl Shared {
+    /// The next seed, unless it is enough.
+    fn take(&mut self, enough: &Enough, end: u64, begun: Instant) -> Option<u64> {
+        let over = |seconds| begun.elapsed() >= Duration::from_secs(seconds);
+        if self.next >= end
+            || self.failed >= enough.failures_max
+            || enough.seconds.is_some_and(over)
+            || enough.operations.is_some_and(|n| self.operations >= n)
+        {
+            return None;
+        }
+        if self.said.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY) {
+            self.said = Some(Instant::now());
+            let rate = self.operations as f64 / begun.elapsed().as_secs_f64().max(0.001);
+            let of = enough.operations.map(|n| format!(" of {n}"));
+            print(&format!(
+                "seeds {}.. operations={}{} ({rate:.0} a second) failed={}",
+                self.next,
+                self.operations,
+                of.unwrap_or_default(),
+                self.failed
+            ));
+        }
+        let seed = self.next;
+        self.next += 1;
+        Some(seed)
+    }
+
+    fn add(&mut self, outcome: Result<Held, String>) {
+        self.runs += 1;
+        match outcome {
+            Ok(held) => {
+                self.operations += held.operations;
+                for (name, number) in held.totals {
+                    match self.totals.iter_mut().find(|(known, _)| *known == name) {
+                        Some((_, total)) => *total += number,
+                        None => self.totals.push((name, number)),
+                    }
+                }
+            }
+            Err(failure) => {
+                eprintln!("{failure}");
+                self.failed += 1;
+            }
+        }
+    }
+}
+
+fn summarize(enough: &Enough, shared: &Shared, first: u64, begun: Instant) {
+    let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let mut all = vec![
+        ("runs", shared.runs),
+        ("failed", shared.failed),
+        ("operations", shared.operations),
+        (
+            "operations_per_second",
+            shared.operations * 1000 / ms.max(1),
+        ),
+        ("first_seed", first),
+        ("last_seed", shared.next.saturating_sub(1)),
+    ];
+    all.extend(&shared.totals);
+    let pairs = |each: fn(&(&str, u64)) -> String| all.iter().map(each).collect::<Vec<_>>();
+    print(&if enough.json {
+        let pairs = pairs(|(name, number)| format!("\"{name}\":{number}"));
+        format!("{{{}}}", pairs.join(","))
+    } else {
+        pairs(|(name, number)| format!("{name}={number}")).join(" ")
+    });
+}
+
+/// A line on the standard output.
+pub fn print(line: &str) {
+    // Whoever reads may have seen enough.
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}
