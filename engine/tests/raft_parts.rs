@@ -111,7 +111,7 @@ proptest! {
         kind in prop_oneof![
             Just(EntryKind::Empty),
             Just(EntryKind::Command),
-            (1u8..=5).prop_map(|n| EntryKind::System(SystemKind::from_u8(n).expect("numbered"))),
+            (1u8..=7).prop_map(|n| EntryKind::System(SystemKind::from_u8(n).expect("numbered"))),
         ],
         stamp_ms in any::<u64>(),
         key in option::of((any::<u128>(), any::<u64>())),

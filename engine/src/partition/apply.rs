@@ -16,7 +16,7 @@ use super::idempotency::KeyVerdict;
 use super::{Answer, MachineSlot, Partition, refusal};
 use crate::machine::{Admit, Applied, Batch, Expired, Item, Stamp};
 use crate::outcome::Outcome;
-use crate::raft::entry::{EntryBody, EntryKey, EntryKind, SystemKind};
+use crate::raft::entry::{EntryBody, EntryKey, EntryKind, KeysMax, SystemKind};
 use crate::raft::{EntryCache, Transition};
 use crate::request::Wait;
 
@@ -265,6 +265,15 @@ impl Partition {
                     term: header.term,
                     verdict: KeyVerdict::Execute,
                 });
+            }
+            if body.kind == EntryKind::System(SystemKind::KeysMax) {
+                let Some(keys_max) = KeysMax::decode(body.payload) else {
+                    self.stuck =
+                        Some("an entry was written by a newer build; start one that reads it");
+                    break;
+                };
+                self.table.set_keys_max(keys_max);
+                self.keys_wish.learn(header.index, keys_max);
             }
             if body.kind != EntryKind::Command {
                 continue;

@@ -91,7 +91,7 @@ impl Partition {
     }
 
     /// Whether it leads and has applied everything that earlier terms left.
-    fn is_ready(&self) -> bool {
+    pub(super) fn is_ready(&self) -> bool {
         matches!(self.leadership, Leadership::Ready { .. })
     }
 

@@ -40,7 +40,7 @@ use crate::request::{ReadFn, Wait};
 pub use apply::{ApplyStep, MachineTrouble};
 use deferral::Deferrals;
 use durability::Durability;
-use idempotency::IdempotencyTable;
+use idempotency::{IdempotencyTable, KeysMaxWish};
 pub(crate) use reads::Asked;
 use reads::PendingRead;
 
@@ -110,6 +110,7 @@ pub struct Partition {
     /// The machine said at its opening that everything up to here is in it.
     machine_from: LogIndex,
     table: IdempotencyTable,
+    keys_wish: KeysMaxWish,
     /// The greatest stamp up to the applied index, in milliseconds.
     stamp_ms: u64,
     /// How this leader's clock becomes the partition's: the stamp at a moment.
@@ -197,10 +198,8 @@ impl Partition {
             factory,
             applied: LogIndex::ZERO,
             machine_from: LogIndex::ZERO,
-            table: IdempotencyTable::new(
-                profile.idempotency_keys_max,
-                profile.idempotency_bytes_max,
-            ),
+            table: IdempotencyTable::default(),
+            keys_wish: KeysMaxWish::new(profile),
             stamp_ms: 0,
             clock: None,
             expiring: None,
@@ -233,6 +232,7 @@ impl Partition {
         self.replica.retune(timers, limits);
         self.apply_entries_max = usize::try_from(profile.apply_entries_max).unwrap_or(512);
         self.deferrals.retune(profile.ack_ms_max);
+        self.keys_wish.retune(profile);
     }
 
     /// Applied up to here.
@@ -407,6 +407,7 @@ impl Partition {
     /// This replica was elected; `first` is the empty entry of its term.
     pub(crate) fn on_elected(&mut self, term: Term, first: LogIndex, answers: &mut Vec<Answer>) {
         self.ready_at = Some(first);
+        self.keys_wish.forget();
         self.clock = None;
         self.expiring = None;
         self.set_leadership(Leadership::Elected { term }, answers);
@@ -415,6 +416,7 @@ impl Partition {
     /// This replica leads no longer.
     pub(crate) fn on_deposed(&mut self, answers: &mut Vec<Answer>) {
         self.ready_at = None;
+        self.keys_wish.forget();
         self.clock = None;
         self.give_up_appends(
             "leadership was lost while the append was on its way",

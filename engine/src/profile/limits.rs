@@ -278,11 +278,11 @@ tunables! {
         /// Above what its slowest storage takes.
         ack_ms_max: (10..=60_000) live,
         /// Idempotency keys remembered for each partition; the oldest are forgotten first.
-        /// As many as appends with keys may be repeated after. The same on every node: it decides what is executed.
-        idempotency_keys_max: (1_024..=1_000_000) restart,
-        /// Bytes of the idempotency table of each partition.
-        /// The same on every node, as idempotency_keys_max.
-        idempotency_bytes_max: (65_536..=134_217_728) restart,
+        /// As many as appends with keys may be repeated after. It decides what is executed: the leader's holds for all.
+        idempotency_keys_max: (1_024..=1_000_000) live,
+        /// Bytes of the idempotency table of each partition, at 128 bytes a key.
+        /// The leader's holds for all, as of idempotency_keys_max.
+        idempotency_bytes_max: (65_536..=134_217_728) live,
     }
     "What may wait for a shard" {
         /// Requests that may wait for a shard, or for its answer; more are refused as Busy.

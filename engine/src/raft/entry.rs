@@ -46,6 +46,8 @@ pub enum SystemKind {
     DefineActivate = 5,
     /// Timers of the machine are due at the entry's time.
     TimersDue = 6,
+    /// Changes how many idempotency keys are remembered.
+    KeysMax = 7,
 }
 
 impl SystemKind {
@@ -59,6 +61,7 @@ impl SystemKind {
             4 => Self::FenceCommit,
             5 => Self::DefineActivate,
             6 => Self::TimersDue,
+            7 => Self::KeysMax,
             _ => return None,
         })
     }
@@ -73,6 +76,48 @@ pub enum EntryKind {
     Command,
     /// For the engine.
     System(SystemKind),
+}
+
+/// How many idempotency keys a partition remembers, at most: what a `KeysMax` entry says, from where it is applied on.
+///
+/// Its payload, 5 bytes: version (1); the number of keys (4), from 1 to [`KeysMax::MOST`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeysMax(u32);
+
+impl KeysMax {
+    /// The most that may be remembered, and what holds where no entry says otherwise.
+    pub const MOST: Self = Self(1_000_000);
+
+    const VERSION: u8 = 1;
+
+    /// This many, or the nearest that may be.
+    #[must_use]
+    pub fn new(keys: u64) -> Self {
+        Self(u32::try_from(keys).map_or(Self::MOST.0, |keys| keys.clamp(1, Self::MOST.0)))
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// The entry's payload.
+    #[must_use]
+    pub fn encode(self) -> [u8; 5] {
+        let mut payload = [Self::VERSION; 5];
+        payload[1..].copy_from_slice(&self.0.to_le_bytes());
+        payload
+    }
+
+    /// Reads an entry's payload; `None` if it is none that this build knows.
+    #[must_use]
+    pub fn decode(payload: &[u8]) -> Option<Self> {
+        let (&version, keys) = payload.split_first()?;
+        let keys = u32::from_le_bytes(keys.try_into().ok()?);
+        let known = version == Self::VERSION && (1..=Self::MOST.0).contains(&keys);
+        known.then_some(Self(keys))
+    }
 }
 
 /// A client's key and the `wal_committed` index it knew when it first sent the command.

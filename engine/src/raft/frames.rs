@@ -5,7 +5,7 @@ use clustor_wire::ids::{LogIndex, PartitionId, Term};
 
 use super::configuration::Configuration;
 use super::durability::Transition;
-use super::entry::{EntryBody, EntryKind, SystemKind};
+use super::entry::{EntryBody, EntryKind, KeysMax, SystemKind};
 
 /// One entry's place in a run of frames.
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +84,10 @@ fn content(record: &Record<'_>) -> Option<(u64, Option<Transition>)> {
                 // It says all by being there.
                 EntryKind::System(SystemKind::TimersDue) if !body.payload.is_empty() => {
                     return None;
+                }
+                EntryKind::System(SystemKind::KeysMax) => {
+                    KeysMax::decode(body.payload)?;
+                    None
                 }
                 _ => None,
             };

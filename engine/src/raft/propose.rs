@@ -9,7 +9,7 @@ use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, Term};
 
 use super::durability::Transition;
-use super::entry::{EntryBody, EntryKey, EntryKind, SystemKind};
+use super::entry::{EntryBody, EntryKey, EntryKind, KeysMax, SystemKind};
 use super::output::RecordToPersist;
 use super::replica::{Replica, RoleState, Turn};
 use super::replication::Leading;
@@ -163,6 +163,22 @@ impl Replica {
         self.check_content()?;
         let kind = EntryKind::System(SystemKind::TimersDue);
         Ok(self.append_own(turn, kind, stamp_ms, None, &[]))
+    }
+
+    /// Appends a change of how many idempotency keys are remembered, from where it is applied on.
+    ///
+    /// # Errors
+    /// [`ProposeError`]; then nothing happened.
+    pub fn propose_keys_max(
+        &mut self,
+        turn: &mut Turn<'_>,
+        keys_max: KeysMax,
+        stamp_ms: u64,
+    ) -> Result<Position, ProposeError> {
+        self.accepting()?;
+        self.check_content()?;
+        let kind = EntryKind::System(SystemKind::KeysMax);
+        Ok(self.append_own(turn, kind, stamp_ms, None, &keys_max.encode()))
     }
 
     /// What it leads with, unless it doesn't lead or is about to stop.

@@ -29,7 +29,8 @@ impl ShardCore {
         self.operators.remove(&connection);
     }
 
-    /// Lets every touched partition move to the mode that is asked for and allowed.
+    /// Lets every touched partition move to the mode that is asked for and allowed, and to the number of keys that its
+    /// leader's profile asks for.
     pub(super) fn tend_modes(&mut self, now: Time) {
         if !self.shared.log.is_open() {
             return;
@@ -38,6 +39,7 @@ impl ShardCore {
         for id in &self.touched {
             if let Some(partition) = self.partitions.get_mut(id) {
                 partition.tend_mode(&mut self.shared.lend(now), facts);
+                partition.tend_keys_max(&mut self.shared.lend(now));
             }
         }
     }

@@ -10,7 +10,7 @@ use clustor_engine::request::{Request, RequestBody};
 use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
 use clustor_shards::log::{Kek, KeyError, KeyProvider, RecoveryReport};
 use clustor_shards::turn::{Inbox, PeerId, Time};
-use clustor_wire::ids::PartitionId;
+use clustor_wire::ids::{Incarnation, PartitionId};
 use rand::Rng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -176,6 +176,17 @@ impl Host {
         partition.is_some_and(|partition| partition.estranged().is_some())
     }
 
+    /// Whether its disk is another one than that of the voter whom a configuration names by this incarnation. It can't know
+    /// that itself where it came in later and has no log any more.
+    #[must_use]
+    pub fn is_other_than(&self, partition: PartitionId, named: Incarnation) -> bool {
+        let log = self
+            .core
+            .as_ref()
+            .and_then(|core| core.log().partition(partition));
+        named != Incarnation::ZERO && log.is_some_and(|log| log.incarnation != named)
+    }
+
     /// Starts the process: the disk as it is now, everything else new.
     pub(crate) fn boot(
         &mut self,
@@ -225,7 +236,7 @@ impl Host {
             cluster: CLUSTER,
             me: self.id,
             partitions,
-            profile: layout.profile.clone(),
+            profile: layout.profile_of(self.id.node).clone(),
             io_writer_mode: 0,
             shards: layout
                 .shards

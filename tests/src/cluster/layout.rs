@@ -40,6 +40,8 @@ pub struct Layout {
     pub partitions: Vec<PartitionLayout>,
     /// What every node runs with.
     pub profile: Profile,
+    /// Nodes that run with another.
+    pub profiles: BTreeMap<NodeId, Profile>,
     /// The disks.
     pub disk: SimDiskOptions,
     /// Nodes whose machines are on disk, and after how many batches they save themselves.
@@ -72,6 +74,7 @@ impl Layout {
                 .collect(),
             shards,
             profile,
+            profiles: BTreeMap::new(),
             disk: SimDiskOptions::default(),
             on_disk: BTreeMap::new(),
             guest: None,
@@ -84,6 +87,12 @@ impl Layout {
         let mut nodes: Vec<NodeId> = self.shards.iter().map(|shard| shard.node).collect();
         nodes.dedup();
         nodes
+    }
+
+    /// What a node runs with.
+    #[must_use]
+    pub fn profile_of(&self, node: NodeId) -> &Profile {
+        self.profiles.get(&node).unwrap_or(&self.profile)
     }
 
     /// A partition.

@@ -206,6 +206,9 @@ impl Swarm {
             swarm.load.clients = rng.random_range(16..=64);
             swarm.load.think_us_max = pick(rng, &[100, 1_000, 5_000]);
         }
+        if rng.random_bool(0.3) {
+            differ(rng, &mut swarm.layout);
+        }
         swarm
     }
 }
@@ -267,9 +270,21 @@ fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64) -> Layout {
         shards,
         partitions,
         profile,
+        profiles: BTreeMap::new(),
         disk,
         on_disk: BTreeMap::new(),
         guest: None,
+    }
+}
+
+/// Some nodes would remember another number of keys than the others.
+fn differ(rng: &mut Xoshiro256PlusPlus, layout: &mut Layout) {
+    for node in layout.nodes() {
+        if rng.random_bool(0.5) {
+            let mut profile = layout.profile.clone();
+            profile.idempotency_keys_max = pick(rng, &[1, 4, 32, 1024]);
+            layout.profiles.insert(node, profile);
+        }
     }
 }
 
@@ -391,6 +406,7 @@ pub(super) fn draw_news(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Profil
     profile.leases = rng.random_bool(0.7);
     // With the shorter timeouts the longest of them is too long: there are no leases then.
     profile.lease_ms = pick(rng, &[40, 80, 100]);
+    profile.idempotency_keys_max = pick(rng, &[4, 64, 1024]);
     ProfileNews::Obey(Box::new(profile))
 }
 

@@ -30,6 +30,7 @@ fn value(host: &Host, name: &str) -> Result<u64, String> {
         "committed" => status.wal_committed.get(),
         "applied" => status.applied.get(),
         "missing" => status.missing,
+        "keys_max" => u64::from(partition.keys_max().get()),
         "voters" => {
             let configuration = partition.configuration();
             configuration
@@ -60,7 +61,7 @@ fn value(host: &Host, name: &str) -> Result<u64, String> {
         "vote" => state.vote.map_or(0, NodeId::get),
         _ => {
             return Err(format!(
-                "{name} is not term, last, durable, committed, applied, missing, vote, voters, halves, change, member or towards"
+                "{name} is not term, last, durable, committed, applied, missing, keys_max, vote, voters, halves, change, member or towards"
             ));
         }
     })

@@ -114,7 +114,8 @@ pub(super) enum Line {
     Busy(NodeId),
     Profile(String),
     Seed(u64),
-    Set(String, Value),
+    /// A knob of the profile, on all nodes or on one.
+    Set(String, Value, Option<NodeId>),
     Start(Vec<NodeId>),
     Run(u64),
     Elect(NodeId, bool),
@@ -316,7 +317,8 @@ fn command(verb: &str, words: &mut Words<'_>) -> Result<Line, ParseError> {
             } else {
                 Value::Number(words.number("its value")?)
             };
-            Line::Set(key, value)
+            let node = words.accept("at").then(|| words.node()).transpose()?;
+            Line::Set(key, value, node)
         }
         "start" => Line::Start(words.nodes()?),
         "run" => Line::Run(words.duration()?),

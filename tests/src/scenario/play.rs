@@ -64,6 +64,8 @@ struct Setup {
     /// The first voters; empty for all nodes.
     voters: Vec<NodeId>,
     profile: Profile,
+    /// Of nodes that have their own.
+    profiles: BTreeMap<NodeId, Profile>,
     seed: u64,
 }
 
@@ -87,6 +89,7 @@ pub fn play(name: &str, script: &str, trace: Trace) -> Result<(), Box<ScenarioEr
         partitions: 1,
         voters: Vec::new(),
         profile: awake(Profile::latency()),
+        profiles: BTreeMap::new(),
         seed: 1,
     };
     let mut stage: Option<Stage> = None;
@@ -149,7 +152,15 @@ fn set_up(setup: &mut Setup, line: &Line) -> Option<Result<(), String>> {
             }
             _ => Err("latency or throughput".to_owned()),
         },
-        Line::Set(key, value) => set(&mut setup.profile, key, *value),
+        Line::Set(key, value, None) => set(&mut setup.profile, key, *value),
+        Line::Set(key, value, Some(node)) => {
+            let profile = setup.profiles.entry(*node);
+            set(
+                profile.or_insert_with(|| setup.profile.clone()),
+                key,
+                *value,
+            )
+        }
         _ => return None,
     })
 }
@@ -184,6 +195,7 @@ impl Stage {
             u128::from(setup.partitions),
             setup.profile.clone(),
         );
+        layout.profiles.clone_from(&setup.profiles);
         if !setup.voters.is_empty() {
             for partition in &mut layout.partitions {
                 let all = std::mem::take(&mut partition.voters).into_iter();

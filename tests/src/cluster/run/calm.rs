@@ -132,8 +132,13 @@ impl Run {
             over && expired
                 && configuration.members(peer(u64::MAX, 0)).all(|voter| {
                     let host = self.world.host(voter);
+                    let named = configuration.incarnation_of(voter);
                     let silent = self.world.is_damaged(voter.node)
-                        && host.is_none_or(|h| h.is_silenced() || h.is_left_out(partition.id));
+                        && host.is_none_or(|h| {
+                            h.is_silenced()
+                                || h.is_left_out(partition.id)
+                                || h.is_other_than(partition.id, named)
+                        });
                     silent
                         || host
                             .and_then(|host| host.partition(partition.id))
