@@ -6,6 +6,7 @@ use clustor_engine::raft::configuration::{
     ADDRESS_BYTES_MAX, CONFIGURATION_BYTES_MAX, ConfigurationError, NOTES_MAX, Standing, Step,
     VOTERS_MAX,
 };
+use clustor_engine::raft::fitness::{CATCH_UP_ENTRIES, CATCH_UP_MS_MAX, JOINT_COMMITS};
 use clustor_engine::raft::{Change, ChangeError, Configuration, MemberChange, Position};
 use clustor_wire::ids::LogIndex;
 use clustor_wire::message::{RaftBody, Role};
@@ -34,6 +35,17 @@ fn voters(add: &[usize], remove: &[usize]) -> MemberChange {
         add: add.iter().map(|node| peer(*node)).collect(),
         remove: remove.iter().map(|node| peer(*node)).collect(),
     }
+}
+
+/// Three of four vote, and 1 leads, with 1,601 entries of which its cache holds few.
+fn long_logged() -> Cluster {
+    let mut cluster = Cluster::with_spares_and_cache(4, 3, 16 << 10);
+    cluster.elect(1);
+    cluster.pass(60);
+    for _ in 0..40 {
+        cluster.write(1, &[&b"before"[..]; 40]);
+    }
+    cluster
 }
 
 /// Nodes 1 to `first` vote; the others hold an empty replica.
@@ -91,7 +103,7 @@ fn an_exit_takes_effect_once_its_record_is_durable_and_not_before() {
             assert!(before.configuration.is_joint());
         }
     }
-    assert_eq!(recorded, 1);
+    assert_eq!(recorded, 1, "{:#?}", cluster.status(1));
     cluster.pass(200);
     assert_eq!(cluster.status(1).change, Change::None);
     assert_eq!(cluster.status(4).configuration.first().len(), 4);
@@ -180,10 +192,7 @@ fn a_leader_refuses_changes_before_it_has_committed_in_its_term() {
 
 #[test]
 fn a_learner_gets_the_log_from_its_beginning_and_is_promoted_when_it_has_it() {
-    let mut cluster = grown(4, 3);
-    for _ in 0..40 {
-        cluster.write(1, &[&b"before"[..]; 40]);
-    }
+    let mut cluster = long_logged();
     let add = MemberChange::AddLearner {
         peer: peer(4),
         address: String::new(),
@@ -206,6 +215,98 @@ fn a_learner_gets_the_log_from_its_beginning_and_is_promoted_when_it_has_it() {
 }
 
 #[test]
+fn a_learner_that_is_a_few_bytes_behind_has_caught_up_however_many_entries_those_are() {
+    let mut cluster = grown(4, 3);
+    learn(&mut cluster, 1, 4);
+    let but_4 = |packet: &raft_support::Packet| {
+        packet.to == 4 && matches!(packet.say.body(), Some(RaftBody::Append { .. }))
+    };
+    let behind = |cluster: &Cluster| {
+        let status = cluster.status(1);
+        let of = status.followers.iter().find(|f| f.peer == peer(4));
+        status.last_index.get() - of.expect("a follower").durable.get()
+    };
+    for _ in 0..2 * CATCH_UP_ENTRIES {
+        cluster.propose(1, b"few bytes");
+        cluster.run_but(but_4);
+    }
+    cluster.pass_but(60, but_4);
+    assert_eq!(behind(&cluster), 2 * CATCH_UP_ENTRIES);
+    change(&mut cluster, 1, &voters(&[4], &[])).expect("they are less than 4 MiB");
+}
+
+#[test]
+fn a_learner_that_takes_in_too_little_for_too_long_is_not_waited_for() {
+    let mut cluster = long_logged();
+    let add = MemberChange::AddLearner {
+        peer: peer(4),
+        address: String::new(),
+    };
+    change(&mut cluster, 1, &add).expect("added");
+    // It answers, and gets no entry.
+    let no_entries = |packet: &raft_support::Packet| {
+        packet.to == 4 && matches!(packet.say.body(), Some(RaftBody::Append { .. }))
+    };
+    let asked = voters(&[4], &[]);
+    cluster.pass_but(1_000, no_entries);
+    assert!(matches!(
+        change(&mut cluster, 1, &asked),
+        Err(ChangeError::Lags { .. })
+    ));
+    let until = cluster.now.plus_ms(CATCH_UP_MS_MAX);
+    while cluster.now < until {
+        cluster.now = cluster.now.plus_ms(20);
+        cluster.pass_but(1, no_entries);
+    }
+    assert!(matches!(
+        change(&mut cluster, 1, &asked),
+        Err(ChangeError::NeverCatchesUp { .. })
+    ));
+    cluster.pass(1_000);
+    change(&mut cluster, 1, &asked).expect("it has caught up after all");
+}
+
+#[test]
+fn a_joint_configuration_is_left_once_both_halves_have_committed_enough_in_it() {
+    let mut cluster = grown(4, 3);
+    learn(&mut cluster, 1, 4);
+    let entered = change(&mut cluster, 1, &voters(&[4], &[])).expect("begun");
+    let mut exit = None;
+    for _ in 0..2_000 {
+        cluster.now = cluster.now.plus_ms(1);
+        cluster.run_but(|_| false);
+        if let Change::Finishing { exit: at, .. } = cluster.status(1).change {
+            exit = Some(at);
+        }
+        if cluster.status(1).change == Change::None {
+            break;
+        }
+    }
+    let exit = exit.or_else(|| {
+        let log = cluster.node(1).log.partition(raft_support::PARTITION)?;
+        log.exit_committed.map(|(_, index)| index)
+    });
+    let behind = LogIndex(entered.index.get() + JOINT_COMMITS + 1);
+    assert_eq!(exit, Some(behind));
+}
+
+#[test]
+fn who_could_not_stand_what_the_present_voters_can_does_not_take_over() {
+    let mut cluster = grown(5, 5);
+    cluster.crash(5);
+    cluster.pass(400);
+    let refused = change(&mut cluster, 1, &voters(&[], &[4])).expect_err("refused");
+    let without_4 = ChangeError::WouldNotSurvive {
+        voters: 4,
+        spare: 0,
+        unfit: peer(5),
+    };
+    assert_eq!(refused, without_4);
+    assert!(refused.to_string().contains("one more loss"), "{refused}");
+    change(&mut cluster, 1, &voters(&[], &[5])).expect("who is lost may go");
+}
+
+#[test]
 fn how_a_learner_writes_counts_once_it_votes() {
     const BLOCKING: u8 = 2;
     let mut cluster = grown(4, 3);
@@ -225,15 +326,16 @@ fn who_left_goes_on_voting_until_the_change_is_over() {
     let mut cluster = grown(5, 3);
     learn(&mut cluster, 1, 4);
     learn(&mut cluster, 1, 5);
-    change(&mut cluster, 1, &voters(&[4, 5], &[2, 3])).expect("begun");
+    let entered = change(&mut cluster, 1, &voters(&[4, 5], &[2, 3])).expect("begun");
+    let exit = LogIndex(entered.index.get() + JOINT_COMMITS + 1);
     // 1 acts on the exit; 4 and 5 never hear that it is committed.
-    for _ in 0..200 {
+    for _ in 0..2_000 {
         cluster.now = cluster.now.plus_ms(1);
         cluster.run_but(|packet| {
             packet.from == 1
                 && packet.to > 3
                 && match packet.say.body() {
-                    Some(RaftBody::Append { wal_committed, .. }) => *wal_committed >= LogIndex(5),
+                    Some(RaftBody::Append { wal_committed, .. }) => *wal_committed >= exit,
                     _ => matches!(packet.say, raft_support::Say::Heartbeat(_)),
                 }
         });

@@ -48,10 +48,11 @@ impl Partition {
                 leader: Some(to.node),
                 ..refusal(RefusalClause::NotLeader, message, 250)
             },
-            ChangeError::UnderWay { .. } | ChangeError::Lags { .. } => {
-                refusal(RefusalClause::Busy, message, 250)
-            }
-            ChangeError::NotA { .. }
+            ChangeError::UnderWay { .. }
+            | ChangeError::Lags { .. }
+            | ChangeError::WouldNotSurvive { .. } => refusal(RefusalClause::Busy, message, 250),
+            ChangeError::NeverCatchesUp { .. }
+            | ChangeError::NotA { .. }
             | ChangeError::NothingToRollBack
             | ChangeError::Configuration(_) => refusal(RefusalClause::Unsupported, message, 0),
             ChangeError::MissingContent { .. } => {

@@ -189,6 +189,31 @@ impl EntryCache {
         count
     }
 
+    /// Bytes of the frames from `from` up to `to`; the count stops behind `enough`. `None` if not all are here.
+    #[must_use]
+    pub fn bytes(
+        &self,
+        slot: CacheSlot,
+        from: LogIndex,
+        to: LogIndex,
+        enough: usize,
+    ) -> Option<usize> {
+        if from > to {
+            return Some(0);
+        }
+        let run = &self.runs[slot.0 as usize];
+        run.place(to)?;
+        let start = usize::try_from(from.get().checked_sub(run.first.get())?).ok()?;
+        let mut bytes = 0;
+        for place in run.places.range(start..) {
+            bytes += place.len as usize;
+            if bytes > enough {
+                break;
+            }
+        }
+        Some(bytes)
+    }
+
     fn run_mut(&mut self, slot: CacheSlot) -> &mut Run {
         &mut self.runs[slot.0 as usize]
     }

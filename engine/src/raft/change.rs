@@ -1,25 +1,23 @@
 //! Changing who belongs to a partition: what a leader is asked for, and what it does by itself until the change is over.
 //!
 //! A learner comes first: it gets the log and counts for nothing. Once it has caught up it may be promoted, which enters a
-//! joint configuration; when that is committed by both halves, the leader appends the way out, forward; when the exit is
-//! committed and recorded it states the members once more. If a joint configuration is not committed within
-//! [`JOINT_MS_MAX`], the way out that it appends leads back. A leader that does not vote any more hands over.
+//! joint configuration, if the voters behind it could stand what those before it can; when [`JOINT_COMMITS`] entries behind
+//! the entrance are committed by both halves, the leader appends the way out, forward; when the exit is committed and
+//! recorded it states the members once more. If nothing is committed for a while, or the new voters are not what they must
+//! be (`fitness`), the way out that it appends leads back. A leader that does not vote any more hands over.
 
 use clustor_shards::log::record::RecordKind;
 use clustor_shards::turn::{PeerId, Time};
-use clustor_wire::ids::{Incarnation, LogIndex};
+use clustor_wire::ids::LogIndex;
 
 use super::configuration::{Configuration, ConfigurationError, Standing, Step};
+use super::entry::EntryKind;
+use super::fitness::{CATCH_UP_MS_MAX, JOINT_COMMITS, Verdict};
 use super::membership::Change;
 use super::output::RecordToPersist;
 use super::progress::Progress;
 use super::propose::Position;
 use super::replica::{Replica, RoleState, Turn};
-
-/// A learner is caught up when it is this many entries behind, at most.
-pub const CATCH_UP_ENTRIES: u64 = 1_024;
-/// A joint configuration that is not committed after this many milliseconds is left, back.
-pub const JOINT_MS_MAX: u64 = 3_000;
 
 /// Those who left hear for this many milliseconds that the change is over.
 const LINGER_MS: u64 = 1_000;
@@ -85,6 +83,32 @@ pub enum ChangeError {
         /// Entries it does not hold durably.
         behind: u64,
     },
+    /// A learner that is to vote answers, and does not come nearer.
+    #[error(
+        "node {} is {behind} entries behind and has not caught up in {} s: it takes in less than is appended; append less, or remove it",
+        peer.node,
+        CATCH_UP_MS_MAX / 1000
+    )]
+    NeverCatchesUp {
+        /// Which.
+        peer: PeerId,
+        /// Entries it does not hold durably.
+        behind: u64,
+    },
+    /// The voters that would decide could not stand what the present ones can.
+    #[error(
+        "of the {voters} voters after the change, node {} (and maybe others) is silent or behind: they {}; bring it back, or remove it by the same change or before it",
+        unfit.node,
+        if *spare < 0 { "would have no quorum" } else { "could not stand one more loss, which the present voters can" }
+    )]
+    WouldNotSurvive {
+        /// How many voters there would be.
+        voters: usize,
+        /// How many of those who answer and have caught up they could lose; less than 0 if they have no quorum.
+        spare: isize,
+        /// The first of those who do not.
+        unfit: PeerId,
+    },
     /// It is not what the change takes it for.
     #[error("node {} is not a {wanted} of the partition", peer.node)]
     NotA {
@@ -118,6 +142,8 @@ impl Replica {
         turn: &mut Turn<'_>,
         change: &MemberChange,
     ) -> Result<Position, ChangeError> {
+        // Whom it did not hear while it was quiet is not silent.
+        self.wake_leader(turn.now);
         let RoleState::Leader(leading) = &self.role else {
             let leader = self.leader;
             return Err(ChangeError::NotLeader { leader });
@@ -139,6 +165,9 @@ impl Replica {
         let settled = state == Change::None && newest.max(leading.term_start) <= self.committed;
         if !settled {
             return Err(ChangeError::UnderWay { index: newest });
+        }
+        if matches!(change, MemberChange::Voters { .. }) {
+            self.look(turn);
         }
         let next = self.changed(turn, change)?;
         Ok(self.append_configuration(turn, next))
@@ -181,28 +210,12 @@ impl Replica {
                 // A voter is a replica on one formatting of its disk: the one that caught up.
                 let named = |peer: &PeerId| Some((*peer, *turn.heard.get(peer)?));
                 let named: Vec<_> = add.iter().filter_map(named).collect();
-                current.entering(add, remove)?.naming(&named)?
+                let joint = current.entering(add, remove)?.naming(&named)?;
+                self.must_survive(turn, joint.first(), joint.second(), LogIndex::ZERO)?;
+                joint
             }
             MemberChange::RollBack => return Err(ChangeError::NothingToRollBack),
         })
-    }
-
-    fn must_have_caught_up(&self, turn: &Turn<'_>, peer: PeerId) -> Result<(), ChangeError> {
-        let RoleState::Leader(leading) = &self.role else {
-            return Err(ChangeError::NotLeader { leader: None });
-        };
-        let last = self.log.last().get();
-        let progress = leading.of(peer);
-        let behind = last - progress.map_or(0, |p| p.durable_index().get()).min(last);
-        let patience = u64::from(self.timers.election_ms_max);
-        let answers = progress.is_some_and(|p| turn.now < p.heard.plus_ms(patience));
-        // Who was never heard has no name under which it could vote.
-        let unknown = self.incarnation != Incarnation::ZERO && !turn.heard.contains_key(&peer);
-        let answers = answers && !unknown;
-        if behind > CATCH_UP_ENTRIES || !answers {
-            return Err(ChangeError::Lags { peer, behind });
-        }
-        Ok(())
     }
 
     fn append_configuration(
@@ -255,25 +268,18 @@ impl Replica {
         let change = self.membership.change(self.committed);
         if leading.change_seen != change {
             leading.change_seen = change;
-            leading.change_since = turn.now;
+            leading.fitness.begin_anew(turn.now);
             leading.lingers_until = turn.now.plus_ms(LINGER_MS);
             self.sync_followers = true;
         }
-        let since = leading.change_since;
-        let ready = leading.transfer.is_none() && self.committed >= leading.term_start;
+        let settled = self.committed >= leading.term_start;
+        let stays = leading.transfer.is_none();
+        self.look_at_fitness(turn);
         match change {
             Change::Joint {
                 entered,
                 exit: None,
-            } if ready && self.committed >= entered => {
-                // A half that is left over from a valid joint configuration is valid.
-                let _ = self.leave_joint(turn, false);
-            }
-            Change::Joint { exit: None, .. }
-                if leading.transfer.is_none() && turn.now >= since.plus_ms(JOINT_MS_MAX) =>
-            {
-                let _ = self.leave_joint(turn, true);
-            }
+            } if stays => self.drive_joint(turn, entered, settled),
             Change::Finishing { stated: None, .. } if self.configuration.contains(self.me) => {
                 let next = self.configuration.restated();
                 debug_assert_eq!(next.step(), Step::States);
@@ -283,6 +289,24 @@ impl Replica {
         }
         self.sync(turn.now);
         self.step_aside(turn);
+    }
+
+    /// Stays in a joint configuration until enough is committed in it, and leaves it.
+    fn drive_joint(&mut self, turn: &mut Turn<'_>, entered: LogIndex, settled: bool) {
+        let enough = settled && self.committed.get() >= entered.get() + JOINT_COMMITS;
+        let back = match self.judge_joint(turn, enough) {
+            Verdict::Back => true,
+            Verdict::Forward => false,
+            Verdict::Waits => {
+                // A round of both halves after another, for want of others' entries.
+                if settled && !enough && self.committed == self.log.last() {
+                    self.append_own(turn, EntryKind::Empty, 0, None, &[]);
+                }
+                return;
+            }
+        };
+        // A half that is left over from a valid joint configuration is valid.
+        let _ = self.leave_joint(turn, back);
     }
 
     /// Followers come and go with the configuration.

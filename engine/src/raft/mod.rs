@@ -30,8 +30,8 @@
 //! - [`output`]: what was decided; [`settings`]: bounds; [`status`]: how it stands
 //! - `frames`: checks on entries that came from elsewhere; `progress`: a leader's view of one follower
 //! - `replica`: the state, and changes of role
-//! - `election`, `propose` and `replication` (leading), `following`, `read_index`, [`lease`], [`quiet`], `refetch`, `transfer`, [`change`]: the
-//!   protocol, one part each.
+//! - `election`, `propose` and `replication` (leading), `following`, `read_index`, [`lease`], [`quiet`], `refetch`, `transfer`,
+//!   [`change`], [`fitness`]: the protocol, one part each.
 
 pub mod cache;
 pub mod change;
@@ -40,6 +40,7 @@ pub mod durability;
 pub mod durable;
 mod election;
 pub mod entry;
+pub mod fitness;
 mod following;
 mod founding;
 mod frames;

@@ -57,6 +57,12 @@ pub(super) struct Progress {
     pub(super) lease_round: u64,
     /// It is no member any more. If it becomes one again, nothing of what it said counts: its disk may be another.
     pub(super) left: bool,
+    /// Since when it has not caught up, or is silent.
+    pub(super) behind_since: Option<Time>,
+    /// Since when it answers and has not caught up.
+    pub(super) slow_since: Option<Time>,
+    /// It is structurally far behind, in bytes.
+    pub(super) is_far: bool,
 }
 
 impl Progress {
@@ -80,7 +86,18 @@ impl Progress {
             round: 0,
             lease_round: 0,
             left: false,
+            behind_since: None,
+            slow_since: None,
+            is_far: false,
         }
+    }
+
+    /// The leader looked whether it answers, and has caught up.
+    pub(super) fn seen(&mut self, answers: bool, caught_up: bool, far: bool, now: Time) {
+        let since = |is: bool, before: Option<Time>| is.then(|| before.unwrap_or(now));
+        self.behind_since = since(!answers || !caught_up, self.behind_since);
+        self.slow_since = since(answers && !caught_up, self.slow_since);
+        self.is_far = far;
     }
 
     pub(super) const fn peer(&self) -> PeerId {

@@ -6,6 +6,7 @@ use clustor_wire::message::{RaftBody, RaftMessage};
 
 use super::durable::{AuthenticatedPeer, PeerDurable, QuorumDurable};
 use super::entry::EntryKind;
+use super::fitness::Fitness;
 use super::frames::{self, Expected};
 use super::lease::Lease;
 use super::membership::Change;
@@ -42,8 +43,8 @@ pub(super) struct Leading {
     pub(super) uncommitted: Uncommitted,
     /// The change of voters that was last seen under way.
     pub(super) change_seen: Change,
-    /// Since when it is as it was last seen.
-    pub(super) change_since: Time,
+    /// Whether those who are to decide can.
+    pub(super) fitness: Fitness,
     /// Until then those who left go on to hear that the change is over.
     pub(super) lingers_until: Time,
 }
@@ -90,7 +91,7 @@ impl Replica {
             transfer: None,
             uncommitted: Uncommitted::default(),
             change_seen: Change::None,
-            change_since: turn.now,
+            fitness: Fitness::new(next, turn.now),
             lingers_until: turn.now,
         }));
         self.leader = Some(self.me);

@@ -144,6 +144,11 @@ impl Cluster {
         Self::build(nodes, first, Limits::default(), 1 << 20)
     }
 
+    /// The same, with a cache of so many bytes on each.
+    pub fn with_spares_and_cache(nodes: usize, first: usize, cache_bytes: usize) -> Self {
+        Self::build(nodes, first, Limits::default(), cache_bytes)
+    }
+
     pub fn with(voters: usize, limits: Limits, cache_bytes: usize) -> Self {
         Self::build(voters, voters, limits, cache_bytes)
     }

@@ -129,6 +129,8 @@ pub(super) enum Line {
     },
     Read(NodeId, ReadLevel, String),
     Voters(Vec<NodeId>),
+    /// Asks a node for so many entries of whose answers nothing is made.
+    Fill(NodeId, u64),
     /// A question about members to a node, known by a name.
     Members(NodeId, Asked, String),
     Cut(Vec<(NodeId, NodeId)>),
@@ -331,6 +333,7 @@ fn command(verb: &str, words: &mut Words<'_>) -> Result<Line, ParseError> {
             Line::Elect(node, at_once)
         }
         "append" => append(words)?,
+        "fill" => Line::Fill(words.node()?, words.number("how many entries")?),
         "read" => {
             let node = words.node()?;
             let level = if words.accept("lease") {

@@ -14,6 +14,7 @@
 //! | `run 200ms` | lets time pass |
 //! | `elect 1`, `elect 1 at once` | lets node 1 become leader, and (if not at once) be known as such |
 //! | `append 1 "a" as x`, `append 1 "a" key 7 known 0 as x` | asks node 1; the answer will be known as x |
+//! | `fill 1 64` | asks node 1 for 64 entries whose answers nobody awaits |
 //! | `append 1 "a" in 1 as x` | the same, only in term 1 |
 //! | `read 1 as r`, `read 1 lease as r`, `read 2 local as r` | the same for a read; it is linearizable where nothing else is said |
 //! | `change 1 learn 4 as m` | asks node 1 to add a learner; `observe`, `forget`, `add 4 5 remove 2`, `remove 2`, `back` |

@@ -258,6 +258,12 @@ impl Stage {
                 let key = key.map(|key| (key, known));
                 self.append(to, text, key, only_in.map(Term), name);
             }
+            Line::Fill(node, count) => {
+                let to = self.shard(node)?;
+                for _ in 0..count {
+                    self.append(to, "fill".to_owned(), None, None, "fill".to_owned());
+                }
+            }
             Line::Read(node, level, name) => {
                 let to = self.shard(node)?;
                 let body = RequestBody::Read {
