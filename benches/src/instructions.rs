@@ -72,6 +72,7 @@ impl Memory {
                 pair: order.pair,
                 salt: [7; 32],
                 segment_blocks_ready: order.segment_blocks,
+                recycled: false,
             }),
             _ => {}
         }

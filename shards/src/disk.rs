@@ -123,6 +123,10 @@ pub struct ReadBlocks {
     pub into: Blocks,
 }
 
+/// Blocks at the start of a spare's segment that are zero even where it was made of a kept one; so is its last, where
+/// its trailer will stand. Every opening writes to all of them: a header, a block of the checkpoint, an extent, the mark.
+pub const SPARE_ZERO_BLOCKS: u32 = 4;
+
 /// Make both files of a pair, zeroed with real writes.
 ///
 /// The carrier makes them under temporary names in the shard's directory (replacing what an aborted boot
@@ -130,6 +134,11 @@ pub struct ReadBlocks {
 /// flushes the directory, and then reports [`DiskEvent::Prepared`] with a salt from the operating
 /// system's generator (the seed's, in simulation). The rest of the segment follows in flushed pieces, each
 /// reported as [`DiskEvent::Progress`].
+///
+/// Where a segment of just this size was kept ([`RetirePair`]), it becomes this pair's by being renamed: it was written
+/// once from end to end, so that only its first [`SPARE_ZERO_BLOCKS`] and its last block are zeroed, before it gets its
+/// name, and all of it is ready at once. What else lies in it was sealed for another pair, under another salt. A ledger is
+/// always made anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PreparePair {
     /// Its number.
@@ -138,6 +147,23 @@ pub struct PreparePair {
     pub segment_blocks: u32,
     /// Size of the ledger, in blocks.
     pub ledger_blocks: u32,
+}
+
+/// Remove both files of a pair that nothing needs any more, as [`DiskOp::Remove`] does, or keep its segment for a later
+/// [`PreparePair`].
+///
+/// A kept segment gets another name, by which no start finds it, and is touched only once the directory was flushed:
+/// until then a power loss may bring the pair back, and it must be what it was. What an earlier process kept is removed at the
+/// start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetirePair {
+    /// Its number.
+    pub pair: PairNumber,
+    /// Size of its segment in blocks, all of them written at least once, where it may be kept; `None` where it goes.
+    pub keep_blocks: Option<u32>,
+    /// Segments that may be kept when this has been done, this one included. Those above it are removed, so that 0 gives all
+    /// their space back.
+    pub kept_max: u32,
 }
 
 /// Write the trailer of a closed pair's segment, then flush the segment: two ordered steps.
@@ -164,6 +190,8 @@ pub enum DiskOp {
     Trailer(WriteTrailer),
     /// Remove both files of a pair, where they exist, and flush the directory.
     Remove(PairNumber),
+    /// Remove a pair, or keep its segment for a later one.
+    Retire(RetirePair),
 }
 
 /// Why an operation failed.
@@ -232,8 +260,10 @@ pub enum DiskEvent {
         pair: PairNumber,
         /// 32 random bytes for the segment's key.
         salt: [u8; 32],
-        /// Blocks of the segment that are zeroed and flushed.
+        /// Blocks of the segment that are zeroed and flushed, or were written before.
         segment_blocks_ready: u32,
+        /// Whether its segment was another pair's before: blocks that were never written then don't read as zero.
+        recycled: bool,
     },
     /// More of a prepared pair's segment is zeroed and flushed.
     Progress {
@@ -264,7 +294,7 @@ pub enum DiskEvent {
         /// Percent, rounded down; of what a process without privileges could use in all.
         percent: u8,
     },
-    /// A pair's files are gone, or not.
+    /// A pair's files are gone, or not; the segment may be kept under another name.
     Removed {
         /// Which.
         pair: PairNumber,

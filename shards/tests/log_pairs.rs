@@ -2,7 +2,7 @@
 
 mod support;
 
-use clustor_shards::disk::{DiskError, DiskEvent, DiskOp, FileId};
+use clustor_shards::disk::{DiskError, DiskEvent, DiskOp, FileId, RetirePair};
 use clustor_shards::log::inspect::{PairView, SlotView, inspect};
 use clustor_shards::log::nonce::{
     GAP_ALARM_BYTES, GAP_INCIDENT_BYTES, GapVerdict, NonceEvidence, gaps, judge,
@@ -270,7 +270,7 @@ fn settle_for(log: &mut ShardLog, disk: &mut MemoryDisk, from_ms: u64) -> Vec<Pa
         let mut ops = Vec::new();
         log.poll(now, &mut ops);
         for op in ops {
-            if let DiskOp::Remove(pair) = op {
+            if let DiskOp::Remove(pair) | DiskOp::Retire(RetirePair { pair, .. }) = op {
                 removed.push(pair);
             }
             let event = disk.carry(op);

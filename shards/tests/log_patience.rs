@@ -162,6 +162,7 @@ fn a_pair_may_take_as_long_as_it_needs_while_it_grows() {
         pair: order.pair,
         salt: [7; 32],
         segment_blocks_ready: 1,
+        recycled: false,
     };
     log.on_event(now, prepared, &mut retirement);
     for segment_blocks_ready in 1..order.segment_blocks {

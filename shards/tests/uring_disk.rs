@@ -5,7 +5,7 @@ mod ring_support;
 use clustor_shards::buffer::{BLOCK_BYTES, Block, Blocks};
 use clustor_shards::disk::{
     BootDisk, DiskError, DiskEvent, DiskOp, DurableChain, FileId, FlushKind, PreparePair,
-    ReadBlocks,
+    ReadBlocks, RetirePair, SPARE_ZERO_BLOCKS,
 };
 use clustor_shards::uring::{RingError, ShardRing, WriterMode};
 use clustor_wire::ids::{ChainNumber, PairNumber};
@@ -55,6 +55,7 @@ fn a_prepared_pair_is_zero_allocated_and_in_place() {
         pair,
         salt,
         segment_blocks_ready,
+        recycled: false,
     } = events[0]
     else {
         panic!("the first event says that the pair is in place: {events:?}");
@@ -437,4 +438,148 @@ fn a_second_ring_on_the_directory_is_refused_by_name_of_its_holder() {
         (4.5..8.0).contains(&waited),
         "it waits five seconds for a dying holder, not {waited}"
     );
+}
+
+fn retire(ring: &mut ShardRing, pair: u64, keep_blocks: Option<u32>, kept_max: u32) {
+    let order = RetirePair {
+        pair: PairNumber(pair),
+        keep_blocks,
+        kept_max,
+    };
+    ring.start(DiskOp::Retire(order))
+        .expect("the ring takes submissions");
+    let mut events = Vec::new();
+    until(ring, &mut events, |events| !events.is_empty());
+    assert!(
+        matches!(
+            &events[..],
+            [DiskEvent::Removed {
+                outcome: Ok(()),
+                ..
+            }]
+        ),
+        "{events:?}"
+    );
+}
+
+fn names(dir: &tempfile::TempDir) -> Vec<String> {
+    let listed = fs::read_dir(dir.path().join("wal")).expect("listed");
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.expect("listed").file_name();
+    let mut names: Vec<_> = listed
+        .map(|entry| name(entry).into_string().expect("text"))
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_retired_pair_leaves_its_segment_to_a_later_one_of_the_same_size() {
+    use std::os::unix::fs::MetadataExt as _;
+    let dir = directory();
+    let wal = dir.path().join("wal");
+    let inode = |name: &str| fs::metadata(wal.join(name)).expect("there").ino();
+    let mut ring = ShardRing::open(dir.path()).expect("the ring opens");
+    prepare(&mut ring, 1, 600, 8);
+    for (at, byte) in [(0, 0xA1), (599, 0xA2)] {
+        let op = chain(
+            1,
+            1,
+            at,
+            filled(Blocks::from_heap(1), byte),
+            0,
+            filled(Blocks::from_heap(1), byte),
+        );
+        ring.start(DiskOp::Chain(op))
+            .expect("the ring takes submissions");
+        let mut events = Vec::new();
+        until(&mut ring, &mut events, |events| !events.is_empty());
+    }
+    let op = chain(
+        2,
+        1,
+        1,
+        filled(Blocks::from_heap(598), 0xA3),
+        1,
+        filled(Blocks::from_heap(1), 0xA3),
+    );
+    ring.start(DiskOp::Chain(op))
+        .expect("the ring takes submissions");
+    let mut events = Vec::new();
+    until(&mut ring, &mut events, |events| !events.is_empty());
+    let old = inode("segment-1.log");
+    retire(&mut ring, 1, Some(600), 1);
+    assert_eq!(names(&dir), ["segment-1.log.kept"]);
+    assert!(ring.pairs().expect("listed").is_empty());
+    // Of another size: made anew.
+    prepare(&mut ring, 2, 300, 8);
+    assert_ne!(inode("segment-2.log"), old);
+    ring.start(DiskOp::Prepare(PreparePair {
+        pair: PairNumber(3),
+        segment_blocks: 600,
+        ledger_blocks: 8,
+    }))
+    .expect("the ring takes submissions");
+    let mut events = Vec::new();
+    until(&mut ring, &mut events, |events| !events.is_empty());
+    assert!(
+        matches!(
+            &events[..],
+            [DiskEvent::Prepared {
+                segment_blocks_ready: 600,
+                recycled: true,
+                ..
+            }]
+        ),
+        "{events:?}"
+    );
+    assert_eq!(inode("segment-3.log"), old);
+    let bytes = fs::read(wal.join("segment-3.log")).expect("read");
+    assert_eq!(bytes.len(), 600 * BLOCK_BYTES);
+    let front = SPARE_ZERO_BLOCKS as usize * BLOCK_BYTES;
+    let last = 599 * BLOCK_BYTES;
+    assert!(bytes[..front].iter().all(|byte| *byte == 0));
+    assert!(bytes[front..last].iter().all(|byte| *byte == 0xA3));
+    assert!(bytes[last..].iter().all(|byte| *byte == 0));
+    let ledger = fs::read(wal.join("durability-3.log")).expect("read");
+    assert!(ledger.iter().all(|byte| *byte == 0));
+    // It takes chains and reads as any other.
+    let op = chain(
+        3,
+        3,
+        9,
+        filled(Blocks::from_heap(2), 0xB1),
+        1,
+        filled(Blocks::from_heap(1), 0xB2),
+    );
+    ring.start(DiskOp::Chain(op))
+        .expect("the ring takes submissions");
+    let mut events = Vec::new();
+    until(&mut ring, &mut events, |events| !events.is_empty());
+    let bytes = read_back(&mut ring, FileId::segment(PairNumber(3)), 8, 4).expect("it reads");
+    let firsts: Vec<u8> = bytes.chunks(BLOCK_BYTES).map(|block| block[0]).collect();
+    assert_eq!(firsts, [0xA3, 0xB1, 0xB1, 0xA3]);
+}
+
+#[test]
+fn kept_segments_are_given_back_when_fewer_may_be_kept_and_at_the_next_start() {
+    let dir = directory();
+    let mut ring = ShardRing::open(dir.path()).expect("the ring opens");
+    for pair in 1..=4 {
+        prepare(&mut ring, pair, 16, 4);
+    }
+    retire(&mut ring, 1, Some(16), 2);
+    retire(&mut ring, 2, Some(16), 2);
+    retire(&mut ring, 3, Some(16), 2);
+    let pair_4 = ["durability-4.log", "segment-4.log"];
+    let kept = ["segment-1.log.kept", "segment-2.log.kept"];
+    assert_eq!(names(&dir), [pair_4[0], kept[0], kept[1], pair_4[1]]);
+    // What is gone already can't be kept.
+    retire(&mut ring, 3, Some(16), 8);
+    assert_eq!(names(&dir).len(), 4);
+    retire(&mut ring, 4, None, 1);
+    assert_eq!(names(&dir), [kept[0]]);
+    drop(ring);
+    let ring = ShardRing::open(dir.path()).expect("the ring opens");
+    assert_eq!(names(&dir), Vec::<String>::new());
+    drop(ring);
 }

@@ -33,6 +33,7 @@ fn what_was_spoken_for_survives_an_end_after_any_micro_step() {
     for schedule in 1..=schedules() {
         let seen = every_crash_point(schedule, DEPTH).unwrap_or_else(|failure| panic!("{failure}"));
         assert!(seen.points > 60, "{seen:?}");
+        assert!(seen.recycled > 0, "{seen:?}");
         // In a chain that writes through, every moment has a write that is not done.
         assert!(seen.whole + seen.by_block > seen.points, "{seen:?}");
         assert!(seen.recoveries > 10 * seen.points, "{seen:?}");

@@ -22,6 +22,7 @@ fn lives() -> u64 {
 #[test]
 fn nothing_spoken_for_is_lost_in_random_lives() {
     let (mut opened, mut damaged, mut quarantined, mut failed, mut missing) = (0, 0, 0, 0, 0);
+    let mut recycled = 0;
     for seed in 1..=lives() {
         let report = live(seed, false).unwrap_or_else(|failure| panic!("{failure}"));
         opened += report.opened;
@@ -29,12 +30,14 @@ fn nothing_spoken_for_is_lost_in_random_lives() {
         quarantined += u64::from(report.quarantined);
         failed += report.flushes_failed;
         missing += report.missing;
+        recycled += report.recycled;
     }
     // The lives must be worth living: they come to work, meet every kind of trouble, and rarely end silent.
     assert!(opened > 2 * lives());
     assert!(damaged > lives() / 5);
     assert!(failed > lives() / 20);
     assert!(missing > 0);
+    assert!(recycled > lives() / 2, "{recycled}");
     assert!(quarantined < damaged / 10, "{quarantined} of {damaged}");
 }
 

@@ -174,12 +174,15 @@ tunables! {
         io_writer: (word WriterChoice) restart,
     }
     "The log's files" {
-        /// Size of a segment file, in bytes; rounded down to whole blocks of 4096. Two or three exist per shard at any time.
+        /// Size of a segment file, in bytes; rounded down to whole blocks of 4096. Two or three exist per shard at any time, and those kept.
         /// Greater ones are rolled less often and take longer to zero before their first use; smaller ones lower the greatest entry.
         segment_bytes: (1_048_576..=4_294_967_296) restart,
         /// Segment blocks for each ledger slot; the pair rolls when either file is full.
         /// 1 suits lone small appends, 8 large batches.
         segment_blocks_per_slot: (1..=32) restart,
+        /// Segment files of reclaimed pairs that are kept, on each shard, to be used again instead of zeroing new ones.
+        /// They take the space of so many segments. 0 keeps none; from disk_soft_percent on none is kept either.
+        kept_segments_max: (0..=8) live,
         /// Chains in flight on a shard.
         /// More share the device's flushes; beyond the device's own queue they only wait.
         chains_in_flight_max: (1..=8) live,

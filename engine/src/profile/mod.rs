@@ -331,6 +331,7 @@ impl Profile {
             slow_chain_ms: self.slow_chain_ms,
             stuck_io_ms: self.stuck_io_ms,
             entry_body_bytes_max: (self.entry_bytes_max + ENTRY_HEADER_BYTES_MAX) as usize,
+            kept_segments_max: self.kept_segments_max as u32,
             disk_soft_percent: self.disk_soft_percent as u8,
             disk_hard_percent: self.disk_hard_percent as u8,
             format: self.format(),

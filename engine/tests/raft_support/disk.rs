@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clustor_shards::buffer::{Block, Blocks};
-use clustor_shards::disk::{BootDisk, DiskError, DiskEvent, DiskOp, FileId, FoundPair};
+use clustor_shards::disk::{BootDisk, DiskError, DiskEvent, DiskOp, FileId, FoundPair, RetirePair};
 
 #[derive(Default, Clone)]
 pub struct MemoryDisk {
@@ -49,6 +49,7 @@ impl MemoryDisk {
                     pair: ask.pair,
                     salt: [self.salts; 32],
                     segment_blocks_ready: ask.segment_blocks,
+                    recycled: false,
                 }
             }
             DiskOp::Trailer(write) => {
@@ -59,7 +60,7 @@ impl MemoryDisk {
                     outcome: Ok(()),
                 }
             }
-            DiskOp::Remove(pair) => {
+            DiskOp::Remove(pair) | DiskOp::Retire(RetirePair { pair, .. }) => {
                 self.files.remove(&FileId::segment(pair));
                 self.files.remove(&FileId::ledger(pair));
                 DiskEvent::Removed {

@@ -25,6 +25,8 @@ const MAGIC_SEGMENT: [u8; 8] = *b"CLUSTSEG";
 const MAGIC_LEDGER: [u8; 8] = *b"CLUSTLDG";
 /// Flag: records framed under this header carry a Merkle leaf.
 const FLAG_MERKLE_LEAVES: u32 = 1;
+/// Flag: the segment was another pair's before.
+const FLAG_RECYCLED: u32 = 2;
 /// Bytes of the fields; zeros follow up to the MAC.
 const HEADER_FIELD_BYTES: usize = 128;
 
@@ -53,6 +55,8 @@ pub struct PairHeader {
     pub checkpoint_bytes: u32,
     /// Length of the checkpoint in blocks.
     pub checkpoint_blocks: u32,
+    /// Whether the segment was another pair's before: what was never written in it is not zero.
+    pub recycled: bool,
     /// Salt of the segment's key.
     pub salt: [u8; SALT_BYTES],
 }
@@ -135,11 +139,11 @@ impl PairHeader {
         w.u32(self.ledger_blocks);
         w.u32(self.checkpoint_bytes);
         w.u32(self.checkpoint_blocks);
-        w.u32(if self.format.merkle_leaves {
-            FLAG_MERKLE_LEAVES
-        } else {
-            0
-        });
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        w.u32(
+            flag(self.format.merkle_leaves, FLAG_MERKLE_LEAVES)
+                | flag(self.recycled, FLAG_RECYCLED),
+        );
         w.bytes(&self.salt);
         assert!(fields.len() == HEADER_FIELD_BYTES);
         authenticate(integrity, kind, self.pair, 0, &fields, block);
@@ -226,6 +230,7 @@ impl RawHeader {
             ledger_blocks,
             checkpoint_bytes,
             checkpoint_blocks,
+            recycled: flags & FLAG_RECYCLED != 0,
             salt: r.array()?,
         };
         Ok(Some(Self {
@@ -267,8 +272,8 @@ impl RawHeader {
     }
 
     fn format(&self) -> Option<LogFormat> {
-        let known =
-            self.flags & !FLAG_MERKLE_LEAVES == 0 && self.block_bytes as usize == BLOCK_BYTES;
+        let known = self.flags & !(FLAG_MERKLE_LEAVES | FLAG_RECYCLED) == 0
+            && self.block_bytes as usize == BLOCK_BYTES;
         known.then_some(LogFormat {
             log_encoding: Encoding::from_u8(self.log_encoding)?,
             ledger_encoding: Encoding::from_u8(self.ledger_encoding)?,

@@ -199,7 +199,7 @@ fn view(files: &mut Files<'_>, found: PairFiles, role: Role, abandoned: &[PairNu
         follows = first_block.saturating_add(blocks);
         let is_there = slot != SlotState::Untouched
             || extent.is_some()
-            || !ended && files.is_written(&header, first_block);
+            || !ended && files.is_begun(&header, &cipher, first_block);
         if !is_there {
             break;
         }

@@ -40,6 +40,11 @@ pub const RELOCATE_SHARE: u32 = 8;
 /// Bytes written again in one turn to empty a closed pair.
 pub const RELOCATE_TURN_BYTES_MAX: usize = 64 << 10;
 
+/// Segments of reclaimed pairs that are kept for later pairs, by default.
+pub const KEPT_SEGMENTS: u32 = 2;
+/// Segments of reclaimed pairs that may be kept at most.
+pub const KEPT_SEGMENTS_MAX: u32 = 8;
+
 /// What becomes of a shard where an extent is rotten whose identity is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnAuthenticationFailure {
@@ -83,6 +88,8 @@ pub struct LogOptions {
     pub relocate_share: u32,
     /// Bytes written again in one turn, at most, to empty a closed pair; one entry at least.
     pub relocate_turn_bytes_max: usize,
+    /// Segments of reclaimed pairs that are kept to become those of later pairs, instead of zeroing new ones.
+    pub kept_segments_max: u32,
     /// Percent of the file system used from which on half as much may wait.
     pub disk_soft_percent: u8,
     /// Percent of the file system used from which on appends are refused; 100 for when it is full.
@@ -123,6 +130,7 @@ impl LogOptions {
             entry_body_bytes_max: (segment / 8 - 2 * BLOCK_BYTES).min(1 << 20),
             relocate_share: RELOCATE_SHARE,
             relocate_turn_bytes_max: RELOCATE_TURN_BYTES_MAX,
+            kept_segments_max: KEPT_SEGMENTS,
             disk_soft_percent: DISK_SOFT_PERCENT,
             disk_hard_percent: DISK_HARD_PERCENT,
             format: LogFormat::default(),
@@ -269,6 +277,12 @@ impl LogOptions {
             self.relocate_share.into(),
             1,
             SEGMENT_BLOCKS_MAX.into(),
+        )?;
+        within(
+            "kept_segments_max",
+            self.kept_segments_max.into(),
+            0,
+            KEPT_SEGMENTS_MAX.into(),
         )?;
         within("disk_hard_percent", self.disk_hard_percent.into(), 1, 100)?;
         within(

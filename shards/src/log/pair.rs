@@ -31,6 +31,7 @@ pub(super) struct Prepared {
     asked: PreparePair,
     salt: [u8; SALT_BYTES],
     blocks_ready: u32,
+    recycled: bool,
     /// Its zeroing stopped: it ends where it is ready.
     pub cut: bool,
 }
@@ -92,7 +93,12 @@ impl Spare {
         }
     }
 
-    pub fn prepared(&mut self, pair: PairNumber, salt: [u8; SALT_BYTES], blocks_ready: u32) {
+    pub fn prepared(
+        &mut self,
+        pair: PairNumber,
+        salt: [u8; SALT_BYTES],
+        (blocks_ready, recycled): (u32, bool),
+    ) {
         if let Spare::Asked(asked) = self
             && asked.pair == pair
         {
@@ -100,6 +106,7 @@ impl Spare {
                 asked: *asked,
                 salt,
                 blocks_ready,
+                recycled,
                 cut: false,
             });
         }
@@ -207,6 +214,7 @@ impl OpenPair {
             ledger_blocks: prepared.asked.ledger_blocks,
             checkpoint_bytes: checkpoint.len() as u32,
             checkpoint_blocks: blocks_of(checkpoint.len()),
+            recycled: prepared.recycled,
             salt: prepared.salt,
         };
         let cipher = cipher_of(keys, &header);

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use clustor_wire::ids::{ChainNumber, PairNumber};
 
-use crate::disk::{DiskError, DiskEvent, DiskOp};
+use crate::disk::{DiskError, DiskEvent, DiskOp, RetirePair};
 use crate::turn::Time;
 
 /// Looks that a bound takes at least.
@@ -86,7 +86,7 @@ impl Patience {
                 DiskOp::Read(read) => self.ask_read(read.token),
                 DiskOp::Prepare(order) => self.ask(Owed::Pair(order.pair), order.segment_blocks),
                 DiskOp::Trailer(trailer) => self.ask(Owed::Trailer(trailer.pair), 0),
-                DiskOp::Remove(pair) => {
+                DiskOp::Remove(pair) | DiskOp::Retire(RetirePair { pair, .. }) => {
                     // One that was being made is made no further.
                     self.owed.remove(&Owed::Pair(*pair));
                     self.ask(Owed::Removal(*pair), 0);

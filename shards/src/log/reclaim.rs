@@ -19,11 +19,12 @@ use super::batch::{Batch, for_each_item, is_copy};
 use super::checkpoint::OlderPair;
 use super::item::Item;
 use super::location::{ExtentPlace, Location};
+use super::pressure::Pressure;
 use super::read::{ReadOutcome, ReadRefusal};
 use super::record::{Record, RecordKind, decode_record, encode_record_parts};
 use super::writer::{Mode, ShardLog};
 use crate::buffer::Blocks;
-use crate::disk::{DiskError, DiskOp, WriteTrailer};
+use crate::disk::{DiskError, DiskOp, RetirePair, WriteTrailer};
 use crate::turn::Time;
 
 /// How long after a trailer found no space the next try comes.
@@ -520,11 +521,21 @@ impl ShardLog {
         if self.reads.has_of(pair) || self.scrub.looks_at(pair) {
             return Stage::Leaving(pair);
         }
+        let leaving = self.older.iter().find(|older| older.pair == pair);
+        let segment_blocks = leaving.map(|older| older.segment_blocks);
         self.older.retain(|older| older.pair != pair);
         self.ciphers.remove(&pair);
         // The next may go at once.
         self.closing.scan_at = Time::default();
-        out.push(DiskOp::Remove(pair));
+        out.push(DiskOp::Retire(RetirePair {
+            pair,
+            keep_blocks: segment_blocks.filter(|blocks| *blocks == self.options.segment_blocks),
+            // What is kept is given back first where the file system fills up.
+            kept_max: match self.pressure() {
+                Pressure::None => self.options.kept_segments_max,
+                Pressure::Soft | Pressure::Hard => 0,
+            },
+        }));
         Stage::Idle
     }
 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-use clustor_wire::ids::{ChainNumber, PairNumber};
+use clustor_wire::ids::ChainNumber;
 
 use super::blocking::BlockingWriter;
 use super::chain::{ChainSteps, InFlight};
@@ -15,12 +15,13 @@ use super::error::RingError;
 use super::files::{Files, Need};
 use super::prepare::Preparing;
 use super::read::Reading;
-use super::remove::Removing;
+use super::remove::{Kept, Removing};
 use super::ring::{Done, Mark, Owner, Ring};
 use super::slab::Slab;
 use crate::buffer::Blocks;
 use crate::disk::{
     DiskError, DiskEvent, DiskOp, DurableChain, FileId, FlushKind, PreparePair, ReadBlocks,
+    RetirePair,
 };
 
 /// Pairs that may wait to be made.
@@ -37,7 +38,9 @@ pub(super) struct Disk {
     preparing: Option<Preparing>,
     prepares: VecDeque<PreparePair>,
     removing: Option<Removing>,
-    removals: VecDeque<PairNumber>,
+    removals: VecDeque<RetirePair>,
+    /// Segments of pairs that are gone, for pairs to come.
+    kept: Vec<Kept>,
     /// What happened since the last drain.
     events: Vec<DiskEvent>,
     group: Vec<io_uring::squeue::Entry>,
@@ -54,6 +57,7 @@ impl Disk {
             prepares: VecDeque::new(),
             removing: None,
             removals: VecDeque::new(),
+            kept: Vec::new(),
             events: Vec::new(),
             group: Vec::with_capacity(16),
         }
@@ -91,7 +95,16 @@ impl Disk {
                 };
                 self.start_chain(ring, chain, ChainSteps::Trailer)
             }
-            DiskOp::Remove(pair) => self.start_remove(ring, pair),
+            // What is kept stays.
+            DiskOp::Remove(pair) => {
+                let order = RetirePair {
+                    pair,
+                    keep_blocks: None,
+                    kept_max: u32::MAX,
+                };
+                self.start_remove(ring, order)
+            }
+            DiskOp::Retire(order) => self.start_remove(ring, order),
         }
     }
 
@@ -221,8 +234,10 @@ impl Disk {
             });
             return Ok(());
         };
+        let fits = |kept: &Kept| kept.blocks == order.segment_blocks;
+        let kept = self.kept.iter().position(fits);
         self.preparing = Some(Preparing::begin(
-            order,
+            (order, kept.map(|at| self.kept.swap_remove(at))),
             [first, second],
             ring,
             &mut self.files,
@@ -230,7 +245,8 @@ impl Disk {
         Ok(())
     }
 
-    fn start_remove(&mut self, ring: &mut Ring, pair: PairNumber) -> Result<(), RingError> {
+    fn start_remove(&mut self, ring: &mut Ring, order: RetirePair) -> Result<(), RingError> {
+        let pair = order.pair;
         if self.removals.len() == REMOVALS_MAX {
             self.events.push(DiskEvent::Removed {
                 pair,
@@ -252,7 +268,7 @@ impl Disk {
         {
             preparing.stop();
         }
-        self.removals.push_back(pair);
+        self.removals.push_back(order);
         if let Some(writer) = &mut self.writer {
             writer.forget(pair);
         }
@@ -264,14 +280,19 @@ impl Disk {
             return Ok(());
         }
         let being_made = self.preparing.as_ref().map(Preparing::pair);
-        let ready = self.removals.iter().position(|&pair| {
+        let ready = self.removals.iter().position(|&RetirePair { pair, .. }| {
             being_made != Some(pair)
                 && !self.files.is_busy(FileId::segment(pair))
                 && !self.files.is_busy(FileId::ledger(pair))
         });
         if let Some(at) = ready {
-            let pair = self.removals.remove(at).expect("found above");
-            self.removing = Some(Removing::begin(pair, ring, &mut self.files)?);
+            let order = self.removals.remove(at).expect("found above");
+            self.removing = Some(Removing::begin(
+                order,
+                &mut self.kept,
+                ring,
+                &mut self.files,
+            )?);
         }
         Ok(())
     }
@@ -328,7 +349,8 @@ impl Disk {
                     .expect("a step of the pair being removed");
                 if let Some(event) = removing.completed(step, done.result, ring, &self.files)? {
                     self.events.push(event);
-                    self.removing = None;
+                    let kept = self.removing.take().and_then(Removing::into_kept);
+                    self.kept.extend(kept);
                 }
             }
             other => panic!("{other:?} is not the disk's"),

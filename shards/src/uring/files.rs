@@ -57,9 +57,16 @@ pub(super) fn temporary_name(file: FileId) -> String {
     format!("{file}.new")
 }
 
-/// The file that a name in the directory belongs to, whether it is in place or under its temporary name.
+/// The name under which the segment of a pair that is gone waits to become another pair's.
+pub(super) fn kept_name(file: FileId) -> String {
+    format!("{file}.kept")
+}
+
+/// The file that a name in the directory belongs to, and whether that is a name under which it is not in place: unfinished,
+/// or kept.
 pub(super) fn parse_name(name: &str) -> Option<(FileId, bool)> {
-    let (name, temporary) = match name.strip_suffix(".new") {
+    let aside = [".new", ".kept"];
+    let (name, temporary) = match aside.iter().find_map(|end| name.strip_suffix(end)) {
         Some(stem) => (stem, true),
         None => (name, false),
     };

@@ -1,5 +1,6 @@
 //! Making a pair: both files opened under temporary names, allocated, zeroed with real writes, flushed,
-//! renamed into place, the directory flushed; then the rest of the segment in flushed pieces.
+//! renamed into place, the directory flushed; then the rest of the segment in flushed pieces. A segment that was kept was
+//! written before from end to end: of it only the front and the last block are zeroed, and it is ready when it is in place.
 //!
 //! One pair is made at a time and one piece of it is in flight, so that a busy shard's chains wait behind at
 //! most one mebibyte of zeros. Everything goes through the shard's own ring, because the lock of the directory
@@ -14,9 +15,10 @@ use super::chain::{flush_entry, write_entry};
 use super::disk::disk_error;
 use super::error::RingError;
 use super::files::{Files, c_name, temporary_name};
+use super::remove::Kept;
 use super::ring::{Mark, Owner, Ring};
 use crate::buffer::{BLOCK_BYTES, Blocks};
-use crate::disk::{DiskError, DiskEvent, FileId, PreparePair};
+use crate::disk::{DiskError, DiskEvent, FileId, PreparePair, SPARE_ZERO_BLOCKS};
 
 /// Blocks zeroed by one write: 1 MiB.
 const PIECE_BLOCKS: u32 = 256;
@@ -36,6 +38,8 @@ enum Stage {
 /// The pair that is being made.
 pub(super) struct Preparing {
     order: PreparePair,
+    /// Its segment was another pair's.
+    recycled: bool,
     /// Segment, ledger: everywhere in this room.
     files: [FileId; 2],
     places: [u32; 2],
@@ -56,20 +60,24 @@ pub(super) struct Preparing {
 }
 
 impl Preparing {
-    /// Begins. The places in the ring's table are the caller's until [`Self::ended`].
+    /// Begins, with a segment of the size asked for if one was kept. The places in the ring's table are the caller's until
+    /// [`Self::ended`].
     pub(super) fn begin(
-        order: PreparePair,
+        (order, kept): (PreparePair, Option<Kept>),
         places: [u32; 2],
         ring: &mut Ring,
         files: &mut Files,
     ) -> Result<Self, RingError> {
         let ids = [FileId::segment(order.pair), FileId::ledger(order.pair)];
+        let [segment, ledger] = ids.map(|file| c_name(temporary_name(file)));
+        let recycled = kept.is_some();
         let mut this = Self {
             order,
+            recycled,
             files: ids,
             places,
             opened: [false; 2],
-            temporary: ids.map(|file| c_name(temporary_name(file))),
+            temporary: [kept.map_or(segment, |kept| kept.name), ledger],
             final_names: ids.map(|file| c_name(file.to_string())),
             zeros: Blocks::from_heap(PIECE_BLOCKS as usize),
             stage: Stage::Open,
@@ -152,7 +160,7 @@ impl Preparing {
         let asked = self.piece[which] as usize * BLOCK_BYTES;
         let done = result.unsigned_abs() as usize;
         if done == asked {
-            self.zeroed[which] += self.piece[which];
+            self.zeroed[which] = self.next_zeros(which).1;
         } else if self.error.is_none() {
             self.error = Some(DiskError::Short {
                 done: done as u64,
@@ -238,8 +246,28 @@ impl Preparing {
     }
 
     fn first_is_zeroed(&self) -> bool {
-        self.zeroed[1] == self.order.ledger_blocks
-            && self.zeroed[0] >= self.order.segment_blocks.min(PIECE_BLOCKS)
+        self.zeroed[1] == self.order.ledger_blocks && self.zeroed[0] >= self.first_blocks()
+    }
+
+    /// Up to where the segment must be zeroed before it is in place.
+    fn first_blocks(&self) -> u32 {
+        match self.recycled {
+            true => self.order.segment_blocks,
+            false => self.order.segment_blocks.min(PIECE_BLOCKS),
+        }
+    }
+
+    /// The next blocks of a file to be zeroed: the first, and the one behind the last. Of a segment that was another's, what lies
+    /// between the front and the last block stays as it is.
+    fn next_zeros(&self, which: usize) -> (u32, u32) {
+        let (size, done) = (self.sizes()[which], self.zeroed[which]);
+        if which == 0 && self.recycled {
+            return match done {
+                0 => (0, size.min(SPARE_ZERO_BLOCKS)),
+                _ => (size - 1, size),
+            };
+        }
+        (done, size.min(done + PIECE_BLOCKS))
     }
 
     fn in_place(&mut self, ring: &mut Ring, files: &mut Files) -> Result<DiskEvent, RingError> {
@@ -262,6 +290,7 @@ impl Preparing {
             pair: self.order.pair,
             salt,
             segment_blocks_ready: self.zeroed[0],
+            recycled: self.recycled,
         })
     }
 
@@ -274,9 +303,13 @@ impl Preparing {
                 for which in 0..2 {
                     let target = types::DestinationSlot::try_from_slot_target(self.places[which])
                         .expect("the table is smaller than the greatest slot");
+                    let made = match which {
+                        0 if self.recycled => 0,
+                        _ => libc::O_CREAT | libc::O_TRUNC,
+                    };
                     group.push(
                         opcode::OpenAt::new(directory, self.temporary[which].as_ptr())
-                            .flags(libc::O_RDWR | files.flags() | libc::O_CREAT | libc::O_TRUNC)
+                            .flags(libc::O_RDWR | files.flags() | made)
                             .mode(0o600)
                             .file_index(Some(target))
                             .build(),
@@ -338,10 +371,7 @@ impl Preparing {
 
     /// The next piece of each file that still needs one.
     fn push_zeros(&mut self, ring: &mut Ring) -> Result<(), RingError> {
-        let wanted = [
-            self.order.segment_blocks.min(PIECE_BLOCKS),
-            self.order.ledger_blocks,
-        ];
+        let wanted = [self.first_blocks(), self.order.ledger_blocks];
         let mut group = Vec::with_capacity(2);
         for (which, step) in [(0, 0u8), (1, 1)] {
             if self.zeroed[which] < wanted[which] {
@@ -358,10 +388,10 @@ impl Preparing {
     }
 
     fn zero_entry(&mut self, ring: &Ring, which: usize) -> Entry {
-        let left = self.sizes()[which] - self.zeroed[which];
-        let blocks = left.min(PIECE_BLOCKS);
+        let (first, end) = self.next_zeros(which);
+        let blocks = end - first;
         self.piece[which] = blocks;
-        let to = u64::from(self.zeroed[which]) * BLOCK_BYTES as u64;
+        let to = u64::from(first) * BLOCK_BYTES as u64;
         let bytes = blocks as usize * BLOCK_BYTES;
         write_entry(ring, (&self.zeros, 0, bytes), self.places[which], to, 0)
     }

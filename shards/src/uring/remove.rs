@@ -1,4 +1,5 @@
-//! Removing a pair: both names gone, the directory flushed.
+//! Removing a pair: both names gone, the directory flushed. A segment that is kept for a later pair is renamed instead of
+//! unlinked, and counts as kept only once the directory was flushed: until then a power loss may give it its old name back.
 
 use std::ffi::CString;
 
@@ -8,14 +9,24 @@ use io_uring::{opcode, types};
 
 use super::disk::disk_error;
 use super::error::RingError;
-use super::files::{Files, c_name};
+use super::files::{Files, c_name, kept_name};
 use super::prepare::close_entry;
 use super::ring::{Mark, Owner, Ring};
-use crate::disk::{DiskError, DiskEvent, FileId};
+use crate::disk::{DiskError, DiskEvent, FileId, RetirePair};
+
+/// A segment whose pair is gone.
+pub(super) struct Kept {
+    pub(super) name: CString,
+    pub(super) blocks: u32,
+}
 
 /// The pair that is being removed.
 pub(super) struct Removing {
     pair: PairNumber,
+    /// What its segment becomes, if it is kept.
+    keeping: Option<Kept>,
+    /// Kept ones that are given up; their names while the kernel may look at them.
+    given_up: Vec<Kept>,
     files: [FileId; 2],
     /// Kept while the kernel may look at them.
     names: [CString; 2],
@@ -27,15 +38,24 @@ pub(super) struct Removing {
 }
 
 impl Removing {
-    /// Begins. Neither file is in use.
+    /// Begins. Neither file is in use. `kept` are the segments that wait; those above `kept_max` go too.
     pub(super) fn begin(
-        pair: PairNumber,
+        order: RetirePair,
+        kept: &mut Vec<Kept>,
         ring: &mut Ring,
         files: &mut Files,
     ) -> Result<Self, RingError> {
+        let pair = order.pair;
+        let kept_max = order.kept_max as usize;
         let ids = [FileId::segment(pair), FileId::ledger(pair)];
+        let blocks = order.keep_blocks.filter(|_| kept.len() < kept_max);
         let mut this = Self {
             pair,
+            keeping: blocks.map(|blocks| Kept {
+                name: c_name(kept_name(ids[0])),
+                blocks,
+            }),
+            given_up: kept.split_off(kept.len().min(kept_max)),
             files: ids,
             names: ids.map(|file| c_name(file.to_string())),
             places: ids.iter().filter_map(|&file| files.forget(file)).collect(),
@@ -44,11 +64,17 @@ impl Removing {
             error: None,
         };
         let directory = types::Fd(files.directory());
-        let mut group: Vec<Entry> = this
-            .names
-            .iter()
-            .map(|name| opcode::UnlinkAt::new(directory, name.as_ptr()).build())
-            .collect();
+        let unlink = |name: &CString| opcode::UnlinkAt::new(directory, name.as_ptr()).build();
+        let [segment, ledger] = &this.names;
+        let mut group = vec![match &this.keeping {
+            Some(kept) => {
+                let (from, to) = (segment.as_ptr(), kept.name.as_ptr());
+                opcode::RenameAt::new(directory, from, directory, to).build()
+            }
+            None => unlink(segment),
+        }];
+        group.push(unlink(ledger));
+        group.extend(this.given_up.iter().map(|kept| unlink(&kept.name)));
         group.extend(this.places.iter().map(|&place| close_entry(place)));
         this.push(ring, group)?;
         Ok(this)
@@ -59,7 +85,7 @@ impl Removing {
             .zip(group)
             .map(|(step, entry)| entry.user_data(Mark::new(Owner::Remove, step, 0).pack()))
             .collect();
-        self.outstanding = u8::try_from(marked.len()).expect("four at most");
+        self.outstanding = u8::try_from(marked.len()).expect("four, and those given up");
         ring.push(&marked)
     }
 
@@ -75,7 +101,11 @@ impl Removing {
             .outstanding
             .checked_sub(1)
             .expect("each step completes once");
-        let unlinking = !self.flushing && step < 2;
+        let names = 2 + self.given_up.len();
+        let unlinking = !self.flushing && usize::from(step) < names;
+        if result < 0 && step == 0 && !self.flushing {
+            self.keeping = None;
+        }
         if result < 0 && self.error.is_none() && !(unlinking && -result == libc::ENOENT) {
             self.error = Some(disk_error(
                 "removing",
@@ -95,9 +125,17 @@ impl Removing {
             self.push(ring, vec![flush])?;
             return Ok(None);
         }
+        if self.error.is_some() {
+            self.keeping = None;
+        }
         Ok(Some(DiskEvent::Removed {
             pair: self.pair,
             outcome: self.error.take().map_or(Ok(()), Err),
         }))
+    }
+
+    /// When it ended: the segment that is kept, if it is.
+    pub(super) fn into_kept(self) -> Option<Kept> {
+        self.keeping
     }
 }

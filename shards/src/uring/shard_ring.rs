@@ -13,7 +13,7 @@ use super::blocking::BlockingWriter;
 use super::chain::ChainSteps;
 use super::disk::Disk;
 use super::error::RingError;
-use super::files::{Files, parse_name, temporary_name};
+use super::files::{Files, parse_name};
 use super::lock;
 use super::read::Reading;
 use super::ring::{Done, Mark, Owner, Ring, WriterChoice, WriterMode, memlock_text};
@@ -446,8 +446,8 @@ fn make_directories(directory: &Path, wal: &Path) -> Result<(), RingError> {
 fn remove_leftovers(wal: &Path) -> Result<(), RingError> {
     for entry in fs::read_dir(wal).map_err(wrong("listing the directory", wal))? {
         let entry = entry.map_err(wrong("listing the directory", wal))?;
-        if let Some((file, true)) = entry.file_name().to_str().and_then(parse_name) {
-            let path = wal.join(temporary_name(file));
+        if let Some((_, true)) = entry.file_name().to_str().and_then(parse_name) {
+            let path = entry.path();
             fs::remove_file(&path).map_err(wrong("removing what an earlier boot left", &path))?;
         }
     }

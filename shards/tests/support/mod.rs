@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use clustor_shards::buffer::{Block, BlockPool, Blocks, SizeClass};
-use clustor_shards::disk::{BootDisk, DiskError, DiskEvent, DiskOp, FileId, FoundPair};
+use clustor_shards::disk::{
+    BootDisk, DiskError, DiskEvent, DiskOp, FileId, FoundPair, RetirePair, SPARE_ZERO_BLOCKS,
+};
 use clustor_shards::log::record::{RecordKind, decode_record, encode_record};
 use clustor_shards::log::{
     Kek, KeyError, KeyProvider, LogIdentity, LogOptions, Mode, Recovery, Retirement, ShardLog,
@@ -15,7 +17,10 @@ use clustor_wire::ids::{ClusterId, LogIndex, NodeId, PartitionId, ShardId, Term}
 #[derive(Default, Clone)]
 pub struct MemoryDisk {
     pub files: BTreeMap<FileId, Vec<Block>>,
-    salts: u8,
+    /// Segments that wait to become another pair's.
+    pub kept: Vec<Vec<Block>>,
+    /// Of the last pair, in each byte.
+    pub salts: u8,
     /// What was read, in order: the file and the first block.
     pub reads: Vec<(FileId, u32)>,
 }
@@ -50,14 +55,21 @@ impl MemoryDisk {
             DiskOp::Prepare(ask) => {
                 self.salts += 1;
                 let zeros = |blocks| vec![Block::ZERO; blocks as usize];
-                self.files
-                    .insert(FileId::segment(ask.pair), zeros(ask.segment_blocks));
+                let fits = |kept: &Vec<Block>| kept.len() == ask.segment_blocks as usize;
+                let kept = self.kept.iter().position(fits);
+                let recycled = kept.is_some();
+                let mut segment =
+                    kept.map_or_else(|| zeros(ask.segment_blocks), |at| self.kept.remove(at));
+                segment[..SPARE_ZERO_BLOCKS as usize].fill(Block::ZERO);
+                segment[ask.segment_blocks as usize - 1] = Block::ZERO;
+                self.files.insert(FileId::segment(ask.pair), segment);
                 self.files
                     .insert(FileId::ledger(ask.pair), zeros(ask.ledger_blocks));
                 DiskEvent::Prepared {
                     pair: ask.pair,
                     salt: [self.salts; 32],
                     segment_blocks_ready: ask.segment_blocks,
+                    recycled,
                 }
             }
             DiskOp::Trailer(write) => {
@@ -65,6 +77,22 @@ impl MemoryDisk {
                 DiskEvent::Trailer {
                     pair: write.pair,
                     trailer: write.trailer,
+                    outcome: Ok(()),
+                }
+            }
+            DiskOp::Retire(RetirePair {
+                pair,
+                keep_blocks,
+                kept_max,
+            }) => {
+                let segment = self.files.remove(&FileId::segment(pair));
+                self.files.remove(&FileId::ledger(pair));
+                self.kept.truncate(kept_max as usize);
+                if keep_blocks.is_some() && self.kept.len() < kept_max as usize {
+                    self.kept.extend(segment);
+                }
+                DiskEvent::Removed {
+                    pair,
                     outcome: Ok(()),
                 }
             }

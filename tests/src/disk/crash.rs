@@ -87,6 +87,7 @@ impl SimDisk {
 
     fn forget_process(&mut self) {
         self.tasks.clear();
+        self.kept.clear();
         let directory = &self.directory;
         self.files.retain(|inode, _| directory.mentions(*inode));
         self.events.clear();

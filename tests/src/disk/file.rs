@@ -107,6 +107,17 @@ impl SimFile {
         self.salt = Some(salt);
     }
 
+    /// Becomes another pair's: what it holds stays, and counts for nothing.
+    pub(super) fn begin_again(&mut self) {
+        self.ready = 0;
+        self.pending.clear();
+        self.view = self.durable.clone();
+        self.submitted.clear();
+        self.trailer = None;
+        self.first_bytes.clear();
+        self.salt = None;
+    }
+
     pub(super) fn blocks(&self) -> u32 {
         self.blocks
     }

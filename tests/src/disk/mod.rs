@@ -11,6 +11,7 @@
 //!   saves it; its error is delivered before any success of a flush that was issued after it failed;
 //! - a kill leaves the device's cache readable, and writes in flight may land, in part, before the lock is
 //!   free, which is before recovery reads; a power loss may take from the cache what no flush covered;
+//! - a segment that is kept for a later pair keeps what it holds, but for its front and its last block;
 //! - names may vanish, or come back, unless the directory was flushed;
 //! - sectors rot, reads fail, writes get lost, land elsewhere in their file or in another, end short or in an
 //!   error, flushes are reported that were none, operations never end, names get lost, where planted;
@@ -38,7 +39,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clustor_shards::buffer::Blocks;
 use clustor_shards::disk::{
-    BootDisk, DiskError, DiskEvent, DiskOp, FileId, FileKind, FoundPair, PreparePair,
+    BootDisk, DiskError, DiskEvent, DiskOp, FileId, FileKind, FoundPair, PreparePair, RetirePair,
 };
 use clustor_wire::ids::{ChainNumber, PairNumber};
 use rand::{Rng, SeedableRng};
@@ -126,6 +127,8 @@ pub struct SimDiskCounters {
     pub writes: u64,
     /// Flushes that succeeded.
     pub flushes: u64,
+    /// Segments that became another pair's.
+    pub recycled: u64,
     /// Flushes that failed.
     pub flushes_failed: u64,
     /// Writes that failed.
@@ -154,6 +157,8 @@ pub struct SimDisk {
     inodes: u64,
     tasks: BTreeMap<u64, Task>,
     tasks_begun: u64,
+    /// Segments of pairs that are gone, with their sizes: no name that a start would look for. The process's.
+    kept: Vec<(InodeId, u32)>,
     now_us: u64,
     events: Vec<DiskEvent>,
     /// Pieces of new files that can still be written, if that is limited.
@@ -189,6 +194,7 @@ impl SimDisk {
             inodes: 0,
             tasks: BTreeMap::new(),
             tasks_begun: 0,
+            kept: Vec::new(),
             now_us: 0,
             events: Vec::new(),
             room: None,
@@ -214,7 +220,12 @@ impl SimDisk {
             DiskOp::Read(op) => self.begin_read(op),
             DiskOp::Prepare(op) => self.begin_prepare(op),
             DiskOp::Trailer(op) => self.begin_trailer(op),
-            DiskOp::Remove(pair) => self.begin_remove(pair),
+            DiskOp::Remove(pair) => self.begin_remove(RetirePair {
+                pair,
+                keep_blocks: None,
+                kept_max: u32::MAX,
+            }),
+            DiskOp::Retire(order) => self.begin_remove(order),
         };
         self.tasks_begun += 1;
         self.tasks.insert(self.tasks_begun, task);

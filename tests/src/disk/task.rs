@@ -7,12 +7,11 @@ use std::collections::BTreeMap;
 use clustor_shards::buffer::Blocks;
 use clustor_shards::disk::{
     DiskError, DiskEvent, DurableChain, FileId, FileKind, FlushKind, PreparePair, ReadBlocks,
-    WriteTrailer,
+    RetirePair, SPARE_ZERO_BLOCKS, WriteTrailer,
 };
-use clustor_wire::ids::PairNumber;
 use rand::Rng;
 
-use super::file::{SimFile, digest};
+use super::file::{SectorMask, SimFile, digest};
 use super::{InodeId, SimDisk, StuckKind, assert_admitted, assert_preparable};
 
 #[derive(Debug)]
@@ -38,6 +37,8 @@ enum Work {
         op: PreparePair,
         segment: InodeId,
         ledger: InodeId,
+        /// The segment was another pair's.
+        recycled: bool,
         stage: PrepareStage,
     },
     Trailer {
@@ -46,7 +47,9 @@ enum Work {
         stage: TrailerStage,
     },
     Remove {
-        pair: PairNumber,
+        order: RetirePair,
+        /// The segment that is kept, if it was there.
+        keeping: Option<InodeId>,
         stage: RemoveStage,
     },
 }
@@ -227,18 +230,26 @@ impl SimDisk {
 
     pub(super) fn begin_prepare(&mut self, op: PreparePair) -> Task {
         assert_preparable(&self.directory, &op);
+        let fits = |(_, blocks): &(InodeId, u32)| *blocks == op.segment_blocks;
+        let kept = self.kept.iter().position(fits);
+        let kept = kept.map(|at| self.kept.remove(at).0);
         let mut create = |blocks| {
             self.inodes += 1;
             let inode = InodeId(self.inodes);
             self.files.insert(inode, SimFile::new(blocks));
             inode
         };
-        let segment = create(op.segment_blocks);
+        let segment = kept.unwrap_or_else(|| create(op.segment_blocks));
         let ledger = create(op.ledger_blocks);
+        if let Some(file) = kept.and_then(|inode| self.files.get_mut(&inode)) {
+            file.begin_again();
+            self.counters.recycled += 1;
+        }
         self.task(Work::Prepare {
             op,
             segment,
             ledger,
+            recycled: kept.is_some(),
             stage: PrepareStage::Create,
         })
     }
@@ -293,7 +304,8 @@ impl SimDisk {
         }
     }
 
-    pub(super) fn begin_remove(&mut self, pair: PairNumber) -> Task {
+    pub(super) fn begin_remove(&mut self, order: RetirePair) -> Task {
+        let pair = order.pair;
         // A pair that is still being made goes when what it waits for has ended.
         let is_its =
             |task: &&Task| matches!(&task.work, Work::Prepare { op, .. } if op.pair == pair);
@@ -301,7 +313,8 @@ impl SimDisk {
         Task {
             stuck,
             ..self.task(Work::Remove {
-                pair,
+                order,
+                keeping: None,
                 stage: RemoveStage::Unlink(FileKind::Segment),
             })
         }
@@ -380,10 +393,15 @@ impl SimDisk {
                 op,
                 segment,
                 ledger,
+                recycled,
                 stage,
-            } => self.advance_prepare(op, segment, ledger, stage),
+            } => self.advance_prepare(op, (segment, recycled), ledger, stage),
             Work::Trailer { op, segment, stage } => self.advance_trailer(op, segment, stage),
-            Work::Remove { pair, stage } => self.advance_remove(pair, stage),
+            Work::Remove {
+                order,
+                keeping,
+                stage,
+            } => self.advance_remove(order, keeping, stage),
         };
         match next {
             Next::On(work) => {
@@ -456,7 +474,7 @@ impl SimDisk {
     fn advance_prepare(
         &mut self,
         op: PreparePair,
-        segment: InodeId,
+        (segment, recycled): (InodeId, bool),
         ledger: InodeId,
         stage: PrepareStage,
     ) -> Next {
@@ -482,12 +500,25 @@ impl SimDisk {
                 error: DiskError::Full,
             });
         }
-        let first = self.options.first_piece_blocks.clamp(1, op.segment_blocks);
+        let first = match recycled {
+            true => op.segment_blocks,
+            false => self.options.first_piece_blocks.clamp(1, op.segment_blocks),
+        };
         let ready = self.files.get(&segment).map_or(0, SimFile::ready);
         let stage = match stage {
             PrepareStage::Create => PrepareStage::ZeroFirst,
-            PrepareStage::ZeroFirst => PrepareStage::FlushFirst,
-            PrepareStage::FlushFirst => PrepareStage::Rename(FileKind::Segment),
+            PrepareStage::ZeroFirst => {
+                if recycled {
+                    self.zero_ends(segment);
+                }
+                PrepareStage::FlushFirst
+            }
+            PrepareStage::FlushFirst => {
+                if let Some(file) = self.files.get_mut(&segment) {
+                    file.flush_succeeds(file.flush_begins());
+                }
+                PrepareStage::Rename(FileKind::Segment)
+            }
             PrepareStage::Rename(FileKind::Segment) => {
                 self.directory
                     .change(FileId::segment(op.pair), Some(segment));
@@ -513,6 +544,7 @@ impl SimDisk {
                     pair: op.pair,
                     salt,
                     segment_blocks_ready: first,
+                    recycled,
                 };
                 if first == op.segment_blocks {
                     return Next::End(event);
@@ -542,8 +574,21 @@ impl SimDisk {
             op,
             segment,
             ledger,
+            recycled,
             stage,
         })
+    }
+
+    /// Writes zeros over the front and the last block of a segment that was another pair's.
+    fn zero_ends(&mut self, segment: InodeId) {
+        let Some(file) = self.files.get_mut(&segment) else {
+            return;
+        };
+        let front = file.blocks().min(SPARE_ZERO_BLOCKS);
+        for (block, count) in [(0, front), (file.blocks() - 1, 1)] {
+            let zeros = Blocks::from_heap(count as usize);
+            file.write(block, zeros.as_slice(), || SectorMask::MAX);
+        }
     }
 
     fn set_ready(&mut self, inode: InodeId, blocks: u32) {
@@ -552,12 +597,22 @@ impl SimDisk {
         }
     }
 
-    fn advance_remove(&mut self, pair: PairNumber, stage: RemoveStage) -> Next {
+    fn advance_remove(
+        &mut self,
+        order: RetirePair,
+        mut keeping: Option<InodeId>,
+        stage: RemoveStage,
+    ) -> Next {
+        let pair = order.pair;
         let stage = match stage {
             RemoveStage::Unlink(kind) => {
                 let id = FileId { pair, kind };
-                if self.directory.lookup(id).is_some() {
+                if let Some(inode) = self.directory.lookup(id) {
                     self.directory.change(id, None);
+                    // By its other name no start finds it.
+                    if kind == FileKind::Segment {
+                        keeping = order.keep_blocks.map(|_| inode);
+                    }
                 }
                 match kind {
                     FileKind::Segment => RemoveStage::Unlink(FileKind::Ledger),
@@ -570,12 +625,22 @@ impl SimDisk {
             RemoveStage::FlushingDirectory(cover) => {
                 self.directory.flush_succeeds(cover);
                 self.counters.flushes += 1;
+                self.kept.truncate(order.kept_max as usize);
+                if let (Some(inode), Some(blocks)) = (keeping, order.keep_blocks)
+                    && self.kept.len() < order.kept_max as usize
+                {
+                    self.kept.push((inode, blocks));
+                }
                 return Next::End(DiskEvent::Removed {
                     pair,
                     outcome: Ok(()),
                 });
             }
         };
-        Next::On(Work::Remove { pair, stage })
+        Next::On(Work::Remove {
+            order,
+            keeping,
+            stage,
+        })
     }
 }

@@ -50,6 +50,8 @@ pub struct CrashPoints {
     pub known: u64,
     /// Recoveries that were checked.
     pub recoveries: u64,
+    /// Segments that became another pair's in the course of the workload.
+    pub recycled: u64,
 }
 
 /// A crash point at which a promise was broken.
@@ -121,6 +123,7 @@ pub fn every_crash_point(
             trace: trace.join("\n"),
         })
     })?;
+    walk.seen.recycled = shard.disk.counters().recycled;
     Ok(walk.seen)
 }
 

@@ -39,6 +39,8 @@ pub struct LifeReport {
     pub steps: u64,
     /// Flushes that failed.
     pub flushes_failed: u64,
+    /// Segments that became another pair's.
+    pub recycled: u64,
     /// Operations that got stuck.
     pub stuck: u64,
     /// Whether the disk came back as an older image of itself.
@@ -143,6 +145,7 @@ impl Life {
             .min(options.segment_entry_bytes_max());
         options.nonce_range_blocks = pick(&mut rng, &[2, 3, 8, 1024]);
         options.chains_in_flight_max = rng.random_range(1..=options.chains_in_flight_max);
+        options.kept_segments_max = [2, 0, 1, 8][(seed / 4 % 4) as usize];
         options.scrub = rates(seed);
         options.stuck_io_ms = pick(&mut rng, &[100, 3_000, 20_000, 3_600_000]);
         options.group_chains_max = pick(&mut rng, &[1, 2, 8]);
@@ -188,6 +191,7 @@ impl Life {
             appends: self.appends,
             steps: counters.steps,
             flushes_failed: counters.flushes_failed,
+            recycled: counters.recycled,
             stuck: self.stuck,
             rolled_back: self.rolled_back,
             damaged: self.shard.faults().damage,

@@ -415,5 +415,9 @@ fn describe(op: &DiskOp) -> String {
         ),
         DiskOp::Trailer(write) => format!("trailer of pair {}", write.pair),
         DiskOp::Remove(pair) => format!("remove {pair}"),
+        DiskOp::Retire(order) => format!(
+            "retire {} keep {:?} of {}",
+            order.pair, order.keep_blocks, order.kept_max
+        ),
     }
 }

@@ -63,6 +63,7 @@ fn header(header: &PairHeader) -> Value {
         "boot": header.boot.get().to_string(),
         "first_chain": header.first_chain.get().to_string(),
         "segment_blocks": header.segment_blocks,
+        "recycled": header.recycled,
         "ledger_blocks": header.ledger_blocks,
         "checkpoint_bytes": header.checkpoint_bytes,
         "checkpoint_blocks": header.checkpoint_blocks,

@@ -52,10 +52,11 @@ fn print_header(out: &mut dyn Write, header: &PairHeader, copies: [bool; 2]) -> 
     let format = &header.format;
     writeln!(
         out,
-        "  header: boot {}, chains from {}, segment {} blocks, ledger {} blocks, checkpoint {} bytes{}",
+        "  header: boot {}, chains from {}, segment {} blocks{}, ledger {} blocks, checkpoint {} bytes{}",
         header.boot,
         header.first_chain,
         header.segment_blocks,
+        if header.recycled { " (recycled)" } else { "" },
         header.ledger_blocks,
         header.checkpoint_bytes,
         bad_copy(copies)

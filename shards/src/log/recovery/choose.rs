@@ -12,7 +12,7 @@ use super::super::pair::cipher_of;
 use super::super::trailer::FoundTrailer;
 use super::Quarantine;
 use super::files::{Files, PairFiles, SlotState};
-use crate::disk::FileId;
+use crate::disk::{FileId, SPARE_ZERO_BLOCKS};
 use clustor_wire::ids::ChainNumber;
 
 /// What was chosen.
@@ -25,7 +25,7 @@ pub(in crate::log) enum Choice {
     Lost(Quarantine),
 }
 
-/// Blocks looked at where no header tells their number: far more than any opening takes.
+/// Blocks of a ledger looked at where no header tells their number: far more than any opening takes.
 const HEADERLESS_BLOCKS: u32 = 4096;
 
 pub(in crate::log) fn choose(files: &mut Files<'_>, pairs: &[PairFiles]) -> Choice {
@@ -60,14 +60,17 @@ pub(in crate::log) fn choose(files: &mut Files<'_>, pairs: &[PairFiles]) -> Choi
     Choice::Empty
 }
 
-/// Whether a pair without a header may have spoken: its ledger was written to; or, where the ledger is gone, its
-/// segment was: an opening writes to neither before both have their names.
+/// Whether a pair without a header may have spoken: its ledger was written to; or, where the ledger is gone, the front of its
+/// segment was: an opening writes to neither before both have their names. What lies behind the front of a segment may be what an
+/// earlier pair left there.
 fn spoke_without_header(files: &mut Files<'_>, found: &PairFiles) -> bool {
-    let (file, blocks) = match found.ledger_blocks {
-        0 => (FileId::segment(found.pair), found.segment_blocks),
-        blocks => (FileId::ledger(found.pair), blocks),
-    };
-    files.is_touched(file, blocks.min(HEADERLESS_BLOCKS))
+    match found.ledger_blocks {
+        0 => {
+            let front = found.segment_blocks.min(SPARE_ZERO_BLOCKS);
+            files.is_touched(FileId::segment(found.pair), front)
+        }
+        blocks => files.is_touched(FileId::ledger(found.pair), blocks.min(HEADERLESS_BLOCKS)),
+    }
 }
 
 fn is_behind(files: &mut Files<'_>, header: &PairHeader, slots: &[SlotState]) -> bool {

@@ -367,12 +367,23 @@ impl<'a> Files<'a> {
         }
     }
 
-    /// Whether a block of the segment holds anything, or can't be read.
-    pub fn is_written(&mut self, header: &PairHeader, block: u32) -> bool {
-        block < header.segment_blocks
-            && self
+    /// Whether anything of an extent lies where it would begin, or that can't be read. In a segment that was another
+    /// pair's only what is authentic tells: within the blocks that are read at once.
+    pub fn is_begun(&mut self, header: &PairHeader, cipher: &SegmentCipher, block: u32) -> bool {
+        if block >= header.segment_blocks {
+            return false;
+        }
+        if !header.recycled {
+            return self
                 .read(FileId::segment(header.pair), block, 1)
-                .is_none_or(|blocks| !is_untouched(&blocks.as_slice()[0]))
+                .is_none_or(|blocks| !is_untouched(&blocks.as_slice()[0]));
+        }
+        let count = READ_BLOCKS.min(header.segment_blocks - block);
+        let mut begun = false;
+        self.read_each(FileId::segment(header.pair), block, count, |at, found| {
+            begun |= found.is_none_or(|found| cipher.open(at, found).is_ok());
+        });
+        begun
     }
 
     /// Whether any authentic block of a later chain than the opening lies in the segment.

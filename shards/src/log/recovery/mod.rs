@@ -182,7 +182,7 @@ pub enum RecoverError {
     },
     /// The files were written with settings that this build does not know.
     #[error(
-        "pair {pair} was written with {found}; this build reads encodings 1 (binary) and 2 (json), suites 0 (none), 1 (chacha20-poly1305) and 2 (aes-256-gcm), hashes 1 (sha256) and 2 (blake3), flags up to 0x1, blocks of 4096 bytes"
+        "pair {pair} was written with {found}; this build reads encodings 1 (binary) and 2 (json), suites 0 (none), 1 (chacha20-poly1305) and 2 (aes-256-gcm), hashes 1 (sha256) and 2 (blake3), flags up to 0x3, blocks of 4096 bytes"
     )]
     Settings {
         /// Which pair.

@@ -517,9 +517,11 @@ impl ChosenWalk<'_> {
                 rewrite_as_missing(walked, tail)?;
                 Ok(Step::Taken)
             }
-            _ if verdict == Verdict::End => {
-                Ok(Step::Torn(files.is_written(self.header, first_block)))
-            }
+            _ if verdict == Verdict::End => Ok(Step::Torn(files.is_begun(
+                self.header,
+                &self.cipher,
+                first_block,
+            ))),
             _ => Ok(Step::Lost),
         }
     }

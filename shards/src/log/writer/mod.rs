@@ -354,7 +354,7 @@ impl ShardLog {
     }
 
     /// Obeys what can be turned while it runs: the greatest batch, the chains in flight, the thresholds of a disk that
-    /// fills. The open batch closes as it
+    /// fills, the segments that are kept. The open batch closes as it
     /// stands, so that no batch is made under both.
     pub fn retune(&mut self, options: &LogOptions) {
         self.options.batch_bytes_max = options.batch_bytes_max;
@@ -362,6 +362,7 @@ impl ShardLog {
         self.options.group_chains_max = options.group_chains_max;
         self.options.queue_batches_max = options.queue_batches_max;
         self.options.chains_in_flight_max = options.chains_in_flight_max;
+        self.options.kept_segments_max = options.kept_segments_max;
         self.options.disk_soft_percent = options.disk_soft_percent;
         self.options.disk_hard_percent = options.disk_hard_percent;
         self.options.flush = options.flush;

@@ -48,8 +48,10 @@ impl ShardLog {
                 pair,
                 salt,
                 segment_blocks_ready,
+                recycled,
             } => {
-                self.spare.prepared(pair, salt, segment_blocks_ready);
+                let blocks = (segment_blocks_ready, recycled);
+                self.spare.prepared(pair, salt, blocks);
                 self.spare_grew();
             }
             DiskEvent::Progress {

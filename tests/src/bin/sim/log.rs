@@ -71,6 +71,7 @@ pub fn run(seeds: &Seeds) -> ExitCode {
                 ("stuck", report.stuck),
                 ("damaged", u64::from(report.damaged)),
                 ("missing", report.missing),
+                ("recycled", report.recycled),
                 ("quarantined", u64::from(report.quarantined)),
             ],
         })
@@ -107,6 +108,7 @@ fn crash_points(seeds: &Seeds) -> ExitCode {
                 totals.crashes += seen.crashes;
                 totals.known += seen.known;
                 totals.recoveries += seen.recoveries;
+                totals.recycled += seen.recycled;
             }
             Err(failure) => {
                 eprintln!("{failure}");
@@ -115,14 +117,15 @@ fn crash_points(seeds: &Seeds) -> ExitCode {
         }
     }
     println!(
-        "points={} ends: every_sector={} every_block={} sampled={} crashes={} known={} recoveries={}",
+        "points={} ends: every_sector={} every_block={} sampled={} crashes={} known={} recoveries={} recycled={}",
         totals.points,
         totals.whole,
         totals.by_block,
         totals.sampled,
         totals.crashes,
         totals.known,
-        totals.recoveries
+        totals.recoveries,
+        totals.recycled
     );
     ExitCode::SUCCESS
 }

@@ -1,0 +1,224 @@
+//! A segment that becomes another pair's: what it held never counts, whatever it was sealed with.
+
+mod support;
+
+use clustor_shards::buffer::Block;
+use clustor_shards::disk::{DiskOp, FileId, RetirePair, SPARE_ZERO_BLOCKS};
+use clustor_shards::log::format::{LogFormat, Suite};
+use clustor_shards::log::inspect::{Judgement, PairView, inspect};
+use clustor_shards::log::{LogOptions, Mode, RecoverError, Recovery, Retirement, ShardLog};
+use clustor_shards::turn::Time;
+use clustor_wire::ids::{Incarnation, LogIndex, PairNumber, PartitionId};
+use support::{MemoryDisk, TestKey, append, durable, identity, options, pool, settle};
+
+const P: PartitionId = PartitionId(1);
+
+/// Every suite that this build has.
+fn suites() -> impl Iterator<Item = LogOptions> {
+    let sealed = |sealing| LogFormat {
+        sealing,
+        ..LogFormat::default()
+    };
+    let had = Suite::ALL.into_iter();
+    had.filter(|suite| suite.check_available().is_ok())
+        .map(move |suite| LogOptions {
+            ledger_slots: 48,
+            ..options().with_format(sealed(suite))
+        })
+}
+
+fn recover_with(disk: &mut MemoryDisk, options: LogOptions) -> Recovery {
+    ShardLog::recover(disk, identity(), options, &TestKey(9), pool()).expect("recovers")
+}
+
+fn started(disk: &mut MemoryDisk, options: LogOptions) -> ShardLog {
+    let mut log = recover_with(disk, options).log;
+    settle(&mut log, disk);
+    assert!(log.is_open());
+    log
+}
+
+/// Appends up to `last`, in chains of their own.
+fn fill(log: &mut ShardLog, disk: &mut MemoryDisk, from: u64, last: u64) {
+    for index in from..=last {
+        append(log, 1, 1, index, &vec![index as u8; 3000], Mode::Strict);
+        settle(log, disk);
+    }
+}
+
+/// Turns until the log asks for nothing, time going on between them; the pairs that were retired.
+fn reclaim(log: &mut ShardLog, disk: &mut MemoryDisk) -> Vec<RetirePair> {
+    let mut retired = Vec::new();
+    let mut retirement = Retirement::default();
+    for ms in 0..2_000 {
+        let now = Time(0).plus_ms(ms);
+        let mut ops = Vec::new();
+        log.poll(now, &mut ops);
+        for op in ops {
+            if let DiskOp::Retire(order) = &op {
+                retired.push(*order);
+            }
+            let event = disk.carry(op);
+            log.on_event(now, event, &mut retirement);
+        }
+    }
+    retired
+}
+
+fn views(disk: &mut MemoryDisk) -> Vec<PairView> {
+    let mut views = Vec::new();
+    inspect(disk, identity(), &TestKey(9), |view| {
+        views.push(view);
+        Ok::<_, RecoverError>(())
+    })
+    .expect("it reads");
+    views
+}
+
+fn newest(disk: &mut MemoryDisk) -> PairView {
+    let mut views = views(disk);
+    views.retain(|view| view.header.is_some());
+    views.pop().expect("a pair")
+}
+
+/// Fills pairs and lets them go, until one is opened in a recycled segment; the index up to which was appended.
+fn until_recycled(log: &mut ShardLog, disk: &mut MemoryDisk) -> u64 {
+    let mut last = 0;
+    for _ in 0..200 {
+        last += 1;
+        fill(log, disk, last, last);
+        log.set_floor(P, LogIndex(last.saturating_sub(4)));
+        reclaim(log, disk);
+        if newest(disk).header.is_some_and(|header| header.recycled) {
+            return last;
+        }
+    }
+    panic!("no segment was recycled");
+}
+
+#[test]
+fn a_recycled_segment_is_not_zero_and_says_so_and_nothing_old_in_it_counts() {
+    for options in suites() {
+        let mut disk = MemoryDisk::default();
+        let mut log = started(&mut disk, options);
+        log.create_partition(P, Incarnation(5), b"voters");
+        let last = until_recycled(&mut log, &mut disk);
+        let view = newest(&mut disk);
+        let written = view.chains.last().expect("the opening").first_block as usize + 1;
+        let segment = disk.file(FileId::segment(view.pair));
+        let old = segment[written..segment.len() - 1].iter();
+        assert!(old.filter(|block| block.0 != Block::ZERO.0).count() > 10);
+        assert!(
+            view.chains
+                .iter()
+                .all(|chain| chain.judgement == Judgement::Proven),
+            "{:?}: {:?}",
+            options.format.sealing,
+            view.chains
+        );
+        let recovery = recover_with(&mut disk, options);
+        assert_eq!(recovery.report.incidents, vec![]);
+        assert_eq!(
+            recovery.report.torn, None,
+            "old blocks are no unfinished write"
+        );
+        assert_eq!(recovery.report.missing, 0);
+        let mut log = recovery.log;
+        settle(&mut log, &mut disk);
+        assert_eq!(durable(&log, 1), last);
+    }
+}
+
+#[test]
+fn blocks_of_the_same_pair_and_place_under_another_salt_count_for_nothing() {
+    for options in suites() {
+        let mut disk = MemoryDisk::default();
+        let mut log = started(&mut disk, options);
+        log.create_partition(P, Incarnation(5), b"voters");
+        fill(&mut log, &mut disk, 1, 2);
+        drop(log);
+        // A boot whose disk comes back as it was before: the next one takes the same number of a pair.
+        let image = disk.clone();
+        let mut log = started(&mut disk, options);
+        fill(&mut log, &mut disk, 3, 5);
+        let first = newest(&mut disk);
+        let left = disk.file(FileId::segment(first.pair)).clone();
+        let mut disk = MemoryDisk {
+            salts: 100,
+            kept: vec![left],
+            ..image
+        };
+        let mut log = started(&mut disk, options);
+        let second = newest(&mut disk);
+        let (before, header) = (first.header.expect("whole"), second.header.expect("whole"));
+        assert_eq!(second.pair, first.pair);
+        assert_ne!(header.salt, before.salt);
+        assert!(header.recycled);
+        assert_eq!(
+            header.first_chain, before.first_chain,
+            "and the same chains"
+        );
+        assert!(second.chains.len() < first.chains.len());
+        fill(&mut log, &mut disk, 3, 3);
+        let recovery = recover_with(&mut disk, options);
+        assert_eq!(recovery.report.incidents, vec![]);
+        assert_eq!((recovery.report.torn, recovery.report.missing), (None, 0));
+        let mut log = recovery.log;
+        settle(&mut log, &mut disk);
+        assert_eq!(durable(&log, 1), 3, "{:?}", options.format.sealing);
+    }
+}
+
+#[test]
+fn a_recycled_spare_whose_ledger_lost_its_name_was_never_spoken_for() {
+    let mut disk = MemoryDisk::default();
+    let mut log = started(&mut disk, options());
+    log.create_partition(P, Incarnation(5), b"voters");
+    until_recycled(&mut log, &mut disk);
+    let chosen = newest(&mut disk).pair;
+    let spare = PairNumber(chosen.get() + 1);
+    let old = disk.file(FileId::segment(chosen)).clone();
+    let segment = disk.file(FileId::segment(spare));
+    let (front, end) = (SPARE_ZERO_BLOCKS as usize, segment.len() - 1);
+    segment[front..end].copy_from_slice(&old[front..end]);
+    disk.files.remove(&FileId::ledger(spare));
+    let recovery = recover_with(&mut disk, options());
+    assert_eq!(recovery.report.chosen, Some(chosen));
+    assert_eq!(recovery.log.quarantine(), None);
+    // One whose front was written to had been opened: its state is lost with its ledger and its header.
+    disk.flip(FileId::segment(spare), 1, 77);
+    let recovery = recover_with(&mut disk, options());
+    assert!(recovery.log.quarantine().is_some());
+}
+
+#[test]
+fn segments_are_kept_of_the_profiles_size_and_none_while_the_disk_fills() {
+    let mut disk = MemoryDisk::default();
+    let mut log = started(&mut disk, options());
+    log.create_partition(P, Incarnation(5), b"voters");
+    let blocks = options().segment_blocks;
+    let retired = |log: &mut ShardLog, disk: &mut MemoryDisk, from: u64| {
+        fill(log, disk, from, from + 199);
+        log.set_floor(P, LogIndex(from + 190));
+        let retired = reclaim(log, disk);
+        assert!(!retired.is_empty());
+        retired
+    };
+    for order in retired(&mut log, &mut disk, 1) {
+        assert_eq!((order.keep_blocks, order.kept_max), (Some(blocks), 2));
+    }
+    assert_eq!(disk.kept.len(), 2);
+    let mut fewer = options();
+    fewer.kept_segments_max = 1;
+    log.retune(&fewer);
+    for order in retired(&mut log, &mut disk, 201) {
+        assert_eq!(order.kept_max, 1);
+    }
+    assert!(disk.kept.len() <= 1);
+    let event = clustor_shards::disk::DiskEvent::Used { percent: 85 };
+    log.on_event(Time(0), event, &mut Retirement::default());
+    for order in retired(&mut log, &mut disk, 401) {
+        assert_eq!(order.kept_max, 0);
+    }
+    assert_eq!(disk.kept.len(), 0, "what was kept is given back");
+}
