@@ -34,7 +34,9 @@ use crate::machine::{AnyMachine, Effects, MachineFactory};
 use crate::outcome::{Leadership, Outcome};
 use crate::profile::Profile;
 use crate::raft::entry::EntryKey;
-use crate::raft::{Limits, ProposeError, QuietFiled, ReadReady, Replica, Status, Timers};
+use crate::raft::{
+    CampaignFiled, Limits, ProposeError, QuietFiled, ReadReady, Replica, Status, Timers,
+};
 use crate::request::{ReadFn, Wait};
 
 pub use apply::{ApplyStep, MachineTrouble};
@@ -139,6 +141,8 @@ pub struct Partition {
     failures: Vec<Time>,
     /// The retired deadline under which the shard filed it.
     pub(crate) filed_deadline: Option<Time>,
+    /// How the shard filed it while it is without a leader.
+    pub(crate) filed_campaign: CampaignFiled,
     /// How the shard filed it while it is quiet.
     pub(crate) filed_quiet: Option<QuietFiled>,
     /// Why entries can't be applied, if their content can't be had.
@@ -218,6 +222,7 @@ impl Partition {
             apply_entries_max: usize::try_from(profile.apply_entries_max).unwrap_or(512),
             failures: Vec::new(),
             filed_deadline: None,
+            filed_campaign: CampaignFiled::No,
             filed_quiet: None,
             stuck: None,
             durability: Durability::new(recovered),

@@ -16,6 +16,18 @@ use super::replica::{Replica, RoleState, Turn, Votes};
 /// Late heartbeats in a row that tell of a slow path to the leader.
 const LATE_HEARTBEATS: u8 = 3;
 
+/// How a shard has filed a replica that wants to be elected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CampaignFiled {
+    /// It wants nothing.
+    #[default]
+    No,
+    /// It waits for its turn.
+    Waits,
+    /// It is under way.
+    UnderWay,
+}
+
 impl Replica {
     /// Whether a message is looked at, after its term was: a greater one is taken over (or, by stickiness, not), the
     /// sender of a lesser one is told.
@@ -244,6 +256,23 @@ impl Replica {
                 || self.membership.may_campaign(self.me, self.committed))
     }
 
+    /// Whether it is after votes.
+    #[must_use]
+    pub fn is_campaigning(&self) -> bool {
+        matches!(
+            self.role,
+            RoleState::PreCandidate(_) | RoleState::Candidate(_)
+        )
+    }
+
+    /// Whether its next [`Self::tick`] asks others for votes.
+    #[must_use]
+    pub fn would_campaign(&self, now: Time) -> bool {
+        let follows = matches!(self.role, RoleState::Follower) || self.is_campaigning();
+        let asks = follows && !self.quiet && self.hard_state_durable;
+        asks && now >= self.election_due && self.may_campaign() && !self.decides_alone()
+    }
+
     /// Nobody was heard in time.
     pub(super) fn on_election_timeout(&mut self, turn: &mut Turn<'_>) {
         if !self.may_campaign() {
@@ -261,10 +290,7 @@ impl Replica {
         if self.leader.take().is_some() {
             self.announce(turn.out, Leadership::Follower { leader: None });
         }
-        if matches!(
-            self.role,
-            RoleState::PreCandidate(_) | RoleState::Candidate(_)
-        ) {
+        if self.is_campaigning() {
             self.widen_window();
         }
         self.reset_election_timer(turn.now);

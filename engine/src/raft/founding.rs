@@ -20,8 +20,10 @@ use super::configuration::{Configuration, Step};
 use super::output::RecordToPersist;
 use super::replica::{Replica, RoleState, Turn};
 
-/// A voter that is not named asks the others this often, in milliseconds.
-const ASK_MS: u64 = 100;
+/// A voter that is not named asks the others again after this long, in milliseconds; then after twice as long, and so on.
+const ASK_MS_MIN: u64 = 100;
+/// And after this long at most: thousands of partitions begin at once, and answers to all of them take their time.
+const ASK_MS_MAX: u64 = 1_600;
 /// The same once it knows that the place is another incarnation's.
 const ASK_AGAIN_MS: u64 = 5_000;
 
@@ -29,6 +31,7 @@ const ASK_AGAIN_MS: u64 = 5_000;
 #[derive(Debug)]
 pub(super) struct Founding {
     due: Time,
+    ask_ms: u64,
     /// Who said in its present session that it is new, and as which incarnation.
     new: Vec<(PeerId, Incarnation)>,
     /// A configuration that names this replica's place for another incarnation was seen.
@@ -39,6 +42,7 @@ impl Founding {
     pub(super) const fn new(now: Time) -> Self {
         Self {
             due: now,
+            ask_ms: ASK_MS_MIN,
             new: Vec::new(),
             replaced: None,
         }
@@ -121,9 +125,10 @@ impl Replica {
             return;
         }
         let replaced = self.founding.replaced.is_some();
-        self.founding.due = turn
-            .now
-            .plus_ms(if replaced { ASK_AGAIN_MS } else { ASK_MS });
+        let ask_ms = self.founding.ask_ms;
+        self.founding.ask_ms = (ask_ms * 2).min(ASK_MS_MAX);
+        let again_ms = if replaced { ASK_AGAIN_MS } else { ask_ms };
+        self.founding.due = turn.now.plus_ms(again_ms);
         let first = self.membership.first().into_iter();
         let others: Vec<PeerId> = first.flat_map(|first| first.others(self.me)).collect();
         for peer in others {
@@ -224,6 +229,7 @@ impl Replica {
         self.founding.new.retain(|(new, _)| *new != peer);
         if self.is_new() {
             self.founding.due = Time::default();
+            self.founding.ask_ms = ASK_MS_MIN;
         }
     }
 

@@ -67,6 +67,7 @@ pub use change::{ChangeError, MemberChange};
 pub use configuration::Configuration;
 pub use durability::{Cause, Transition};
 pub use durable::{AuthenticatedPeer, PeerDurable, QuorumDurable};
+pub use election::CampaignFiled;
 pub use founding::Estranged;
 pub use lease::LeaseBounds;
 pub use membership::{Change, ConfigurationAt};

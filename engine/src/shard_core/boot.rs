@@ -12,6 +12,7 @@ use clustor_shards::log::{
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{ClusterId, Incarnation, PartitionId};
 
+use super::campaigns::Campaigns;
 use super::clocks::ClockWatch;
 use super::pairs::Pairs;
 use super::peers::{Peers, behind_its_past};
@@ -174,6 +175,7 @@ impl ShardCore {
             partitions,
             touched,
             deadlines: BTreeSet::new(),
+            campaigns: Campaigns::default(),
             links: Links::default(),
             pairs: Pairs::default(),
             peers,

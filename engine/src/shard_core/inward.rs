@@ -653,9 +653,10 @@ impl ShardCore {
                 .next_deadline()
                 .is_some_and(|at| at <= now);
             if due && self.shared.log.is_open() {
-                partition.replica.tick(&mut self.shared.lend(now));
+                self.tick_or_wait(now, id);
             }
         }
+        self.begin_campaigns(now);
     }
 }
 

@@ -6,6 +6,7 @@
 //! proportional to what was touched, never to what is there.
 //!
 //! - `boot`: recovery, and partitions from what the log holds
+//! - `campaigns`: how many elections are under way at once
 //! - `clocks`: whether the clock of turns can be trusted
 //! - `inward`: events and requests to the partitions they are for
 //! - `outward`: what replicas decided, to the log, the machines and those who asked
@@ -16,6 +17,7 @@
 //! - `peers`: what is remembered of peers' disks, and what they hold against the own one
 
 mod boot;
+mod campaigns;
 mod clocks;
 mod inward;
 mod links;
@@ -45,6 +47,7 @@ use crate::request::{Reply, Request};
 
 pub use boot::{BootError, CoreConfig, PartitionSpec};
 use boot::{limits, timers};
+use campaigns::Campaigns;
 use clocks::ClockWatch;
 use links::{Links, Sender};
 use pairs::Pairs;
@@ -114,6 +117,7 @@ pub struct ShardCore {
     /// Partitions something happened to in this turn.
     touched: BTreeSet<PartitionId>,
     deadlines: BTreeSet<(Time, PartitionId)>,
+    campaigns: Campaigns,
     links: Links,
     pairs: Pairs,
     peers: Peers,
@@ -392,7 +396,9 @@ impl ShardCore {
         let news = news.filter(|_| log.is_open() && self.behind.is_none());
         let pairs = self.pairs.deadline(now, &self.timers);
         let pairs = pairs.filter(|_| self.speaks());
-        [partition, log.deadline(), news, pairs]
+        let campaigns = self.campaigns.is_due() && log.is_open();
+        let campaigns = campaigns.then_some(now);
+        [partition, log.deadline(), news, pairs, campaigns]
             .into_iter()
             .flatten()
             .min()

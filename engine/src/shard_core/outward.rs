@@ -11,7 +11,7 @@ use clustor_wire::message::{ClientResponse, ClientResponseBody, Refusal, Refusal
 use super::{APPLY_BATCHES_MAX, CoreMesh, ReadFor, ShardCore};
 use crate::outcome::Outcome;
 use crate::partition::{Answer, ApplyStep, Origin, ReadWhat, refusal};
-use crate::raft::{Leadership, Output, ReadReady, RecordToPersist};
+use crate::raft::{CampaignFiled, Leadership, Output, ReadReady, RecordToPersist};
 use crate::request::Reply;
 
 impl ShardCore {
@@ -71,6 +71,7 @@ impl ShardCore {
         for id in &touched {
             let resume_at = self.apply(now, *id);
             self.count_bytes(*id);
+            self.file_campaign(now, *id);
             self.file_deadline(now, *id, resume_at);
             self.file_quiet(now, *id);
         }
@@ -208,7 +209,8 @@ impl ShardCore {
         let replica = partition
             .replica
             .next_deadline()
-            .filter(|_| self.shared.log.is_open());
+            .filter(|_| self.shared.log.is_open())
+            .filter(|_| partition.filed_campaign != CampaignFiled::Waits);
         let timer = partition
             .timer_deadline(now)
             .filter(|_| self.shared.log.is_open());

@@ -1,5 +1,7 @@
 //! What a script expects, compared with what is.
 
+use std::collections::BTreeSet;
+
 use clustor_engine::outcome::Leadership;
 use clustor_engine::raft::Change;
 use clustor_engine::raft::configuration::Standing;
@@ -114,6 +116,19 @@ impl Stage {
                 let leads = |host: &&Host| Self::role(host) == Some(Role::Leader);
                 let found = self.world.hosts().filter(leads).count() as u64;
                 as_expected(found == *count, || self.standing())
+            }
+            Expectation::Led(count) => {
+                let led = |host: &Host| {
+                    let partitions = host.core.iter().flat_map(|core| core.partitions());
+                    let led =
+                        partitions.filter(|partition| partition.status().role == Role::Leader);
+                    led.map(|partition| partition.status().partition)
+                        .collect::<Vec<_>>()
+                };
+                let found: BTreeSet<_> = self.world.hosts().flat_map(led).collect();
+                as_expected(found.len() as u64 == *count, || {
+                    format!("{} are led", found.len())
+                })
             }
             Expectation::Sent(from, to, kind, compare, count) => {
                 let found = self.world.sent(*from, *to, *kind);

@@ -66,6 +66,8 @@ pub(super) enum Expectation {
     /// Timers that expired in a machine.
     Expired(NodeId, Vec<String>),
     Leaders(u64),
+    /// Partitions that somebody leads.
+    Led(u64),
     Sent(NodeId, NodeId, MessageKind, Compare, u64),
     Answer(String, Answer),
 }
@@ -498,6 +500,7 @@ fn expectation(words: &mut Words<'_>) -> Result<Expectation, ParseError> {
         .next("a node, all, leaders, sent or a name")?
         .to_owned();
     Ok(match (subject.as_str(), subject.parse::<u64>()) {
+        ("led", _) => Expectation::Led(words.number("a number of partitions")?),
         ("leaders", _) => Expectation::Leaders(words.number("a number of leaders")?),
         ("sent", _) => {
             let ((from, to), kind) = (words.arrow()?, words.kind()?);

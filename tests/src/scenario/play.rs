@@ -129,9 +129,9 @@ fn set_up(setup: &mut Setup, line: &Line) -> Option<Result<(), String>> {
         }
         Line::Partitions(partitions) => {
             setup.partitions = *partitions;
-            let fits = (1..=64).contains(partitions);
+            let fits = (1..=256).contains(partitions);
             fits.then_some(())
-                .ok_or_else(|| "1 to 64 partitions".to_owned())
+                .ok_or_else(|| "1 to 256 partitions".to_owned())
         }
         Line::Voters(voters) => {
             setup.voters.clone_from(voters);

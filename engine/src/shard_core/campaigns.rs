@@ -1,0 +1,99 @@
+//! How many campaigns a shard has under way.
+//!
+//! When a node starts, or its peer ends, thousands of replicas want to be elected at once. Each campaign costs its own
+//! messages and two durable votes; all at once they take longer than an election may, so that they time out, begin anew
+//! and never end. So only some are under way, and the others wait for their turn in the order in which they were due:
+//! most of them are told meanwhile who leads, and need none.
+//!
+//! A campaign has its place until it is decided, or its time is over; then it goes behind those who wait, so that
+//! partitions that can't have a leader keep nobody from having one.
+
+use std::collections::VecDeque;
+
+use clustor_shards::turn::Time;
+use clustor_wire::ids::PartitionId;
+
+use super::ShardCore;
+use crate::raft::CampaignFiled;
+
+/// Campaigns under way at once. With those of two other shards they take some 40 ms of a processor, much less than an
+/// election timeout.
+const CAMPAIGNS_MAX: usize = 128;
+
+/// A shard's campaigns.
+#[derive(Debug, Default)]
+pub(super) struct Campaigns {
+    under_way: usize,
+    /// Those that are not wanted any more are still here, until it is their turn.
+    waiting: VecDeque<PartitionId>,
+}
+
+impl Campaigns {
+    const fn has_room(&self) -> bool {
+        self.under_way < CAMPAIGNS_MAX
+    }
+
+    /// Whether somebody waits who need not.
+    pub fn is_due(&self) -> bool {
+        self.has_room() && !self.waiting.is_empty()
+    }
+}
+
+impl ShardCore {
+    /// A replica's time has come. If it would campaign, it may have to wait.
+    pub(super) fn tick_or_wait(&mut self, now: Time, id: PartitionId) {
+        let Some(partition) = self.partitions.get_mut(&id) else {
+            return;
+        };
+        if partition.replica.would_campaign(now) {
+            match partition.filed_campaign {
+                CampaignFiled::Waits => return,
+                CampaignFiled::UnderWay => self.campaigns.under_way -= 1,
+                CampaignFiled::No => {}
+            }
+            partition.filed_campaign = CampaignFiled::No;
+            if !self.campaigns.has_room() || !self.campaigns.waiting.is_empty() {
+                partition.filed_campaign = CampaignFiled::Waits;
+                self.campaigns.waiting.push_back(id);
+                return;
+            }
+        }
+        partition.replica.tick(&mut self.shared.lend(now));
+        self.file_campaign(now, id);
+    }
+
+    /// Those whose turn it is begin.
+    pub(super) fn begin_campaigns(&mut self, now: Time) {
+        while self.campaigns.has_room()
+            && let Some(id) = self.campaigns.waiting.pop_front()
+        {
+            let Some(partition) = self.partitions.get_mut(&id) else {
+                continue;
+            };
+            if partition.filed_campaign != CampaignFiled::Waits {
+                continue;
+            }
+            partition.filed_campaign = CampaignFiled::No;
+            self.touched.insert(id);
+            if partition.replica.would_campaign(now) {
+                partition.replica.tick(&mut self.shared.lend(now));
+                self.file_campaign(now, id);
+            }
+        }
+    }
+
+    /// Counts what a replica does.
+    pub(super) fn file_campaign(&mut self, now: Time, id: PartitionId) {
+        let Some(partition) = self.partitions.get_mut(&id) else {
+            return;
+        };
+        let filed = match partition.filed_campaign {
+            CampaignFiled::Waits if partition.replica.would_campaign(now) => CampaignFiled::Waits,
+            _ if partition.replica.is_campaigning() => CampaignFiled::UnderWay,
+            _ => CampaignFiled::No,
+        };
+        let before = core::mem::replace(&mut partition.filed_campaign, filed);
+        self.campaigns.under_way -= usize::from(before == CampaignFiled::UnderWay);
+        self.campaigns.under_way += usize::from(filed == CampaignFiled::UnderWay);
+    }
+}
