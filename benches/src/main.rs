@@ -19,6 +19,7 @@ mod peers;
 mod place;
 mod progress;
 mod report;
+mod sealing;
 mod setup;
 mod shard;
 mod start;

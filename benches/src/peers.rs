@@ -23,6 +23,7 @@ use crate::log::{SEGMENT_BYTES, device_work};
 use crate::measured::Measured;
 use crate::progress::Progress;
 use crate::report::{Line, Machine, MeasuredAt, Report, Round, Workload};
+use crate::sealing;
 use crate::setup::{OneNode, Setup};
 use crate::shard::{ShardBench, ShardWork};
 use crate::{BenchError, Common};
@@ -125,6 +126,7 @@ fn measure(
     let directory = setup.path().join("peers");
     let mut profile = Profile::throughput().with_segment_bytes(SEGMENT_BYTES);
     profile.flush = FlushKind::Fdatasync;
+    let suite = profile.sealing;
     let engine = OneNode::start(&directory.join("engine"), profile.clone())?;
     let mut shard = ShardBench::open(&directory.join("shard"), profile, &setup.interrupt)?;
     let plain = Peer::open(&directory.join("plain"), false)?;
@@ -163,6 +165,7 @@ fn measure(
             allocations: Some(counts.allocations),
             enters: Some(counts.enters),
             device: Some(device.clone()),
+            suite_mib_per_s: sealing::mib_per_s(suite),
             peer: better.clone(),
             ..Round::new(in_shard)
         });

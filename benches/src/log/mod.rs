@@ -22,6 +22,7 @@ use crate::instructions;
 use crate::measured::Measured;
 use crate::progress::Progress;
 use crate::report::{Line, Machine, MeasuredAt, Report, Round, Workload};
+use crate::sealing;
 use crate::setup::{OneNode, Setup};
 use crate::shard::{Counts, ShardBench, ShardWork};
 use crate::wake;
@@ -456,6 +457,7 @@ impl Case {
             allocations: Some(counts.allocations),
             enters: Some(counts.enters),
             device: Some((beside, device.clone())),
+            suite_mib_per_s: sealing::mib_per_s(self.suite),
             peer,
             ..Round::new(measured)
         };

@@ -65,6 +65,8 @@ pub struct Round {
     pub enters: Option<u64>,
     /// The device's chains right behind it: what was asked of it, and how it did.
     pub device: Option<(DeviceWork, Measured)>,
+    /// MiB of blocks that the suite seals in a second on one core, measured right behind it.
+    pub suite_mib_per_s: Option<f64>,
     /// Wake-ups of a thread right behind it.
     pub wake: Option<Measured>,
     /// The median of the same work in the shard, in microseconds, where this line is at a handle.
@@ -87,6 +89,7 @@ impl Round {
             allocations: None,
             enters: None,
             device: None,
+            suite_mib_per_s: None,
             wake: None,
             in_shard_p50_us: None,
             peer: None,
@@ -159,6 +162,10 @@ pub struct Run {
     pub ratio_p99_to_device: Option<f64>,
     /// MiB of log blocks in a second over the device's; chains of the same size and depth.
     pub bandwidth_to_device: Option<f64>,
+    /// MiB of blocks that the suite seals in a second on one core.
+    pub suite_mib_per_s: Option<f64>,
+    /// MiB of log blocks in a second over what the suite seals.
+    pub bandwidth_to_suite: Option<f64>,
     /// Waking a thread took this long in half of the cases, in microseconds.
     pub wake_p50_us: Option<f64>,
     /// What the handle adds to the median in the shard, in wake-ups of a thread.
@@ -233,6 +240,12 @@ impl Run {
                 let (work, device) = round.device.as_ref()?;
                 let device = device.per_second() * f64::from(work.blocks);
                 Some(blocks(round)? / device).filter(|ratio| ratio.is_finite())
+            })
+            .map(hundredth),
+            suite_mib_per_s: some(&|round| round.suite_mib_per_s).map(tenth),
+            bandwidth_to_suite: some(&|round| {
+                let sealed = blocks(round)? * crate::BLOCK_BYTES as f64 / MIB;
+                Some(sealed / round.suite_mib_per_s?)
             })
             .map(hundredth),
             wakes_over_shard: some(&|round| {

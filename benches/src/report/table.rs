@@ -2,7 +2,7 @@
 
 use super::{MeasuredAt, Report, Run};
 
-const HEADER: [(&str, usize); 20] = [
+const HEADER: [(&str, usize); 21] = [
     ("what", 6),
     ("mode", 12),
     ("suite", 17),
@@ -19,6 +19,7 @@ const HEADER: [(&str, usize); 20] = [
     ("p50:dev", 7),
     ("p99:dev", 7),
     ("bw:dev", 6),
+    ("bw:suite", 8),
     ("alloc/op", 8),
     ("instr/op", 9),
     ("rate:peer", 9),
@@ -68,7 +69,7 @@ fn print_handles(report: &Report) {
     }
 }
 
-fn cells(run: &Run) -> [String; 20] {
+fn cells(run: &Run) -> [String; 21] {
     let ratio = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
     let at = match run.measured_at {
         MeasuredAt::Shard => "shard",
@@ -97,6 +98,7 @@ fn cells(run: &Run) -> [String; 20] {
         ratio(run.ratio_to_device),
         ratio(run.ratio_p99_to_device),
         ratio(run.bandwidth_to_device),
+        ratio(run.bandwidth_to_suite),
         run.allocations_per_operation
             .map_or_else(|| "-".to_owned(), |count| format!("{count:.3}")),
         run.instructions_per_operation
@@ -107,7 +109,7 @@ fn cells(run: &Run) -> [String; 20] {
 }
 
 /// Words to the left, numbers to the right.
-fn row(cells: &[String; 20], columns: usize) {
+fn row(cells: &[String; 21], columns: usize) {
     let mut line = String::new();
     for (place, (cell, (_, width))) in cells.iter().zip(HEADER).take(columns).enumerate() {
         let cell = if place < 5 {
