@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clustor_engine::profile::Profile;
 use clustor_shards::disk::{DiskEvent, DiskOp};
-use clustor_shards::log::record::{RecordKind, decode_record, encode_record};
+use clustor_shards::log::record::{RecordKind, encode_record, parse_record};
 use clustor_shards::log::{Kek, KeyError, KeyProvider, LogIdentity, Mode, Retirement, ShardLog};
 use clustor_shards::turn::Time;
 use clustor_shards::uring::ShardRing;
@@ -29,8 +29,9 @@ pub const PARTITION: PartitionId = PartitionId(1);
 pub const TERM: Term = Term(1);
 /// What is run before the clock starts.
 const WARM_UP: Duration = Duration::from_millis(200);
-/// A round ends when this part of the segment is used.
-const SEGMENT_SHARE: (u32, u32) = (3, 4);
+/// In eighths of the segment: another log is opened for a round where more is used, its warm-up ends when this much more is,
+/// and the round at the last. Fast devices use up a segment in less than a warm-up takes.
+const SEGMENT_EIGHTHS: (u32, u32, u32) = (2, 1, 6);
 
 /// The key that everything here is sealed under.
 pub struct BenchKey;
@@ -217,12 +218,14 @@ impl<'a> ShardBench<'a> {
         work: ShardWork,
         time: Duration,
     ) -> Result<(Measured, Counts), BenchError> {
-        if self.open.used > self.open.log.options().segment_blocks / 4 {
+        let eighth = self.open.log.options().segment_blocks / 8;
+        let (used_max, warm_up, enough) = SEGMENT_EIGHTHS;
+        if self.open.used > used_max * eighth {
             self.renew()?;
         }
-        let segment = self.open.log.options().segment_blocks;
-        let enough = segment / SEGMENT_SHARE.1 * SEGMENT_SHARE.0;
-        self.keep(work, WARM_UP.min(time), enough, |_, _, _| {})?;
+        let warm = self.open.used + warm_up * eighth;
+        self.keep(work, WARM_UP.min(time), warm, |_, _, _| {})?;
+        let enough = enough * eighth;
         let mut measured = Measured::new();
         let took = self.keep(work, time, enough, |latency, _, _| measured.record(latency))?;
         measured.took(took);
@@ -390,7 +393,7 @@ impl<'a> ShardBench<'a> {
         frame.clear();
         let OpenLog { log, next, .. } = &mut self.open;
         encode_record(frame, RecordKind::Entry, PARTITION, TERM, *next, body);
-        let record = decode_record(frame).expect("a frame just made decodes");
+        let record = parse_record(frame).expect("a frame just made is one");
         log.append(&record, mode);
         *next = next.next();
     }
