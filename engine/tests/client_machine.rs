@@ -87,6 +87,7 @@ impl World {
             partition: P,
             keying,
             payload: b"+3".to_vec(),
+            only_in: None,
         };
         self.ask(question, 10 * SECOND)
     }
@@ -466,6 +467,7 @@ fn what_no_node_could_serve_is_refused_unsent() {
             partition: P,
             keying: Keying::None,
             payload,
+            only_in: None,
         },
         SECOND,
     );

@@ -155,6 +155,7 @@ fn a_node_that_hangs_leaves_the_append_unknown_at_its_deadline() {
     let with = AppendWith {
         keying: Keying::Retry(IdempotencyKey(5), LogIndex(4)),
         timeout: Some(Duration::from_millis(300)),
+        only_in: None,
     };
     let begun = Instant::now();
     match client.append_with(P, *b"x", with).wait() {
@@ -178,6 +179,7 @@ fn a_certificate_that_the_node_refuses_executes_nothing_and_says_so() {
     let with = AppendWith {
         keying: Keying::None,
         timeout: Some(Duration::from_millis(500)),
+        only_in: None,
     };
     match client.append_with(P, *b"x", with).wait() {
         Err(AppendError::NotExecuted { refusal }) => {

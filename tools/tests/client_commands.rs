@@ -134,6 +134,12 @@ fn what_is_appended_is_read_and_its_partition_is_shown_with_its_leader() {
             .iter()
             .all(|of| of["leader"].as_u64() == Some(leader))
     );
+    // The latency profile has no leases, and the leader says so; nobody else has anything to say of one.
+    for replica in &replicas {
+        let why = if leads(&replica) { "leases_off" } else { "" };
+        assert_eq!(replica["lease_held"], false);
+        assert_eq!(replica["no_lease"], why);
+    }
     let people = cluster.ask("status", &["--node", "2"]);
     assert!(
         text(&people.stdout).starts_with("node 2 shard 0: boot 1"),
@@ -205,6 +211,36 @@ fn an_append_repeated_with_its_key_and_index_answers_with_the_first_index() {
         (&Value::Bool(false), &Value::Bool(true))
     );
     assert_eq!(first["index"], again["index"]);
+}
+
+#[test]
+fn an_append_for_another_term_than_the_present_is_refused_with_the_present_one() {
+    let cluster = Cluster::prepare().start();
+    let first = json(&cluster.ask("append", &["--json", "1", "colour", "red"]));
+    let term = first["term"].as_u64().expect("a term");
+    let now = term.to_string();
+    let fenced = cluster.ask(
+        "append",
+        &["--json", "1", "colour", "blue", "--if-term", &now],
+    );
+    // A slow machine may have had an election meanwhile.
+    let refused = fenced.status.code() == Some(1);
+    assert!(
+        refused && json(&fenced)["clause"] == "TermChanged" || json(&fenced)["term"] == term,
+        "{fenced:?}"
+    );
+    let later = (term + 1_000).to_string();
+    let refused = cluster.ask(
+        "append",
+        &["--json", "1", "colour", "green", "--if-term", &later],
+    );
+    assert_code(&refused, 1);
+    let refused = json(&refused);
+    assert_eq!(refused["outcome"], "not executed");
+    assert_eq!(refused["clause"], "TermChanged");
+    let why = refused["why"].as_str().expect("text");
+    let names = format!("the append is for term {later}, this is term ");
+    assert!(why.contains(&names), "{why}");
 }
 
 #[test]

@@ -240,6 +240,8 @@ fn partition_status(n: u128) -> PartitionStatus {
         mode: DurabilityMode::Strict,
         wanted_mode: DurabilityMode::Group,
         held_back: "backoff".to_owned(),
+        lease_held: false,
+        no_lease: "clock_alarm".to_owned(),
     }
 }
 
@@ -527,6 +529,7 @@ fn a_message_that_no_frame_holds_is_refused_and_the_largest_entry_is_not() {
             partition: PartitionId(1),
             key: None,
             payload: vec![5; len],
+            only_in: None,
         },
     };
     let largest = append(4 * 1024 * 1024);
@@ -562,4 +565,28 @@ fn a_message_that_no_frame_holds_is_refused_and_the_largest_entry_is_not() {
     let error = ClientRequest::decode(&vec![0; FRAME_BODY_BYTES_MAX + 1])
         .expect_err("a message over the limit was taken");
     assert_eq!(error.code(), ErrorCode::BodyTooLarge, "{error}");
+}
+
+/// An append as clients send it that know of no term to append in.
+const APPEND_WITHOUT_A_TERM: &str = concat!(
+    "140000000000000000000a0014000c00070008000a000000000000011800000007000000000000000c001c00",
+    "04000000000018000c000000010000000000000000000000000000000000000004000000020000002b330000"
+);
+
+#[test]
+fn an_append_that_names_no_term_is_what_it_was_before_there_were_any() {
+    let request = ClientRequest {
+        id: 7,
+        body: ClientRequestBody::Append {
+            partition: PartitionId(1),
+            key: None,
+            payload: b"+3".to_vec(),
+            only_in: None,
+        },
+    };
+    let mut out = Vec::new();
+    request.encode(&mut out).expect("it is small");
+    let hex: String = out.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, APPEND_WITHOUT_A_TERM);
+    assert_eq!(ClientRequest::decode(&out).as_ref(), Ok(&request));
 }

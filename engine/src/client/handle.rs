@@ -10,7 +10,7 @@ use clustor_shards::mesh::reply::{Lost, ReplyPool, ReplySender};
 use clustor_shards::net::{Role, SpiffeId};
 use clustor_shards::sys::boottime_us;
 use clustor_shards::turn::PeerId;
-use clustor_wire::ids::{LogIndex, PartitionId, ShardId};
+use clustor_wire::ids::{LogIndex, PartitionId, ShardId, Term};
 use clustor_wire::message::{
     DurabilityMode, IdempotencyKey, MembersVerb, PartitionMembers, ReadLevel, RefusalClause,
     ShardStatus,
@@ -104,6 +104,10 @@ pub struct AppendWith {
     pub keying: Keying,
     /// Its time; `None`: the client's.
     pub timeout: Option<Duration>,
+    /// It enters the log in this term or never; `None`: in whichever term it meets. Where another has begun it is
+    /// refused by `TermChanged`, which names that one; with a key it is Unknown then if an earlier sending of it may have
+    /// entered.
+    pub only_in: Option<Term>,
 }
 
 /// A client of a cluster: cheap to clone, for any thread.
@@ -206,6 +210,7 @@ impl Client {
         let with = AppendWith {
             keying: Keying::New(Self::draw_key()),
             timeout: None,
+            only_in: None,
         };
         self.append_with(partition, payload, with)
     }
@@ -223,6 +228,23 @@ impl Client {
         let with = AppendWith {
             keying,
             timeout: None,
+            only_in: None,
+        };
+        self.append_with(partition, payload, with)
+    }
+
+    /// Appends in this term or never, under a key of its own: what a leader decided under its term can't slip in behind a
+    /// later leader's decisions.
+    pub fn append_if(
+        &self,
+        term: Term,
+        partition: impl Into<PartitionId>,
+        payload: impl Into<Vec<u8>>,
+    ) -> Pending<Result<Appended, AppendError>> {
+        let with = AppendWith {
+            keying: Keying::New(Self::draw_key()),
+            timeout: None,
+            only_in: Some(term),
         };
         self.append_with(partition, payload, with)
     }
@@ -246,6 +268,7 @@ impl Client {
             partition: partition.into(),
             keying: with.keying,
             payload: payload.into(),
+            only_in: with.only_in,
         };
         self.submit(question, with.timeout, known, read_append)
     }

@@ -2,7 +2,7 @@
 
 use clustor_shards::turn::PeerId;
 use clustor_wire::frame::FRAME_BODY_BYTES_MAX;
-use clustor_wire::ids::{LogIndex, PartitionId};
+use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use clustor_wire::message::{
     ClientRequest, ClientRequestBody, DurabilityMode, IdempotencyKey, MembersVerb, MessageError,
     PartitionMembers, ReadLevel, Refusal, ShardStatus,
@@ -45,6 +45,8 @@ pub enum Question {
         keying: Keying,
         /// The command, at most [`PAYLOAD_BYTES_MAX`].
         payload: Vec<u8>,
+        /// It enters the log in this term or never: refused by `TermChanged` where another has begun.
+        only_in: Option<Term>,
     },
     /// Ask a partition's machine.
     Read {
@@ -141,10 +143,12 @@ impl Question {
                 partition,
                 keying,
                 payload,
+                only_in,
             } => ClientRequestBody::Append {
                 partition: *partition,
                 key: keying.key().map(|key| (key, index)),
                 payload: core::mem::take(payload),
+                only_in: *only_in,
             },
             Self::Read {
                 partition,

@@ -29,6 +29,7 @@ use clustor_wire::message::{
     IdempotencyKey, PartitionStatus, RefetchVerdict, Refusal, RefusalClause,
 };
 
+use crate::gate::ControlFacts;
 use crate::machine::deferred::AckBox;
 use crate::machine::{AnyMachine, Effects, MachineFactory};
 use crate::outcome::{Leadership, Outcome};
@@ -465,7 +466,22 @@ impl Partition {
         }
     }
 
-    /// How it stands, with what is wrong in words.
+    /// How it stands at this moment, its lease included.
+    pub(crate) fn status_at(
+        &self,
+        now: Time,
+        clock_alarm: bool,
+        control: ControlFacts,
+    ) -> PartitionStatus {
+        let (lease_held, no_lease) = self.lease_status(now, clock_alarm, control);
+        PartitionStatus {
+            lease_held,
+            no_lease,
+            ..self.status()
+        }
+    }
+
+    /// How it stands, with what is wrong in words. Says nothing of a lease: that depends on the moment.
     #[must_use]
     pub fn status(&self) -> PartitionStatus {
         let status = self.replica.status();
@@ -490,6 +506,8 @@ impl Partition {
             mode,
             wanted_mode,
             held_back,
+            lease_held: false,
+            no_lease: String::new(),
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Reads: what each relies on, whether the gate lets it, and when the machine has got far enough for it.
 
-use clustor_shards::turn::PeerId;
+use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::LogIndex;
 use clustor_wire::message::{ReadLevel, Refusal, RefusalClause};
 
 use super::{Answer, MachineSlot, Origin, Partition, ReadWhat, refusal};
 use crate::gate::{ControlFacts, ReadFacts, linearizable_read};
-use crate::raft::{ReadError, ReadReady, Turn};
+use crate::raft::{LeaseClause, ReadError, ReadReady, Turn};
 
 /// When a read that the gate forbids may be asked for again, in milliseconds.
 const GATE_RETRY_MS: u32 = 250;
@@ -97,6 +97,26 @@ impl Partition {
             known => known,
         };
         asked.map_err(|error| self.read_refusal(&error))
+    }
+
+    /// Whether a read by lease would be answered without asking anybody, and the clause by which a leader can't; empty where
+    /// it can, and where it does not lead.
+    pub(super) fn lease_status(
+        &self,
+        now: Time,
+        clock_alarm: bool,
+        control: ControlFacts,
+    ) -> (bool, String) {
+        if let Err(clause) = linearizable_read(&self.read_facts(control))
+            && self.replica.is_leader()
+        {
+            return (false, clause.name().to_owned());
+        }
+        match self.replica.holds_lease(now, clock_alarm) {
+            Ok(()) => (true, String::new()),
+            Err(LeaseClause::NotLeading) => (false, String::new()),
+            Err(clause) => (false, clause.name().to_owned()),
+        }
     }
 
     fn read_facts(&self, control: ControlFacts) -> ReadFacts {

@@ -93,6 +93,47 @@ impl Timers {
     }
 }
 
+/// Why a replica holds no lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseClause {
+    /// It does not lead.
+    NotLeading,
+    /// The profile has none, or its timers allow none.
+    Off,
+    /// Somebody was asked to campaign in its place: none for the rest of the term.
+    HandedOver,
+    /// More entries were received by a majority, and are not known to be durable there, than `lease_gap_max`.
+    Gap,
+    /// Nothing of its term is committed yet.
+    TermUncommitted,
+    /// Its clock can't be trusted.
+    ClockAlarm,
+    /// No majority has answered a heartbeat with clocks that it trusts since leases were lost last.
+    Unconfirmed,
+    /// The partition is quiet: there are no heartbeats to earn one by.
+    Quiet,
+    /// The last one ended, and no majority has answered a later heartbeat.
+    RanOut,
+}
+
+impl LeaseClause {
+    /// Its name, as the status shows it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotLeading => "not_leading",
+            Self::Off => "leases_off",
+            Self::HandedOver => "handed_over",
+            Self::Gap => "gap",
+            Self::TermUncommitted => "term_uncommitted",
+            Self::ClockAlarm => "clock_alarm",
+            Self::Unconfirmed => "unconfirmed",
+            Self::Quiet => "quiet",
+            Self::RanOut => "ran_out",
+        }
+    }
+}
+
 /// What a leader's lease follows from.
 #[derive(Debug, Default)]
 pub(super) struct Lease {
@@ -140,15 +181,46 @@ impl Replica {
     /// Until when this replica, as things stand, may take it that nobody else leads; `None` for not at all.
     #[must_use]
     pub fn lease_until(&self) -> Option<Time> {
+        self.lease_term().ok()
+    }
+
+    /// Until when, or what forbids it.
+    fn lease_term(&self) -> Result<Time, LeaseClause> {
         let RoleState::Leader(leading) = &self.role else {
-            return None;
+            return Err(LeaseClause::NotLeading);
         };
-        let forbidden = leading.lease.handed_over || !self.timers.allow_leases();
-        if forbidden || self.is_gap_wide() || self.committed < leading.term_start {
-            return None;
+        if !self.timers.allow_leases() {
+            return Err(LeaseClause::Off);
         }
-        let sent = leading.lease.sent_at(self.lease_round())?;
-        Some(sent.plus_ms(u64::from(self.timers.lease.lease_ms)))
+        if leading.lease.handed_over {
+            return Err(LeaseClause::HandedOver);
+        }
+        if self.is_gap_wide() {
+            return Err(LeaseClause::Gap);
+        }
+        if self.committed < leading.term_start {
+            return Err(LeaseClause::TermUncommitted);
+        }
+        let sent = leading.lease.sent_at(self.lease_round());
+        let sent = sent.ok_or(LeaseClause::Unconfirmed)?;
+        Ok(sent.plus_ms(u64::from(self.timers.lease.lease_ms)))
+    }
+
+    /// Whether this replica holds a lease at this moment.
+    ///
+    /// # Errors
+    /// The first clause that forbids it.
+    pub fn holds_lease(&self, now: Time, clock_alarm: bool) -> Result<(), LeaseClause> {
+        let until = self.lease_term();
+        let quiet = matches!(&self.role, RoleState::Leader(leading) if leading.quiet);
+        match until {
+            Ok(_) if clock_alarm => Err(LeaseClause::ClockAlarm),
+            Ok(until) if now < until => Ok(()),
+            Ok(_) | Err(LeaseClause::Unconfirmed) if quiet => Err(LeaseClause::Quiet),
+            Ok(_) => Err(LeaseClause::RanOut),
+            Err(LeaseClause::Unconfirmed) if clock_alarm => Err(LeaseClause::ClockAlarm),
+            Err(clause) => Err(clause),
+        }
     }
 
     /// Whether too much was received by a majority that is not known to be durable there.

@@ -69,7 +69,7 @@ pub use durability::{Cause, Transition};
 pub use durable::{AuthenticatedPeer, PeerDurable, QuorumDurable};
 pub use election::CampaignFiled;
 pub use founding::Estranged;
-pub use lease::LeaseBounds;
+pub use lease::{LeaseBounds, LeaseClause};
 pub use membership::{Change, ConfigurationAt};
 pub use output::{
     Applicable, Leadership, LeadershipChange, Output, ReadFailed, ReadReady, RecordToPersist,

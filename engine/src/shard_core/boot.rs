@@ -189,6 +189,7 @@ impl ShardCore {
             frames: Vec::new(),
             placement: config.placement,
             failure_told: quarantined,
+            turned_at: now,
             stopping_since: None,
             patience_ms: config.profile.election_ms_max,
             profile_refused: None,

@@ -330,12 +330,13 @@ impl ShardCore {
                 partition,
                 key,
                 payload,
+                only_in,
             } => {
                 let asked = AskedAppend {
                     payload: &payload,
                     key,
                     wait: Wait::Applied,
-                    only_in: None,
+                    only_in,
                 };
                 self.append(now, stopping, partition, origin, asked);
             }

@@ -134,6 +134,8 @@ pub struct ShardCore {
     placement: Option<Vec<u8>>,
     /// Whether the disk's failure was told to the partitions.
     failure_told: bool,
+    /// The moment of the latest turn.
+    turned_at: Time,
     /// Since when the shard is stopping.
     stopping_since: Option<Time>,
     patience_ms: u64,
@@ -181,6 +183,7 @@ impl ShardCore {
     #[must_use]
     pub fn status(&self, only: Option<PartitionId>) -> ShardStatus {
         let log = &self.shared.log;
+        let clock_alarm = self.shared.clocks.is_raised();
         ShardStatus {
             node: self.me.node,
             shard: self.me.shard,
@@ -191,7 +194,10 @@ impl ShardCore {
                 .partitions
                 .values()
                 .filter(|partition| only.is_none_or(|only| only == partition.id))
-                .map(Partition::status)
+                .map(|partition| {
+                    let control = self.control.facts(partition.id);
+                    partition.status_at(self.turned_at, clock_alarm, control)
+                })
                 .collect(),
             scrub: scrub_status(log),
         }
@@ -426,6 +432,7 @@ impl Application for ShardCore {
 
     fn turn(&mut self, inbox: &mut Inbox<Request, CoreMesh>, outbox: &mut Outbox<Reply, CoreMesh>) {
         let now = inbox.now;
+        self.turned_at = now;
         self.watch_clocks(now, inbox.wall_us);
         self.take_disk_events(now, inbox);
         self.take_hellos(inbox);

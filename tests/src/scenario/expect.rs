@@ -32,6 +32,11 @@ fn value(host: &Host, name: &str) -> Result<u64, String> {
         "committed" => status.wal_committed.get(),
         "applied" => status.applied.get(),
         "missing" => status.missing,
+        "lease" => {
+            let now = host.core.as_ref().map(|core| core.status(Some(P)));
+            let held = now.is_some_and(|now| now.partitions.iter().all(|p| p.lease_held));
+            u64::from(held)
+        }
         "keys_max" => u64::from(partition.keys_max().get()),
         "voters" => {
             let configuration = partition.configuration();
@@ -63,7 +68,7 @@ fn value(host: &Host, name: &str) -> Result<u64, String> {
         "vote" => state.vote.map_or(0, NodeId::get),
         _ => {
             return Err(format!(
-                "{name} is not term, last, durable, committed, applied, missing, keys_max, vote, voters, halves, change, member or towards"
+                "{name} is not term, last, durable, committed, applied, missing, lease, keys_max, vote, voters, halves, change, member or towards"
             ));
         }
     })

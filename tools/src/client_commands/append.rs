@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::Args;
 use clustor_engine::client::{AppendWith, Client, Keying};
 use clustor_engine::outcome::{AppendError, Appended, IdempotencyKey, describe};
-use clustor_wire::ids::LogIndex;
+use clustor_wire::ids::{LogIndex, Term};
 use serde_json::json;
 
 use super::{Reach, check_partition, not_kv, shown, value_json};
@@ -19,6 +19,8 @@ Examples:
   clustor append --cluster dev --json 1 colour red
   clustor append --cluster dev 1 colour red --idempotency-key 8d3c... --index 41
                                                     repeats an append whose outcome is unknown
+  clustor append --cluster dev 1 leader me --if-term 7
+                                                    in term 7 of the partition or never
 
 Every append gets a random key and is retried under it until the timeout: it executes at most once. Where the
 outcome is unknown (exit code 4) the key and the index to repeat it with are printed. With --json a failure is
@@ -47,6 +49,9 @@ pub struct AppendArgs {
     /// The index that it had.
     #[arg(long, requires = "idempotency_key")]
     index: Option<u64>,
+    /// Append in this term or never: refused (TermChanged, with the present term) where another has begun.
+    #[arg(long, value_name = "TERM")]
+    if_term: Option<u64>,
 }
 
 fn parse_key(text: &str) -> Result<IdempotencyKey, String> {
@@ -84,6 +89,7 @@ pub fn append(args: &AppendArgs, out: &mut dyn Write) -> Result<(), CommandError
     let with = AppendWith {
         keying,
         timeout: Some(args.reach.timeout()),
+        only_in: args.if_term.map(Term),
     };
     let result = client
         .append_with(args.partition, command.encode(), with)

@@ -119,6 +119,15 @@ fn in_force(status: &PartitionStatus) -> String {
     }
 }
 
+/// Whether a lease is held, or why the leader holds none.
+fn lease(status: &PartitionStatus) -> &str {
+    if status.lease_held {
+        "held"
+    } else {
+        or(&status.no_lease, "-")
+    }
+}
+
 const fn writer(mode: u8) -> &'static str {
     match mode {
         0 => "fixed-uring",
@@ -195,6 +204,8 @@ fn partition_json(status: &PartitionStatus) -> Value {
         "mode": mode(status.mode),
         "wanted_mode": mode(status.wanted_mode),
         "held_back": status.held_back,
+        "lease_held": status.lease_held,
+        "no_lease": status.no_lease,
     })
 }
 
@@ -217,7 +228,7 @@ fn print_shard((at, status): &Told, out: &mut dyn Write) -> std::io::Result<()> 
     }
     writeln!(
         out,
-        "  {:>9}  {:<13} {:>6} {:>6} {:>10} {:>10} {:>10} {:>10} {:>7}  {:<8} trouble",
+        "  {:>9}  {:<13} {:>6} {:>6} {:>10} {:>10} {:>10} {:>10} {:>7}  {:<8} {:<12} trouble",
         "partition",
         "role",
         "term",
@@ -227,13 +238,14 @@ fn print_shard((at, status): &Told, out: &mut dyn Write) -> std::io::Result<()> 
         "committed",
         "applied",
         "missing",
-        "mode"
+        "mode",
+        "lease"
     )?;
     for p in &status.partitions {
         let leader = p.leader.map_or("-".to_owned(), |node| node.to_string());
         writeln!(
             out,
-            "  {:>9}  {:<13} {:>6} {leader:>6} {:>10} {:>10} {:>10} {:>10} {:>7}  {:<8} {}",
+            "  {:>9}  {:<13} {:>6} {leader:>6} {:>10} {:>10} {:>10} {:>10} {:>7}  {:<8} {:<12} {}",
             p.partition.to_string(),
             role(p.role),
             p.term.get(),
@@ -243,6 +255,7 @@ fn print_shard((at, status): &Told, out: &mut dyn Write) -> std::io::Result<()> 
             p.applied.get(),
             p.missing,
             in_force(p),
+            lease(p),
             or(&p.trouble, "-")
         )?;
     }

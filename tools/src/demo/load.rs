@@ -244,6 +244,7 @@ impl Writer {
             let with = AppendWith {
                 keying,
                 timeout: Some(WRITE_TIMEOUT),
+                only_in: None,
             };
             match self.client.append_with(partition, command, with).wait() {
                 Ok(done) => return Some(done),

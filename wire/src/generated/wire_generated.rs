@@ -4534,6 +4534,7 @@ impl<'a> AppendRequest<'a> {
   pub const VT_KEY: ::flatbuffers::VOffsetT = 6;
   pub const VT_KEY_WAL_COMMITTED: ::flatbuffers::VOffsetT = 8;
   pub const VT_PAYLOAD: ::flatbuffers::VOffsetT = 10;
+  pub const VT_ONLY_IN: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -4545,6 +4546,7 @@ impl<'a> AppendRequest<'a> {
     args: &'args AppendRequestArgs<'args>
   ) -> ::flatbuffers::WIPOffset<AppendRequest<'bldr>> {
     let mut builder = AppendRequestBuilder::new(_fbb);
+    if let Some(x) = args.only_in { builder.add_only_in(x); }
     if let Some(x) = args.key_wal_committed { builder.add_key_wal_committed(x); }
     if let Some(x) = args.payload { builder.add_payload(x); }
     if let Some(x) = args.key { builder.add_key(x); }
@@ -4585,6 +4587,14 @@ impl<'a> AppendRequest<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, u8>>>(AppendRequest::VT_PAYLOAD, None).unwrap()}
   }
+  /// It enters the log in this term or never; absent for whichever term it meets.
+  #[inline]
+  pub fn only_in(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(AppendRequest::VT_ONLY_IN, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for AppendRequest<'_> {
@@ -4597,6 +4607,7 @@ impl ::flatbuffers::Verifiable for AppendRequest<'_> {
      .visit_field::<Id128>("key", Self::VT_KEY, false)?
      .visit_field::<u64>("key_wal_committed", Self::VT_KEY_WAL_COMMITTED, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, u8>>>("payload", Self::VT_PAYLOAD, true)?
+     .visit_field::<u64>("only_in", Self::VT_ONLY_IN, false)?
      .finish();
     Ok(())
   }
@@ -4606,6 +4617,7 @@ pub struct AppendRequestArgs<'a> {
     pub key: Option<&'a Id128>,
     pub key_wal_committed: Option<u64>,
     pub payload: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, u8>>>,
+    pub only_in: Option<u64>,
 }
 impl<'a> Default for AppendRequestArgs<'a> {
   #[inline]
@@ -4615,6 +4627,7 @@ impl<'a> Default for AppendRequestArgs<'a> {
       key: None,
       key_wal_committed: None,
       payload: None, // required field
+      only_in: None,
     }
   }
 }
@@ -4641,6 +4654,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> AppendRequestBuilder<'a, 'b, 
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(AppendRequest::VT_PAYLOAD, payload);
   }
   #[inline]
+  pub fn add_only_in(&mut self, only_in: u64) {
+    self.fbb_.push_slot_always::<u64>(AppendRequest::VT_ONLY_IN, only_in);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> AppendRequestBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     AppendRequestBuilder {
@@ -4664,6 +4681,7 @@ impl ::core::fmt::Debug for AppendRequest<'_> {
       ds.field("key", &self.key());
       ds.field("key_wal_committed", &self.key_wal_committed());
       ds.field("payload", &self.payload());
+      ds.field("only_in", &self.only_in());
       ds.finish()
   }
 }
@@ -6186,6 +6204,8 @@ impl<'a> PartitionStatus<'a> {
   pub const VT_MODE: ::flatbuffers::VOffsetT = 24;
   pub const VT_WANTED_MODE: ::flatbuffers::VOffsetT = 26;
   pub const VT_HELD_BACK: ::flatbuffers::VOffsetT = 28;
+  pub const VT_LEASE_HELD: ::flatbuffers::VOffsetT = 30;
+  pub const VT_NO_LEASE: ::flatbuffers::VOffsetT = 32;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -6204,9 +6224,11 @@ impl<'a> PartitionStatus<'a> {
     builder.add_last_index(args.last_index);
     if let Some(x) = args.leader { builder.add_leader(x); }
     builder.add_term(args.term);
+    if let Some(x) = args.no_lease { builder.add_no_lease(x); }
     if let Some(x) = args.held_back { builder.add_held_back(x); }
     if let Some(x) = args.trouble { builder.add_trouble(x); }
     if let Some(x) = args.partition { builder.add_partition(x); }
+    builder.add_lease_held(args.lease_held);
     if let Some(x) = args.wanted_mode { builder.add_wanted_mode(x); }
     if let Some(x) = args.mode { builder.add_mode(x); }
     if let Some(x) = args.role { builder.add_role(x); }
@@ -6318,6 +6340,22 @@ impl<'a> PartitionStatus<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(PartitionStatus::VT_HELD_BACK, None)}
   }
+  /// Whether this replica leads and holds a lease.
+  #[inline]
+  pub fn lease_held(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(PartitionStatus::VT_LEASE_HELD, Some(false)).unwrap()}
+  }
+  /// The clause by which a leader holds no lease; empty if it holds one or does not lead.
+  #[inline]
+  pub fn no_lease(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(PartitionStatus::VT_NO_LEASE, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PartitionStatus<'_> {
@@ -6339,6 +6377,8 @@ impl ::flatbuffers::Verifiable for PartitionStatus<'_> {
      .visit_field::<DurabilityMode>("mode", Self::VT_MODE, false)?
      .visit_field::<DurabilityMode>("wanted_mode", Self::VT_WANTED_MODE, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("held_back", Self::VT_HELD_BACK, false)?
+     .visit_field::<bool>("lease_held", Self::VT_LEASE_HELD, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("no_lease", Self::VT_NO_LEASE, false)?
      .finish();
     Ok(())
   }
@@ -6357,6 +6397,8 @@ pub struct PartitionStatusArgs<'a> {
     pub mode: Option<DurabilityMode>,
     pub wanted_mode: Option<DurabilityMode>,
     pub held_back: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub lease_held: bool,
+    pub no_lease: Option<::flatbuffers::WIPOffset<&'a str>>,
 }
 impl<'a> Default for PartitionStatusArgs<'a> {
   #[inline]
@@ -6375,6 +6417,8 @@ impl<'a> Default for PartitionStatusArgs<'a> {
       mode: None,
       wanted_mode: None,
       held_back: None,
+      lease_held: false,
+      no_lease: None,
     }
   }
 }
@@ -6437,6 +6481,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PartitionStatusBuilder<'a, 'b
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionStatus::VT_HELD_BACK, held_back);
   }
   #[inline]
+  pub fn add_lease_held(&mut self, lease_held: bool) {
+    self.fbb_.push_slot::<bool>(PartitionStatus::VT_LEASE_HELD, lease_held, false);
+  }
+  #[inline]
+  pub fn add_no_lease(&mut self, no_lease: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionStatus::VT_NO_LEASE, no_lease);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PartitionStatusBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PartitionStatusBuilder {
@@ -6469,6 +6521,8 @@ impl ::core::fmt::Debug for PartitionStatus<'_> {
       ds.field("mode", &self.mode());
       ds.field("wanted_mode", &self.wanted_mode());
       ds.field("held_back", &self.held_back());
+      ds.field("lease_held", &self.lease_held());
+      ds.field("no_lease", &self.no_lease());
       ds.finish()
   }
 }

@@ -26,6 +26,8 @@ pub enum ClientRequestBody {
         key: Option<(IdempotencyKey, Option<LogIndex>)>,
         /// The command.
         payload: Vec<u8>,
+        /// It enters the log in this term or never.
+        only_in: Option<Term>,
     },
     /// Ask the machine.
     Read {
@@ -284,6 +286,10 @@ pub struct PartitionStatus {
     pub wanted_mode: DurabilityMode,
     /// The clause that holds the leader in strict mode although group was asked for; empty if none does.
     pub held_back: String,
+    /// Whether this replica leads and holds a lease.
+    pub lease_held: bool,
+    /// The clause by which a leader holds no lease; empty if it holds one or does not lead.
+    pub no_lease: String,
 }
 
 /// Who belongs to a partition, as one replica of it knows.

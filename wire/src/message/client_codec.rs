@@ -111,7 +111,7 @@ fn response_bytes(body: &ClientResponseBody) -> usize {
             let texts = status
                 .partitions
                 .iter()
-                .map(|p| p.trouble.len() + p.held_back.len());
+                .map(|p| p.trouble.len() + p.held_back.len() + p.no_lease.len());
             status.trouble.len() + texts.sum::<usize>()
         }
         ClientResponseBody::Members(members) => {
@@ -130,6 +130,7 @@ fn build_request_body(
             partition,
             key,
             payload,
+            only_in,
         } => {
             let key_id = key.map(|(key, _)| id128(key.0));
             let args = fb::AppendRequestArgs {
@@ -137,6 +138,7 @@ fn build_request_body(
                 key: key_id.as_ref(),
                 key_wal_committed: key.and_then(|(_, known)| known).map(LogIndex::get),
                 payload: Some(b.create_vector(payload)),
+                only_in: only_in.map(Term::get),
             };
             let offset = fb::AppendRequest::create(b, &args).as_union_value();
             (fb::ClientRequestBody::AppendRequest, offset)
@@ -212,6 +214,7 @@ fn request_body(request: fb::ClientRequest<'_>) -> Result<ClientRequestBody, Mes
                 partition: partition_of(m.partition()),
                 key,
                 payload: m.payload().bytes().to_vec(),
+                only_in: m.only_in().map(Term),
             }
         }
         fb::ClientRequestBody::ReadRequest => {
@@ -472,6 +475,7 @@ fn build_status(
     for partition in &status.partitions {
         let trouble = Some(builder.create_string(&partition.trouble));
         let held_back = Some(builder.create_string(&partition.held_back));
+        let no_lease = Some(builder.create_string(&partition.no_lease));
         let partition = fb::PartitionStatus::create(
             builder,
             &fb::PartitionStatusArgs {
@@ -488,6 +492,8 @@ fn build_status(
                 mode: Some(fb::DurabilityMode(partition.mode as u8)),
                 wanted_mode: Some(fb::DurabilityMode(partition.wanted_mode as u8)),
                 held_back,
+                lease_held: partition.lease_held,
+                no_lease,
             },
         );
         offsets.push(partition.value());
@@ -632,6 +638,8 @@ fn partition_status(m: fb::PartitionStatus<'_>) -> Result<PartitionStatus, Messa
         mode: durability_mode("PartitionStatus.mode", m.mode())?,
         wanted_mode: durability_mode("PartitionStatus.wanted_mode", m.wanted_mode())?,
         held_back: m.held_back().unwrap_or_default().to_owned(),
+        lease_held: m.lease_held(),
+        no_lease: m.no_lease().unwrap_or_default().to_owned(),
     })
 }
 

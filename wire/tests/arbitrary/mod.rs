@@ -218,13 +218,16 @@ pub fn requests() -> impl Strategy<Value = ClientRequest> {
         option::of(indexes()),
     );
     let body = prop_oneof![
-        (partitions(), option::of(key), bytes()).prop_map(|(partition, key, payload)| {
-            ClientRequestBody::Append {
-                partition,
-                key,
-                payload,
+        (partitions(), option::of(key), bytes(), option::of(terms())).prop_map(
+            |(partition, key, payload, only_in)| {
+                ClientRequestBody::Append {
+                    partition,
+                    key,
+                    payload,
+                    only_in,
+                }
             }
-        }),
+        ),
         (partitions(), levels(), bytes()).prop_map(|(partition, level, query)| {
             ClientRequestBody::Read {
                 partition,
@@ -361,6 +364,7 @@ fn statuses() -> impl Strategy<Value = ShardStatus> {
         (indexes(), indexes(), indexes(), indexes()),
         (numbers(), texts()),
         (modes(), modes(), texts()),
+        (any::<bool>(), texts()),
     )
         .prop_map(
             |(
@@ -369,6 +373,7 @@ fn statuses() -> impl Strategy<Value = ShardStatus> {
                 (last_index, durable, wal_committed, applied),
                 (missing, trouble),
                 (mode, wanted_mode, held_back),
+                (lease_held, no_lease),
             )| PartitionStatus {
                 partition,
                 role,
@@ -383,6 +388,8 @@ fn statuses() -> impl Strategy<Value = ShardStatus> {
                 mode,
                 wanted_mode,
                 held_back,
+                lease_held,
+                no_lease,
             },
         );
     (
