@@ -100,8 +100,12 @@ pub struct Rolling {
     pub preparing: Measured,
     /// A rollover: the old pair's last chains, the opening, the mark.
     pub rollover: Measured,
+    /// A pair that nothing needs any more was being removed, or its segment set aside for a later one.
+    pub reclaim: Measured,
     /// Rollovers.
     pub rollovers: u64,
+    /// Pairs that were removed.
+    pub reclaims: u64,
 }
 
 /// What is under way besides appends. The numbers grow when it begins and when it ends.
@@ -109,6 +113,7 @@ pub struct Rolling {
 struct Beside {
     rolling: u64,
     preparing: u64,
+    reclaiming: u64,
 }
 
 impl Beside {
@@ -131,6 +136,8 @@ pub struct ShardBench<'a> {
     beside: Beside,
     /// The mark of the rollover that is under way.
     mark: Option<ChainNumber>,
+    /// Whether segments go as soon as they are closed.
+    reclaims: bool,
     /// When the log's time began.
     begun: Instant,
     interrupt: &'a Interrupt,
@@ -184,6 +191,7 @@ impl<'a> ShardBench<'a> {
             counts: Counts::default(),
             beside: Beside::default(),
             mark: None,
+            reclaims: false,
             begun: Instant::now(),
             interrupt,
         };
@@ -232,7 +240,7 @@ impl<'a> ShardBench<'a> {
         Ok((measured, self.counts))
     }
 
-    /// Measures over the ends of segments, until `time` is over.
+    /// Measures over the ends of segments, until `time` is over; `reclaims`: and lets go of each as soon as it is closed.
     ///
     /// # Errors
     /// When the log fails or a signal came.
@@ -240,20 +248,26 @@ impl<'a> ShardBench<'a> {
         &mut self,
         work: ShardWork,
         time: Duration,
+        reclaims: bool,
     ) -> Result<Rolling, BenchError> {
+        self.reclaims = reclaims;
         let mut rolling = Rolling {
             quiet: Measured::new(),
             preparing: Measured::new(),
             rollover: Measured::new(),
+            reclaim: Measured::new(),
             rollovers: 0,
+            reclaims: 0,
         };
-        let before = self.beside.rolling;
+        let before = self.beside;
         let begun = Instant::now();
         self.keep(work, time, u32::MAX, |latency, now, then| {
             let of = if Beside::met(now.rolling, then.rolling) {
                 &mut rolling.rollover
             } else if Beside::met(now.preparing, then.preparing) {
                 &mut rolling.preparing
+            } else if Beside::met(now.reclaiming, then.reclaiming) {
+                &mut rolling.reclaim
             } else {
                 &mut rolling.quiet
             };
@@ -263,10 +277,12 @@ impl<'a> ShardBench<'a> {
             &mut rolling.quiet,
             &mut rolling.preparing,
             &mut rolling.rollover,
+            &mut rolling.reclaim,
         ] {
             measured.took(begun.elapsed());
         }
-        rolling.rollovers = (self.beside.rolling - before) / 2;
+        rolling.rollovers = (self.beside.rolling - before.rolling) / 2;
+        rolling.reclaims = (self.beside.reclaiming - before.reclaiming) / 2;
         Ok(rolling)
     }
 
@@ -296,6 +312,9 @@ impl<'a> ShardBench<'a> {
                 {
                     self.beside.preparing += 1;
                 }
+                DiskEvent::Removed { .. } if !self.beside.reclaiming.is_multiple_of(2) => {
+                    self.beside.reclaiming += 1;
+                }
                 _ => {}
             }
             log.on_event(now, event, &mut self.retirement);
@@ -319,6 +338,11 @@ impl<'a> ShardBench<'a> {
         let OpenLog {
             ring, log, used, ..
         } = &mut self.open;
+        if self.reclaims && !log.older_pairs().is_empty() {
+            // What is closed is needed by nobody.
+            let durable = log.durable(PARTITION).map(|proof| proof.index());
+            log.set_floor(PARTITION, durable.unwrap_or_default());
+        }
         let mut flying = log.chains_in_flight() as u64;
         log.poll(now, &mut self.ops);
         for op in self.ops.drain(..) {
@@ -336,6 +360,9 @@ impl<'a> ShardBench<'a> {
                 }
                 DiskOp::Prepare(_) if self.beside.preparing.is_multiple_of(2) => {
                     self.beside.preparing += 1
+                }
+                DiskOp::Retire(_) if self.beside.reclaiming.is_multiple_of(2) => {
+                    self.beside.reclaiming += 1
                 }
                 _ => {}
             }

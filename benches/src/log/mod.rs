@@ -89,6 +89,9 @@ pub struct Options {
     /// the zeroing of the next segment, from all others.
     #[arg(long, conflicts_with_all = ["quick", "full", "at", "instructions"])]
     pub rollover: bool,
+    /// With --rollover: let go of each segment as soon as it is closed, and tell appends that met the removal of one too.
+    #[arg(long, requires = "rollover")]
+    pub reclaim: bool,
     /// Also count the instructions of an append, by callgrind on a disk in memory. Needs valgrind.
     #[arg(long)]
     pub instructions: bool,
@@ -291,7 +294,7 @@ pub fn run(options: &Options) -> Result<Report, BenchError> {
     for variant in plan.variants() {
         let bench = (&mut device, &mut report, &mut progress);
         let measured = if options.rollover {
-            rollover::measure_variant(&setup, &plan, variant, bench)
+            rollover::measure_variant(&setup, &plan, variant, options.reclaim, bench)
         } else {
             measure_variant(&setup, &plan, variant, bench)
         };

@@ -1,4 +1,4 @@
-//! What the end of a segment does to the appends around it.
+//! What the end of a segment, and the removal of an old one, do to the appends around them.
 
 use clustor_engine::profile::Profile;
 use clustor_shards::uring::ChainSteps;
@@ -11,14 +11,24 @@ use crate::report::{Line, MeasuredAt, Round, Workload};
 use crate::setup::Setup;
 use crate::shard::{Rolling, ShardBench, ShardWork};
 
-/// The lines of one combination: everything, and everything by what it met.
-const LINES: [&str; 4] = ["all", "quiet", "zeroing", "rollover"];
+/// The lines of one combination: everything, and everything by what it met; last, what met nothing or a reclaim.
+const LINES: [&str; 6] = [
+    "all",
+    "quiet",
+    "zeroing",
+    "rollover",
+    "reclaim",
+    "quiet+reclaim",
+];
+/// Those of a measurement without reclaims.
+const LINES_WITHOUT: usize = 4;
 
 /// Measures one variant with every size and number of clients, over as many rollovers as the time allows.
 pub(super) fn measure_variant(
     setup: &Setup,
     plan: &Plan,
     (mode, profile): (ModeName, Profile),
+    reclaims: bool,
     (device, report, progress): Bench<'_, '_>,
 ) -> Result<(), BenchError> {
     for &payload_bytes in &plan.sizes {
@@ -32,9 +42,11 @@ pub(super) fn measure_variant(
                 clients,
                 payload_bytes,
             };
-            let mut rounds: [Vec<Round>; 4] = Default::default();
-            let outcome = measure(setup, plan, &profile, work, device, &mut rounds);
-            for (met, rounds) in LINES.into_iter().zip(rounds) {
+            let mut rounds: [Vec<Round>; LINES.len()] = Default::default();
+            let what = (&profile, work, reclaims);
+            let outcome = measure(setup, plan, what, device, &mut rounds);
+            let lines = if reclaims { LINES.len() } else { LINES_WITHOUT };
+            for (met, rounds) in LINES.into_iter().zip(rounds).take(lines) {
                 let line = Line {
                     benchmark: match mode {
                         ModeName::Strict => "strict",
@@ -61,10 +73,9 @@ pub(super) fn measure_variant(
 fn measure(
     setup: &Setup,
     plan: &Plan,
-    profile: &Profile,
-    work: ShardWork,
+    (profile, work, reclaims): (&Profile, ShardWork, bool),
     device: &mut Device<'_>,
-    rounds: &mut [Vec<Round>; 4],
+    rounds: &mut [Vec<Round>; LINES.len()],
 ) -> Result<(), BenchError> {
     let directory = setup.path().join("rollover");
     for _ in 0..plan.repeat {
@@ -73,8 +84,10 @@ fn measure(
             quiet,
             preparing,
             rollover,
+            reclaim,
             rollovers,
-        } = shard.measure_rolling(work, plan.time)?;
+            reclaims: reclaimed,
+        } = shard.measure_rolling(work, plan.time, reclaims)?;
         drop(shard);
         std::fs::remove_dir_all(&directory).map_err(|source| BenchError::Output {
             path: directory.clone(),
@@ -88,16 +101,19 @@ fn measure(
         };
         let device = device.measure(lone, plan.time.min(std::time::Duration::from_secs(1)))?;
         let mut all = Measured::new();
-        for part in [&quiet, &preparing, &rollover] {
+        for part in [&quiet, &preparing, &rollover, &reclaim] {
             all.join(part, false);
         }
-        for (measured, rounds) in [all, quiet, preparing, rollover]
+        let mut beside = quiet.clone();
+        beside.join(&reclaim, false);
+        for (measured, rounds) in [all, quiet, preparing, rollover, reclaim, beside]
             .into_iter()
             .zip(&mut *rounds)
         {
             rounds.push(Round {
                 device: Some((lone, device.clone())),
                 rollovers: Some(rollovers),
+                reclaims: reclaims.then_some(reclaimed),
                 ..Round::new(measured)
             });
         }

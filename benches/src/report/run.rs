@@ -77,6 +77,8 @@ pub struct Round {
     pub instructions: Option<f64>,
     /// Rollovers in the round, where they were looked for.
     pub rollovers: Option<u64>,
+    /// Pairs that were removed, where that was measured.
+    pub reclaims: Option<u64>,
 }
 
 impl Round {
@@ -95,6 +97,7 @@ impl Round {
             peer: None,
             instructions: None,
             rollovers: None,
+            reclaims: None,
         }
     }
 
@@ -154,6 +157,8 @@ pub struct Run {
     pub instructions_per_operation: Option<f64>,
     /// Rollovers in all rounds together.
     pub rollovers: Option<u64>,
+    /// Pairs that were removed, where that was measured.
+    pub reclaims: Option<u64>,
     /// The device beside it.
     pub device: Option<DeviceBeside>,
     /// p50 over the device's p50.
@@ -233,6 +238,7 @@ impl Run {
             .map(hundredth),
             instructions_per_operation: some(&|round| round.instructions).map(f64::round),
             rollovers: rounds.iter().map(|round| round.rollovers).sum(),
+            reclaims: rounds.iter().map(|round| round.reclaims).sum(),
             device: beside(rounds),
             ratio_to_device: ratio(0.5),
             ratio_p99_to_device: ratio(0.99),

@@ -50,6 +50,11 @@ pub(super) fn print(report: &Report) {
             "\nRollovers: up to {rollovers} in a line. A full chain of the device is the measure of what they may cost."
         );
     }
+    if let Some(reclaims) = report.runs.iter().filter_map(|run| run.reclaims).max() {
+        println!(
+            "Reclaims: up to {reclaims} in a line. Half a full chain, a write and its flush, is the measure of what they may cost."
+        );
+    }
     if !report.complete {
         println!("\nInterrupted: what is missing was not measured.");
     }
