@@ -192,14 +192,19 @@ proptest! {
 }
 
 #[test]
-fn the_digest_is_that_of_the_text_and_not_of_the_signature() {
+fn the_digest_is_of_what_every_node_must_agree_on_and_not_of_who_is_there() {
     let other = PlacementSecret::from_seed(&[8; 32]);
     let again = other.sign(GOOD.to_owned());
     let again = Placement::load(again.as_bytes(), &other.public()).unwrap();
     let placement = load_text(GOOD).unwrap();
     assert_eq!(placement.digest(), again.digest());
     let moved = load_text(&GOOD.replace("1/1", "1/0")).unwrap();
-    assert_ne!(placement.digest(), moved.digest());
+    assert_eq!(placement.digest(), moved.digest());
+    let json = GOOD.replace("record_codec = \"binary\"", "record_codec = \"json\"");
+    assert_ne!(json, GOOD);
+    assert_ne!(placement.digest(), load_text(&json).unwrap().digest());
+    let more = format!("{GOOD}\n[[partition]]\nid = \"77\"\nreplicas = [\"1/0\"]\n");
+    assert_ne!(placement.digest(), load_text(&more).unwrap().digest());
 }
 
 #[test]

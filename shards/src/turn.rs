@@ -4,6 +4,8 @@
 //! runtime carries turns out on real hardware, the simulator on virtual time. Everything here is a value;
 //! nothing here acts.
 
+use std::net::SocketAddr;
+
 use clustor_wire::frame::Frame;
 use clustor_wire::ids::{BootNumber, ChainNumber, Incarnation, NodeId, ShardId};
 use serde::{Deserialize, Serialize};
@@ -164,6 +166,9 @@ pub struct Outbox<P, M> {
     pub disk: Vec<DiskOp>,
     /// Frames for peers: at most one per peer and turn. Dropped where no session is up.
     pub peers: Vec<(PeerId, Frame)>,
+    /// Where peers listen, besides where the placement says, of those of whom there is news: members of a partition here,
+    /// that are peers from then on. The newest word on each takes the place of the one before.
+    pub addresses: Vec<(PeerId, Vec<SocketAddr>)>,
     /// What is remembered of peers, where it changed: the next hello to each says so.
     pub remembered: Vec<(PeerId, PeerPast)>,
     /// Operations on client connections, in order for each.
@@ -183,6 +188,7 @@ impl<P, M> Default for Outbox<P, M> {
         Self {
             disk: Vec::new(),
             peers: Vec::new(),
+            addresses: Vec::new(),
             remembered: Vec::new(),
             clients: Vec::new(),
             replies: Vec::new(),

@@ -1,5 +1,5 @@
 //! `clustor member`, run as people run it: a partition loses a voter and gets it back, a node whose disk is gone is
-//! replaced, and what makes no sense is refused.
+//! replaced, one that nobody's placement lists joins and moves, and what makes no sense is refused.
 
 mod support;
 
@@ -23,17 +23,34 @@ fn text(bytes: &[u8]) -> String {
 struct Cluster {
     _home: tempfile::TempDir,
     dir: PathBuf,
+    /// The directory that commands are told of.
+    clients: PathBuf,
+    first_port: u16,
     nodes: Vec<Option<Child>>,
 }
 
 impl Cluster {
     /// Four nodes that all vote in the one partition, and an operator's certificate.
     fn start() -> Self {
+        Self::of(NODES)
+    }
+
+    /// So many nodes.
+    fn of(count: u16) -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
         let dir = home.path().join("dev");
-        let listen = format!("127.0.0.1:{}", free_ports(NODES));
+        let first_port = free_ports(NODES + 1);
+        let listen = format!("127.0.0.1:{first_port}");
+        let number = count.to_string();
         let made = clustor(&["certs", "cluster", "--listen", &listen, "--shards", "1"])
-            .args(["--nodes", "4", "--replicas", "4", "--partitions", "1"])
+            .args([
+                "--nodes",
+                &number,
+                "--replicas",
+                &number,
+                "--partitions",
+                "1",
+            ])
             .args(["--trust-domain", TRUST_DOMAIN, "--dir"])
             .arg(&dir)
             .output()
@@ -47,10 +64,12 @@ impl Cluster {
         assert!(made.status.success(), "{}", text(&made.stderr));
         let mut cluster = Self {
             _home: home,
+            clients: dir.clone(),
             dir,
+            first_port,
             nodes: (0..NODES).map(|_| None).collect(),
         };
-        for node in 1..=NODES {
+        for node in 1..=count {
             cluster.boot(node);
         }
         cluster
@@ -84,18 +103,22 @@ impl Cluster {
 
     /// Removes a node's files, as a lost disk would.
     fn lose_disk(&self, node: u16) {
+        std::fs::remove_dir_all(self.data(node)).expect("its files");
+    }
+
+    /// A node's data directory.
+    fn data(&self, node: u16) -> PathBuf {
         let config = std::fs::read_to_string(self.config(node)).expect("its config");
         let data = config
             .lines()
             .find_map(|line| line.strip_prefix("data_dir = "))
             .expect("a data directory");
-        let data = self.dir.join(data.trim_matches('"'));
-        std::fs::remove_dir_all(data).expect("its files");
+        self.dir.join(data.trim_matches('"'))
     }
 
     fn command(&self, what: &[&str], args: &[&str]) -> Command {
         let mut command = clustor(what);
-        command.arg("--cluster").arg(&self.dir).args(args);
+        command.arg("--cluster").arg(&self.clients).args(args);
         command
     }
 
@@ -126,6 +149,64 @@ impl Cluster {
                 (member["node"].as_u64().expect("a number"), standing)
             })
             .collect()
+    }
+
+    /// What a fourth node needs that the first three do not know of: its certificate, its config, and a placement that lists it,
+    /// in a directory that is the clients' from then on.
+    fn prepare_4(&mut self) {
+        let made = clustor(&["certs", "node", "--id", "4", "--trust-domain", TRUST_DOMAIN])
+            .arg("--dir")
+            .arg(&self.dir)
+            .output()
+            .expect("the clustor binary runs");
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        let new = self.dir.join("new");
+        std::fs::create_dir(&new).expect("a directory");
+        for file in std::fs::read_dir(&self.dir).expect("the files") {
+            let from = file.expect("a file").path();
+            let name = from.file_name().expect("a name").to_owned();
+            if from.is_file() && name != "placement.toml" {
+                std::fs::copy(&from, new.join(name)).expect("copied");
+            }
+        }
+        let old = std::fs::read_to_string(self.dir.join("placement.toml")).expect("a placement");
+        let (old, _) = old.split_once("# signature").expect("a signature");
+        let replicas = r#"replicas = ["1/0", "2/0", "3/0"]"#;
+        let listed = old.replace(replicas, r#"replicas = ["1/0", "2/0", "3/0", "4/0"]"#);
+        assert_ne!(listed, old);
+        let node = format!(
+            "[[node]]\nid = 4\naddress = \"{}\"\nshards = 1\n\n",
+            self.address(4)
+        );
+        let listed = listed.replacen("[[partition]]", &format!("{node}[[partition]]"), 1);
+        let by_hand = new.join("placement.txt");
+        std::fs::write(&by_hand, listed).expect("written");
+        let made = clustor(&[
+            "certs",
+            "placement",
+            "--trust-domain",
+            TRUST_DOMAIN,
+            "--sign",
+        ])
+        .arg(&by_hand)
+        .arg("--dir")
+        .arg(&new)
+        .output()
+        .expect("the clustor binary runs");
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        let config = std::fs::read_to_string(self.config(3)).expect("a config");
+        let config = config
+            .replace("node = 3", "node = 4")
+            .replace("data-3", "data-4")
+            .replace("node-3", "node-4")
+            .replace("\"placement.toml\"", "\"new/placement.toml\"");
+        std::fs::write(self.config(4), config).expect("written");
+        self.clients = new;
+    }
+
+    /// Where the node of this number listens, or one more would.
+    fn address(&self, node: u16) -> String {
+        format!("127.0.0.1:{}", self.first_port + node - 1)
     }
 
     fn append(&self, key: &str) {
@@ -216,12 +297,106 @@ fn a_partition_shrinks_and_grows_and_a_node_whose_disk_is_gone_is_replaced() {
 }
 
 #[test]
+fn a_node_that_the_others_never_heard_of_joins_by_one_command_and_may_move() {
+    let mut cluster = Cluster::of(3);
+    cluster.append("a");
+    let known = cluster.clients.clone();
+    cluster.prepare_4();
+    cluster.boot(4);
+    // Whoever asks need not know the node, either.
+    let new = std::mem::replace(&mut cluster.clients, known);
+    let address = cluster.address(4);
+    assert_code(&cluster.member("add", &["1", "4"]), 1);
+    assert_code(
+        &cluster.member("add", &["1", "4", "--address", &address]),
+        0,
+    );
+    assert_code(&cluster.member("promote", &["1", "4"]), 0);
+    assert_eq!(cluster.members(), voters(&[1, 2, 3, 4]));
+    cluster.clients = new;
+    cluster.append("b");
+
+    // Of 2, 3 and 4, two are left.
+    assert_code(&cluster.member("remove", &["1", "1"]), 0);
+    cluster.kill(1);
+    cluster.kill(2);
+    cluster.append("c");
+
+    // After a restart 2 and 3 still know where 4 listens, without any placement that says so.
+    cluster.kill(3);
+    cluster.kill(4);
+    for node in [2, 3, 4] {
+        cluster.boot(node);
+    }
+    cluster.append("d");
+    cluster.kill(2);
+    cluster.append("e");
+    cluster.boot(2);
+
+    // 4 moves. 2 and 3 are a majority, and the command tells them where it is.
+    cluster.kill(4);
+    let moved = cluster.address(5);
+    let config = std::fs::read_to_string(cluster.config(4)).expect("a config");
+    let config = format!("{config}listen = \"{moved}\"\n");
+    std::fs::write(cluster.config(4), config).expect("written");
+    cluster.boot(4);
+    assert_code(&cluster.member("address", &["1", "4", &moved]), 0);
+    assert_code(&cluster.member("transfer", &["1", "3"]), 0);
+    cluster.kill(2);
+    cluster.append("f");
+    let read = cluster.run(&["read"], &["--timeout-ms", "60000", "1", "a"]);
+    assert_code(&read, 0);
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir(to).expect("a directory");
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let from = entry.expect("an entry").path();
+        let to = to.join(from.file_name().expect("a name"));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else {
+            std::fs::copy(&from, &to).expect("copied");
+        }
+    }
+    let rights = std::fs::metadata(from).expect("rights").permissions();
+    std::fs::set_permissions(to, rights).expect("the same rights");
+}
+
+#[test]
+fn a_disk_that_came_back_is_told_by_peers_that_ran_all_the_time() {
+    let mut cluster = Cluster::of(3);
+    cluster.append("a");
+    cluster.kill(3);
+    let image = cluster.dir.join("image");
+    copy(&cluster.data(3), &image);
+    cluster.boot(3);
+    for key in 0..8 {
+        cluster.append(&key.to_string());
+    }
+    cluster.kill(3);
+    cluster.lose_disk(3);
+    copy(&image, &cluster.data(3));
+    cluster.boot(3);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let status = cluster.run(&["status"], &["--timeout-ms", "5000"]);
+        if text(&status.stdout).contains("older image of itself") {
+            break;
+        }
+        assert!(Instant::now() < until, "{status:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
 fn changes_need_an_operator_and_members_a_replica() {
     let cluster = Cluster::start();
     let stranger = cluster.member("add", &["1", "9"]);
     assert_code(&stranger, 1);
     assert!(
-        text(&stranger.stderr).contains("gives node 9 no replica"),
+        text(&stranger.stderr).contains("gives node 9 no replica")
+            && text(&stranger.stderr).contains("--address"),
         "{stranger:?}"
     );
     let nothing = cluster.member("rollback", &["1"]);

@@ -317,18 +317,21 @@ impl Client {
 
     /// Asks a partition's leader who belongs to it, or for a change of that, with an operator's certificate unless it is
     /// only to show. The answer comes when the change has begun; [`MembersVerb::Show`] says when it is over. To ask
-    /// twice does no harm. `timeout` `None`: the client's.
+    /// twice does no harm. `address` is where the member that is added, or moved, listens for its peers; empty if the
+    /// placement of the others says. `timeout` `None`: the client's.
     pub fn members(
         &self,
         partition: impl Into<PartitionId>,
         verb: MembersVerb,
         peer: PeerId,
+        address: &str,
         timeout: Option<Duration>,
     ) -> Pending<Result<PartitionMembers, CallError>> {
         let question = Question::Members {
             partition: partition.into(),
             verb,
             peer,
+            address: address.to_owned(),
         };
         self.submit(question, timeout, UNKEYED, read_members)
     }

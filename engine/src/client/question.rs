@@ -72,6 +72,8 @@ pub enum Question {
         verb: MembersVerb,
         /// Whom it is about; nobody has node 0.
         peer: PeerId,
+        /// Where that listens for its peers; empty if the placement says.
+        address: String,
     },
     /// Ask one shard how it stands. Answered with the first refusal or lost connection: it is not asked again.
     Status {
@@ -167,11 +169,13 @@ impl Question {
                 partition,
                 verb,
                 peer,
+                address,
             } => ClientRequestBody::Members {
                 partition: *partition,
                 verb: *verb,
                 node: peer.node,
                 shard: peer.shard,
+                address: address.clone(),
             },
             Self::Status { partition, .. } => ClientRequestBody::Status {
                 partition: *partition,

@@ -155,7 +155,7 @@ mod cluster {
     /// One node of a cluster: which, under which placement, and how it proves it.
     #[derive(Debug, Clone)]
     pub struct Member {
-        /// The signed placement, the same on every node.
+        /// The signed placement: which cluster this is, and what this node holds.
         pub placement: Placement,
         /// Its certificate, key and CA; which node it is, its certificate says.
         pub identity: TlsIdentity,

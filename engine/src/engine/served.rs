@@ -167,10 +167,24 @@ fn swap_in<A, B, M>(a: &mut Inbox<A, M>, b: &mut Inbox<B, M>) {
 }
 
 fn swap_out<A, B, M>(a: &mut Outbox<A, M>, b: &mut Outbox<B, M>) {
-    core::mem::swap(&mut a.disk, &mut b.disk);
-    core::mem::swap(&mut a.peers, &mut b.peers);
-    core::mem::swap(&mut a.clients, &mut b.clients);
-    core::mem::swap(&mut a.mesh, &mut b.mesh);
+    // Every field by name: one that is forgotten here never leaves.
+    let Outbox {
+        disk,
+        peers,
+        addresses,
+        remembered,
+        clients,
+        replies: _,
+        mesh,
+        deadline: _,
+        stopped: _,
+    } = a;
+    core::mem::swap(disk, &mut b.disk);
+    core::mem::swap(peers, &mut b.peers);
+    core::mem::swap(addresses, &mut b.addresses);
+    core::mem::swap(remembered, &mut b.remembered);
+    core::mem::swap(clients, &mut b.clients);
+    core::mem::swap(mesh, &mut b.mesh);
 }
 
 impl<C: Application<Request = Request, Reply = Reply>> Application for Served<C> {

@@ -39,6 +39,13 @@ pub enum MemberChange {
         /// Where it listens for its peers; empty if the placement says.
         address: String,
     },
+    /// A member listens elsewhere.
+    Address {
+        /// Its node and shard.
+        peer: PeerId,
+        /// Where it listens for its peers; empty if the placement says.
+        address: String,
+    },
     /// A learner or an observer gets the log no more.
     RemoveSilent(PeerId),
     /// Other voters: `add` are learners that have caught up, `remove` are voters.
@@ -192,6 +199,7 @@ impl Replica {
             MemberChange::AddObserver { peer, address } => {
                 current.with_member(*peer, Standing::Observer, address)?
             }
+            MemberChange::Address { peer, address } => current.with_address(*peer, address)?,
             MemberChange::RemoveSilent(peer) => {
                 let wanted = "learner or observer";
                 if current.standing(*peer) != Some(Standing::Observer) {
@@ -247,6 +255,19 @@ impl Replica {
             self.configuration = self.membership.active().clone();
         }
         self.sync_followers = true;
+        self.addresses_moved = true;
+    }
+
+    /// Whether other addresses may be noted than when it was asked last.
+    pub fn take_addresses_moved(&mut self) -> bool {
+        core::mem::take(&mut self.addresses_moved)
+    }
+
+    /// Where members listen, as the configurations of its log say, back to the one that the latest change began with: who
+    /// left by it is needed for a moment yet. The newest word on each; empty if the placement says.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(PeerId, &str)> {
+        self.membership.addresses()
     }
 
     /// A committed exit is recorded before it is acted on.

@@ -58,6 +58,9 @@ pub enum ConfigurationError {
     /// An address is too long.
     #[error("an address of {0} bytes, {ADDRESS_BYTES_MAX} are possible")]
     Address(usize),
+    /// A node is no member.
+    #[error("node {0} is no member")]
+    Stranger(NodeId),
     /// The bytes are no configuration this build reads.
     #[error("configuration bytes are not of version {VERSION} or have another length")]
     Bytes,
@@ -251,6 +254,27 @@ impl Configuration {
         )
     }
 
+    /// The same with a member that listens elsewhere; empty for where the placement says.
+    ///
+    /// # Errors
+    /// It is no member, or one note too many, or its address is too long.
+    pub fn with_address(&self, peer: PeerId, address: &str) -> Result<Self, ConfigurationError> {
+        let standing = self
+            .standing(peer)
+            .ok_or(ConfigurationError::Stranger(peer.node))?;
+        let mut notes = self.notes.clone();
+        notes.retain(|note| note.peer != peer);
+        if standing != Standing::Voter || !address.is_empty() {
+            notes.push(Note {
+                peer,
+                standing,
+                address: address.to_owned(),
+            });
+        }
+        let (first, named) = (self.first.clone(), self.named.clone());
+        Self::new(Step::States, first, Vec::new(), named, notes)
+    }
+
     /// The same without a member that does not vote.
     ///
     /// # Errors
@@ -401,6 +425,13 @@ impl Configuration {
         }
         let note = self.notes.iter().find(|note| note.peer == peer)?;
         Some(note.standing)
+    }
+
+    /// Where this replica listens, if that is noted; empty if the placement says.
+    #[must_use]
+    pub fn address_of(&self, peer: PeerId) -> Option<&str> {
+        let note = self.notes.iter().find(|note| note.peer == peer)?;
+        Some(&note.address)
     }
 
     /// Every voter but `me`, each once.

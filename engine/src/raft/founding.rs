@@ -4,7 +4,8 @@
 //! entries. So a replica acts as a voter only under a configuration that names its incarnation, drawn when its disk was
 //! formatted, and a voter counts only under the incarnation that the configuration names. The configuration that the
 //! placement gives is nameless: under it nobody votes. Of its voters the lowest asks all others, and when each has said
-//! that it is as new, it names all of them: that configuration takes the place of the nameless one, here and then on
+//! that it is as new, and of the same first voters, it names all of them: that configuration takes the place of the nameless
+//! one, here and then on
 //! everybody who asks. Whoever has it tells it, and is new no more; so a voter whose disk was emptied after that never hears
 //! from all others that they are new, and never is named: it stays out until its members are changed. That all first
 //! voters are needed once is the price: a voter that is missing may be the one who knows better.
@@ -131,8 +132,9 @@ impl Replica {
         self.founding.due = turn.now.plus_ms(again_ms);
         let first = self.membership.first().into_iter();
         let others: Vec<PeerId> = first.flat_map(|first| first.others(self.me)).collect();
+        let listed = self.membership.first().map(Configuration::encode);
         for peer in others {
-            self.say_founding(turn, peer, Vec::new());
+            self.say_founding(turn, peer, listed.clone().unwrap_or_default());
         }
     }
 
@@ -150,10 +152,11 @@ impl Replica {
         if matches!(self.role, RoleState::Quarantined) {
             return;
         }
-        if !told.is_empty() {
-            if let Ok(told) = Configuration::decode(told) {
-                self.take_names(turn, told);
-            }
+        let Ok(told) = Configuration::decode(told) else {
+            return;
+        };
+        if !told.is_nameless() {
+            self.take_names(turn, told);
             return;
         }
         if !self.is_new() {
@@ -171,7 +174,9 @@ impl Replica {
         let Some(first) = self.membership.first() else {
             return;
         };
-        let asks_here = first.first().first() == Some(&self.me) && first.contains(from);
+        // Who was told of other first voters may be counted elsewhere, too, and then by two majorities that miss each other.
+        let same = told.first() == first.first();
+        let asks_here = same && first.first().first() == Some(&self.me) && first.contains(from);
         let Some(incarnation) = turn.heard.get(&from).copied().filter(|_| asks_here) else {
             return;
         };

@@ -151,6 +151,22 @@ impl Membership {
         all.any(|at| at.configuration.standing(peer).is_some())
     }
 
+    /// The newest word on where members listen, back to the latest entrance into a joint configuration.
+    pub(super) fn addresses(&self) -> Vec<(PeerId, &str)> {
+        let enters = |at: &ConfigurationAt| at.configuration.step() == Step::Enters;
+        let newest = self.entries.len() - 1;
+        let from = self.entries.iter().rposition(enters).unwrap_or(newest);
+        let mut known: Vec<(PeerId, &str)> = Vec::new();
+        for at in self.entries[from..].iter().rev() {
+            for note in at.configuration.notes() {
+                if !known.iter().any(|(peer, _)| *peer == note.peer) {
+                    known.push((note.peer, &note.address));
+                }
+            }
+        }
+        known
+    }
+
     /// The place of the newest record.
     pub(super) fn newest(&self) -> LogIndex {
         self.entries.last().map_or(LogIndex::ZERO, |at| at.index)

@@ -103,6 +103,8 @@ pub struct Replica {
     pub(super) membership: Membership,
     /// A leader's followers may be others than its configuration says.
     pub(super) sync_followers: bool,
+    /// Addresses in the configurations may be others than were handed out.
+    pub(super) addresses_moved: bool,
     pub(super) timers: Timers,
     pub(super) limits: Limits,
     /// Of entries framed here.
@@ -189,6 +191,7 @@ impl Replica {
             configuration: membership.active().clone(),
             membership,
             sync_followers: false,
+            addresses_moved: true,
             timers,
             limits: config.limits,
             leaf: config.leaf,

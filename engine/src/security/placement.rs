@@ -89,6 +89,19 @@ impl PlacementDraft {
         Ok(file)
     }
 
+    fn digest(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update(b"clustor cluster 1\0");
+        hash.update(self.cluster.get().to_le_bytes());
+        hash.update([self.record_codec]);
+        hash.update((self.trust_domain.len() as u64).to_le_bytes());
+        hash.update(self.trust_domain.as_bytes());
+        for id in self.partitions.keys() {
+            hash.update(id.get().to_le_bytes());
+        }
+        hash.finalize().into()
+    }
+
     fn to_text(&self) -> String {
         let codec = Encoding::from_u8(self.record_codec).map_or("unknown", Encoding::name);
         let mut text = format!(
@@ -229,9 +242,9 @@ impl Placement {
         }
         Ok(Self {
             warnings: warnings(&draft),
-            draft,
             by_shard,
-            digest: Sha256::digest(signed).into(),
+            digest: draft.digest(),
+            draft,
             file: file.to_vec(),
         })
     }
@@ -314,7 +327,8 @@ impl Placement {
         &self.warnings
     }
 
-    /// SHA-256 of the signed text, without the signature line: signing it anew changes nothing.
+    /// SHA-256 of what must be the same on every node: the cluster, its trust domain, the encoding of its logs, and which
+    /// partitions there are. Nodes, their addresses and who holds what may differ: members come and go meanwhile.
     #[must_use]
     pub const fn digest(&self) -> [u8; 32] {
         self.digest

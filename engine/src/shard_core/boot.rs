@@ -12,6 +12,7 @@ use clustor_shards::log::{
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{ClusterId, Incarnation, PartitionId};
 
+use super::addresses::Addresses;
 use super::campaigns::Campaigns;
 use super::clocks::ClockWatch;
 use super::pairs::Pairs;
@@ -188,6 +189,7 @@ impl ShardCore {
             scratch_answers: Vec::new(),
             frames: Vec::new(),
             placement: config.placement,
+            addresses: Addresses::default(),
             failure_told: quarantined,
             turned_at: now,
             stopping_since: None,

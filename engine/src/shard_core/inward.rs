@@ -360,9 +360,10 @@ impl ShardCore {
                 verb,
                 node,
                 shard,
+                address,
             } => {
                 let asked = (partition, verb, PeerId { node, shard });
-                let members = self.members_for_client(now, stopping, connection, asked);
+                let members = self.members_for_client(now, stopping, connection, asked, address);
                 let body = match members {
                     Ok(members) => ClientResponseBody::Members(members),
                     Err(refused) => ClientResponseBody::NotExecuted(refused),

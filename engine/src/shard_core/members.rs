@@ -1,5 +1,7 @@
 //! Questions about the members of a partition, and changes of them.
 
+use core::net::SocketAddr;
+
 use clustor_shards::turn::{ConnectionId, PeerId, Time};
 use clustor_wire::ids::PartitionId;
 use clustor_wire::message::{MembersVerb, PartitionMembers, Refusal, RefusalClause};
@@ -42,6 +44,7 @@ impl ShardCore {
         stopping: bool,
         connection: ConnectionId,
         (id, verb, peer): (PartitionId, MembersVerb, PeerId),
+        address: String,
     ) -> Result<PartitionMembers, Refusal> {
         if verb != MembersVerb::Show && !self.operators.contains(&connection) {
             return Err(refusal(
@@ -56,14 +59,29 @@ impl ShardCore {
         if !replica.is_leader() {
             return Err(partition.not_leader(replica.leader()));
         }
+        if !address.is_empty() && !address.parse::<SocketAddr>().is_ok_and(|at| at.port() > 0) {
+            return Err(refusal(
+                RefusalClause::Unsupported,
+                format!(
+                    "partition {id}: {address:?} is no address: an IP address and a port that is not 0 are expected"
+                ),
+                0,
+            ));
+        }
         let standing = replica.configuration().standing(peer);
-        let address = String::new();
+        let noted = replica.configuration().address_of(peer);
+        let elsewhere = !address.is_empty() && noted != Some(address.as_str());
         let change = match (verb, standing) {
             (MembersVerb::Show, _)
             | (MembersVerb::Promote, Some(Standing::Voter))
             | (MembersVerb::Observe, Some(Standing::Observer))
             | (MembersVerb::Remove, None) => None,
+            (MembersVerb::Add, Some(Standing::Learner | Standing::Voter)) if elsewhere => {
+                Some(MemberChange::Address { peer, address })
+            }
             (MembersVerb::Add, Some(Standing::Learner | Standing::Voter)) => None,
+            (MembersVerb::Address, Some(_)) if noted.unwrap_or_default() == address => None,
+            (MembersVerb::Address, _) => Some(MemberChange::Address { peer, address }),
             (MembersVerb::Add, _) => Some(MemberChange::AddLearner { peer, address }),
             (MembersVerb::Observe, _) => Some(MemberChange::AddObserver { peer, address }),
             (MembersVerb::Promote, _) => Some(MemberChange::Voters {

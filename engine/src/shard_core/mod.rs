@@ -16,6 +16,7 @@
 //! - `pairs`: other shards with which partitions are quiet
 //! - `peers`: what is remembered of peers' disks, and what they hold against the own one
 
+mod addresses;
 mod boot;
 mod campaigns;
 mod clocks;
@@ -45,6 +46,7 @@ use crate::profile::ProfileNews;
 use crate::raft::{EntryCache, Output, Timers, Turn, WantedEntries};
 use crate::request::{Reply, Request};
 
+use addresses::Addresses;
 pub use boot::{BootError, CoreConfig, PartitionSpec};
 use boot::{limits, timers};
 use campaigns::Campaigns;
@@ -132,6 +134,7 @@ pub struct ShardCore {
     scratch_answers: Vec<Answer>,
     frames: Vec<u8>,
     placement: Option<Vec<u8>>,
+    addresses: Addresses,
     /// Whether the disk's failure was told to the partitions.
     failure_told: bool,
     /// The moment of the latest turn.
@@ -453,7 +456,11 @@ impl Application for ShardCore {
         }
         self.deliver(outbox);
         self.peers.record(now, &mut self.shared.log);
+        self.addresses.tell(&mut outbox.addresses);
         self.peers.tell(&mut outbox.remembered);
+        let placed = outbox.addresses.iter().map(|(peer, _)| *peer);
+        let placed = placed.map(|peer| (peer, self.peers.past(peer)));
+        outbox.remembered.extend(placed);
         self.shared.log.poll(now, &mut self.shared.disk);
         outbox.disk.append(&mut self.shared.disk);
         self.take_overruns(now);

@@ -72,6 +72,7 @@ impl ShardCore {
             let resume_at = self.apply(now, *id);
             self.count_bytes(*id);
             self.file_campaign(now, *id);
+            self.note_addresses(*id);
             self.file_deadline(now, *id, resume_at);
             self.file_quiet(now, *id);
         }
@@ -85,6 +86,15 @@ impl ShardCore {
             let bytes = partition.replica.uncommitted_bytes();
             self.inflight_bytes = self.inflight_bytes - partition.counted_bytes + bytes;
             partition.counted_bytes = bytes;
+        }
+    }
+
+    /// Its configurations may name other addresses.
+    fn note_addresses(&mut self, id: PartitionId) {
+        if let Some(partition) = self.partitions.get_mut(&id)
+            && partition.replica.take_addresses_moved()
+        {
+            self.addresses.note(id, &partition.replica.addresses());
         }
     }
 

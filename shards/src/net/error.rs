@@ -247,7 +247,7 @@ pub enum NetError {
     },
     /// The two run under different placements: they disagree about who holds what and must not talk.
     #[error(
-        "the placements differ: theirs {theirs}, ours {ours}; give every node the same signed manifest and restart"
+        "the placements differ in the cluster, its trust domain, record codec or partitions: theirs {theirs}, ours {ours}; give every node a signed manifest that agrees and restart"
     )]
     PlacementDiffers {
         /// First 16 hexadecimal digits of theirs.

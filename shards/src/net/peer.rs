@@ -128,7 +128,10 @@ impl Backoff {
 /// A peer shard as this shard sees it.
 #[derive(Debug)]
 pub(super) struct Peer {
-    pub(super) address: SocketAddr,
+    /// Where it listens by the placement.
+    placed: Option<SocketAddr>,
+    /// And by what was said since, which is tried first.
+    noted: Vec<SocketAddr>,
     /// Of two nodes the lower dials.
     pub(super) dials: bool,
     /// The dial under way, from connecting to the session.
@@ -143,6 +146,44 @@ pub(super) struct Peer {
     pub(super) remembered: PeerPast,
     /// Why the last dial or session ended, so that the same reason is not told again and again.
     pub(super) last_trouble: Option<NetError>,
+}
+
+impl Peer {
+    pub(super) const fn new(placed: Option<SocketAddr>, dials: bool) -> Self {
+        Self {
+            placed,
+            noted: Vec::new(),
+            dials,
+            dial: None,
+            next_dial: None,
+            failures: 0,
+            session: None,
+            remembered: PeerPast {
+                incarnation: Incarnation::ZERO,
+                boot: BootNumber::ZERO,
+                chain: ChainNumber::ZERO,
+            },
+            last_trouble: None,
+        }
+    }
+
+    /// Where to dial next: one known address after another, as dials fail.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        let placed = self.placed.filter(|placed| !self.noted.contains(placed));
+        let known = self.noted.len() + usize::from(placed.is_some());
+        let turn = (self.failures as usize).checked_rem(known)?;
+        self.noted.get(turn).copied().or(placed)
+    }
+
+    /// Takes the newest word on where it listens; whether that is news.
+    pub(super) fn note(&mut self, noted: &[SocketAddr]) -> bool {
+        let news = self.noted != noted;
+        if news {
+            self.noted = noted.to_vec();
+            self.failures = 0;
+        }
+        news
+    }
 }
 
 /// The present session with a peer.

@@ -19,8 +19,8 @@ impl ShardNet {
         let (peer, address) = self
             .peers
             .iter()
-            .find(|(_, peer)| peer.next_dial.is_some_and(|at| at <= now))
-            .map(|(id, peer)| (*id, peer.address))?;
+            .filter(|(_, peer)| peer.next_dial.is_some_and(|at| at <= now))
+            .find_map(|(id, peer)| Some((*id, peer.address()?)))?;
         let socket = self.add_socket(Role::Dialling(peer), None, now);
         let state = self.peers.get_mut(&peer).expect("just found");
         state.next_dial = None;
@@ -284,6 +284,9 @@ impl ShardNet {
             return;
         }
         state.failures = state.failures.saturating_add(1);
+        if state.address().is_none() {
+            return;
+        }
         state.next_dial = Some(now.plus_us(self.backoff.wait_us(state.failures)));
     }
 

@@ -115,16 +115,8 @@ impl ShardNet {
             .map(|(id, address)| {
                 assert!(id.node != local.node, "a shard is no peer of its own node");
                 let dials = local.node < id.node;
-                let peer = Peer {
-                    address: *address,
-                    dials,
-                    dial: None,
-                    next_dial: dials.then_some(now),
-                    failures: 0,
-                    session: None,
-                    remembered: PeerPast::default(),
-                    last_trouble: None,
-                };
+                let mut peer = Peer::new(Some(*address), dials);
+                peer.next_dial = dials.then_some(now);
                 (*id, peer)
             })
             .collect();
@@ -148,6 +140,22 @@ impl ShardNet {
             notices: VecDeque::new(),
             stopping: false,
         })
+    }
+
+    /// Where `peer` listens besides where the placement says: it is a peer from here on, and dialled there first. What was
+    /// said before of it is forgotten. A session that is up stays.
+    pub fn place(&mut self, peer: PeerId, addresses: &[SocketAddr], now: Time) {
+        if peer.node == self.local.node {
+            return;
+        }
+        let dials = self.local.node < peer.node;
+        let known = self.peers.entry(peer);
+        let known = known.or_insert_with(|| Peer::new(None, dials));
+        let news = known.note(addresses);
+        let idle = known.session.is_none() && known.dial.is_none();
+        if news && dials && idle && !self.stopping {
+            known.next_dial = known.address().map(|_| now);
+        }
     }
 
     /// How far `peer` had come when this shard heard it last; the next hello to it says so.

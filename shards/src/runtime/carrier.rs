@@ -4,7 +4,7 @@
 //! socket whose bytes the machine can't take yet is not read from until it can.
 
 use std::collections::BTreeSet;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 
 use clustor_wire::frame::Frame;
 use clustor_wire::ids::ShardId;
@@ -154,6 +154,13 @@ impl Carrier {
         } else {
             ring.put_send_buffer(buffer);
             Ok(())
+        }
+    }
+
+    /// Takes where peers listen.
+    pub(super) fn place(&mut self, addresses: &mut Vec<(PeerId, Vec<SocketAddr>)>, now: Time) {
+        for (peer, addresses) in addresses.drain(..) {
+            self.net.place(peer, &addresses, now);
         }
     }
 

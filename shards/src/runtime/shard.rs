@@ -242,6 +242,7 @@ impl<A: Application> Shard<A> {
         #[cfg(feature = "net")]
         if let Some(carrier) = &mut self.carrier {
             let now = self.inbox.now;
+            carrier.place(&mut self.outbox.addresses, now);
             carrier.remember(&mut self.outbox.remembered);
             carrier.send(&mut self.outbox.peers, &mut self.outbox.clients, now);
             carrier.flush(&mut self.ring, now)?;

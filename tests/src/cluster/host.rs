@@ -218,7 +218,7 @@ impl Host {
                 let (guest, lives) = (layout.guest.clone(), lives.clone());
                 PartitionSpec {
                     id: partition.id,
-                    voters: partition.voters.clone(),
+                    voters: layout.listed(node, partition),
                     factory: Box::new(move |partition| {
                         let history = History::new(partition, sabotage.clone(), on_disk.clone())
                             .with_handles(handles.clone());

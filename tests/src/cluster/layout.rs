@@ -38,6 +38,9 @@ pub struct Layout {
     pub shards: Vec<PeerId>,
     /// Every partition, ascending.
     pub partitions: Vec<PartitionLayout>,
+    /// Nodes whose placement lists others as the replicas of every partition, besides those it holds itself. Where there is one,
+    /// nodes speak with those that their placement or a configuration tells of; else everybody with everybody.
+    pub listed: BTreeMap<NodeId, Vec<PeerId>>,
     /// What every node runs with.
     pub profile: Profile,
     /// Nodes that run with another.
@@ -73,12 +76,20 @@ impl Layout {
                 })
                 .collect(),
             shards,
+            listed: BTreeMap::new(),
             profile,
             profiles: BTreeMap::new(),
             disk: SimDiskOptions::default(),
             on_disk: BTreeMap::new(),
             guest: None,
         }
+    }
+
+    /// The replicas of a partition, as a node's placement has it.
+    #[must_use]
+    pub fn listed(&self, node: NodeId, partition: &PartitionLayout) -> Vec<PeerId> {
+        let listed = self.listed.get(&node);
+        listed.unwrap_or(&partition.voters).clone()
     }
 
     /// The nodes, ascending.

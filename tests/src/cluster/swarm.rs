@@ -267,6 +267,7 @@ fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64) -> Layout {
         ..SimDiskOptions::default()
     };
     Layout {
+        listed: BTreeMap::new(),
         shards,
         partitions,
         profile,

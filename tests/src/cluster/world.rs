@@ -10,7 +10,7 @@ mod proofs;
 mod sessions;
 mod turns;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clustor_engine::request::Reply;
 use clustor_shards::turn::PeerId;
@@ -67,6 +67,8 @@ pub struct World {
     queue: Queue<Event>,
     hosts: BTreeMap<PeerId, Host>,
     network: Network,
+    /// Who does not know whom: nobody listed the other, nor told of it.
+    strangers: BTreeSet<(PeerId, PeerId)>,
     rng: Xoshiro256PlusPlus,
     consensus: Consensus,
     modes: Modes,
@@ -108,6 +110,7 @@ impl World {
             queue: Queue::new(),
             hosts,
             network: Network::new(network),
+            strangers: BTreeSet::new(),
             rng,
             clients: Clients::default(),
             proofs_left: 0,

@@ -131,6 +131,8 @@ pub(super) enum Line {
     },
     Read(NodeId, ReadLevel, String),
     Voters(Vec<NodeId>),
+    /// Sets up: whom the placement of a node lists.
+    Listed(NodeId, Vec<NodeId>),
     /// Asks a node for so many entries of whose answers nothing is made.
     Fill(NodeId, u64),
     /// A question about members to a node, known by a name.
@@ -349,6 +351,7 @@ fn command(verb: &str, words: &mut Words<'_>) -> Result<Line, ParseError> {
             Line::Read(node, level, words.next("a name")?.to_owned())
         }
         "voters" => Line::Voters(words.nodes()?),
+        "listed" => Line::Listed(words.node()?, words.nodes()?),
         "change" => change(words)?,
         "transfer" => {
             let (from, to) = words.arrow()?;

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `nodes 3`, `profile latency`, `seed 7` | sets up (7 nodes at most; `throughput` is the other profile) |
 //! | `partitions 2` | sets up: there are others beside the one that all lines are about |
+//! | `listed 4 1 2 3 4` | sets up: node 4's placement lists others than the first voters; nodes then speak only with those that their placements or configurations tell of |
 //! | `voters 1 2 3` | sets up: who votes first; the other nodes hold an empty replica |
 //! | `set idempotency_keys_max 2`, `set leases on` | sets up: changes a knob of the profile |
 //! | `set idempotency_keys_max 2 at 3` | sets up: on node 3 alone, once the others' knobs are set |

@@ -63,6 +63,8 @@ struct Setup {
     partitions: u64,
     /// The first voters; empty for all nodes.
     voters: Vec<NodeId>,
+    /// Nodes with another placement.
+    listed: Vec<(NodeId, Vec<NodeId>)>,
     profile: Profile,
     /// Of nodes that have their own.
     profiles: BTreeMap<NodeId, Profile>,
@@ -88,6 +90,7 @@ pub fn play(name: &str, script: &str, trace: Trace) -> Result<(), Box<ScenarioEr
         nodes: 3,
         partitions: 1,
         voters: Vec::new(),
+        listed: Vec::new(),
         profile: awake(Profile::latency()),
         profiles: BTreeMap::new(),
         seed: 1,
@@ -135,6 +138,10 @@ fn set_up(setup: &mut Setup, line: &Line) -> Option<Result<(), String>> {
         }
         Line::Voters(voters) => {
             setup.voters.clone_from(voters);
+            Ok(())
+        }
+        Line::Listed(node, nodes) => {
+            setup.listed.push((*node, nodes.clone()));
             Ok(())
         }
         Line::Seed(seed) => {
@@ -203,6 +210,10 @@ impl Stage {
                     all.partition(|peer| setup.voters.contains(&peer.node));
             }
         }
+        for (node, nodes) in &setup.listed {
+            let nodes = nodes.iter().map(|node| peer(node.get(), 0)).collect();
+            layout.listed.insert(*node, nodes);
+        }
         let mut world = World::new(layout, NetworkOptions::CALM, setup.seed);
         world.trace = trace;
         world.set_proofs(u32::MAX);
@@ -220,6 +231,7 @@ impl Stage {
         let broken = |violation: Violation| violation.to_string();
         match line {
             Line::Voters(_)
+            | Line::Listed(..)
             | Line::Nodes(_)
             | Line::Partitions(_)
             | Line::Profile(_)

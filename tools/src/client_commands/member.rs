@@ -1,6 +1,7 @@
 //! `clustor member`: who belongs to a partition, and changes of that, each followed until it is over.
 
 use std::io::Write;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
@@ -25,14 +26,18 @@ Examples:
   clustor member show --cluster dev 1                        who belongs to partition 1
   clustor member remove --cluster dev --operator ops 1 3     node 3 votes no more
   clustor member add --cluster dev --operator ops 1 3        node 3 gets the log, as a learner
+  clustor member add --cluster dev --operator ops 1 4 --address 10.0.0.4:7000
+                                                             the same for one that is new here
+  clustor member address --cluster dev --operator ops 1 3 10.0.0.9:7000
+                                                             node 3 moved
   clustor member promote --cluster dev --operator ops 1 3    node 3 votes, once it has caught up
   clustor member replace --cluster dev --operator ops 1 3    all three: its disk is gone
   clustor member transfer --cluster dev --operator ops 1 2   node 2 leads
 
 A command ends when its change is over, or after --timeout-ms; it may be repeated, and goes on
 where the change stands.
-Only nodes to which the placement gives a replica of the partition can be members. Before a node
-whose disk is gone starts with an empty one, remove it: see docs/operations.md.";
+A node that the others' placement does not list, or that moved, is added with --address: see
+docs/operations.md.";
 
 /// Shows and changes who belongs to a partition.
 #[derive(Debug, Args)]
@@ -47,15 +52,17 @@ enum Action {
     /// Shows who belongs to a partition, as its leader knows.
     Show(ShowArgs),
     /// A node gets the log of a partition and counts for nothing: a learner.
-    Add(ChangeArgs),
+    Add(PlaceArgs),
     /// The same for a node that is never to vote: an observer.
-    Observe(ChangeArgs),
+    Observe(PlaceArgs),
     /// A learner votes, once it has caught up.
     Promote(ChangeArgs),
     /// A node belongs to the partition no more.
     Remove(ChangeArgs),
     /// A node is removed, added and promoted: it came back with an empty disk, or will.
-    Replace(ChangeArgs),
+    Replace(PlaceArgs),
+    /// A member listens for its peers elsewhere: its machine moved.
+    Address(AddressArgs),
     /// A voter leads.
     Transfer(ChangeArgs),
     /// Takes back a change of voters that is under way and was not committed yet.
@@ -89,32 +96,85 @@ struct ChangeArgs {
     node: u64,
 }
 
+#[derive(Debug, Args)]
+struct PlaceArgs {
+    #[command(flatten)]
+    change: ChangeArgs,
+    /// Where it listens for its peers: an IP address and a port; left out: where the placement of the others says.
+    #[arg(long, value_name = "IP:PORT")]
+    address: Option<SocketAddr>,
+    /// Its shard that holds the replica; left out: what the placement says, or 0.
+    #[arg(long, value_name = "N")]
+    shard: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+struct AddressArgs {
+    #[command(flatten)]
+    change: ChangeArgs,
+    /// An IP address and a port; left out: where the placement of the others says.
+    address: Option<SocketAddr>,
+    /// Its shard that holds the replica; left out: what the placement says, or 0.
+    #[arg(long, value_name = "N")]
+    shard: Option<u16>,
+}
+
+/// Whom a change is about, and where that listens.
+#[derive(Debug, Default, Clone, Copy)]
+struct Whom {
+    node: Option<u64>,
+    shard: Option<u16>,
+    address: Option<SocketAddr>,
+    /// Whether it need not be in the placement.
+    is_new: bool,
+}
+
 /// Runs `clustor member`.
 ///
 /// # Errors
 /// Refused, not over in time, or a file is not acceptable.
 pub fn member(args: &MemberArgs, out: &mut dyn Write) -> Result<(), CommandError> {
-    let (verbs, change): (&[MembersVerb], _) = match &args.action {
+    let of = |change: &'_ ChangeArgs| Whom {
+        node: Some(change.node),
+        ..Whom::default()
+    };
+    let placed = |placed: &'_ PlaceArgs| Whom {
+        node: Some(placed.change.node),
+        shard: placed.shard,
+        address: placed.address,
+        is_new: placed.address.is_some(),
+    };
+    let (verbs, change, whom): (&[MembersVerb], _, _) = match &args.action {
         Action::Show(show) => {
             return shown(&show.reach, &show.reach.client()?, show.partition, out);
         }
         Action::Rollback(asked) => {
-            let asking = Asking::new(asked, None)?;
+            let asking = Asking::new(asked, Whom::default())?;
             asking.take(MembersVerb::RollBack)?;
             return shown(&asked.reach, &asking.client, asked.partition, out);
         }
-        Action::Add(change) => (&[MembersVerb::Add], change),
-        Action::Observe(change) => (&[MembersVerb::Observe], change),
-        Action::Promote(change) => (&[MembersVerb::Promote], change),
-        Action::Remove(change) => (&[MembersVerb::Remove], change),
-        Action::Transfer(change) => (&[MembersVerb::Transfer], change),
-        Action::Replace(change) => (
+        Action::Add(add) => (&[MembersVerb::Add], &add.change, placed(add)),
+        Action::Observe(add) => (&[MembersVerb::Observe], &add.change, placed(add)),
+        Action::Promote(change) => (&[MembersVerb::Promote], change, of(change)),
+        Action::Remove(change) => (&[MembersVerb::Remove], change, of(change)),
+        Action::Transfer(change) => (&[MembersVerb::Transfer], change, of(change)),
+        Action::Address(moved) => {
+            let whom = Whom {
+                node: Some(moved.change.node),
+                shard: moved.shard,
+                address: moved.address,
+                is_new: true,
+            };
+            (&[MembersVerb::Address], &moved.change, whom)
+        }
+        Action::Replace(add) => (
             &[MembersVerb::Remove, MembersVerb::Add, MembersVerb::Promote],
-            change,
+            &add.change,
+            placed(add),
         ),
     };
     let asked = &change.asked;
-    let asking = Asking::new(asked, Some(change.node))?;
+    let asking = Asking::new(asked, whom)?;
     for verb in verbs {
         asking.take(*verb)?;
         if verbs.len() > 1 {
@@ -133,6 +193,7 @@ const fn done(verb: MembersVerb) -> &'static str {
         MembersVerb::Remove => "removed",
         MembersVerb::RollBack => "rolled back",
         MembersVerb::Transfer => "leads",
+        MembersVerb::Address => "listens elsewhere",
     }
 }
 
@@ -141,41 +202,65 @@ struct Asking {
     client: Client,
     partition: PartitionId,
     peer: PeerId,
+    address: String,
     until: Instant,
 }
 
 impl Asking {
-    fn new(asked: &RollBackArgs, node: Option<u64>) -> Result<Self, CommandError> {
+    fn new(asked: &RollBackArgs, whom: Whom) -> Result<Self, CommandError> {
         let client = asked
             .reach
             .connect(&format!("operator-{}", asked.operator))?;
         check_partition(&client, asked.partition)?;
         let partition = PartitionId::from(asked.partition);
-        let peer = match node.map(NodeId) {
-            None => nobody(),
-            Some(node) => {
-                let shard = client.placement().shard_of(partition, node);
-                let shard = shard.ok_or_else(|| {
-                    CommandError::failed(format!(
-                        "the placement gives node {node} no replica of partition {partition}"
-                    ))
-                })?;
-                PeerId { node, shard }
-            }
-        };
-        Ok(Self {
+        let until = Instant::now() + asked.reach.timeout();
+        let mut asking = Self {
             client,
             partition,
-            peer,
-            until: Instant::now() + asked.reach.timeout(),
-        })
+            peer: nobody(),
+            address: whom.address.map(|at| at.to_string()).unwrap_or_default(),
+            until,
+        };
+        if let Some(node) = whom.node.map(NodeId) {
+            asking.peer = asking.find(node, &whom)?;
+        }
+        Ok(asking)
+    }
+
+    /// Which replica is meant: as asked, as the placement has it, as the members are, or of a node that is new here.
+    fn find(&self, node: NodeId, whom: &Whom) -> Result<PeerId, CommandError> {
+        let placed = self.client.placement().shard_of(self.partition, node);
+        if let Some(shard) = whom.shard.map(ShardId).or(placed) {
+            return Ok(PeerId { node, shard });
+        }
+        let known = self.ask(MembersVerb::Show).map_err(|CallError(refusal)| {
+            CommandError::failed(format!(
+                "partition {}: {}",
+                self.partition,
+                describe(&refusal)
+            ))
+        })?;
+        match known.members.iter().find(|member| member.node == node) {
+            Some(member) => Ok(PeerId {
+                node,
+                shard: member.shard,
+            }),
+            None if whom.is_new => Ok(PeerId {
+                node,
+                shard: ShardId(0),
+            }),
+            None => Err(CommandError::failed(format!(
+                "the placement gives node {node} no replica of partition {}, and it is no member: say where it listens with --address",
+                self.partition
+            ))),
+        }
     }
 
     fn ask(&self, verb: MembersVerb) -> Result<PartitionMembers, CallError> {
         let left = self.until.saturating_duration_since(Instant::now());
         let left = left.max(LOOK_EVERY);
         self.client
-            .members(self.partition, verb, self.peer, Some(left))
+            .members(self.partition, verb, self.peer, &self.address, Some(left))
             .wait()
     }
 
@@ -216,12 +301,14 @@ impl Asking {
         let me = members
             .members
             .iter()
-            .find(|m| m.node == self.peer.node && m.shard == self.peer.shard)
-            .map(|member| member.standing);
+            .find(|m| m.node == self.peer.node && m.shard == self.peer.shard);
+        let moved = self.address.is_empty() || me.is_some_and(|me| me.address == self.address);
+        let me = me.map(|member| member.standing);
         let settled = members.change == MembersChange::None;
         match verb {
             MembersVerb::Show => true,
-            MembersVerb::Add => settled && me.is_some(),
+            MembersVerb::Add => settled && me.is_some() && moved,
+            MembersVerb::Address => settled && moved,
             MembersVerb::Observe => settled && me == Some(MemberStanding::Observer),
             MembersVerb::Promote => settled && me == Some(MemberStanding::Voter),
             // One that left is told so for a moment.
@@ -242,16 +329,29 @@ const fn nobody() -> PeerId {
 fn under_way(members: &PartitionMembers) -> String {
     match members.change {
         MembersChange::None => "no change of voters is under way".to_owned(),
-        MembersChange::Joint { exit: None, .. } => {
-            "the voters before and after decide together, and wait for majorities of both"
-                .to_owned()
-        }
+        MembersChange::Joint { exit: None, .. } => format!(
+            "the voters before and after decide together, and wait for majorities of both{}",
+            silent(members)
+        ),
         MembersChange::Joint { back, .. } => format!(
-            "majorities of the voters before and after must commit the way {}",
-            if back { "back" } else { "forward" }
+            "majorities of the voters before and after must commit the way {}{}",
+            if back { "back" } else { "forward" },
+            silent(members)
         ),
         MembersChange::Finishing { .. } => "those who left are needed for a moment yet".to_owned(),
     }
+}
+
+/// Who does not answer, if anybody.
+fn silent(members: &PartitionMembers) -> String {
+    let silent = members.members.iter().filter(|member| !member.answers);
+    let nodes: Vec<String> = silent
+        .map(|member| format!("node {}", member.node))
+        .collect();
+    if nodes.is_empty() {
+        return String::new();
+    }
+    format!(" ({} silent)", nodes.join(", "))
 }
 
 const fn standing(member: &MemberStatus) -> &'static str {
@@ -273,7 +373,7 @@ fn shown(
     check_partition(client, partition)?;
     let timeout = Some(reach.timeout());
     let members = client
-        .members(partition, MembersVerb::Show, nobody(), timeout)
+        .members(partition, MembersVerb::Show, nobody(), "", timeout)
         .wait()
         .map_err(|CallError(refusal)| {
             CommandError::failed(format!("partition {partition}: {}", describe(&refusal)))
@@ -295,10 +395,15 @@ fn shown(
             let answers = if member.answers { "answers" } else { "silent" };
             writeln!(
                 out,
-                "  node {}/{}  {:<8}  durable {durable}  {answers}",
+                "  node {}/{}  {:<8}  durable {durable}  {answers}{}",
                 member.node,
                 member.shard,
-                standing(member)
+                standing(member),
+                if member.address.is_empty() {
+                    String::new()
+                } else {
+                    format!("  at {}", member.address)
+                }
             )?;
         }
         Ok(())
@@ -327,6 +432,7 @@ fn object(members: &PartitionMembers) -> Value {
                 "standing": standing(member),
                 "durable": member.durable.map(|index| index.get()),
                 "answers": member.answers,
+                "address": member.address,
             })
         })
         .collect();

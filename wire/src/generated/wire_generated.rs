@@ -331,10 +331,10 @@ impl ::flatbuffers::SimpleToVerifyInSlice for DurabilityMode {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_MEMBERS_VERB: u8 = 1;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_MEMBERS_VERB: u8 = 7;
+pub const ENUM_MAX_MEMBERS_VERB: u8 = 8;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_MEMBERS_VERB: [MembersVerb; 7] = [
+pub const ENUM_VALUES_MEMBERS_VERB: [MembersVerb; 8] = [
   MembersVerb::Show,
   MembersVerb::Add,
   MembersVerb::Observe,
@@ -342,6 +342,7 @@ pub const ENUM_VALUES_MEMBERS_VERB: [MembersVerb; 7] = [
   MembersVerb::Remove,
   MembersVerb::RollBack,
   MembersVerb::Transfer,
+  MembersVerb::Address,
 ];
 
 /// What is asked about the members of a partition.
@@ -364,9 +365,11 @@ impl MembersVerb {
   pub const RollBack: Self = Self(6);
   /// A voter is to lead.
   pub const Transfer: Self = Self(7);
+  /// A member listens elsewhere.
+  pub const Address: Self = Self(8);
 
   pub const ENUM_MIN: u8 = 1;
-  pub const ENUM_MAX: u8 = 7;
+  pub const ENUM_MAX: u8 = 8;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::Show,
     Self::Add,
@@ -375,6 +378,7 @@ impl MembersVerb {
     Self::Remove,
     Self::RollBack,
     Self::Transfer,
+    Self::Address,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -386,6 +390,7 @@ impl MembersVerb {
       Self::Remove => Some("Remove"),
       Self::RollBack => Some("RollBack"),
       Self::Transfer => Some("Transfer"),
+      Self::Address => Some("Address"),
       _ => None,
     }
   }
@@ -5136,6 +5141,7 @@ impl<'a> MembersRequest<'a> {
   pub const VT_VERB: ::flatbuffers::VOffsetT = 6;
   pub const VT_NODE: ::flatbuffers::VOffsetT = 8;
   pub const VT_SHARD: ::flatbuffers::VOffsetT = 10;
+  pub const VT_ADDRESS: ::flatbuffers::VOffsetT = 12;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -5148,6 +5154,7 @@ impl<'a> MembersRequest<'a> {
   ) -> ::flatbuffers::WIPOffset<MembersRequest<'bldr>> {
     let mut builder = MembersRequestBuilder::new(_fbb);
     builder.add_node(args.node);
+    if let Some(x) = args.address { builder.add_address(x); }
     if let Some(x) = args.partition { builder.add_partition(x); }
     builder.add_shard(args.shard);
     if let Some(x) = args.verb { builder.add_verb(x); }
@@ -5187,6 +5194,14 @@ impl<'a> MembersRequest<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u16>(MembersRequest::VT_SHARD, Some(0)).unwrap()}
   }
+  /// Where it listens for its peers; absent or empty if the placement says.
+  #[inline]
+  pub fn address(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(MembersRequest::VT_ADDRESS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for MembersRequest<'_> {
@@ -5199,6 +5214,7 @@ impl ::flatbuffers::Verifiable for MembersRequest<'_> {
      .visit_field::<MembersVerb>("verb", Self::VT_VERB, false)?
      .visit_field::<u64>("node", Self::VT_NODE, false)?
      .visit_field::<u16>("shard", Self::VT_SHARD, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("address", Self::VT_ADDRESS, false)?
      .finish();
     Ok(())
   }
@@ -5208,6 +5224,7 @@ pub struct MembersRequestArgs<'a> {
     pub verb: Option<MembersVerb>,
     pub node: u64,
     pub shard: u16,
+    pub address: Option<::flatbuffers::WIPOffset<&'a str>>,
 }
 impl<'a> Default for MembersRequestArgs<'a> {
   #[inline]
@@ -5217,6 +5234,7 @@ impl<'a> Default for MembersRequestArgs<'a> {
       verb: None,
       node: 0,
       shard: 0,
+      address: None,
     }
   }
 }
@@ -5243,6 +5261,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> MembersRequestBuilder<'a, 'b,
     self.fbb_.push_slot::<u16>(MembersRequest::VT_SHARD, shard, 0);
   }
   #[inline]
+  pub fn add_address(&mut self, address: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(MembersRequest::VT_ADDRESS, address);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> MembersRequestBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     MembersRequestBuilder {
@@ -5265,6 +5287,7 @@ impl ::core::fmt::Debug for MembersRequest<'_> {
       ds.field("verb", &self.verb());
       ds.field("node", &self.node());
       ds.field("shard", &self.shard());
+      ds.field("address", &self.address());
       ds.finish()
   }
 }

@@ -62,6 +62,8 @@ pub enum ClientRequestBody {
         node: NodeId,
         /// And its shard.
         shard: ShardId,
+        /// Where it listens for its peers; empty if the placement says.
+        address: String,
     },
 }
 
@@ -107,6 +109,8 @@ pub enum MembersVerb {
     RollBack = 6,
     /// A voter is to lead.
     Transfer = 7,
+    /// A member listens elsewhere.
+    Address = 8,
 }
 
 /// The answer to a [`ClientRequest`].

@@ -177,12 +177,15 @@ fn build_request_body(
             verb,
             node,
             shard,
+            address,
         } => {
+            let address = (!address.is_empty()).then(|| b.create_string(address));
             let args = fb::MembersRequestArgs {
                 partition: Some(&id128(partition.0)),
                 verb: Some(fb::MembersVerb(*verb as u8)),
                 node: node.0,
                 shard: shard.0,
+                address,
             };
             let offset = fb::MembersRequest::create(b, &args).as_union_value();
             (fb::ClientRequestBody::MembersRequest, offset)
@@ -246,6 +249,7 @@ fn request_body(request: fb::ClientRequest<'_>) -> Result<ClientRequestBody, Mes
                 verb: members_verb(m.verb())?,
                 node: NodeId(m.node()),
                 shard: ShardId(m.shard()),
+                address: m.address().unwrap_or_default().to_owned(),
             }
         }
         fb::ClientRequestBody(value) => {
@@ -458,6 +462,7 @@ fn members_verb(verb: Option<fb::MembersVerb>) -> Result<MembersVerb, MessageErr
         fb::MembersVerb::Remove => MembersVerb::Remove,
         fb::MembersVerb::RollBack => MembersVerb::RollBack,
         fb::MembersVerb::Transfer => MembersVerb::Transfer,
+        fb::MembersVerb::Address => MembersVerb::Address,
         fb::MembersVerb(value) => {
             return Err(MessageError::ValueUnknown {
                 field: "MembersRequest.verb",

@@ -239,14 +239,22 @@ pub fn requests() -> impl Strategy<Value = ClientRequest> {
         Just(ClientRequestBody::Placement),
         (partitions(), modes())
             .prop_map(|(partition, mode)| ClientRequestBody::Mode { partition, mode }),
-        (partitions(), verbs(), numbers(), any::<u16>()).prop_map(
-            |(partition, verb, node, shard)| ClientRequestBody::Members {
-                partition,
-                verb,
-                node: NodeId(node),
-                shard: ShardId(shard),
-            }
-        ),
+        (
+            partitions(),
+            verbs(),
+            numbers(),
+            any::<u16>(),
+            "[0-9.:]{0,20}"
+        )
+            .prop_map(|(partition, verb, node, shard, address)| {
+                ClientRequestBody::Members {
+                    partition,
+                    verb,
+                    node: NodeId(node),
+                    shard: ShardId(shard),
+                    address,
+                }
+            }),
     ];
     (numbers(), body).prop_map(|(id, body)| ClientRequest { id, body })
 }
@@ -281,6 +289,7 @@ fn verbs() -> impl Strategy<Value = MembersVerb> {
         MembersVerb::Remove,
         MembersVerb::RollBack,
         MembersVerb::Transfer,
+        MembersVerb::Address,
     ])
 }
 

@@ -65,6 +65,7 @@ impl World {
                 || format!("{}: {:?}", name(shard), report.incidents),
             )?;
             self.wake_host(shard);
+            self.forget_told(shard);
             self.connect_all(shard);
         }
         Ok(())

@@ -29,6 +29,31 @@ impl World {
         }
     }
 
+    /// A shard that boots knows whom its node's placement lists, and nobody else.
+    pub(super) fn forget_told(&mut self, shard: PeerId) {
+        if self.layout.listed.is_empty() {
+            return;
+        }
+        let listed = |other: &PeerId| {
+            let mut partitions = self.layout.partitions.iter();
+            partitions.any(|p| self.layout.listed(shard.node, p).contains(other))
+        };
+        let others = self.hosts.keys().filter(|other| !listed(other));
+        let others: Vec<PeerId> = others.copied().collect();
+        self.strangers
+            .extend(others.into_iter().map(|other| (shard, other)));
+    }
+
+    /// A configuration tells a shard of peers.
+    pub(super) fn tell_of(&mut self, shard: PeerId, peers: impl Iterator<Item = PeerId>) {
+        for other in peers {
+            if self.strangers.remove(&(shard, other)) {
+                let at = self.now_us + self.rng.random_range(CONNECT_US.0..=CONNECT_US.1);
+                self.queue.push(at, Event::Connect(shard, other));
+            }
+        }
+    }
+
     /// A session ends, and both sides notice; another follows.
     pub fn reset_session(&mut self, a: PeerId, b: PeerId) {
         for (me, other) in [(a, b), (b, a)] {
@@ -64,7 +89,8 @@ impl World {
         let whole = self.network.is_up(a, b)
             && self.network.is_up(b, a)
             && self.network.session(a, b) == self.network.session(b, a);
-        if !runs(a) || !runs(b) || cut || whole {
+        let strange = self.strangers.contains(&(a, b)) || self.strangers.contains(&(b, a));
+        if !runs(a) || !runs(b) || cut || whole || strange {
             return;
         }
         self.drop_session(a, b);
