@@ -205,6 +205,8 @@ impl Swarm {
         if rng.random_bool(0.25) {
             swarm.load.clients = rng.random_range(16..=64);
             swarm.load.think_us_max = pick(rng, &[100, 1_000, 5_000]);
+            // Who gives up soon and asks for more piles up more on a slow disk than it writes in the time to live after it.
+            swarm.load.patience_us_max = 2_000_000;
         }
         if rng.random_bool(0.3) {
             differ(rng, &mut swarm.layout);
