@@ -176,12 +176,12 @@ impl Replica {
         let (caught_up, behind) = self.behind(turn, leading, peer);
         // Who was never heard has no name under which it could vote.
         let unknown = self.incarnation != Incarnation::ZERO && !turn.heard.contains_key(&peer);
-        // What a leader knows of a follower begins as heard just now: only who has acknowledged something was.
-        let silent = leading.of(peer).is_none_or(|p| p.durable().is_none());
-        if unknown || silent || !self.answers(turn, leading, peer) {
+        if unknown || !self.answers(turn, leading, peer) {
             return Err(ChangeError::Lags { peer, behind });
         }
-        if caught_up {
+        // What a leader knows of a follower begins as heard just now: only who has acknowledged something was.
+        let acknowledged = leading.of(peer).is_some_and(|p| p.durable().is_some());
+        if caught_up && acknowledged {
             return Ok(());
         }
         let since = leading.of(peer).and_then(|progress| progress.slow_since);

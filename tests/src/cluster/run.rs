@@ -19,8 +19,9 @@ use super::world::{Happened, World};
 use faults::{FAULT_TOKEN, FAULTS};
 
 /// From the last fault to a write and a read in every partition and to all replicas having applied everything,
-/// in microseconds of virtual time, at most.
-pub const LIVENESS_US_MAX: u64 = 20_000_000;
+/// in microseconds of virtual time, at most. The slowest disks write some 50 chains in a second, in which all partitions of a
+/// shard share: what waits then, and the 64 commits of a change of voters in each, take most of it.
+pub const LIVENESS_US_MAX: u64 = 60_000_000;
 /// Steps of one run, if nothing else is asked.
 pub const STEPS_MAX: u64 = 2_000_000;
 /// Copies of disks recovered in one run, at most (each is one proof of an acknowledgement or a vote).
