@@ -124,6 +124,36 @@ fn an_address_travels_with_the_configuration_and_stays_with_the_voter() {
 }
 
 #[test]
+fn a_member_that_moved_is_noted_and_may_be_forgotten_again() {
+    let mut cluster = grown(4, 3);
+    learn(&mut cluster, 1, 4);
+    let moved = |node, address: &str| MemberChange::Address {
+        peer: peer(node),
+        address: address.to_owned(),
+    };
+    let address = |cluster: &Cluster, node| {
+        let configuration = cluster.status(3).configuration;
+        configuration.address_of(peer(node)).map(str::to_owned)
+    };
+    for (node, to) in [(2, "10.0.0.9:1"), (4, "10.0.0.9:2")] {
+        change(&mut cluster, 1, &moved(node, to)).expect("noted");
+        cluster.pass(200);
+        assert_eq!(address(&cluster, node), Some(to.to_owned()));
+    }
+    let standing = |cluster: &Cluster, node| cluster.status(3).configuration.standing(peer(node));
+    assert_eq!(standing(&cluster, 2), Some(Standing::Voter));
+    assert_eq!(standing(&cluster, 4), Some(Standing::Learner));
+    // By the placement again.
+    change(&mut cluster, 1, &moved(2, "")).expect("noted");
+    cluster.pass(200);
+    assert_eq!(address(&cluster, 2), None);
+    assert!(matches!(
+        change(&mut cluster, 1, &moved(7, "10.0.0.9:3")),
+        Err(ChangeError::Configuration(ConfigurationError::Stranger(_)))
+    ));
+}
+
+#[test]
 fn a_leader_refuses_what_makes_no_sense() {
     let mut cluster = grown(4, 3);
     let refused = |cluster: &mut Cluster, node, asked: &MemberChange| {

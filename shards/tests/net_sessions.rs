@@ -14,7 +14,7 @@ use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::{BootNumber, ChainNumber, ClusterId, Incarnation, NodeId, ShardId};
 use clustor_wire::message::PeerHello;
 use net_support::Ca;
-use net_support::world::{CLUSTER, World, local, net_of, net_with, peer};
+use net_support::world::{CLUSTER, World, address, local, net_of, net_with, peer};
 use rand::Rng;
 
 fn batch(number: u64) -> Frame {
@@ -108,6 +108,35 @@ fn frames_pass_in_order_both_ways() {
     let at_1: Vec<_> = (100..150).map(|n| (peer(2), batch(n))).collect();
     assert_eq!(batches(&world, 1), at_2);
     assert_eq!(batches(&world, 0), at_1);
+}
+
+#[test]
+fn a_peer_that_is_placed_later_is_dialled_at_one_of_its_addresses_after_another() {
+    let ca = Ca::new();
+    let nets = vec![
+        (1, net_of(local(1), ca.node(1), &[], Time(1))),
+        (2, net_of(local(2), ca.node(2), &[1], Time(1))),
+    ];
+    let mut world = World::new(nets, 1);
+    world.run(30, 1);
+    assert!(world.dials.is_empty());
+    let now = world.now;
+    // Nobody listens at the first one.
+    world.nets[0].place(peer(2), &[address(9), address(2)], now);
+    world.run(2_000, 1);
+    assert_eq!(world.nets[0].peers_up().next(), Some(peer(2)));
+    assert_eq!(world.nets[1].peers_up().next(), Some(peer(1)));
+    let dialled: Vec<_> = world
+        .dials
+        .iter()
+        .map(|(_, _, dial)| dial.address)
+        .collect();
+    assert_eq!(dialled, [address(9), address(2)]);
+    // The newest word counts, and a session that is up stays.
+    let now = world.now;
+    world.nets[0].place(peer(2), &[], now);
+    world.run(30, 1);
+    assert_eq!(world.nets[0].peers_up().count(), 1);
 }
 
 #[test]

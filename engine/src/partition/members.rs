@@ -89,6 +89,30 @@ impl Partition {
         }
     }
 
+    /// What a change of voters waits for while nobody leads, in words; else empty.
+    pub(super) fn why_undecided(&self) -> String {
+        let Change::Joint { entered, exit } = self.change() else {
+            return String::new();
+        };
+        if self.replica.leader().is_some() {
+            return String::new();
+        }
+        let nodes = |half: &[PeerId]| {
+            let nodes: Vec<String> = half.iter().map(|peer| peer.node.to_string()).collect();
+            nodes.join(", ")
+        };
+        let joint = self.configuration();
+        let way = match exit {
+            Some((_, true)) => ", for the way back, too",
+            _ => "",
+        };
+        format!(
+            "its voters change since entry {entered}, and nobody leads: of the nodes before ({}) and of those after ({}) majorities must be reachable{way}",
+            nodes(joint.first()),
+            nodes(joint.second()),
+        )
+    }
+
     /// The configuration in force here.
     #[must_use]
     pub fn configuration(&self) -> &Configuration {

@@ -489,7 +489,8 @@ impl Partition {
             (MachineSlot::Failed(trouble), _) => format!("the machine {trouble}"),
             (_, Some(stuck)) if status.missing == 0 => stuck.to_owned(),
             _ if status.missing > 0 => lost(&status),
-            _ => self.why_estranged(),
+            _ if self.estranged().is_some() => self.why_estranged(),
+            _ => self.why_undecided(),
         };
         let (mode, wanted_mode, held_back) = self.durability_status();
         PartitionStatus {

@@ -32,6 +32,7 @@ fn value(host: &Host, name: &str) -> Result<u64, String> {
         "committed" => status.wal_committed.get(),
         "applied" => status.applied.get(),
         "missing" => status.missing,
+        "trouble" => u64::from(!status.trouble.is_empty()),
         "lease" => {
             let now = host.core.as_ref().map(|core| core.status(Some(P)));
             let held = now.is_some_and(|now| now.partitions.iter().all(|p| p.lease_held));
@@ -68,7 +69,7 @@ fn value(host: &Host, name: &str) -> Result<u64, String> {
         "vote" => state.vote.map_or(0, NodeId::get),
         _ => {
             return Err(format!(
-                "{name} is not term, last, durable, committed, applied, missing, lease, keys_max, vote, voters, halves, change, member or towards"
+                "{name} is not term, last, durable, committed, applied, missing, trouble, lease, keys_max, vote, voters, halves, change, member or towards"
             ));
         }
     })
