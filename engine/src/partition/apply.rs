@@ -13,6 +13,7 @@ use clustor_wire::ids::{LogIndex, Term};
 use clustor_wire::message::{Refusal, RefusalClause};
 
 use super::idempotency::KeyVerdict;
+use super::pause::Pause;
 use super::{Answer, MachineSlot, Partition, refusal};
 use crate::machine::{Admit, Applied, Batch, Expired, Item, Stamp};
 use crate::outcome::Outcome;
@@ -28,8 +29,6 @@ pub const FAILURE_WINDOW_MS: u64 = 60_000;
 pub const FAILURE_PAUSE_MS: u64 = 5_000;
 /// Pause after the failures before, in milliseconds.
 pub const RETRY_PAUSE_MS: u64 = 10;
-/// `Retryable` answers without progress in a row, at most; one more is a failure.
-pub const RETRIES_MAX: u32 = 3;
 /// Bytes of frames copied from the cache for one batch.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
@@ -67,18 +66,26 @@ pub enum ApplyStep {
 }
 
 /// What the table says of one entry, kept until the machine has answered.
-struct Judged {
+pub(super) struct Judged {
     index: LogIndex,
     term: Term,
     verdict: KeyVerdict,
 }
 
+/// Why the machine did not take all it was called with.
+enum Stop {
+    /// It can't go on.
+    Failed(String),
+    /// It wants to be called again, from this index on.
+    Later { from: LogIndex, reason: String },
+}
+
 impl Partition {
-    /// When the machine is to be made again.
+    /// When the machine is to be made again, or called again.
     pub(crate) fn machine_deadline(&self) -> Option<Time> {
         match &self.machine {
             MachineSlot::Failed(trouble) => trouble.retry_at,
-            MachineSlot::Running(_) => None,
+            MachineSlot::Running(_) => self.pause.as_ref().and_then(Pause::until),
         }
     }
 
@@ -119,6 +126,7 @@ impl Partition {
         self.applied = self.replica.base_index();
         self.stamp_ms = 0;
         self.table.clear();
+        self.pause = None;
         self.stuck = None;
     }
 
@@ -183,6 +191,9 @@ impl Partition {
         }
         let limit = self.replica.applicable();
         self.answer_committed(limit, answers);
+        if let Some(step) = self.resume(now, answers) {
+            return step;
+        }
         if self.applied >= limit {
             return ApplyStep::Done;
         }
@@ -296,21 +307,40 @@ impl Partition {
             });
         }
         let reached = next.prev();
-        self.run(now, &items, &judged, reached, answers);
+        self.run(now, &items, judged, reached, answers);
     }
 
-    fn run(
+    pub(super) fn run(
         &mut self,
         now: Time,
         items: &[Item<'_>],
-        judged: &[Judged],
+        mut judged: Vec<Judged>,
         reached: LogIndex,
         answers: &mut Vec<Answer>,
     ) {
         self.effects.clear();
-        if let Err(failure) = self.run_machine(items) {
-            return self.give_up_machine(failure, now, answers);
+        match self.run_machine(items) {
+            Ok(()) => {
+                self.pause = None;
+                self.took(now, reached, &judged, answers);
+            }
+            Err(Stop::Failed(failure)) => self.give_up_machine(failure, now, answers),
+            Err(Stop::Later { from, reason }) => {
+                let taken = items.partition_point(|item| item.index < from);
+                if let Err(failure) = self.begin_pause(now, taken > 0, reason) {
+                    return self.give_up_machine(failure, now, answers);
+                }
+                self.effects.forget_from(from);
+                let later = judged.partition_point(|entry| entry.index < from);
+                let later = judged.split_off(later);
+                self.took(now, from.prev(), &judged, answers);
+                self.keep_rest(&items[taken..], later, reached);
+            }
         }
+    }
+
+    /// Entries took effect, up to this one.
+    fn took(&mut self, now: Time, reached: LogIndex, judged: &[Judged], answers: &mut Vec<Answer>) {
         self.applied = self.applied.max(reached);
         self.deferrals.begin(now, self.effects.take_deferred());
         self.answer_applied(judged, answers);
@@ -332,86 +362,67 @@ impl Partition {
     /// Lets the timers that are due expire at the entry that says so, alone in its batch.
     fn expire(&mut self, now: Time, index: LogIndex, term: Term, answers: &mut Vec<Answer>) {
         self.effects.clear();
-        if let Err(failure) = self.run_expired(index, term) {
-            return self.give_up_machine(failure, now, answers);
+        let failure = match self.run_expired(index, term) {
+            Ok(()) => {
+                self.pause = None;
+                return self.took(now, index, &[], answers);
+            }
+            Err(Stop::Later { reason, .. }) => {
+                self.effects.forget_from(index);
+                self.begin_pause(now, false, reason)
+            }
+            Err(Stop::Failed(failure)) => Err(failure),
+        };
+        if let Err(failure) = failure {
+            self.give_up_machine(failure, now, answers);
         }
-        self.applied = index;
-        self.deferrals.begin(now, self.effects.take_deferred());
-        self.tell_ready(answers);
     }
 
-    /// Runs the machine over the timers that are due, again if it asks to; says why it can't go on.
-    fn run_expired(&mut self, index: LogIndex, term: Term) -> Result<(), String> {
+    /// Runs the machine over the timers that are due.
+    fn run_expired(&mut self, index: LogIndex, term: Term) -> Result<(), Stop> {
         let stamp = Stamp(self.stamp_ms.saturating_mul(1000));
-        for _ in 0..=RETRIES_MAX {
-            let timers = self.effects.take_due(index, stamp);
-            if timers.is_empty() {
-                return Ok(());
-            }
-            let MachineSlot::Running(machine) = &mut self.machine else {
-                return Err("does not run".to_owned());
-            };
-            let expired = Expired {
-                index,
-                term,
-                stamp,
-                timers: &timers,
-            };
-            let effects = &mut self.effects;
-            match catch_unwind(AssertUnwindSafe(|| machine.expire(expired, effects))) {
-                Ok(Applied::Ack) => return Ok(()),
-                Ok(Applied::Retryable { from, reason }) if from == index => {
-                    tracing::warn!(partition = %self.id, %index, reason, "the machine asks to retry timers");
-                    self.effects.forget_from(index);
-                }
-                Ok(Applied::Retryable { from, .. }) => {
-                    return Err(format!(
-                        "asked to retry from {from}, timers expired at {index}"
-                    ));
-                }
-                Ok(Applied::Fatal(reason)) => return Err(format!("failed: {reason}")),
-                Err(panic) => return Err(format!("panicked: {}", said(&*panic))),
-            }
+        let timers = self.effects.take_due(index, stamp);
+        if timers.is_empty() {
+            return Ok(());
         }
-        Err(format!(
-            "asked to retry timers more than {RETRIES_MAX} times"
-        ))
+        let MachineSlot::Running(machine) = &mut self.machine else {
+            return Err(Stop::Failed("does not run".to_owned()));
+        };
+        let expired = Expired {
+            index,
+            term,
+            stamp,
+            timers: &timers,
+        };
+        let effects = &mut self.effects;
+        let answer = catch_unwind(AssertUnwindSafe(|| machine.expire(expired, effects)));
+        match stop_of(answer) {
+            Err(Stop::Later { from, .. }) if from != index => Err(Stop::Failed(format!(
+                "asked to retry from {from}, timers expired at {index}"
+            ))),
+            answer => answer,
+        }
     }
 
-    /// Runs the machine over all items, again from where it asks to; says why it can't go on.
-    fn run_machine(&mut self, items: &[Item<'_>]) -> Result<(), String> {
-        let mut rest = items;
-        let mut idle_retries = 0;
-        while !rest.is_empty() {
-            let MachineSlot::Running(machine) = &mut self.machine else {
-                return Err("does not run".to_owned());
-            };
-            let effects = &mut self.effects;
-            let batch = Batch::new(rest);
-            match catch_unwind(AssertUnwindSafe(|| machine.apply(batch, effects))) {
-                Ok(Applied::Ack) => break,
-                Ok(Applied::Retryable { from, reason }) => {
-                    let at = rest
-                        .iter()
-                        .position(|item| item.index == from)
-                        .ok_or_else(|| {
-                            format!("asked to retry from {from}, which is not in its batch")
-                        })?;
-                    idle_retries = if at == 0 { idle_retries + 1 } else { 0 };
-                    if idle_retries > RETRIES_MAX {
-                        return Err(format!(
-                            "asked to retry {RETRIES_MAX} times without progress: {reason}"
-                        ));
-                    }
-                    tracing::warn!(partition = %self.id, index = %from, reason, "the machine asks to retry");
-                    self.effects.forget_from(from);
-                    rest = &rest[at..];
-                }
-                Ok(Applied::Fatal(reason)) => return Err(format!("failed: {reason}")),
-                Err(panic) => return Err(format!("panicked: {}", said(&*panic))),
-            }
+    /// Runs the machine over all items.
+    fn run_machine(&mut self, items: &[Item<'_>]) -> Result<(), Stop> {
+        if items.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let MachineSlot::Running(machine) = &mut self.machine else {
+            return Err(Stop::Failed("does not run".to_owned()));
+        };
+        let effects = &mut self.effects;
+        let batch = Batch::new(items);
+        let answer = catch_unwind(AssertUnwindSafe(|| machine.apply(batch, effects)));
+        match stop_of(answer) {
+            Err(Stop::Later { from, .. }) if items.iter().all(|item| item.index != from) => {
+                Err(Stop::Failed(format!(
+                    "asked to retry from {from}, which is not in its batch"
+                )))
+            }
+            answer => answer,
+        }
     }
 
     /// Appends that wait for no more than being committed.
@@ -481,6 +492,16 @@ impl Partition {
                 ),
             },
         }
+    }
+}
+
+/// Whether the machine took all, by its answer or its panic.
+fn stop_of(answer: Result<Applied, Box<dyn core::any::Any + Send>>) -> Result<(), Stop> {
+    match answer {
+        Ok(Applied::Ack) => Ok(()),
+        Ok(Applied::Retryable { from, reason }) => Err(Stop::Later { from, reason }),
+        Ok(Applied::Fatal(reason)) => Err(Stop::Failed(format!("failed: {reason}"))),
+        Err(panic) => Err(Stop::Failed(format!("panicked: {}", said(&*panic)))),
     }
 }
 

@@ -45,6 +45,11 @@ impl Deferrals {
         self.patience_ms = patience_ms;
     }
 
+    /// How long an effect, or a machine without progress, may take, in milliseconds.
+    pub const fn patience_ms(&self) -> u64 {
+        self.patience_ms
+    }
+
     pub fn is_empty(&self) -> bool {
         self.out.is_empty()
     }

@@ -9,6 +9,7 @@
 //! - `members`: who belongs to it
 //! - `deferral`: items whose side effects are not safe yet
 //! - `clock`: the partition's time, and the timers that are due by it
+//! - `pause`: what a machine did not take, until it is called again
 //! - `reads`: what reads rely on, and when they are answered
 //! - `apply`: committed entries through the machine, and what becomes of it when it fails
 
@@ -18,6 +19,7 @@ mod deferral;
 pub(crate) mod durability;
 pub mod idempotency;
 mod members;
+mod pause;
 mod reads;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -44,6 +46,7 @@ pub use apply::{ApplyStep, MachineTrouble};
 use deferral::Deferrals;
 use durability::Durability;
 use idempotency::{IdempotencyTable, KeysMaxWish};
+use pause::Pause;
 pub(crate) use reads::Asked;
 use reads::PendingRead;
 
@@ -138,6 +141,8 @@ pub struct Partition {
     pub(crate) apply_read: Option<u64>,
     effects: Effects,
     deferrals: Deferrals,
+    /// The machine asked to be called again later.
+    pause: Option<Pause>,
     apply_entries_max: usize,
     failures: Vec<Time>,
     /// The retired deadline under which the shard filed it.
@@ -220,6 +225,7 @@ impl Partition {
             apply_read: None,
             effects: Effects::of(id, Arc::clone(acks)),
             deferrals: Deferrals::new(profile.ack_ms_max),
+            pause: None,
             apply_entries_max: usize::try_from(profile.apply_entries_max).unwrap_or(512),
             failures: Vec::new(),
             filed_deadline: None,
@@ -489,6 +495,10 @@ impl Partition {
             (MachineSlot::Failed(trouble), _) => format!("the machine {trouble}"),
             (_, Some(stuck)) if status.missing == 0 => stuck.to_owned(),
             _ if status.missing > 0 => lost(&status),
+            _ if self.pause.is_some() => self
+                .pause
+                .as_ref()
+                .map_or_else(String::new, |pause| format!("the machine {pause}")),
             _ if self.estranged().is_some() => self.why_estranged(),
             _ => self.why_undecided(),
         };
