@@ -4,16 +4,20 @@
 //! one is asked. Nothing is compared with numbers from elsewhere: what many cost is the difference between the two, and
 //! the latency of the one among many is measured in turns with that of the one alone.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use clustor_engine::profile::Profile;
+use serde::Serialize;
 
 use crate::BenchError;
 use crate::allocations;
 use crate::cluster::{Cluster, NODES};
+use crate::device::Device;
 use crate::interrupt::Interrupt;
 use crate::place::Place;
+use crate::report::Machine;
 
 /// How long all partitions may take to have a leader, and to go quiet, beside some time for each.
 const WAIT: Duration = Duration::from_secs(30);
@@ -26,14 +30,14 @@ const TICKS: f64 = 100.0;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   clustor-bench idle
-  clustor-bench idle --partitions 1000 --seconds 2
+  clustor-bench idle --partitions 1000 --seconds 2 --json idle.json
 
 Needs about 1.5 GiB in DIR, on a file system with direct I/O (not tmpfs).
 Exit codes: 0 measured, 1 refused or failed, 2 wrong arguments, 130 interrupted.")]
 pub struct Options {
     /// Where to measure: a directory on the device in question.
     #[arg(long, value_name = "DIR", default_value = ".")]
-    dir: std::path::PathBuf,
+    dir: PathBuf,
     /// Partitions, each on all three nodes (2 to 60000).
     #[arg(long, value_name = "N", default_value_t = 10_000,
           value_parser = clap::value_parser!(u32).range(2..=60_000))]
@@ -44,6 +48,81 @@ pub struct Options {
     /// Rounds of latencies, alone and among many in turns.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = crate::count)]
     repeat: usize,
+    /// Also write the results to this file, as one JSON object.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What was found.
+#[derive(Debug, Serialize)]
+struct Found {
+    machine: Machine,
+    /// On each of the nodes.
+    partitions: u32,
+    /// From the start of the first node on, for the first time ever.
+    leaders_after_s: f64,
+    /// Of a node with one partition, in percent of a core.
+    core_percent_of_one: f64,
+    /// Of a node with all of them.
+    core_percent: f64,
+    /// Of the heap, for each replica beyond the first, with its handle and its part of the placement.
+    bytes_per_replica: f64,
+    p50_us_alone: f64,
+    p50_us_among: f64,
+    /// The median of the rounds' own.
+    ratio: f64,
+    ratio_min: f64,
+    ratio_max: f64,
+    rounds: usize,
+}
+
+impl Found {
+    fn print(&self) {
+        let row = |what: &str, value: String| println!("{what:<44} {value:>12}");
+        row(
+            "partitions, on each of three nodes",
+            self.partitions.to_string(),
+        );
+        row(
+            "all have leaders after, s",
+            format!("{:.1}", self.leaders_after_s),
+        );
+        row(
+            "a node's share of a core, idle, %",
+            format!("{:.2}", self.core_percent),
+        );
+        row(
+            "the same with one partition, %",
+            format!("{:.2}", self.core_percent_of_one),
+        );
+        row(
+            "bytes of the heap per idle replica",
+            format!("{:.0}", self.bytes_per_replica),
+        );
+        row(
+            "an active one alone, p50 us",
+            format!("{:.0}", self.p50_us_alone),
+        );
+        row(
+            "an active one among them, p50 us",
+            format!("{:.0}", self.p50_us_among),
+        );
+        row("ratio", format!("{:.3}", self.ratio));
+        row(
+            "least and greatest ratio of a round",
+            format!("{:.3} {:.3}", self.ratio_min, self.ratio_max),
+        );
+    }
+
+    fn save(&self, path: &Path) -> Result<(), BenchError> {
+        let wrong = |source| BenchError::Output {
+            path: path.to_owned(),
+            source,
+        };
+        let mut text = serde_json::to_string_pretty(self).map_err(|e| wrong(e.into()))?;
+        text.push('\n');
+        std::fs::write(path, text).map_err(wrong)
+    }
 }
 
 /// Processor time of this process so far.
@@ -103,6 +182,7 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
     let many = options.partitions;
     let patience = WAIT + Duration::from_millis(10 * u64::from(many));
 
+    let writer_mode = Device::open(place.path(), 1, &interrupt)?.writer_mode();
     let bytes_of_nothing = allocations::live_bytes();
     let alone = Cluster::start(&place.path().join("one"), 1, &profile, patience, &interrupt)?;
     wait_for_quiet(1, &interrupt)?;
@@ -117,37 +197,44 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
         patience,
         &interrupt,
     )?;
-    println!(
-        "{many} partitions on three nodes: leaders for all after {:.1} s",
-        begun.elapsed().as_secs_f64()
-    );
+    let leaders_after_s = begun.elapsed().as_secs_f64();
     wait_for_quiet(many, &interrupt)?;
     let share_of_both = share(time, &interrupt)?;
     let bytes_of_many = allocations::live_bytes().saturating_sub(bytes_with_one);
-    println!(
-        "idle: {:.2}% of a core for each node with {many} partitions ({:.2}% with one)",
-        100.0 * (share_of_both - share_of_one) / nodes,
-        100.0 * share_of_one / nodes,
-    );
-    println!(
-        "memory: {:.0} bytes more for each more replica of an idle partition, its handle here included",
-        bytes_of_many.saturating_sub(bytes_of_one) as f64 / f64::from(many - 1) / nodes
-    );
     let (mut of_one, mut of_many) = (Vec::new(), Vec::new());
-    for _ in 0..options.repeat {
-        of_one.push(alone.lone_latency_us(time / 4, &interrupt)?);
-        of_many.push(among.lone_latency_us(time / 4, &interrupt)?);
+    for round in 0..options.repeat {
+        // Who is measured first in a round has no advantage over all of them.
+        for is_one in [round % 2 == 0, round % 2 != 0] {
+            let (cluster, times) = if is_one {
+                (&alone, &mut of_one)
+            } else {
+                (&among, &mut of_many)
+            };
+            times.push(cluster.lone_latency_us(time / 4, &interrupt)?);
+        }
     }
     let mut ratios: Vec<f64> = of_one.iter().zip(&of_many).map(|(a, b)| b / a).collect();
-    println!(
-        "an active one: p50 {:.0} us among {many}, {:.0} us alone: ratio {:.3} (from {:.3} to {:.3} in {} rounds)",
-        median(&mut of_many),
-        median(&mut of_one),
-        median(&mut ratios),
-        ratios[0],
-        ratios[ratios.len() - 1],
-        ratios.len(),
-    );
+    let ratio = median(&mut ratios);
+    let found = Found {
+        machine: Machine::of(&place, writer_mode),
+        partitions: many,
+        leaders_after_s,
+        core_percent_of_one: 100.0 * share_of_one / nodes,
+        core_percent: 100.0 * (share_of_both - share_of_one).max(0.0) / nodes,
+        bytes_per_replica: bytes_of_many.saturating_sub(bytes_of_one) as f64
+            / f64::from(many - 1)
+            / nodes,
+        p50_us_alone: median(&mut of_one),
+        p50_us_among: median(&mut of_many),
+        ratio,
+        ratio_min: ratios[0],
+        ratio_max: ratios[ratios.len() - 1],
+        rounds: ratios.len(),
+    };
+    found.print();
+    if let Some(path) = &options.json {
+        found.save(path)?;
+    }
     among.stop()?;
     alone.stop()
 }

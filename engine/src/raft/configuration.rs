@@ -201,6 +201,7 @@ impl Configuration {
         named.retain(|(peer, named)| named.get() != 0 && voters().any(|voter| voter == peer));
         named.sort_unstable();
         named.dedup();
+        named.shrink_to_fit();
         if let Some(pair) = named.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(ConfigurationError::Twice(pair[0].0.node));
         }

@@ -105,6 +105,9 @@ impl LogView {
         assert!(term >= self.last_term(), "terms of a log never go back");
         self.last = self.last.next();
         if self.runs.is_empty() || self.last_term() < term {
+            if self.runs.is_empty() {
+                self.runs.reserve_exact(1);
+            }
             self.runs.push(TermRun {
                 first: self.last,
                 term,

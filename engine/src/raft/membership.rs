@@ -66,8 +66,13 @@ impl Membership {
     ///
     /// # Panics
     /// Without a configuration.
-    pub(super) fn new(entries: Vec<ConfigurationAt>, recorded: Option<(Term, LogIndex)>) -> Self {
+    pub(super) fn new(
+        mut entries: Vec<ConfigurationAt>,
+        recorded: Option<(Term, LogIndex)>,
+    ) -> Self {
         assert!(!entries.is_empty(), "a partition has a configuration");
+        // Most partitions have one, and there may be thousands of them.
+        entries.shrink_to_fit();
         Self {
             entries,
             recorded,

@@ -296,7 +296,9 @@ impl Replica {
             return;
         }
         self.hard_state_durable = true;
-        turn.out.messages.append(&mut self.held);
+        // Its memory too: it is needed at elections only.
+        let held = core::mem::take(&mut self.held);
+        turn.out.messages.extend(held);
         if self.decides_alone() {
             // Nobody else to be heard: it need not wait for a timeout.
             self.election_due = turn.now;

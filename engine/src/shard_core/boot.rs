@@ -156,7 +156,7 @@ impl ShardCore {
                 &config.acks,
                 now,
             );
-            partitions.insert(id, partition);
+            partitions.insert(id, Box::new(partition));
         }
         let quarantined = log.quarantine().is_some() || behind.is_some();
         let touched: BTreeSet<PartitionId> = partitions.keys().copied().collect();

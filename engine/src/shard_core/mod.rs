@@ -115,7 +115,8 @@ impl Shared {
 pub struct ShardCore {
     me: PeerId,
     shared: Shared,
-    partitions: BTreeMap<PartitionId, Partition>,
+    /// Each in a box of its own: the nodes of a map keep room for others.
+    partitions: BTreeMap<PartitionId, Box<Partition>>,
     /// Partitions something happened to in this turn.
     touched: BTreeSet<PartitionId>,
     deadlines: BTreeSet<(Time, PartitionId)>,
@@ -174,12 +175,12 @@ impl ShardCore {
     /// A partition, to be looked at.
     #[must_use]
     pub fn partition(&self, partition: PartitionId) -> Option<&Partition> {
-        self.partitions.get(&partition)
+        self.partitions.get(&partition).map(Box::as_ref)
     }
 
     /// All partitions, ascending.
     pub fn partitions(&self) -> impl Iterator<Item = &Partition> {
-        self.partitions.values()
+        self.partitions.values().map(Box::as_ref)
     }
 
     /// How the shard and its partitions stand: one partition, or all.

@@ -215,6 +215,10 @@ impl PartitionLog {
             return Err(FoldError::NotContiguous);
         }
         if term != newest || self.terms.is_empty() {
+            // Most logs have few terms, and there may be thousands of logs.
+            if self.terms.is_empty() {
+                self.terms.reserve_exact(1);
+            }
             self.terms.push(TermRun { term, first });
         }
         self.last = last;

@@ -76,6 +76,10 @@ impl Locations {
     pub fn insert(&mut self, partition: PartitionId, new: Location) {
         let list = self.partitions.entry(partition).or_default();
         if list.last().is_none_or(|newest| newest.last < new.first) {
+            // Thousands of partitions may have one run each.
+            if list.is_empty() {
+                list.reserve_exact(1);
+            }
             list.push(new);
             return;
         }
