@@ -59,8 +59,7 @@ impl Node {
             node: NodeId(1),
             shard: ShardId(0),
         };
-        let mut profile = Profile::throughput();
-        profile.segment_bytes = 1 << 20;
+        let mut profile = Profile::throughput().with_segment_bytes(1 << 20);
         profile.entry_bytes_max = 64 << 10;
         assert!(profile.leases, "the throughput profile has them on");
         let config = CoreConfig {

@@ -86,8 +86,7 @@ impl Node {
         now: Time,
         (io_writer_mode, silent): (u8, Option<&str>),
     ) -> Self {
-        let mut profile = Profile::throughput();
-        profile.segment_bytes = 1 << 20;
+        let mut profile = Profile::throughput().with_segment_bytes(1 << 20);
         profile.entry_bytes_max = 64 << 10;
         profile.cache_bytes_max = 1 << 20;
         profile.node_inflight_bytes_max = 1 << 20;
