@@ -93,7 +93,7 @@ impl World {
         }
     }
 
-    /// Asks for [`Happened::Wake`] at a moment.
+    /// Asks for a wake-up at a moment.
     pub fn wake_at(&mut self, at_us: u64, token: u64) {
         self.queue.push(at_us.max(self.now_us), Event::Wake(token));
     }
