@@ -110,6 +110,18 @@ pub struct AppendWith {
     pub only_in: Option<Term>,
 }
 
+impl AppendWith {
+    /// Under this key, in the client's time, in whichever term it meets.
+    #[must_use]
+    pub const fn under(keying: Keying) -> Self {
+        Self {
+            keying,
+            timeout: None,
+            only_in: None,
+        }
+    }
+}
+
 /// A client of a cluster: cheap to clone, for any thread.
 ///
 /// Every call returns at once with a [`Pending`] answer: await it with any executor, wait for it on the thread, or
@@ -207,11 +219,7 @@ impl Client {
         partition: impl Into<PartitionId>,
         payload: impl Into<Vec<u8>>,
     ) -> Pending<Result<Appended, AppendError>> {
-        let with = AppendWith {
-            keying: Keying::New(Self::draw_key()),
-            timeout: None,
-            only_in: None,
-        };
+        let with = AppendWith::under(Keying::New(Self::draw_key()));
         self.append_with(partition, payload, with)
     }
 
@@ -225,12 +233,7 @@ impl Client {
         index: Option<LogIndex>,
     ) -> Pending<Result<Appended, AppendError>> {
         let keying = index.map_or(Keying::New(key), |index| Keying::Retry(key, index));
-        let with = AppendWith {
-            keying,
-            timeout: None,
-            only_in: None,
-        };
-        self.append_with(partition, payload, with)
+        self.append_with(partition, payload, AppendWith::under(keying))
     }
 
     /// Appends in this term or never, under a key of its own: what a leader decided under its term can't slip in behind a
@@ -242,9 +245,8 @@ impl Client {
         payload: impl Into<Vec<u8>>,
     ) -> Pending<Result<Appended, AppendError>> {
         let with = AppendWith {
-            keying: Keying::New(Self::draw_key()),
-            timeout: None,
             only_in: Some(term),
+            ..AppendWith::under(Keying::New(Self::draw_key()))
         };
         self.append_with(partition, payload, with)
     }
