@@ -152,6 +152,9 @@ pub const fn remedy(clause: RefusalClause) -> &'static str {
         RefusalClause::TermChanged => {
             "see who leads, and what was decided since, before trying again"
         }
+        RefusalClause::ApplyBudget => {
+            "retry after a pause, with fewer appends in flight; make the machine faster, or raise apply_budget_us in the profile"
+        }
         RefusalClause::MissingContent => "wait for the repair, or see the partition's status",
     }
 }

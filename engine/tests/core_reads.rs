@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use clustor_engine::gate::{ControlFacts, ControlView};
 use clustor_engine::machine::deferred::AckBox;
-use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
+use clustor_engine::machine::{Applied, Batch, Effects, StateMachine, Stopwatch};
 use clustor_engine::outcome::{ReadLevel, Refusal, RefusalClause};
 use clustor_engine::profile::Profile;
 use clustor_engine::request::{Reply, Request, RequestBody, Wait};
@@ -15,6 +15,15 @@ use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore}
 use clustor_shards::turn::{Application, Inbox, Outbox, PeerId, Time};
 use clustor_wire::ids::{ClusterId, LogIndex, NodeId, PartitionId, ShardId, Term};
 use support::{MemoryDisk, TestKey};
+
+/// Machines take no time.
+struct Still;
+
+impl Stopwatch for Still {
+    fn read_us(&self) -> u64 {
+        0
+    }
+}
 
 const P: PartitionId = PartitionId(1);
 const WALL_US: u64 = 1_800_000_000_000_000;
@@ -76,6 +85,7 @@ impl Node {
             seed: 31,
             placement: None,
             control: Box::new(said.clone()),
+            stopwatch: Box::new(Still),
             acks: AckBox::new(|| ()),
             silent: None,
         };

@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use clustor_engine::machine::deferred::AckBox;
-use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
+use clustor_engine::machine::{Applied, Batch, Effects, StateMachine, Stopwatch};
 use clustor_engine::outcome::{IdempotencyKey, Leadership, Outcome, RefusalClause};
 use clustor_engine::profile::{Profile, ProfileNews};
 use clustor_engine::request::{Reply, Request, RequestBody, Wait};
@@ -35,6 +35,15 @@ impl StateMachine for Sum {
             out.reply(item.index, &self.total.to_le_bytes());
         }
         Applied::Ack
+    }
+}
+
+/// Machines take no time.
+struct Still;
+
+impl Stopwatch for Still {
+    fn read_us(&self) -> u64 {
+        0
     }
 }
 
@@ -104,6 +113,7 @@ impl Node {
             seed: id * 31,
             placement: None,
             control: Box::new(clustor_engine::gate::SelfGoverned),
+            stopwatch: Box::new(Still),
             acks: AckBox::new(|| ()),
             silent: silent.map(str::to_owned),
         };

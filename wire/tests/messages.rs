@@ -242,6 +242,9 @@ fn partition_status(n: u128) -> PartitionStatus {
         held_back: "backoff".to_owned(),
         lease_held: false,
         no_lease: "clock_alarm".to_owned(),
+        apply_p99_us: Some(u64::MAX),
+        apply_breaches: u64::MAX,
+        apply_backlog_max: Some(u64::MAX),
     }
 }
 
@@ -286,6 +289,7 @@ fn every_clause_and_every_role_round_trips() {
         RefusalClause::Rejected,
         RefusalClause::TermChanged,
         RefusalClause::ReadGate,
+        RefusalClause::ApplyBudget,
     ] {
         let refused = refusal(clause);
         assert_eq!(ClientResponse::decode(&encoded!(refused)), Ok(refused));

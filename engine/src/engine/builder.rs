@@ -23,6 +23,7 @@ use super::recovering::{Watched, leave_record};
 use super::seat::Member;
 use super::seat::{Core, Seat, Sockets};
 use super::served::Served;
+use super::stopwatch::ProcessStopwatch;
 use super::submission::Submission;
 use super::tuning::EngineHandle;
 use super::{Engine, EngineError, Local, environment};
@@ -189,6 +190,7 @@ impl EngineBuilder {
                         seed: seed()?,
                         placement: seat.placement_file(),
                         control: Box::new(SelfGoverned),
+                        stopwatch: Box::new(ProcessStopwatch::start()),
                         acks,
                         silent: silent.clone(),
                     },

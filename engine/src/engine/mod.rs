@@ -26,6 +26,7 @@ mod pending;
 mod recovering;
 mod seat;
 mod served;
+mod stopwatch;
 mod submission;
 mod tuning;
 mod waiting;

@@ -49,6 +49,7 @@
 
 pub mod deferred;
 mod effects;
+mod stopwatch;
 mod timers;
 
 use std::any::Any;
@@ -57,6 +58,7 @@ use clustor_wire::ids::{LogIndex, PartitionId, Term};
 
 pub use deferred::AckHandle;
 pub use effects::Effects;
+pub use stopwatch::Stopwatch;
 pub use timers::{TIMER_NAME_BYTES_MAX, TIMERS_DUE_MAX, TIMERS_MAX, Timer, TimerError, Timers};
 
 /// A deterministic machine fed with the committed entries of one partition.

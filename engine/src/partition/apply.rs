@@ -15,7 +15,7 @@ use clustor_wire::message::{Refusal, RefusalClause};
 use super::idempotency::KeyVerdict;
 use super::pause::Pause;
 use super::{Answer, MachineSlot, Partition, refusal};
-use crate::machine::{Admit, Applied, Batch, Expired, Item, Stamp};
+use crate::machine::{Admit, Applied, Batch, Expired, Item, Stamp, Stopwatch};
 use crate::outcome::Outcome;
 use crate::raft::entry::{EntryBody, EntryKey, EntryKind, KeysMax, SystemKind};
 use crate::raft::{EntryCache, Transition};
@@ -123,6 +123,7 @@ impl Partition {
 
     /// Applies again from the base of the log, entries the machine already has to the table only.
     fn start_over(&mut self) {
+        self.pace.start_over(self.applied);
         self.applied = self.replica.base_index();
         self.stamp_ms = 0;
         self.table.clear();
@@ -181,6 +182,7 @@ impl Partition {
     pub(crate) fn apply(
         &mut self,
         now: Time,
+        watch: &dyn Stopwatch,
         cache: &EntryCache,
         frames: &mut Vec<u8>,
         answers: &mut Vec<Answer>,
@@ -191,7 +193,7 @@ impl Partition {
         }
         let limit = self.replica.applicable();
         self.answer_committed(limit, answers);
-        if let Some(step) = self.resume(now, answers) {
+        if let Some(step) = self.resume(now, watch, answers) {
             return step;
         }
         if self.applied >= limit {
@@ -207,7 +209,7 @@ impl Partition {
         if cache.copy(slot, from, to, BATCH_BYTES_MAX, frames) == 0 {
             return ApplyStep::Read(from);
         }
-        self.apply_frames(now, frames, limit, answers);
+        self.apply_frames(now, watch, frames, limit, answers);
         ApplyStep::More
     }
 
@@ -229,6 +231,7 @@ impl Partition {
     pub(crate) fn apply_frames(
         &mut self,
         now: Time,
+        watch: &dyn Stopwatch,
         frames: &[u8],
         limit: LogIndex,
         answers: &mut Vec<Answer>,
@@ -257,7 +260,7 @@ impl Partition {
                 // What is due depends on everything before it: it has a turn of its own, behind that.
                 if header.index == self.applied.next() {
                     self.stamp_ms = self.stamp_ms.max(body.stamp_ms);
-                    self.expire(now, header.index, header.term, answers);
+                    self.expire(now, watch, header.index, header.term, answers);
                     return;
                 }
                 next = header.index;
@@ -307,19 +310,20 @@ impl Partition {
             });
         }
         let reached = next.prev();
-        self.run(now, &items, judged, reached, answers);
+        self.run(now, watch, &items, judged, reached, answers);
     }
 
     pub(super) fn run(
         &mut self,
         now: Time,
+        watch: &dyn Stopwatch,
         items: &[Item<'_>],
         mut judged: Vec<Judged>,
         reached: LogIndex,
         answers: &mut Vec<Answer>,
     ) {
         self.effects.clear();
-        match self.run_machine(items) {
+        match self.run_machine(watch, items) {
             Ok(()) => {
                 self.pause = None;
                 self.took(now, reached, &judged, answers);
@@ -360,9 +364,16 @@ impl Partition {
     }
 
     /// Lets the timers that are due expire at the entry that says so, alone in its batch.
-    fn expire(&mut self, now: Time, index: LogIndex, term: Term, answers: &mut Vec<Answer>) {
+    fn expire(
+        &mut self,
+        now: Time,
+        watch: &dyn Stopwatch,
+        index: LogIndex,
+        term: Term,
+        answers: &mut Vec<Answer>,
+    ) {
         self.effects.clear();
-        let failure = match self.run_expired(index, term) {
+        let failure = match self.run_expired(watch, index, term) {
             Ok(()) => {
                 self.pause = None;
                 return self.took(now, index, &[], answers);
@@ -379,7 +390,12 @@ impl Partition {
     }
 
     /// Runs the machine over the timers that are due.
-    fn run_expired(&mut self, index: LogIndex, term: Term) -> Result<(), Stop> {
+    fn run_expired(
+        &mut self,
+        watch: &dyn Stopwatch,
+        index: LogIndex,
+        term: Term,
+    ) -> Result<(), Stop> {
         let stamp = Stamp(self.stamp_ms.saturating_mul(1000));
         let timers = self.effects.take_due(index, stamp);
         if timers.is_empty() {
@@ -395,7 +411,9 @@ impl Partition {
             timers: &timers,
         };
         let effects = &mut self.effects;
+        let began = watch.read_us();
         let answer = catch_unwind(AssertUnwindSafe(|| machine.expire(expired, effects)));
+        self.took_us(watch.read_us().saturating_sub(began), index);
         match stop_of(answer) {
             Err(Stop::Later { from, .. }) if from != index => Err(Stop::Failed(format!(
                 "asked to retry from {from}, timers expired at {index}"
@@ -405,16 +423,18 @@ impl Partition {
     }
 
     /// Runs the machine over all items.
-    fn run_machine(&mut self, items: &[Item<'_>]) -> Result<(), Stop> {
-        if items.is_empty() {
+    fn run_machine(&mut self, watch: &dyn Stopwatch, items: &[Item<'_>]) -> Result<(), Stop> {
+        let Some(last) = items.last() else {
             return Ok(());
-        }
+        };
         let MachineSlot::Running(machine) = &mut self.machine else {
             return Err(Stop::Failed("does not run".to_owned()));
         };
         let effects = &mut self.effects;
         let batch = Batch::new(items);
+        let began = watch.read_us();
         let answer = catch_unwind(AssertUnwindSafe(|| machine.apply(batch, effects)));
+        self.took_us(watch.read_us().saturating_sub(began), last.index);
         match stop_of(answer) {
             Err(Stop::Later { from, .. }) if items.iter().all(|item| item.index != from) => {
                 Err(Stop::Failed(format!(

@@ -9,6 +9,7 @@
 //! - `members`: who belongs to it
 //! - `deferral`: items whose side effects are not safe yet
 //! - `clock`: the partition's time, and the timers that are due by it
+//! - `pace`: how long the machine takes over its batches, and what may wait for it where that is too long
 //! - `pause`: what a machine did not take, until it is called again
 //! - `reads`: what reads rely on, and when they are answered
 //! - `apply`: committed entries through the machine, and what becomes of it when it fails
@@ -19,6 +20,7 @@ mod deferral;
 pub(crate) mod durability;
 pub mod idempotency;
 mod members;
+pub mod pace;
 mod pause;
 mod reads;
 
@@ -46,6 +48,7 @@ pub use apply::{ApplyStep, MachineTrouble};
 use deferral::Deferrals;
 use durability::Durability;
 use idempotency::{IdempotencyTable, KeysMaxWish};
+use pace::Pace;
 use pause::Pause;
 pub(crate) use reads::Asked;
 use reads::PendingRead;
@@ -144,6 +147,7 @@ pub struct Partition {
     /// The machine asked to be called again later.
     pause: Option<Pause>,
     apply_entries_max: usize,
+    pace: Pace,
     failures: Vec<Time>,
     /// The retired deadline under which the shard filed it.
     pub(crate) filed_deadline: Option<Time>,
@@ -227,6 +231,7 @@ impl Partition {
             deferrals: Deferrals::new(profile.ack_ms_max),
             pause: None,
             apply_entries_max: usize::try_from(profile.apply_entries_max).unwrap_or(512),
+            pace: Pace::new(profile),
             failures: Vec::new(),
             filed_deadline: None,
             filed_campaign: CampaignFiled::No,
@@ -245,6 +250,7 @@ impl Partition {
         self.apply_entries_max = usize::try_from(profile.apply_entries_max).unwrap_or(512);
         self.deferrals.retune(profile.ack_ms_max);
         self.keys_wish.retune(profile);
+        self.pace.retune(profile);
     }
 
     /// Applied up to here.
@@ -428,6 +434,7 @@ impl Partition {
     /// This replica leads no longer.
     pub(crate) fn on_deposed(&mut self, answers: &mut Vec<Answer>) {
         self.ready_at = None;
+        self.pace.on_deposed();
         self.keys_wish.forget();
         self.clock = None;
         self.give_up_appends(
@@ -500,7 +507,9 @@ impl Partition {
                 .as_ref()
                 .map_or_else(String::new, |pause| format!("the machine {pause}")),
             _ if self.estranged().is_some() => self.why_estranged(),
-            _ => self.why_undecided(),
+            _ => Some(self.why_undecided())
+                .filter(|why| !why.is_empty())
+                .unwrap_or_else(|| self.why_narrowed()),
         };
         let (mode, wanted_mode, held_back) = self.durability_status();
         PartitionStatus {
@@ -519,6 +528,9 @@ impl Partition {
             held_back,
             lease_held: false,
             no_lease: String::new(),
+            apply_p99_us: self.pace.p99_us(),
+            apply_breaches: self.pace.breaches(),
+            apply_backlog_max: self.pace.backlog(),
         }
     }
 }

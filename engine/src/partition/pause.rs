@@ -5,7 +5,7 @@ use clustor_wire::ids::{LogIndex, Term};
 
 use super::apply::{ApplyStep, Judged};
 use super::{Answer, Partition};
-use crate::machine::{Item, Stamp};
+use crate::machine::{Item, Stamp, Stopwatch};
 
 /// First pause before a machine that asked to retry is called again, in milliseconds; the next is twice as long, as long
 /// as it makes no progress.
@@ -108,7 +108,12 @@ impl Partition {
     }
 
     /// Where the machine is paused, or has to be called with what is left of a batch: what becomes of that.
-    pub(super) fn resume(&mut self, now: Time, answers: &mut Vec<Answer>) -> Option<ApplyStep> {
+    pub(super) fn resume(
+        &mut self,
+        now: Time,
+        watch: &dyn Stopwatch,
+        answers: &mut Vec<Answer>,
+    ) -> Option<ApplyStep> {
         let pause = self.pause.as_mut()?;
         if pause.until.is_some_and(|until| now < until) {
             return Some(ApplyStep::Done);
@@ -125,7 +130,7 @@ impl Partition {
             command: &item.command,
         });
         let items: Vec<_> = items.collect();
-        self.run(now, &items, rest.judged, rest.reached, answers);
+        self.run(now, watch, &items, rest.judged, rest.reached, answers);
         Some(ApplyStep::More)
     }
 }

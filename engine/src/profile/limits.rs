@@ -277,6 +277,13 @@ tunables! {
         /// Items in one batch handed to a machine.
         /// Fewer where a machine's apply is slow: a batch is applied within one turn.
         apply_entries_max: (1..=2_048) live,
+        /// What a machine may take over one batch, in microseconds; it may take longer over one of a hundred. A leader whose machine
+        /// often takes longer lets fewer appends wait for it, and refuses others as ApplyBudget: others on the shard wait too.
+        /// More for a machine that writes in `apply`, or makes much of long batches (6_000 with 2_048 items).
+        apply_budget_us: (100..=10_000_000) live,
+        /// Entries that may wait for a machine that broke its budget, before it is halved, again and again until the budget is kept.
+        /// About as many as clients have on their way at once.
+        apply_backlog_max: (16..=65_536) live,
         /// A side effect that a machine deferred is settled within this time, in milliseconds, or the machine is made again.
         /// Above what its slowest storage takes.
         ack_ms_max: (10..=60_000) live,

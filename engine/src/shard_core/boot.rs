@@ -19,8 +19,8 @@ use super::pairs::Pairs;
 use super::peers::{Peers, behind_its_past};
 use super::{Links, ShardCore, Shared};
 use crate::gate::ControlView;
-use crate::machine::MachineFactory;
 use crate::machine::deferred::AckBox;
+use crate::machine::{MachineFactory, Stopwatch};
 use crate::partition::Partition;
 use crate::profile::Profile;
 use crate::raft::configuration::ConfigurationError;
@@ -60,6 +60,8 @@ pub struct CoreConfig {
     pub placement: Option<Vec<u8>>,
     /// The control plane's word on its partitions; [`crate::gate::SelfGoverned`] where there is none.
     pub control: Box<dyn ControlView + Send>,
+    /// What machines are timed by.
+    pub stopwatch: Box<dyn Stopwatch>,
     /// Where handles of deferred items leave what became of them; whoever runs the shard puts it into its inbox.
     pub acks: Arc<AckBox>,
     /// Why its replicas must stay silent, if the host can't keep an acknowledgement: they neither vote nor campaign nor
@@ -196,6 +198,7 @@ impl ShardCore {
             patience_ms: config.profile.election_ms_max,
             profile_refused: None,
             control: config.control,
+            stopwatch: config.stopwatch,
             timers: timers(&config.profile),
             silent: config.silent,
         };

@@ -127,7 +127,8 @@ impl ShardCore {
                 match frames {
                     Some(frames) => {
                         let answers = &mut self.scratch_answers;
-                        partition.apply_frames(now, &frames, limit, answers);
+                        let watch = self.stopwatch.as_ref();
+                        partition.apply_frames(now, watch, &frames, limit, answers);
                         let id = partition.id;
                         self.answers
                             .extend(answers.drain(..).map(|answer| (id, answer)));
@@ -593,7 +594,7 @@ impl ShardCore {
             return Err(partition.not_leader(partition.replica.leader()));
         }
         partition.fence(only_in)?;
-        partition.admit()?;
+        partition.admit_append()?;
         if self.inflight_bytes > 0
             && self.inflight_bytes + payload.len() as u64 > self.inflight_bytes_max
         {

@@ -39,6 +39,7 @@ use clustor_wire::message::{RefusalClause, ScrubStatus, ShardStatus};
 
 use crate::gate::ControlView;
 use crate::gate::group::SLOW_CHAINS_WINDOW_MS;
+use crate::machine::Stopwatch;
 use crate::outcome::Leadership;
 use crate::partition::durability::ShardFacts;
 use crate::partition::{Answer, Partition, refusal};
@@ -147,6 +148,8 @@ pub struct ShardCore {
     profile_refused: Option<String>,
     /// The control plane's word.
     control: Box<dyn ControlView + Send>,
+    /// What machines are timed by.
+    stopwatch: Box<dyn Stopwatch>,
     /// Bounds of time of all replicas.
     timers: Timers,
     /// Why the replicas stay silent, if the host can't keep an acknowledgement.

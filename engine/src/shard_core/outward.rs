@@ -171,6 +171,7 @@ impl ShardCore {
         for round in 0..APPLY_BATCHES_MAX {
             let step = partition.apply(
                 now,
+                self.stopwatch.as_ref(),
                 &self.shared.cache,
                 &mut self.frames,
                 &mut self.scratch_answers,

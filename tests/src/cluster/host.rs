@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use clustor_engine::gate::SelfGoverned;
+use clustor_engine::machine::Stopwatch;
 use clustor_engine::machine::deferred::AckBox;
 use clustor_engine::partition::Partition;
 use clustor_engine::request::{Request, RequestBody};
@@ -18,7 +19,7 @@ use super::check::Violation;
 use super::clocks::Clocks;
 use super::guest::{Guest, Place};
 use super::layout::{CLUSTER, Layout};
-use super::machine::{Handles, History, OnDisk, Sabotage, Store};
+use super::machine::{Handles, History, OnDisk, Sabotage, Spent, Store};
 use crate::disk::SimDisk;
 
 /// Every simulated node has the same key.
@@ -59,6 +60,10 @@ pub struct Host {
     handles: Handles,
     /// What its machines saved.
     store: Store,
+    /// What its machines cost it.
+    spent: Spent,
+    /// How much of that has passed.
+    passed_us: u64,
     /// Its clocks.
     pub(crate) clocks: Clocks,
 }
@@ -92,6 +97,8 @@ impl Host {
             acks: AckBox::new(|| ()),
             handles: Handles::default(),
             store: Store::default(),
+            spent: Spent::default(),
+            passed_us: 0,
             clocks: Clocks::new(id.node),
         }
     }
@@ -104,6 +111,12 @@ impl Host {
     /// When the shard's clock says `time`.
     pub(crate) fn moment(&self, time: Time) -> u64 {
         self.clocks.moment_us(time.0)
+    }
+
+    /// Time that its machines took since this was asked last, in microseconds: it takes no turn before it has passed.
+    pub(crate) fn take_spent_us(&mut self) -> u64 {
+        let spent_us = self.spent.read_us();
+        spent_us - std::mem::replace(&mut self.passed_us, spent_us)
     }
 
     /// Settles some of the deferred effects: done, mostly, and sometimes failed or forgotten for long.
@@ -207,6 +220,8 @@ impl Host {
             every,
         });
         let node = self.id.node;
+        let cost = layout.costs.get(&node).copied().unwrap_or_default();
+        let spent = &self.spent;
         let lives = Cell::new(self.boots << 16);
         let partitions = layout
             .partitions
@@ -214,14 +229,15 @@ impl Host {
             .filter(|partition| partition.replicas().contains(&self.id))
             .map(|partition| {
                 let (sabotage, on_disk) = (sabotage.clone(), on_disk.clone());
-                let handles = self.handles.clone();
+                let (handles, spent) = (self.handles.clone(), spent.clone());
                 let (guest, lives) = (layout.guest.clone(), lives.clone());
                 PartitionSpec {
                     id: partition.id,
                     voters: layout.listed(node, partition),
                     factory: Box::new(move |partition| {
                         let history = History::new(partition, sabotage.clone(), on_disk.clone())
-                            .with_handles(handles.clone());
+                            .with_handles(handles.clone())
+                            .with_cost(cost, spent.clone());
                         let Some(plan) = &guest else {
                             return Box::new(history);
                         };
@@ -246,6 +262,7 @@ impl Host {
             seed,
             placement: None,
             control: Box::new(SelfGoverned),
+            stopwatch: Box::new(self.spent.clone()),
             acks: Arc::clone(&self.acks),
             silent: None,
         };

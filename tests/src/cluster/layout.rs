@@ -7,6 +7,7 @@ use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{ClusterId, NodeId, PartitionId, ShardId};
 
 use super::guest::Plan;
+use super::machine::Cost;
 use crate::disk::SimDiskOptions;
 
 /// The id of every simulated cluster.
@@ -49,6 +50,8 @@ pub struct Layout {
     pub disk: SimDiskOptions,
     /// Nodes whose machines are on disk, and after how many batches they save themselves.
     pub on_disk: BTreeMap<NodeId, u32>,
+    /// Nodes whose machines take time.
+    pub costs: BTreeMap<NodeId, Cost>,
     /// The embedder's machine that runs on every node, if it is one's that is tested.
     pub guest: Option<Plan>,
 }
@@ -81,6 +84,7 @@ impl Layout {
             profiles: BTreeMap::new(),
             disk: SimDiskOptions::default(),
             on_disk: BTreeMap::new(),
+            costs: BTreeMap::new(),
             guest: None,
         }
     }

@@ -9,12 +9,12 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clustor_engine::machine::{
     AckHandle, Admit, Applied, Batch, Effects, Expired, Item, MachineError, Opened, Stamp,
-    StateMachine, Timer,
+    StateMachine, Stopwatch, Timer,
 };
 use clustor_engine::request::ReadFn;
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
@@ -111,6 +111,31 @@ impl Handles {
     }
 }
 
+/// What the machines of a node cost, in microseconds of virtual time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cost {
+    /// Each batch.
+    pub batch_us: u64,
+    /// Each item of it, besides.
+    pub item_us: u64,
+}
+
+/// Time that the machines of a shard took, which is what they are timed by: nothing but what they cost.
+#[derive(Debug, Clone, Default)]
+pub struct Spent(Arc<AtomicU64>);
+
+impl Spent {
+    fn add(&self, us: u64) {
+        self.0.fetch_add(us, Ordering::Relaxed);
+    }
+}
+
+impl Stopwatch for Spent {
+    fn read_us(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Where a machine saves itself, and after how many batches.
 #[derive(Debug, Clone)]
 pub struct OnDisk {
@@ -130,6 +155,8 @@ pub struct History {
     sabotage: Sabotage,
     on_disk: Option<OnDisk>,
     handles: Handles,
+    cost: Cost,
+    spent: Spent,
     /// Batches since it was saved.
     unsaved: u32,
     /// Where it stood when it opened.
@@ -213,6 +240,13 @@ impl History {
     /// The same with a place for the handles of what it defers.
     pub(crate) fn with_handles(mut self, handles: Handles) -> Self {
         self.handles = handles;
+        self
+    }
+
+    /// The same at a cost.
+    pub(crate) fn with_cost(mut self, cost: Cost, spent: Spent) -> Self {
+        self.cost = cost;
+        self.spent = spent;
         self
     }
 
@@ -385,6 +419,8 @@ impl StateMachine for History {
 
     fn apply(&mut self, batch: Batch<'_>, out: &mut Effects) -> Applied {
         let items: Vec<Item<'_>> = batch.iter().copied().collect();
+        self.spent
+            .add(self.cost.batch_us + self.cost.item_us * items.len() as u64);
         let stops_at = self.stops_at(items.len()).unwrap_or(items.len());
         let mut rest = &items[..stops_at];
         while !rest.is_empty() {

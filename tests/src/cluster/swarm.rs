@@ -14,6 +14,7 @@ use rand::seq::SliceRandom;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::layout::{Layout, PartitionLayout, peer, small};
+use super::machine::Cost;
 use super::network::NetworkOptions;
 use crate::disk::{SimDiskOptions, Timing};
 
@@ -211,6 +212,9 @@ impl Swarm {
         if rng.random_bool(0.3) {
             differ(rng, &mut swarm.layout);
         }
+        if rng.random_bool(0.15) {
+            slow_down(rng, &mut swarm.layout);
+        }
         swarm
     }
 }
@@ -276,6 +280,7 @@ fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64) -> Layout {
         profiles: BTreeMap::new(),
         disk,
         on_disk: BTreeMap::new(),
+        costs: BTreeMap::new(),
         guest: None,
     }
 }
@@ -287,6 +292,21 @@ fn differ(rng: &mut Xoshiro256PlusPlus, layout: &mut Layout) {
             let mut profile = layout.profile.clone();
             profile.idempotency_keys_max = pick(rng, &[1, 4, 32, 1024]);
             layout.profiles.insert(node, profile);
+        }
+    }
+}
+
+/// Some nodes' machines take longer over their batches than they may, at times or always.
+fn slow_down(rng: &mut Xoshiro256PlusPlus, layout: &mut Layout) {
+    layout.profile.apply_budget_us = pick(rng, &[100, 1_000]);
+    layout.profile.apply_backlog_max = pick(rng, &[16, 64, 4_096]);
+    for node in layout.nodes() {
+        if rng.random_bool(0.6) {
+            let cost = Cost {
+                batch_us: pick(rng, &[0, 60, 300, 500]),
+                item_us: pick(rng, &[0, 10, 100]),
+            };
+            layout.costs.insert(node, cost);
         }
     }
 }

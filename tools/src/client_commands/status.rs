@@ -128,6 +128,21 @@ fn lease(status: &PartitionStatus) -> &str {
     }
 }
 
+/// What the machine takes over its batches, and how many entries may wait for it where that is too long.
+fn pace(status: &PartitionStatus) -> String {
+    let Some(p99_us) = status.apply_p99_us else {
+        return "-".to_owned();
+    };
+    let mut text = match p99_us {
+        ..1_000 => format!("{p99_us} us"),
+        _ => format!("{:.1} ms", p99_us as f64 / 1000.0),
+    };
+    if let Some(entries) = status.apply_backlog_max {
+        text.push_str(&format!(": {entries}"));
+    }
+    text
+}
+
 const fn writer(mode: u8) -> &'static str {
     match mode {
         0 => "fixed-uring",
@@ -206,6 +221,9 @@ fn partition_json(status: &PartitionStatus) -> Value {
         "held_back": status.held_back,
         "lease_held": status.lease_held,
         "no_lease": status.no_lease,
+        "apply_p99_us": status.apply_p99_us,
+        "apply_breaches": status.apply_breaches,
+        "apply_backlog_max": status.apply_backlog_max,
     })
 }
 
@@ -228,7 +246,7 @@ fn print_shard((at, status): &Told, out: &mut dyn Write) -> std::io::Result<()> 
     }
     writeln!(
         out,
-        "  {:>9}  {:<13} {:>6} {:>6} {:>10} {:>10} {:>10} {:>10} {:>7}  {:<8} {:<12} trouble",
+        "  {:>9}  {:<13} {:>6} {:>6} {:>10} {:>10} {:>10} {:>10} {:>7}  {:<8} {:<12} {:<12} trouble",
         "partition",
         "role",
         "term",
@@ -239,13 +257,14 @@ fn print_shard((at, status): &Told, out: &mut dyn Write) -> std::io::Result<()> 
         "applied",
         "missing",
         "mode",
-        "lease"
+        "lease",
+        "apply p99"
     )?;
     for p in &status.partitions {
         let leader = p.leader.map_or("-".to_owned(), |node| node.to_string());
         writeln!(
             out,
-            "  {:>9}  {:<13} {:>6} {leader:>6} {:>10} {:>10} {:>10} {:>10} {:>7}  {:<8} {:<12} {}",
+            "  {:>9}  {:<13} {:>6} {leader:>6} {:>10} {:>10} {:>10} {:>10} {:>7}  {:<8} {:<12} {:<12} {}",
             p.partition.to_string(),
             role(p.role),
             p.term.get(),
@@ -256,6 +275,7 @@ fn print_shard((at, status): &Told, out: &mut dyn Write) -> std::io::Result<()> 
             p.missing,
             in_force(p),
             lease(p),
+            pace(p),
             or(&p.trouble, "-")
         )?;
     }

@@ -555,10 +555,10 @@ pub struct ClientRequestBodyUnionTableOffset {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_REFUSAL_CLAUSE: u8 = 1;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_REFUSAL_CLAUSE: u8 = 17;
+pub const ENUM_MAX_REFUSAL_CLAUSE: u8 = 18;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_REFUSAL_CLAUSE: [RefusalClause; 17] = [
+pub const ENUM_VALUES_REFUSAL_CLAUSE: [RefusalClause; 18] = [
   RefusalClause::NotLeader,
   RefusalClause::NotHere,
   RefusalClause::TooLarge,
@@ -576,6 +576,7 @@ pub const ENUM_VALUES_REFUSAL_CLAUSE: [RefusalClause; 17] = [
   RefusalClause::Rejected,
   RefusalClause::TermChanged,
   RefusalClause::ReadGate,
+  RefusalClause::ApplyBudget,
 ];
 
 /// The clause by which something was refused.
@@ -618,9 +619,11 @@ impl RefusalClause {
   pub const TermChanged: Self = Self(16);
   /// The gate forbids the read.
   pub const ReadGate: Self = Self(17);
+  /// The machine takes longer over its batches than it may, and enough wait for it.
+  pub const ApplyBudget: Self = Self(18);
 
   pub const ENUM_MIN: u8 = 1;
-  pub const ENUM_MAX: u8 = 17;
+  pub const ENUM_MAX: u8 = 18;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NotLeader,
     Self::NotHere,
@@ -639,6 +642,7 @@ impl RefusalClause {
     Self::Rejected,
     Self::TermChanged,
     Self::ReadGate,
+    Self::ApplyBudget,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -660,6 +664,7 @@ impl RefusalClause {
       Self::Rejected => Some("Rejected"),
       Self::TermChanged => Some("TermChanged"),
       Self::ReadGate => Some("ReadGate"),
+      Self::ApplyBudget => Some("ApplyBudget"),
       _ => None,
     }
   }
@@ -6229,6 +6234,9 @@ impl<'a> PartitionStatus<'a> {
   pub const VT_HELD_BACK: ::flatbuffers::VOffsetT = 28;
   pub const VT_LEASE_HELD: ::flatbuffers::VOffsetT = 30;
   pub const VT_NO_LEASE: ::flatbuffers::VOffsetT = 32;
+  pub const VT_APPLY_P99_US: ::flatbuffers::VOffsetT = 34;
+  pub const VT_APPLY_BREACHES: ::flatbuffers::VOffsetT = 36;
+  pub const VT_APPLY_BACKLOG_MAX: ::flatbuffers::VOffsetT = 38;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -6240,6 +6248,9 @@ impl<'a> PartitionStatus<'a> {
     args: &'args PartitionStatusArgs<'args>
   ) -> ::flatbuffers::WIPOffset<PartitionStatus<'bldr>> {
     let mut builder = PartitionStatusBuilder::new(_fbb);
+    if let Some(x) = args.apply_backlog_max { builder.add_apply_backlog_max(x); }
+    builder.add_apply_breaches(args.apply_breaches);
+    if let Some(x) = args.apply_p99_us { builder.add_apply_p99_us(x); }
     builder.add_missing(args.missing);
     builder.add_applied(args.applied);
     builder.add_wal_committed(args.wal_committed);
@@ -6379,6 +6390,30 @@ impl<'a> PartitionStatus<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(PartitionStatus::VT_NO_LEASE, None)}
   }
+  /// The 99th percentile of what its machine took over a batch, in microseconds; absent before the first.
+  #[inline]
+  pub fn apply_p99_us(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(PartitionStatus::VT_APPLY_P99_US, None)}
+  }
+  /// How often more than one of a hundred batches took longer than they may, while it led.
+  #[inline]
+  pub fn apply_breaches(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(PartitionStatus::VT_APPLY_BREACHES, Some(0)).unwrap()}
+  }
+  /// How many entries may wait for its machine at the leader because of that; absent where it is not limited.
+  #[inline]
+  pub fn apply_backlog_max(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(PartitionStatus::VT_APPLY_BACKLOG_MAX, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PartitionStatus<'_> {
@@ -6402,6 +6437,9 @@ impl ::flatbuffers::Verifiable for PartitionStatus<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("held_back", Self::VT_HELD_BACK, false)?
      .visit_field::<bool>("lease_held", Self::VT_LEASE_HELD, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("no_lease", Self::VT_NO_LEASE, false)?
+     .visit_field::<u64>("apply_p99_us", Self::VT_APPLY_P99_US, false)?
+     .visit_field::<u64>("apply_breaches", Self::VT_APPLY_BREACHES, false)?
+     .visit_field::<u64>("apply_backlog_max", Self::VT_APPLY_BACKLOG_MAX, false)?
      .finish();
     Ok(())
   }
@@ -6422,6 +6460,9 @@ pub struct PartitionStatusArgs<'a> {
     pub held_back: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub lease_held: bool,
     pub no_lease: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub apply_p99_us: Option<u64>,
+    pub apply_breaches: u64,
+    pub apply_backlog_max: Option<u64>,
 }
 impl<'a> Default for PartitionStatusArgs<'a> {
   #[inline]
@@ -6442,6 +6483,9 @@ impl<'a> Default for PartitionStatusArgs<'a> {
       held_back: None,
       lease_held: false,
       no_lease: None,
+      apply_p99_us: None,
+      apply_breaches: 0,
+      apply_backlog_max: None,
     }
   }
 }
@@ -6512,6 +6556,18 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PartitionStatusBuilder<'a, 'b
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionStatus::VT_NO_LEASE, no_lease);
   }
   #[inline]
+  pub fn add_apply_p99_us(&mut self, apply_p99_us: u64) {
+    self.fbb_.push_slot_always::<u64>(PartitionStatus::VT_APPLY_P99_US, apply_p99_us);
+  }
+  #[inline]
+  pub fn add_apply_breaches(&mut self, apply_breaches: u64) {
+    self.fbb_.push_slot::<u64>(PartitionStatus::VT_APPLY_BREACHES, apply_breaches, 0);
+  }
+  #[inline]
+  pub fn add_apply_backlog_max(&mut self, apply_backlog_max: u64) {
+    self.fbb_.push_slot_always::<u64>(PartitionStatus::VT_APPLY_BACKLOG_MAX, apply_backlog_max);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PartitionStatusBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PartitionStatusBuilder {
@@ -6546,6 +6602,9 @@ impl ::core::fmt::Debug for PartitionStatus<'_> {
       ds.field("held_back", &self.held_back());
       ds.field("lease_held", &self.lease_held());
       ds.field("no_lease", &self.no_lease());
+      ds.field("apply_p99_us", &self.apply_p99_us());
+      ds.field("apply_breaches", &self.apply_breaches());
+      ds.field("apply_backlog_max", &self.apply_backlog_max());
       ds.finish()
   }
 }

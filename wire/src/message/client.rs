@@ -221,6 +221,8 @@ pub enum RefusalClause {
     TermChanged = 16,
     /// The gate forbids the read.
     ReadGate = 17,
+    /// The machine takes longer over its batches than it may, and enough wait for it.
+    ApplyBudget = 18,
 }
 
 /// How a shard and its partitions stand.
@@ -294,6 +296,12 @@ pub struct PartitionStatus {
     pub lease_held: bool,
     /// The clause by which a leader holds no lease; empty if it holds one or does not lead.
     pub no_lease: String,
+    /// The 99th percentile of what its machine took over a batch, in microseconds; `None` before the first.
+    pub apply_p99_us: Option<u64>,
+    /// How often more than one of a hundred batches took longer than they may, while it led.
+    pub apply_breaches: u64,
+    /// How many entries may wait for its machine at the leader because of that; `None` where it is not limited.
+    pub apply_backlog_max: Option<u64>,
 }
 
 /// Who belongs to a partition, as one replica of it knows.

@@ -267,6 +267,7 @@ fn refusals() -> impl Strategy<Value = Refusal> {
         RefusalClause::Busy,
         RefusalClause::IndexNeeded,
         RefusalClause::MissingContent,
+        RefusalClause::ApplyBudget,
     ]);
     let leader = option::of(numbers().prop_map(NodeId));
     (clause, texts(), any::<u32>(), leader, option::of(indexes())).prop_map(
@@ -374,6 +375,7 @@ fn statuses() -> impl Strategy<Value = ShardStatus> {
         (numbers(), texts()),
         (modes(), modes(), texts()),
         (any::<bool>(), texts()),
+        (option::of(numbers()), numbers(), option::of(numbers())),
     )
         .prop_map(
             |(
@@ -383,6 +385,7 @@ fn statuses() -> impl Strategy<Value = ShardStatus> {
                 (missing, trouble),
                 (mode, wanted_mode, held_back),
                 (lease_held, no_lease),
+                (apply_p99_us, apply_breaches, apply_backlog_max),
             )| PartitionStatus {
                 partition,
                 role,
@@ -399,6 +402,9 @@ fn statuses() -> impl Strategy<Value = ShardStatus> {
                 held_back,
                 lease_held,
                 no_lease,
+                apply_p99_us,
+                apply_breaches,
+                apply_backlog_max,
             },
         );
     (

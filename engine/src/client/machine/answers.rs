@@ -151,7 +151,7 @@ impl Machine {
             | RefusalClause::Unavailable
             | RefusalClause::MachineFailed
             | RefusalClause::MissingContent => self.routes.avoid(partition, from),
-            RefusalClause::Busy | RefusalClause::ReadGate => {}
+            RefusalClause::Busy | RefusalClause::ReadGate | RefusalClause::ApplyBudget => {}
             RefusalClause::IndexNeeded => match refused.wal_committed {
                 Some(index) if asked.index.is_none() => {
                     self.routes.confirm(partition, from, index);

@@ -89,6 +89,8 @@ impl World {
         if let Some(core) = &mut host.core {
             core.turn(&mut host.inbox, &mut outbox);
         }
+        let spent_us = host.take_spent_us();
+        host.stalled_until = host.stalled_until.max(now_us + spent_us);
         outbox
             .replies
             .retain(|reply| reply.ticket() != Some(MODE_TICKET));

@@ -41,6 +41,9 @@ pub(super) fn build_status(
                 held_back,
                 lease_held: partition.lease_held,
                 no_lease,
+                apply_p99_us: partition.apply_p99_us,
+                apply_breaches: partition.apply_breaches,
+                apply_backlog_max: partition.apply_backlog_max,
             },
         );
         offsets.push(partition.value());
@@ -122,5 +125,8 @@ fn partition_status(m: fb::PartitionStatus<'_>) -> Result<PartitionStatus, Messa
         held_back: m.held_back().unwrap_or_default().to_owned(),
         lease_held: m.lease_held(),
         no_lease: m.no_lease().unwrap_or_default().to_owned(),
+        apply_p99_us: m.apply_p99_us(),
+        apply_breaches: m.apply_breaches(),
+        apply_backlog_max: m.apply_backlog_max(),
     })
 }

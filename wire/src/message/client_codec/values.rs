@@ -62,6 +62,7 @@ pub(super) fn refusal_clause(
         fb::RefusalClause::Rejected => RefusalClause::Rejected,
         fb::RefusalClause::TermChanged => RefusalClause::TermChanged,
         fb::RefusalClause::ReadGate => RefusalClause::ReadGate,
+        fb::RefusalClause::ApplyBudget => RefusalClause::ApplyBudget,
         fb::RefusalClause(value) => {
             return Err(MessageError::ValueUnknown {
                 field: "Refusal.clause",
