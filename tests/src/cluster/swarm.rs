@@ -430,6 +430,8 @@ pub(super) fn draw_news(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Profil
     // With the shorter timeouts the longest of them is too long: there are no leases then.
     profile.lease_ms = pick(rng, &[40, 80, 100]);
     profile.idempotency_keys_max = pick(rng, &[4, 64, 1024]);
+    profile.apply_budget_us = pick(rng, &[100, 1_000, 5_000]);
+    profile.apply_backlog_max = pick(rng, &[16, 64, 4_096]);
     ProfileNews::Obey(Box::new(profile))
 }
 
