@@ -3,13 +3,17 @@
 mod support;
 
 use std::error::Error;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
 use std::time::Instant;
 
 use clustor_engine::machine::deferred::{Deferred, Jobs, queue};
 use clustor_engine::machine::{Applied, Batch, Effects, MachineError, Opened, StateMachine};
-use clustor_engine::outcome::AppendError;
+use clustor_engine::outcome::{AppendError, IdempotencyKey};
 use clustor_wire::ids::LogIndex;
+use futures_lite::future::block_on;
 use support::{PATIENCE, builder, small, text};
 
 type Done = Result<(), Box<dyn Error>>;
@@ -96,6 +100,40 @@ fn an_append_is_answered_when_its_effect_is_safe() -> Done {
     write(&storage, two);
     two_ack.done();
     second.wait()?;
+    engine.shutdown(PATIENCE)?;
+    Ok(())
+}
+
+#[test]
+fn a_retry_under_the_same_key_waits_for_the_first_effect() -> Done {
+    let temp = tempfile::tempdir()?;
+    let storage = Storage::default();
+    let (machine, jobs): (_, Jobs<Job>) = queue();
+    let mut profile = small();
+    profile.ack_ms_max = 60_000;
+    let engine = builder(temp.path())
+        .profile(profile)
+        .partition(1, slow(&storage, machine))
+        .start()?;
+    let lines = engine.partition::<Slow>(1)?;
+    let known = Some(LogIndex::ZERO);
+    let first = lines.append_keyed(IdempotencyKey(7), known, "one");
+    let (one, one_ack) = jobs.next().expect("the machine lives");
+    let again = lines.append_keyed(IdempotencyKey(7), known, "one");
+    let other = lines.append_keyed(IdempotencyKey(8), known, "two");
+    let (_, two_ack) = jobs.next().expect("the machine lives");
+    // What stands behind the retry in the log is applied and answered: the retry is as well, but for the effect.
+    two_ack.done();
+    other.wait()?;
+    let mut again = pin!(again);
+    let waits = again.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(waits.is_pending(), "{waits:?}");
+    write(&storage, one);
+    one_ack.done();
+    let first = first.wait()?;
+    assert!(!first.duplicate);
+    let again = block_on(again)?;
+    assert_eq!((again.index, again.duplicate), (first.index, true));
     engine.shutdown(PATIENCE)?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Side effects that take longer than a turn: an item is taken, and acknowledged when its effects are safe.
 //!
-//! [`super::Effects::defer`] gives a handle for an item. The append is answered only when the handle says that it is done, from any
-//! thread; meanwhile the machine goes on with later items, and reads see what it has applied. A handle that fails, is
+//! [`super::Effects::defer`] gives a handle for an item. The append, and each retry of it under its key, is answered only when the handle says that it is done,
+//! from any thread; meanwhile the machine goes on with later items, and reads see what it has applied. A handle that fails, is
 //! dropped, or is not heard of within `ack_ms_max` of the profile means that nobody knows what the effects came to: the machine is made
 //! again and fed from the index it opens at, as after [`super::Applied::Fatal`], and the effects of what is not in it
 //! are caused again.

@@ -482,7 +482,11 @@ impl Partition {
                 // with its leadership: what is awaited at an index is what is applied there.
                 assert!(append.index == entry.index);
                 let outcome = self.outcome(entry);
-                answers.extend(self.deferrals.park(append, outcome));
+                let promised = match entry.verdict {
+                    KeyVerdict::Duplicate { index, .. } => index,
+                    KeyVerdict::Execute | KeyVerdict::Expired => entry.index,
+                };
+                answers.extend(self.deferrals.park(promised, append, outcome));
             }
         }
     }

@@ -20,14 +20,16 @@ struct Out {
 #[derive(Default)]
 struct Parked {
     handles: usize,
-    /// The append and its outcome, once the item is applied, if anybody waits for it.
-    append: Option<(PendingAppend, Outcome)>,
+    /// The appends that wait for it, with their outcomes: the item's own, and those of its duplicates.
+    appends: Vec<(PendingAppend, Outcome)>,
 }
 
 /// The handles that are out and the items they are for.
 pub(super) struct Deferrals {
     out: BTreeMap<u64, Out>,
     parked: BTreeMap<LogIndex, Parked>,
+    /// Appends parked, in all.
+    waiting: usize,
     patience_ms: u64,
 }
 
@@ -36,6 +38,7 @@ impl Deferrals {
         Self {
             out: BTreeMap::new(),
             parked: BTreeMap::new(),
+            waiting: 0,
             patience_ms,
         }
     }
@@ -54,6 +57,11 @@ impl Deferrals {
         self.out.is_empty()
     }
 
+    /// Appends that wait for effects.
+    pub const fn waiting(&self) -> usize {
+        self.waiting
+    }
+
     /// Whether nothing more is applied until some are settled.
     pub fn is_full(&self) -> bool {
         self.out.len() >= DEFERRED_MAX
@@ -68,39 +76,55 @@ impl Deferrals {
         }
     }
 
-    /// Keeps the answer of an item with handles out; gives it back for one without.
-    pub fn park(&mut self, append: PendingAppend, outcome: Outcome) -> Option<Answer> {
-        match self.parked.get_mut(&append.index) {
+    /// Keeps an answer that promises what the item at `promised` came to, if that has handles out; else gives it back.
+    pub fn park(
+        &mut self,
+        promised: LogIndex,
+        append: PendingAppend,
+        outcome: Outcome,
+    ) -> Option<Answer> {
+        match self.parked.get_mut(&promised) {
             Some(parked) => {
-                parked.append = Some((append, outcome));
+                parked.appends.push((append, outcome));
+                self.waiting += 1;
                 None
             }
             None => Some(Answer::Append(append.origin, outcome)),
         }
     }
 
-    /// A handle is done. Returns the answer that waited for it alone.
-    fn done(&mut self, index: LogIndex) -> Option<Answer> {
-        let parked = self.parked.get_mut(&index)?;
-        parked.handles -= 1;
-        if parked.handles > 0 {
-            return None;
+    /// A handle is done. Returns the answers that waited for it alone.
+    fn done(&mut self, index: LogIndex) -> impl Iterator<Item = Answer> + use<> {
+        let mut answered = Vec::new();
+        if let Some(parked) = self.parked.get_mut(&index) {
+            parked.handles -= 1;
+            if parked.handles == 0 {
+                answered = core::mem::take(&mut parked.appends);
+                self.parked.remove(&index);
+            }
         }
-        let (append, outcome) = self.parked.remove(&index)?.append?;
-        Some(Answer::Append(append.origin, outcome))
+        self.waiting -= answered.len();
+        answered
+            .into_iter()
+            .map(|(append, outcome)| Answer::Append(append.origin, outcome))
     }
 
-    /// The machine is gone, and what handles say of it counts no longer. Returns the appends that waited.
+    /// The machine is gone, and what handles say of it counts no longer. Returns the appends that waited, in the order of
+    /// their own entries.
     pub fn forget(&mut self) -> impl DoubleEndedIterator<Item = PendingAppend> + use<> {
         self.out.clear();
-        let parked = core::mem::take(&mut self.parked).into_values();
-        parked.filter_map(|parked| Some(parked.append?.0))
+        let mut waited: Vec<PendingAppend> = self.take_appends().collect();
+        self.parked.clear();
+        waited.sort_unstable_by_key(|append| append.index);
+        waited.into_iter()
     }
 
     /// The appends that wait, given up; the handles stay out.
     pub fn take_appends(&mut self) -> impl Iterator<Item = PendingAppend> {
+        self.waiting = 0;
         let parked = self.parked.values_mut();
-        parked.filter_map(|parked| Some(parked.append.take()?.0))
+        let appends = parked.flat_map(|parked| parked.appends.drain(..));
+        appends.map(|(append, _)| append)
     }
 }
 

@@ -304,9 +304,8 @@ impl Partition {
         if let Some(stuck) = self.stuck {
             return Err(self.stuck_refusal(stuck));
         }
-        if self.appends.len() + self.reads_by_token.len() + self.reads_confirmed.len()
-            >= WAITING_MAX
-        {
+        let appends = self.appends.len() + self.deferrals.waiting();
+        if appends + self.reads_by_token.len() + self.reads_confirmed.len() >= WAITING_MAX {
             return Err(refusal(
                 RefusalClause::Busy,
                 format!("partition {}: {WAITING_MAX} requests wait already", self.id),

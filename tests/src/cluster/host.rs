@@ -11,15 +11,15 @@ use clustor_engine::request::{Request, RequestBody};
 use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
 use clustor_shards::log::{Kek, KeyError, KeyProvider, RecoveryReport};
 use clustor_shards::turn::{Inbox, PeerId, Time};
-use clustor_wire::ids::{Incarnation, PartitionId};
-use rand::Rng;
+use clustor_wire::ids::{Incarnation, LogIndex, PartitionId};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::check::Violation;
 use super::clocks::Clocks;
+use super::deferred::Handles;
 use super::guest::{Guest, Place};
 use super::layout::{CLUSTER, Layout};
-use super::machine::{Handles, History, OnDisk, Sabotage, Spent, Store};
+use super::machine::{History, OnDisk, Sabotage, Spent, Store};
 use crate::disk::SimDisk;
 
 /// Every simulated node has the same key.
@@ -119,20 +119,9 @@ impl Host {
         spent_us - std::mem::replace(&mut self.passed_us, spent_us)
     }
 
-    /// Settles some of the deferred effects: done, mostly, and sometimes failed or forgotten for long.
-    pub(crate) fn settle_some(&mut self, rng: &mut Xoshiro256PlusPlus, calm: bool) {
-        self.handles.with(|handles| {
-            let mut kept = Vec::new();
-            for handle in handles.drain(..) {
-                match rng.random_range(0..1_000) {
-                    0 if !calm => handle.failed("drawn"),
-                    1 if !calm => drop(handle),
-                    2..500 => kept.push(handle),
-                    _ => handle.done(),
-                }
-            }
-            *handles = kept;
-        });
+    /// Settles some of the deferred effects; of 1,000 so many are left alone.
+    pub(crate) fn settle_some(&mut self, rng: &mut Xoshiro256PlusPlus, stay: u32, calm: bool) {
+        self.handles.settle_some(rng, stay, calm);
         let settled = self.acks.take().into_iter();
         self.inbox.requests.extend(settled.map(|settled| Request {
             ticket: u64::MAX,
@@ -143,7 +132,12 @@ impl Host {
 
     /// Whether effects are deferred.
     pub(crate) fn has_handles(&self) -> bool {
-        self.handles.with(|handles| !handles.is_empty())
+        self.handles.any_out()
+    }
+
+    /// Whether the effects of an item are not safe.
+    pub(crate) fn owes(&self, partition: PartitionId, index: LogIndex) -> bool {
+        self.handles.owes(partition, index)
     }
 
     /// Whether it runs.

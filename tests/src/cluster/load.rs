@@ -176,17 +176,19 @@ impl Clients {
         self.attempt(world, client, doing);
     }
 
-    /// A timer that is set or cancelled, or nothing.
+    /// Effects that are deferred, a timer that is set or cancelled, or nothing.
     fn draw_text(&mut self, world: &World, op: Option<u64>) -> Vec<u8> {
         if let (Some(guest), Some(op)) = (&world.layout().guest, op) {
             return guest.command(op, &mut self.rng);
+        }
+        if self.load.deferred > 0 && self.rng.random_range(0..100) < self.load.deferred {
+            return format!("defer {}", self.rng.random_range(1..=3)).into_bytes();
         }
         if self.load.timers == 0 || self.rng.random_range(0..100) >= self.load.timers {
             return Vec::new();
         }
         let name = self.rng.random_range(0..6);
-        let text = match self.rng.random_range(0..5) {
-            4 => "defer".to_owned(),
+        let text = match self.rng.random_range(0..4) {
             0 => format!("cancel {name}"),
             1 => format!("timer {name} {}", self.rng.random_range(0..5)),
             _ => format!("timer {name} {}", self.rng.random_range(0..1_500)),

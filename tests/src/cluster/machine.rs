@@ -1,7 +1,7 @@
 //! The machine the simulated clusters run: it keeps every command it was given, in order, and every timer that expired.
 //!
 //! A command begins with the number of its operation; its reply is the machine's length after it. The text behind the number may
-//! set a timer (`timer NAME MS`), cancel one (`cancel NAME`) or defer its effects (`defer`). A read sees how long the list is, where it ends and a
+//! set a timer (`timer NAME MS`), cancel one (`cancel NAME`) or defer its effects (`defer NUMBER`, with so many handles). A read sees how long the list is, where it ends and a
 //! digest of everything in it, so that any two machines, and any read and any acknowledgement, can be compared.
 //!
 //! It lives in memory, or saves itself from time to time into a [`Store`], which survives whatever happens to its node.
@@ -13,12 +13,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clustor_engine::machine::{
-    AckHandle, Admit, Applied, Batch, Effects, Expired, Item, MachineError, Opened, Stamp,
-    StateMachine, Stopwatch, Timer,
+    Admit, Applied, Batch, Effects, Expired, Item, MachineError, Opened, Stamp, StateMachine,
+    Stopwatch, Timer,
 };
 use clustor_engine::request::ReadFn;
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 
+use super::deferred::Handles;
 use super::guest::Guest;
 
 /// Bytes of a command that name its operation.
@@ -98,16 +99,6 @@ impl Store {
     fn with<R>(&self, partition: PartitionId, run: impl FnOnce(&mut Saved) -> R) -> R {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         run(all.entry(partition).or_default())
-    }
-}
-
-/// Handles of effects that a shard's machines deferred; whoever drives the shard settles them.
-#[derive(Debug, Clone, Default)]
-pub struct Handles(Arc<Mutex<Vec<AckHandle>>>);
-
-impl Handles {
-    pub(crate) fn with<R>(&self, run: impl FnOnce(&mut Vec<AckHandle>) -> R) -> R {
-        run(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -206,25 +197,6 @@ fn for_guest<'a>(item: &Item<'a>) -> Item<'a> {
     }
 }
 
-/// Sets or cancels a timer, if the text says so.
-fn obey(text: &[u8], item: &Item<'_>, out: &mut Effects) {
-    let Ok(text) = std::str::from_utf8(text) else {
-        return;
-    };
-    let mut words = text.split_whitespace();
-    match (words.next(), words.next(), words.next()) {
-        (Some("timer"), Some(name), Some(ms)) => {
-            if let Ok(ms) = ms.parse() {
-                let _ = out.set_timer(item.index, name.as_bytes(), item.stamp.plus_ms(ms));
-            }
-        }
-        (Some("cancel"), Some(name), None) => {
-            out.cancel_timer(item.index, name.as_bytes());
-        }
-        _ => {}
-    }
-}
-
 impl History {
     /// An empty list whose failures are ordered through `sabotage`.
     #[must_use]
@@ -314,8 +286,34 @@ impl History {
         out.reply(from, b"never");
         let _ = out.set_timer(from, b"never", Stamp(0));
         out.cancel_timer(from, b"0");
+        drop(out.defer(from));
         let reason = "sabotage".to_owned();
         Applied::Retryable { from, reason }
+    }
+
+    /// Sets or cancels a timer or defers effects, if the text says so.
+    fn obey(&self, item: &Item<'_>, out: &mut Effects) {
+        let text = item.command.get(OP_BYTES..).unwrap_or_default();
+        let Ok(text) = std::str::from_utf8(text) else {
+            return;
+        };
+        let mut words = text.split_whitespace();
+        match (words.next(), words.next(), words.next()) {
+            (Some("timer"), Some(name), Some(ms)) => {
+                if let Ok(ms) = ms.parse() {
+                    let _ = out.set_timer(item.index, name.as_bytes(), item.stamp.plus_ms(ms));
+                }
+            }
+            (Some("cancel"), Some(name), None) => {
+                out.cancel_timer(item.index, name.as_bytes());
+            }
+            (Some("defer"), Some(number), None) => {
+                let number = number.parse().unwrap_or(1);
+                let handles = (0..number).map(|_| out.defer(item.index));
+                self.handles.give(self.partition, item.index, handles);
+            }
+            _ => {}
+        }
     }
 
     /// Takes some items, through the guest if there is one.
@@ -327,16 +325,8 @@ impl History {
             }
             None => {
                 for (place, item) in (self.taken.len() as u64 + 1..).zip(items) {
-                    obey(&item.command[OP_BYTES.min(item.command.len())..], item, out);
+                    self.obey(item, out);
                     out.reply(item.index, &place.to_le_bytes());
-                    if item
-                        .command
-                        .get(OP_BYTES..)
-                        .is_some_and(|text| text.starts_with(b"defer"))
-                    {
-                        let handle = out.defer(item.index);
-                        self.handles.with(|handles| handles.push(handle));
-                    }
                 }
                 Applied::Ack
             }
@@ -400,6 +390,7 @@ impl StateMachine for History {
                 .unwrap_or_else(|| Opened::at(saved.applied).with_timers(saved.timers.clone()));
             self.opened = opened.applied;
             saved.forget_above(opened.applied);
+            self.handles.opened(self.partition, opened.applied);
             self.digest = saved.digest;
             self.taken.clone_from(&saved.taken);
             self.expired.clone_from(&saved.expired);

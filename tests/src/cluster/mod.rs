@@ -3,6 +3,7 @@
 //! - `queue`: what happens next
 //! - [`trace`]: one line for each event
 //! - [`machine`]: what the clusters run
+//! - `deferred`: their effects that are not safe yet
 //! - [`guest`]: an embedder's machine behind it
 //! - [`layout`]: who is in a cluster
 //! - [`messages`], [`network`]: frames, and what becomes of them
@@ -13,6 +14,7 @@
 
 pub mod check;
 mod clocks;
+mod deferred;
 pub mod guest;
 pub mod host;
 pub mod layout;

@@ -128,6 +128,7 @@ impl Run {
         let mut world = World::new(swarm.layout.clone(), swarm.network, rng.random());
         world.trace = trace;
         world.set_proofs(PROOFS_MAX);
+        world.effects_stay = swarm.load.effects_stay;
         world.say(|| format!("seed {seed}: {swarm:?}"));
         let clients = Clients::new(&mut world, swarm.load, rng.random());
         Self {

@@ -13,6 +13,7 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+use super::deferred::EFFECTS_STAY;
 use super::layout::{Layout, PartitionLayout, peer, small};
 use super::machine::Cost;
 use super::network::NetworkOptions;
@@ -90,6 +91,10 @@ pub struct Load {
     pub keyed: u32,
     /// Of 100 appends, how many set or cancel a timer.
     pub timers: u32,
+    /// Of 100 appends, how many defer their effects.
+    pub deferred: u32,
+    /// Of 1,000 handles of such effects, how many a turn leaves alone.
+    pub effects_stay: u32,
     /// Bytes of a command, at most.
     pub payload_bytes_max: usize,
     /// A client gives up waiting after at most this long.
@@ -214,6 +219,10 @@ impl Swarm {
         }
         if rng.random_bool(0.15) {
             slow_down(rng, &mut swarm.layout);
+        }
+        if rng.random_bool(0.3) {
+            swarm.load.deferred = pick(rng, &[5, 30, 90]);
+            swarm.load.effects_stay = pick(rng, &[2, EFFECTS_STAY, 950]);
         }
         swarm
     }
@@ -444,6 +453,8 @@ fn draw_load(rng: &mut Xoshiro256PlusPlus) -> Load {
         local_reads: 0,
         keyed: pick(rng, &[0, 50, 100]),
         timers: 0,
+        deferred: 0,
+        effects_stay: EFFECTS_STAY,
         payload_bytes_max: pick(rng, &[16, 200, 4_000]),
         patience_us_max: pick(rng, &[50_000, 500_000, 2_000_000]),
     }

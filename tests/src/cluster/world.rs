@@ -22,6 +22,7 @@ use super::check::Violation;
 use super::check::clients::Clients;
 use super::check::consensus::Consensus;
 use super::check::modes::Modes;
+use super::deferred::EFFECTS_STAY;
 use super::host::Host;
 use super::layout::Layout;
 use super::messages::MessageKind;
@@ -86,6 +87,8 @@ pub struct World {
     sent: Option<BTreeMap<(NodeId, NodeId, MessageKind), u64>>,
     /// Nothing fails any more.
     pub calm: bool,
+    /// Of 1,000 handles of deferred effects, how many a turn leaves alone.
+    pub effects_stay: u32,
     /// The trace.
     pub trace: Trace,
 }
@@ -120,6 +123,7 @@ impl World {
             went_back: Vec::new(),
             sent: None,
             calm: false,
+            effects_stay: EFFECTS_STAY,
             trace: Trace::Off,
         }
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use clustor_engine::outcome::{Outcome, ReadLevel};
-use clustor_engine::request::Reply;
+use clustor_engine::request::{Reply, RequestBody, Wait};
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 
@@ -23,6 +23,8 @@ struct Ticket {
     op: Option<u64>,
     /// What a read relies on.
     level: ReadLevel,
+    /// What an append waits for.
+    wait: Wait,
     /// The greatest index known to anybody when its operation began.
     floor: LogIndex,
     /// The only term in which it may have entered the log.
@@ -48,6 +50,8 @@ pub struct Acknowledged {
     pub index: LogIndex,
     /// Its term.
     pub term: Term,
+    /// That the effects of the command are safe where it was asked, too.
+    pub effects: bool,
 }
 
 /// What clients asked and were told.
@@ -71,9 +75,16 @@ impl Clients {
         to: (PeerId, u64),
         partition: PartitionId,
         op: Option<u64>,
-        level: ReadLevel,
-        only_in: Option<Term>,
+        body: &RequestBody,
     ) -> u64 {
+        let (wait, only_in) = match body {
+            RequestBody::Append { wait, only_in, .. } => (*wait, *only_in),
+            _ => (Wait::default(), None),
+        };
+        let level = match body {
+            RequestBody::Read { level, .. } => *level,
+            _ => ReadLevel::Linearizable,
+        };
         self.issued += 1;
         let now = self.floors.get(&partition).copied().unwrap_or_default();
         let floor = match op {
@@ -95,6 +106,7 @@ impl Clients {
             partition,
             op,
             level,
+            wait,
             floor,
             only_in,
         };
@@ -217,6 +229,7 @@ impl Clients {
                     op,
                     index: *index,
                     term: *term,
+                    effects: asked.wait == Wait::Applied,
                 }))
             }
         }

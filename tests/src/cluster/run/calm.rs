@@ -3,6 +3,7 @@
 use clustor_engine::raft::Change;
 
 use super::super::check::Violation;
+use super::super::deferred::EFFECTS_STAY;
 use super::super::layout::peer;
 use super::super::members;
 use super::super::network::NetworkOptions;
@@ -18,6 +19,7 @@ impl Run {
     pub(super) fn calm_down(&mut self) {
         self.calm = true;
         self.world.calm = true;
+        self.world.effects_stay = self.world.effects_stay.min(EFFECTS_STAY);
         self.clients.resting = true;
         self.world.say(|| "no more faults".to_owned());
         self.world.network_mut().set_options(NetworkOptions {

@@ -4,7 +4,6 @@ use clustor_engine::request::{Request, RequestBody};
 use clustor_shards::log::Mode;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::PartitionId;
-use clustor_wire::message::ReadLevel;
 
 use super::super::messages::name;
 use super::{Event, World};
@@ -37,22 +36,9 @@ impl World {
         body: RequestBody,
     ) -> u64 {
         let boot = self.hosts.get(&to).map_or(0, |host| host.boots);
-        let only_in = match &body {
-            RequestBody::Append { only_in, .. } => *only_in,
-            _ => None,
-        };
-        let level = match &body {
-            RequestBody::Read { level, .. } => *level,
-            _ => ReadLevel::Linearizable,
-        };
-        let ticket = self.clients.ask(
-            &mut self.consensus,
-            (to, boot),
-            partition,
-            op,
-            level,
-            only_in,
-        );
+        let ticket = self
+            .clients
+            .ask(&mut self.consensus, (to, boot), partition, op, &body);
         self.note(|| {
             let what = op.map_or_else(
                 || format!("{body:?}"),

@@ -26,6 +26,7 @@ impl World {
             index,
             term,
             op,
+            ..
         } = acknowledged;
         let Some(found) = self.layout.partition(partition) else {
             return Ok(());

@@ -4,6 +4,7 @@ use clustor_engine::request::Reply;
 use clustor_shards::turn::{Application, Outbox, PeerId};
 use rand::Rng;
 
+use super::super::check::clients::Acknowledged;
 use super::super::check::{Violation, must};
 use super::super::messages::name;
 use super::asking::MODE_TICKET;
@@ -79,7 +80,7 @@ impl World {
         if let Some(host) = self.hosts.get_mut(&shard)
             && host.has_handles()
         {
-            host.settle_some(&mut self.rng, self.calm);
+            host.settle_some(&mut self.rng, self.effects_stay, self.calm);
         }
         let host = self.host_mut(shard);
         let came = !host.inbox.is_empty();
@@ -131,6 +132,15 @@ impl World {
         ))
     }
 
+    /// An append is answered when the effects of its command are safe, and so is a retry of it.
+    fn judge_effects(&self, shard: PeerId, told: Acknowledged) -> Result<(), Violation> {
+        let host = self.hosts.get(&shard).filter(|_| told.effects);
+        let owes = host.is_some_and(|host| host.owes(told.partition, told.index));
+        must(!owes, "an answer waits for deferred effects", || {
+            format!("{}: {told:?}, whose effects are not safe", name(shard))
+        })
+    }
+
     /// All shards of a node stop together: the last one ends the node.
     pub(super) fn stopped(&mut self, shard: PeerId) -> Result<Happened, Violation> {
         self.note(|| format!("{} has stopped", name(shard)));
@@ -180,6 +190,7 @@ impl World {
                 .note(self.now_us, || format!("answer {} {reply:?}", name(shard)));
             let acknowledged = self.clients.on_reply(&mut self.consensus, shard, reply)?;
             if let Some(acknowledged) = acknowledged {
+                self.judge_effects(shard, acknowledged)?;
                 self.prove(acknowledged)?;
             }
         }
