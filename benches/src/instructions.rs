@@ -56,6 +56,14 @@ impl BootDisk for Memory {
     fn read(&mut self, file: FileId, _: u32, _: &mut Blocks) -> Result<(), DiskError> {
         Err(DiskError::Io(format!("{file}: nothing is kept")))
     }
+
+    fn is_written(&mut self, _: FileId) -> bool {
+        false
+    }
+
+    fn keep(&mut self, _: u32, _: u32) -> Result<(), DiskError> {
+        Ok(())
+    }
 }
 
 impl Memory {

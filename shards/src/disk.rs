@@ -10,7 +10,8 @@
 //! - in one inbox, events that report an error stand before those that report success;
 //! - operations are started in the order given; chains may complete in any order.
 //!
-//! Before the first turn, recovery reads synchronously through [`BootDisk`].
+//! Before the first turn, recovery reads synchronously through [`BootDisk`], and says what is to become of the segments that
+//! an earlier process kept.
 
 use clustor_wire::ids::{ChainNumber, PairNumber};
 
@@ -152,9 +153,9 @@ pub struct PreparePair {
 /// Remove both files of a pair that nothing needs any more, as [`DiskOp::Remove`] does, or keep its segment for a later
 /// [`PreparePair`].
 ///
-/// A kept segment gets another name, by which no start finds it, and is touched only once the directory was flushed:
-/// until then a power loss may bring the pair back, and it must be what it was. What an earlier process kept is removed at the
-/// start.
+/// A kept segment gets another name, by which no start takes it for a pair's, and is touched only once the directory was
+/// flushed: until then a power loss may bring the pair back, and it must be what it was. What an earlier process kept is of use
+/// to a later one, see [`BootDisk::keep`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetirePair {
     /// Its number.
@@ -331,7 +332,7 @@ pub struct FoundPair {
     pub ledger_bytes: Option<u64>,
 }
 
-/// The disk as recovery sees it: synchronous, read-only, before the first turn.
+/// The disk as recovery sees it: synchronous, before the first turn, and read-only but for [`Self::keep`].
 pub trait BootDisk {
     /// Every pair of which at least one file is in place, in ascending order.
     ///
@@ -344,4 +345,16 @@ pub trait BootDisk {
     /// # Errors
     /// When a sector in the range can't be read; `into` then holds nothing of use.
     fn read(&mut self, file: FileId, block: u32, into: &mut Blocks) -> Result<(), DiskError>;
+
+    /// Whether every block of a file was written at least once, as far as the file system tells: whether its zeroing had come
+    /// to its end. No promise hangs on it, only how long first writes take.
+    fn is_written(&mut self, file: FileId) -> bool;
+
+    /// Of the segments that an earlier process kept ([`RetirePair`]), keeps up to `count` of `blocks` blocks for pairs to come, and
+    /// removes the others. The directory is flushed before this returns, because that process may have ended before it had done
+    /// so. A segment that has the name of a pair as well is not kept: it may still be that pair's.
+    ///
+    /// # Errors
+    /// When the directory can't be read, changed or flushed.
+    fn keep(&mut self, blocks: u32, count: u32) -> Result<(), DiskError>;
 }

@@ -292,6 +292,14 @@ impl BootDisk for Failing {
         }
         self.disk.read(file, block, into)
     }
+
+    fn is_written(&mut self, file: FileId) -> bool {
+        self.disk.is_written(file)
+    }
+
+    fn keep(&mut self, blocks: u32, count: u32) -> Result<(), DiskError> {
+        self.disk.keep(blocks, count)
+    }
 }
 
 #[test]

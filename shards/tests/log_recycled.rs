@@ -222,3 +222,104 @@ fn segments_are_kept_of_the_profiles_size_and_none_while_the_disk_fills() {
     }
     assert_eq!(disk.kept.len(), 0, "what was kept is given back");
 }
+
+/// The first operations of a start, before anything has been answered.
+fn first_of(disk: &mut MemoryDisk, options: LogOptions) -> Vec<DiskOp> {
+    let mut ops = Vec::new();
+    recover_with(disk, options).log.poll(Time(0), &mut ops);
+    ops
+}
+
+#[test]
+fn a_start_takes_the_spare_of_an_earlier_one_for_its_own_pair() {
+    for options in suites() {
+        let mut disk = MemoryDisk::default();
+        let mut log = started(&mut disk, options);
+        log.create_partition(P, Incarnation(5), b"voters");
+        fill(&mut log, &mut disk, 1, 5);
+        drop(log);
+        let chosen = newest(&mut disk).pair;
+        let spare = PairNumber(chosen.get() + 1);
+        assert!(disk.files.contains_key(&FileId::segment(spare)));
+        // What lies in a segment, whoever left it there, is not taken for anything.
+        let end = disk.file(FileId::segment(spare)).len() - 1;
+        let old = disk.file(FileId::segment(chosen)).clone();
+        disk.file(FileId::segment(spare))[SPARE_ZERO_BLOCKS as usize..end]
+            .copy_from_slice(&old[SPARE_ZERO_BLOCKS as usize..end]);
+        let ops = first_of(&mut disk, options);
+        let [DiskOp::Retire(order)] = &ops[..] else {
+            panic!("the spare is kept before a pair is asked for: {ops:?}");
+        };
+        assert_eq!(order.pair, spare);
+        assert_eq!(order.keep_blocks, Some(options.segment_blocks));
+        let mut log = started(&mut disk, options);
+        let own = newest(&mut disk);
+        assert!(own.pair > spare);
+        assert!(own.header.expect("whole").recycled);
+        assert!(!disk.files.contains_key(&FileId::ledger(spare)));
+        fill(&mut log, &mut disk, 6, 8);
+        drop(log);
+        let recovery = recover_with(&mut disk, options);
+        assert_eq!(recovery.report.incidents, vec![]);
+        assert_eq!((recovery.report.torn, recovery.report.missing), (None, 0));
+        let mut log = recovery.log;
+        settle(&mut log, &mut disk);
+        assert_eq!(durable(&log, 1), 8);
+    }
+}
+
+#[test]
+fn a_start_that_may_keep_nothing_or_finds_another_size_leaves_the_spare_until_it_has_opened() {
+    let mut disk = MemoryDisk::default();
+    drop(started(&mut disk, options()));
+    let none = LogOptions {
+        kept_segments_max: 0,
+        ..options()
+    };
+    let larger = LogOptions {
+        segment_blocks: options().segment_blocks * 2,
+        ..options()
+    };
+    for options in [none, larger] {
+        let ops = first_of(&mut disk.clone(), options);
+        assert!(matches!(&ops[..], [DiskOp::Prepare(_)]), "{ops:?}");
+    }
+}
+
+#[test]
+fn an_opening_that_nobody_spoke_for_stays_until_the_boot_has_opened_its_own() {
+    let mut disk = MemoryDisk::default();
+    let mut log = started(&mut disk, options());
+    log.create_partition(P, Incarnation(5), b"voters");
+    fill(&mut log, &mut disk, 1, 5);
+    drop(log);
+    let chosen = newest(&mut disk).pair;
+    // A boot that ends between its opening and its mark.
+    let mut log = recover_with(&mut disk, options()).log;
+    let mut opened = None;
+    while opened.is_none() {
+        let mut ops = Vec::new();
+        log.poll(Time(0), &mut ops);
+        for op in ops {
+            if let DiskOp::Chain(chain) = &op {
+                opened = Some(chain.pair);
+            }
+            let event = disk.carry(op);
+            log.on_event(Time(0), event, &mut Retirement::default());
+        }
+    }
+    drop(log);
+    let opened = opened.expect("an opening");
+    let recovery = recover_with(&mut disk, options());
+    assert_eq!(recovery.report.chosen, Some(chosen));
+    drop(recovery);
+    for op in first_of(&mut disk, options()) {
+        assert!(
+            !matches!(&op, DiskOp::Retire(order) if order.pair == opened),
+            "its numbers are still needed: {op:?}"
+        );
+    }
+    let log = started(&mut disk, options());
+    assert_eq!(durable(&log, 1), 5);
+    assert!(!disk.files.contains_key(&FileId::segment(opened)));
+}

@@ -561,7 +561,7 @@ fn a_retired_pair_leaves_its_segment_to_a_later_one_of_the_same_size() {
 }
 
 #[test]
-fn kept_segments_are_given_back_when_fewer_may_be_kept_and_at_the_next_start() {
+fn kept_segments_are_given_back_when_fewer_may_be_kept() {
     let dir = directory();
     let mut ring = ShardRing::open(dir.path()).expect("the ring opens");
     for pair in 1..=4 {
@@ -578,8 +578,54 @@ fn kept_segments_are_given_back_when_fewer_may_be_kept_and_at_the_next_start() {
     assert_eq!(names(&dir).len(), 4);
     retire(&mut ring, 4, None, 1);
     assert_eq!(names(&dir), [kept[0]]);
+}
+
+#[test]
+fn a_start_finds_the_segments_that_an_earlier_one_kept_and_removes_those_of_no_use() {
+    let dir = directory();
+    let wal = dir.path().join("wal");
+    let mut ring = ShardRing::open(dir.path()).expect("the ring opens");
+    for pair in 1..=3 {
+        prepare(&mut ring, pair, 16, 4);
+    }
+    for pair in 1..=3 {
+        retire(&mut ring, pair, Some(16), 8);
+    }
+    prepare(&mut ring, 9, 8, 4);
+    retire(&mut ring, 9, Some(8), 8);
     drop(ring);
-    let ring = ShardRing::open(dir.path()).expect("the ring opens");
-    assert_eq!(names(&dir), Vec::<String>::new());
+    // Allocated and never written: its first writes would take longer.
+    let hollow = fs::File::create(wal.join("segment-7.log.kept")).expect("made");
+    hollow.set_len(16 * BLOCK_BYTES as u64).expect("sized");
+    // Still a pair's by its other name.
+    fs::hard_link(wal.join("segment-3.log.kept"), wal.join("segment-3.log")).expect("linked");
+    fs::write(wal.join("segment-5.log.new"), [1; 4096]).expect("written");
+    fs::write(wal.join("segment-x.log.kept"), [1; 4096]).expect("written");
+    let mut ring = ShardRing::open(dir.path()).expect("the ring opens");
+    let others = ["segment-3.log", "segment-x.log.kept"];
+    ring.keep(16, 8).expect("sorted");
+    let [one, two] = ["segment-1.log.kept", "segment-2.log.kept"];
+    assert_eq!(names(&dir), [one, two, others[0], others[1]]);
+    assert!(ring.is_written(FileId::segment(PairNumber(3))));
+    assert!(!ring.is_written(FileId::segment(PairNumber(4))));
+    // They count, and become pairs like those that this process kept.
+    prepare(&mut ring, 10, 8, 4);
+    retire(&mut ring, 10, Some(8), 2);
+    assert_eq!(names(&dir), [one, two, others[0], others[1]]);
+    ring.start(DiskOp::Prepare(PreparePair {
+        pair: PairNumber(11),
+        segment_blocks: 16,
+        ledger_blocks: 8,
+    }))
+    .expect("the ring takes submissions");
+    let mut events = Vec::new();
+    until(&mut ring, &mut events, |events| !events.is_empty());
+    let [DiskEvent::Prepared { recycled: true, .. }] = &events[..] else {
+        panic!("{events:?}");
+    };
+    assert_eq!(names(&dir).len(), 5);
     drop(ring);
+    let mut ring = ShardRing::open(dir.path()).expect("the ring opens");
+    ring.keep(16, 0).expect("sorted");
+    assert!(!names(&dir).iter().any(|name| name == one || name == two));
 }

@@ -7,7 +7,7 @@ use clustor_shards::disk::{
     BootDisk, DiskError, DiskEvent, DiskOp, DurableChain, FileId, FileKind, FlushKind, PreparePair,
 };
 use clustor_sim::disk::{
-    Crash, Fate, FlushFault, Settled, SimDisk, SimDiskOptions, StuckKind, WriteFault,
+    Crash, Fate, FlushFault, Name, Settled, SimDisk, SimDiskOptions, StuckKind, WriteFault,
 };
 use clustor_sim::log_life::settle::{Coverage, Limits, decisions};
 use clustor_wire::ids::{ChainNumber, PairNumber};
@@ -276,7 +276,8 @@ fn names_may_come_back_in_every_state_they_had() {
         assert!(disk.step());
     }
     let unsettled = disk.unsettled(Crash::Power);
-    assert_eq!(unsettled.names, [(SEGMENT, 2), (LEDGER, 2)]);
+    let names = [(Name::Of(SEGMENT), 2), (Name::Of(LEDGER), 2)];
+    assert_eq!(unsettled.names, names);
     let (all, _) = decisions(&unsettled, LIMITS, 0);
     let left: BTreeSet<Vec<FileId>> = all
         .iter()

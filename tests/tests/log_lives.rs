@@ -22,7 +22,7 @@ fn lives() -> u64 {
 #[test]
 fn nothing_spoken_for_is_lost_in_random_lives() {
     let (mut opened, mut damaged, mut quarantined, mut failed, mut missing) = (0, 0, 0, 0, 0);
-    let mut recycled = 0;
+    let (mut recycled, mut kept_for_later) = (0, 0);
     for seed in 1..=lives() {
         let report = live(seed, false).unwrap_or_else(|failure| panic!("{failure}"));
         opened += report.opened;
@@ -31,6 +31,7 @@ fn nothing_spoken_for_is_lost_in_random_lives() {
         failed += report.flushes_failed;
         missing += report.missing;
         recycled += report.recycled;
+        kept_for_later += report.kept_for_later;
     }
     // The lives must be worth living: they come to work, meet every kind of trouble, and rarely end silent.
     assert!(opened > 2 * lives());
@@ -38,6 +39,7 @@ fn nothing_spoken_for_is_lost_in_random_lives() {
     assert!(failed > lives() / 20);
     assert!(missing > 0);
     assert!(recycled > lives() / 2, "{recycled}");
+    assert!(kept_for_later > lives() / 10, "{kept_for_later}");
     assert!(quarantined < damaged / 10, "{quarantined} of {damaged}");
 }
 

@@ -79,6 +79,14 @@ impl BootDisk for Watched<'_> {
         self.tell();
         outcome
     }
+
+    fn is_written(&mut self, file: FileId) -> bool {
+        self.disk.is_written(file)
+    }
+
+    fn keep(&mut self, blocks: u32, count: u32) -> Result<(), DiskError> {
+        self.disk.keep(blocks, count)
+    }
 }
 
 /// Leaves the boot's record in the shard's directory. One that can't be written is no reason not to start.

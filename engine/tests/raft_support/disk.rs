@@ -112,4 +112,12 @@ impl BootDisk for MemoryDisk {
         }
         Ok(())
     }
+
+    fn is_written(&mut self, _: FileId) -> bool {
+        true
+    }
+
+    fn keep(&mut self, _: u32, _: u32) -> Result<(), DiskError> {
+        Ok(())
+    }
 }

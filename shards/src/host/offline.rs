@@ -220,6 +220,15 @@ impl OfflineFile {
 }
 
 impl BootDisk for OfflineDisk {
+    fn is_written(&mut self, _: FileId) -> bool {
+        true
+    }
+
+    /// Nothing is changed here.
+    fn keep(&mut self, _: u32, _: u32) -> Result<(), DiskError> {
+        Ok(())
+    }
+
     fn pairs(&mut self) -> Result<Vec<FoundPair>, DiskError> {
         let mut pairs: Vec<_> = self.files.keys().map(|file| file.pair).collect();
         pairs.dedup();

@@ -34,6 +34,21 @@ pub fn read_vectored_at(
     usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }
 
+/// Whether a file has no hole (lseek(2), `SEEK_HOLE`): every block was written. What was only allocated is a hole to ext4 and
+/// xfs; a file system that can't tell says that there is none. Moves the file's position.
+///
+/// # Errors
+/// When the file can't be asked.
+pub fn is_without_holes(file: &File) -> io::Result<bool> {
+    let bytes = file.metadata()?.len();
+    // SAFETY: the descriptor is open for as long as `file` is lent; no memory is passed.
+    let hole = unsafe { libc::lseek(file.as_raw_fd(), 0, libc::SEEK_HOLE) };
+    match u64::try_from(hole) {
+        Ok(hole) => Ok(hole >= bytes),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The magic number of the file system that `path` lies on (statfs(2), `f_type`).
 ///
 /// # Errors

@@ -14,7 +14,10 @@ mod thread;
 
 pub use clock::{boottime_us, both_clocks_us};
 pub use event_fd::EventFd;
-pub use file::{VECTORS_MAX, adopt, file_system_magic, free_bytes, read_vectored_at, used_percent};
+pub use file::{
+    VECTORS_MAX, adopt, file_system_magic, free_bytes, is_without_holes, read_vectored_at,
+    used_percent,
+};
 #[cfg(feature = "net")]
 pub use socket::{RawAddress, duplicate, tcp_socket};
 pub use thread::{allowed_cpus, end_process, memlock_limit, pin_current_thread, terminate};

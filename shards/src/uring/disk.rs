@@ -40,7 +40,7 @@ pub(super) struct Disk {
     removing: Option<Removing>,
     removals: VecDeque<RetirePair>,
     /// Segments of pairs that are gone, for pairs to come.
-    kept: Vec<Kept>,
+    pub(super) kept: Vec<Kept>,
     /// What happened since the last drain.
     events: Vec<DiskEvent>,
     group: Vec<io_uring::squeue::Entry>,

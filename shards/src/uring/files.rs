@@ -62,14 +62,24 @@ pub(super) fn kept_name(file: FileId) -> String {
     format!("{file}.kept")
 }
 
-/// The file that a name in the directory belongs to, and whether that is a name under which it is not in place: unfinished,
-/// or kept.
-pub(super) fn parse_name(name: &str) -> Option<(FileId, bool)> {
-    let aside = [".new", ".kept"];
-    let (name, temporary) = match aside.iter().find_map(|end| name.strip_suffix(end)) {
-        Some(stem) => (stem, true),
-        None => (name, false),
-    };
+/// What the name of a file says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NameKind {
+    /// It is a pair's.
+    InPlace,
+    /// It was being made.
+    New,
+    /// It is the segment of a pair that is gone.
+    Kept,
+}
+
+/// The file that a name in the directory belongs to, and as what.
+pub(super) fn parse_name(name: &str) -> Option<(FileId, NameKind)> {
+    let aside = [(".new", NameKind::New), (".kept", NameKind::Kept)];
+    let (name, name_kind) = aside
+        .iter()
+        .find_map(|(end, kind)| Some((name.strip_suffix(end)?, *kind)))
+        .unwrap_or((name, NameKind::InPlace));
     let stem = name.strip_suffix(".log")?;
     let (kind, number) = if let Some(number) = stem.strip_prefix("segment-") {
         (FileKind::Segment, number)
@@ -80,7 +90,7 @@ pub(super) fn parse_name(name: &str) -> Option<(FileId, bool)> {
     let file = FileId { pair, kind };
     // Only the one spelling that the shard itself writes counts.
     let plain = file.to_string();
-    (plain == name).then_some((file, temporary))
+    (plain == name).then_some((file, name_kind))
 }
 
 impl Files {

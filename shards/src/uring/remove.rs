@@ -48,13 +48,13 @@ impl Removing {
         let pair = order.pair;
         let kept_max = order.kept_max as usize;
         let ids = [FileId::segment(pair), FileId::ledger(pair)];
-        let blocks = order.keep_blocks.filter(|_| kept.len() < kept_max);
+        let name = c_name(kept_name(ids[0]));
+        // A number that an aborted boot used may be used again: what was kept under it must not be replaced.
+        let may_keep = kept.len() < kept_max && !kept.iter().any(|other| other.name == name);
+        let blocks = order.keep_blocks.filter(|_| may_keep);
         let mut this = Self {
             pair,
-            keeping: blocks.map(|blocks| Kept {
-                name: c_name(kept_name(ids[0])),
-                blocks,
-            }),
+            keeping: blocks.map(|blocks| Kept { name, blocks }),
             given_up: kept.split_off(kept.len().min(kept_max)),
             files: ids,
             names: ids.map(|file| c_name(file.to_string())),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,9 +13,10 @@ use super::blocking::BlockingWriter;
 use super::chain::ChainSteps;
 use super::disk::Disk;
 use super::error::RingError;
-use super::files::{Files, parse_name};
+use super::files::{Files, NameKind, c_name, parse_name};
 use super::lock;
 use super::read::Reading;
+use super::remove::Kept;
 use super::ring::{Done, Mark, Owner, Ring, WriterChoice, WriterMode, memlock_text};
 use crate::buffer::{BLOCK_BYTES, BlockPool, Blocks};
 use crate::disk::{
@@ -352,7 +353,7 @@ impl BootDisk for ShardRing {
         for entry in fs::read_dir(&self.path).map_err(text)? {
             let entry = entry.map_err(text)?;
             let name = entry.file_name();
-            let Some((file, false)) = name.to_str().and_then(parse_name) else {
+            let Some((file, NameKind::InPlace)) = name.to_str().and_then(parse_name) else {
                 continue;
             };
             let bytes = entry.metadata().map_err(text)?.len();
@@ -393,6 +394,17 @@ impl BootDisk for ShardRing {
         };
         *into = reading.into;
         outcome
+    }
+
+    fn is_written(&mut self, file: FileId) -> bool {
+        let opened = File::open(self.path.join(file.to_string()));
+        opened.is_ok_and(|file| sys::is_without_holes(&file).unwrap_or(false))
+    }
+
+    fn keep(&mut self, blocks: u32, count: u32) -> Result<(), DiskError> {
+        let text = |error: io::Error| DiskError::Io(format!("segments that were kept: {error}"));
+        self.disk.kept = kept_segments(&self.path, blocks, count).map_err(text)?;
+        Ok(())
     }
 }
 
@@ -443,10 +455,37 @@ fn make_directories(directory: &Path, wal: &Path) -> Result<(), RingError> {
     Ok(())
 }
 
+/// The segments that an earlier process kept and that have `blocks` blocks, `count` at most; the others are removed. None of them has
+/// another name (a file system that does not rename at one stroke may leave both), and each of them was written from end to end.
+fn kept_segments(wal: &Path, blocks: u32, count: u32) -> io::Result<Vec<Kept>> {
+    let mut kept = Vec::new();
+    for entry in fs::read_dir(wal)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_kept = name.to_str().and_then(parse_name);
+        let Some((_, NameKind::Kept)) = is_kept else {
+            continue;
+        };
+        let data = entry.metadata()?;
+        let fits = data.len() == u64::from(blocks) * BLOCK_BYTES as u64 && data.nlink() == 1;
+        if fits && kept.len() < count as usize && sys::is_without_holes(&File::open(entry.path())?)?
+        {
+            let name = c_name(name.to_string_lossy().into_owned());
+            kept.push(Kept { name, blocks });
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    if !kept.is_empty() {
+        File::open(wal)?.sync_all()?;
+    }
+    Ok(kept)
+}
+
 fn remove_leftovers(wal: &Path) -> Result<(), RingError> {
     for entry in fs::read_dir(wal).map_err(wrong("listing the directory", wal))? {
         let entry = entry.map_err(wrong("listing the directory", wal))?;
-        if let Some((_, true)) = entry.file_name().to_str().and_then(parse_name) {
+        if let Some((_, NameKind::New)) = entry.file_name().to_str().and_then(parse_name) {
             let path = entry.path();
             fs::remove_file(&path).map_err(wrong("removing what an earlier boot left", &path))?;
         }

@@ -3,12 +3,11 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 
-use clustor_shards::disk::FileId;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::file::{Luck, SectorMask};
-use super::{Crash, DiskImage, Fate, SimDisk};
+use super::{Crash, DiskImage, Fate, Name, SimDisk};
 
 /// What a crash would decide about, in an order of the disk's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,7 +16,7 @@ pub struct Unsettled {
     pub blocks: Vec<SectorMask>,
     /// Names that a flush of the directory has yet to cover, each with the number of states in which it may
     /// come back.
-    pub names: Vec<(FileId, usize)>,
+    pub names: Vec<(Name, usize)>,
 }
 
 impl Unsettled {

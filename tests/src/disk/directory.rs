@@ -3,28 +3,38 @@
 use std::collections::BTreeMap;
 
 use clustor_shards::disk::FileId;
+use clustor_wire::ids::PairNumber;
 use rand::Rng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::{Fate, InodeId};
 
+/// A name in the directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Name {
+    /// A pair's file, in place.
+    Of(FileId),
+    /// The segment of a pair that is gone, kept for a later one.
+    Kept(PairNumber),
+}
+
 /// A name that was given or taken away.
 #[derive(Debug, Clone)]
 struct Change {
     number: u64,
-    file: FileId,
+    file: Name,
     inode: Option<InodeId>,
 }
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Directory {
-    names: BTreeMap<FileId, InodeId>,
-    durable: BTreeMap<FileId, InodeId>,
+    names: BTreeMap<Name, InodeId>,
+    durable: BTreeMap<Name, InodeId>,
     pending: Vec<Change>,
     changes: u64,
 }
 
-fn apply(names: &mut BTreeMap<FileId, InodeId>, file: FileId, inode: Option<InodeId>) {
+fn apply(names: &mut BTreeMap<Name, InodeId>, file: Name, inode: Option<InodeId>) {
     match inode {
         Some(inode) => names.insert(file, inode),
         None => names.remove(&file),
@@ -33,15 +43,36 @@ fn apply(names: &mut BTreeMap<FileId, InodeId>, file: FileId, inode: Option<Inod
 
 impl Directory {
     pub(super) fn lookup(&self, file: FileId) -> Option<InodeId> {
-        self.names.get(&file).copied()
+        self.names.get(&Name::Of(file)).copied()
     }
 
-    pub(super) fn names(&self) -> &BTreeMap<FileId, InodeId> {
+    /// The files of pairs.
+    pub(super) fn files(&self) -> impl Iterator<Item = (FileId, InodeId)> {
+        self.names.iter().filter_map(|(name, inode)| match name {
+            Name::Of(file) => Some((*file, *inode)),
+            Name::Kept(_) => None,
+        })
+    }
+
+    /// The segments that are kept.
+    pub(super) fn kept(&self) -> impl Iterator<Item = (PairNumber, InodeId)> {
+        self.names.iter().filter_map(|(name, inode)| match name {
+            Name::Of(_) => None,
+            Name::Kept(pair) => Some((*pair, *inode)),
+        })
+    }
+
+    /// How many names a file has.
+    pub(super) fn links(&self, inode: InodeId) -> usize {
+        self.names.values().filter(|named| **named == inode).count()
+    }
+
+    pub(super) fn names(&self) -> &BTreeMap<Name, InodeId> {
         &self.names
     }
 
     /// Gives a name (a rename into place), or takes it away.
-    pub(super) fn change(&mut self, file: FileId, inode: Option<InodeId>) {
+    pub(super) fn change(&mut self, file: Name, inode: Option<InodeId>) {
         self.changes += 1;
         apply(&mut self.names, file, inode);
         self.pending.push(Change {
@@ -66,7 +97,7 @@ impl Directory {
 
     /// Each name comes back as any of the states it had since the last flush, each on its own.
     pub(super) fn lose_power(&mut self, fate: Fate, rng: &mut Xoshiro256PlusPlus) {
-        let mut histories: BTreeMap<FileId, Vec<Option<InodeId>>> = BTreeMap::new();
+        let mut histories: BTreeMap<Name, Vec<Option<InodeId>>> = BTreeMap::new();
         for change in self.pending.drain(..) {
             histories.entry(change.file).or_default().push(change.inode);
         }
@@ -84,8 +115,8 @@ impl Directory {
     }
 
     /// Names that a power loss decides about, each with the number of states that it may come back in.
-    pub(super) fn unflushed(&self) -> Vec<(FileId, usize)> {
-        let mut states: BTreeMap<FileId, usize> = BTreeMap::new();
+    pub(super) fn unflushed(&self) -> Vec<(Name, usize)> {
+        let mut states: BTreeMap<Name, usize> = BTreeMap::new();
         for change in &self.pending {
             *states.entry(change.file).or_insert(1) += 1;
         }
@@ -108,6 +139,7 @@ impl Directory {
 
     /// A name is gone, durably: the directory was damaged.
     pub(super) fn lose(&mut self, file: FileId) -> bool {
+        let file = Name::Of(file);
         self.pending.retain(|change| change.file != file);
         self.durable.remove(&file);
         self.names.remove(&file).is_some()

@@ -49,6 +49,8 @@ pub(super) struct SimFile {
     blocks: u32,
     /// Blocks from the start that are zeroed and flushed: the file is usable below.
     ready: u32,
+    /// Every block of it was written once, as whichever pair's.
+    whole: bool,
     durable: BTreeMap<u32, Page>,
     view: BTreeMap<u32, Page>,
     pending: Vec<Version>,
@@ -87,6 +89,7 @@ impl SimFile {
         Self {
             blocks,
             ready: 0,
+            whole: false,
             durable: BTreeMap::new(),
             view: BTreeMap::new(),
             pending: Vec::new(),
@@ -126,8 +129,14 @@ impl SimFile {
         self.ready
     }
 
+    /// Whether it was zeroed to its end.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
     pub(super) fn set_ready(&mut self, ready: u32) {
         self.ready = ready.min(self.blocks);
+        self.whole |= self.ready == self.blocks;
     }
 
     /// Notes that `run` is about to be written from `block` on, and says what is wrong with that: beyond the

@@ -50,6 +50,7 @@ use file::SimFile;
 use task::Task;
 
 pub use crash::{Settled, Unsettled};
+pub use directory::Name;
 pub use fault::{FlushFault, StuckKind, WriteFault};
 pub use file::{SECTOR_BYTES, SectorMask};
 
@@ -129,6 +130,8 @@ pub struct SimDiskCounters {
     pub flushes: u64,
     /// Segments that became another pair's.
     pub recycled: u64,
+    /// Segments that an earlier process had kept and a later one found.
+    pub kept_for_later: u64,
     /// Flushes that failed.
     pub flushes_failed: u64,
     /// Writes that failed.
@@ -139,6 +142,15 @@ pub struct SimDiskCounters {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct InodeId(u64);
+
+/// A segment that waits to become another pair's.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    /// The pair that it was; its name.
+    pair: PairNumber,
+    inode: InodeId,
+    blocks: u32,
+}
 
 /// An image of everything that is durable, to be put back later.
 #[derive(Debug, Clone)]
@@ -157,8 +169,8 @@ pub struct SimDisk {
     inodes: u64,
     tasks: BTreeMap<u64, Task>,
     tasks_begun: u64,
-    /// Segments of pairs that are gone, with their sizes: no name that a start would look for. The process's.
-    kept: Vec<(InodeId, u32)>,
+    /// Segments of pairs that are gone and are kept, as far as the process knows of them.
+    kept: Vec<Kept>,
     now_us: u64,
     events: Vec<DiskEvent>,
     /// Pieces of new files that can still be written, if that is limited.
@@ -312,7 +324,7 @@ impl SimDisk {
     /// The files that have a name.
     #[must_use]
     pub fn file_names(&self) -> Vec<FileId> {
-        self.directory.names().keys().copied().collect()
+        self.directory.files().map(|(file, _)| file).collect()
     }
 
     /// Size of a file in blocks.
@@ -346,10 +358,10 @@ impl BootDisk for SimDisk {
             "recovery reads before the first turn"
         );
         let mut found: BTreeMap<PairNumber, FoundPair> = BTreeMap::new();
-        for (id, inode) in self.directory.names() {
+        for (id, inode) in self.directory.files() {
             let bytes = self
                 .files
-                .get(inode)
+                .get(&inode)
                 .map(|file| u64::from(file.blocks()) * clustor_shards::buffer::BLOCK_BYTES as u64);
             let pair = found.entry(id.pair).or_insert(FoundPair {
                 pair: id.pair,
@@ -367,6 +379,35 @@ impl BootDisk for SimDisk {
     fn read(&mut self, file: FileId, block: u32, into: &mut Blocks) -> Result<(), DiskError> {
         let inode = self.directory.lookup(file);
         task::read_from(&mut self.files, inode, file, block, into)
+    }
+
+    fn is_written(&mut self, file: FileId) -> bool {
+        self.named(file).is_some_and(SimFile::is_whole)
+    }
+
+    fn keep(&mut self, blocks: u32, count: u32) -> Result<(), DiskError> {
+        let found: Vec<_> = self.directory.kept().collect();
+        for (pair, inode) in found {
+            let is_of_use = self.directory.links(inode) == 1
+                && self
+                    .files
+                    .get(&inode)
+                    .is_some_and(|f| f.blocks() == blocks && f.is_whole());
+            if is_of_use && self.kept.len() < count as usize {
+                self.kept.push(Kept {
+                    pair,
+                    inode,
+                    blocks,
+                });
+            } else {
+                self.directory.change(Name::Kept(pair), None);
+            }
+        }
+        if !self.kept.is_empty() {
+            self.directory.flush_succeeds(self.directory.flush_begins());
+        }
+        self.counters.kept_for_later += self.kept.len() as u64;
+        Ok(())
     }
 }
 

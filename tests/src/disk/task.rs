@@ -9,10 +9,11 @@ use clustor_shards::disk::{
     DiskError, DiskEvent, DurableChain, FileId, FileKind, FlushKind, PreparePair, ReadBlocks,
     RetirePair, SPARE_ZERO_BLOCKS, WriteTrailer,
 };
+use clustor_wire::ids::PairNumber;
 use rand::Rng;
 
 use super::file::{SectorMask, SimFile, digest};
-use super::{InodeId, SimDisk, StuckKind, assert_admitted, assert_preparable};
+use super::{InodeId, Kept, Name, SimDisk, StuckKind, assert_admitted, assert_preparable};
 
 #[derive(Debug)]
 pub(super) struct Task {
@@ -37,8 +38,8 @@ enum Work {
         op: PreparePair,
         segment: InodeId,
         ledger: InodeId,
-        /// The segment was another pair's.
-        recycled: bool,
+        /// Whose the segment was, if it was another pair's.
+        recycled: Option<PairNumber>,
         stage: PrepareStage,
     },
     Trailer {
@@ -230,18 +231,18 @@ impl SimDisk {
 
     pub(super) fn begin_prepare(&mut self, op: PreparePair) -> Task {
         assert_preparable(&self.directory, &op);
-        let fits = |(_, blocks): &(InodeId, u32)| *blocks == op.segment_blocks;
+        let fits = |kept: &Kept| kept.blocks == op.segment_blocks;
         let kept = self.kept.iter().position(fits);
-        let kept = kept.map(|at| self.kept.remove(at).0);
+        let kept = kept.map(|at| self.kept.remove(at));
         let mut create = |blocks| {
             self.inodes += 1;
             let inode = InodeId(self.inodes);
             self.files.insert(inode, SimFile::new(blocks));
             inode
         };
-        let segment = kept.unwrap_or_else(|| create(op.segment_blocks));
+        let segment = kept.map_or_else(|| create(op.segment_blocks), |kept| kept.inode);
         let ledger = create(op.ledger_blocks);
-        if let Some(file) = kept.and_then(|inode| self.files.get_mut(&inode)) {
+        if let Some(file) = kept.and_then(|kept| self.files.get_mut(&kept.inode)) {
             file.begin_again();
             self.counters.recycled += 1;
         }
@@ -249,7 +250,7 @@ impl SimDisk {
             op,
             segment,
             ledger,
-            recycled: kept.is_some(),
+            recycled: kept.map(|kept| kept.pair),
             stage: PrepareStage::Create,
         })
     }
@@ -474,10 +475,11 @@ impl SimDisk {
     fn advance_prepare(
         &mut self,
         op: PreparePair,
-        (segment, recycled): (InodeId, bool),
+        (segment, was): (InodeId, Option<PairNumber>),
         ledger: InodeId,
         stage: PrepareStage,
     ) -> Next {
+        let recycled = was.is_some();
         let writes = matches!(
             stage,
             PrepareStage::Create | PrepareStage::ZeroFirst | PrepareStage::Zero
@@ -492,7 +494,11 @@ impl SimDisk {
         };
         if writes && !fits {
             if !matches!(stage, PrepareStage::Zero) {
-                self.files.remove(&segment);
+                if let Some(pair) = was {
+                    self.directory.change(Name::Kept(pair), None);
+                } else {
+                    self.files.remove(&segment);
+                }
                 self.files.remove(&ledger);
             }
             return Next::End(DiskEvent::PrepareFailed {
@@ -520,12 +526,16 @@ impl SimDisk {
                 PrepareStage::Rename(FileKind::Segment)
             }
             PrepareStage::Rename(FileKind::Segment) => {
-                self.directory
-                    .change(FileId::segment(op.pair), Some(segment));
+                let name = Name::Of(FileId::segment(op.pair));
+                self.directory.change(name, Some(segment));
+                if let Some(pair) = was {
+                    self.directory.change(Name::Kept(pair), None);
+                }
                 PrepareStage::Rename(FileKind::Ledger)
             }
             PrepareStage::Rename(FileKind::Ledger) => {
-                self.directory.change(FileId::ledger(op.pair), Some(ledger));
+                let name = Name::Of(FileId::ledger(op.pair));
+                self.directory.change(name, Some(ledger));
                 PrepareStage::FlushDirectory
             }
             PrepareStage::FlushDirectory => {
@@ -574,7 +584,7 @@ impl SimDisk {
             op,
             segment,
             ledger,
-            recycled,
+            recycled: was,
             stage,
         })
     }
@@ -597,6 +607,13 @@ impl SimDisk {
         }
     }
 
+    /// Whether the segment of a pair that goes is kept: there is room for it, and its name is free.
+    fn may_keep(&self, order: &RetirePair) -> bool {
+        order.keep_blocks.is_some()
+            && self.kept.len() < order.kept_max as usize
+            && self.kept.iter().all(|kept| kept.pair != order.pair)
+    }
+
     fn advance_remove(
         &mut self,
         order: RetirePair,
@@ -608,11 +625,15 @@ impl SimDisk {
             RemoveStage::Unlink(kind) => {
                 let id = FileId { pair, kind };
                 if let Some(inode) = self.directory.lookup(id) {
-                    self.directory.change(id, None);
-                    // By its other name no start finds it.
-                    if kind == FileKind::Segment {
-                        keeping = order.keep_blocks.map(|_| inode);
+                    self.directory.change(Name::Of(id), None);
+                    if kind == FileKind::Segment && self.may_keep(&order) {
+                        keeping = Some(inode);
+                        self.directory.change(Name::Kept(pair), Some(inode));
                     }
+                }
+                while self.kept.len() > order.kept_max as usize {
+                    let given_up = self.kept.pop().expect("more than none");
+                    self.directory.change(Name::Kept(given_up.pair), None);
                 }
                 match kind {
                     FileKind::Segment => RemoveStage::Unlink(FileKind::Ledger),
@@ -625,11 +646,12 @@ impl SimDisk {
             RemoveStage::FlushingDirectory(cover) => {
                 self.directory.flush_succeeds(cover);
                 self.counters.flushes += 1;
-                self.kept.truncate(order.kept_max as usize);
-                if let (Some(inode), Some(blocks)) = (keeping, order.keep_blocks)
-                    && self.kept.len() < order.kept_max as usize
-                {
-                    self.kept.push((inode, blocks));
+                if let (Some(inode), Some(blocks)) = (keeping, order.keep_blocks) {
+                    self.kept.push(Kept {
+                        pair,
+                        inode,
+                        blocks,
+                    });
                 }
                 return Next::End(DiskEvent::Removed {
                     pair,

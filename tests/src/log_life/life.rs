@@ -41,6 +41,8 @@ pub struct LifeReport {
     pub flushes_failed: u64,
     /// Segments that became another pair's.
     pub recycled: u64,
+    /// Segments that an earlier process had kept and a later one found.
+    pub kept_for_later: u64,
     /// Operations that got stuck.
     pub stuck: u64,
     /// Whether the disk came back as an older image of itself.
@@ -192,6 +194,7 @@ impl Life {
             steps: counters.steps,
             flushes_failed: counters.flushes_failed,
             recycled: counters.recycled,
+            kept_for_later: counters.kept_for_later,
             stuck: self.stuck,
             rolled_back: self.rolled_back,
             damaged: self.shard.faults().damage,

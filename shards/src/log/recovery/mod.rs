@@ -28,7 +28,7 @@ use super::nonce::NonceAccount;
 use super::options::{LogOptions, OnAuthenticationFailure, OptionsError};
 use super::writer::{Restored, ShardLog};
 use crate::buffer::BlockPool;
-use crate::disk::{BootDisk, DiskError};
+use crate::disk::{BootDisk, DiskError, FileId};
 
 /// Damage whose identity is unknown, or a state that is lost in both files: the shard's replicas neither
 /// vote nor campaign nor acknowledge.
@@ -274,7 +274,7 @@ impl ShardLog {
         let boots = boots_of(&pairs, &walked);
         let chosen = walked.chosen;
         let keep = |pair: PairNumber| walked.older.iter().any(|older| older.pair == pair);
-        let passed_over = found
+        let passed_over: Vec<PairNumber> = found
             .iter()
             .map(|found| found.pair)
             .filter(|pair| !keep(*pair))
@@ -291,6 +291,12 @@ impl ShardLog {
             nonces: walked.nonce_accounts(),
             incidents: walked.incidents,
         };
+        let spares = match options.kept_segments_max {
+            0 => Vec::new(),
+            _ => unopened(disk, &pairs, chosen, options.segment_blocks),
+        };
+        disk.keep(options.segment_blocks, options.kept_segments_max)
+            .map_err(RecoverError::Disk)?;
         let log = ShardLog::restore(Restored {
             options,
             keys,
@@ -302,6 +308,7 @@ impl ShardLog {
             older: walked.older,
             ciphers: walked.ciphers,
             passed_over,
+            spares,
             certain: walked.fold,
             rewrite: walked.rewrite,
             locations: walked.locations,
@@ -310,6 +317,24 @@ impl ShardLog {
         });
         Ok(Recovery { log, report })
     }
+}
+
+/// Spares that an earlier boot left, whole and never opened: newer than the pair that was chosen, and without a header in either
+/// file. So nothing refers to them and no number but the pair's is in them, and their segments may go to the boot's own pair
+/// before that has been opened. An opening that nobody had spoken for has a header, and stays until the boot's mark has retired:
+/// the numbers in it are never to be used again.
+fn unopened(
+    disk: &mut dyn BootDisk,
+    pairs: &[files::PairFiles],
+    chosen: Option<PairNumber>,
+    segment_blocks: u32,
+) -> Vec<PairNumber> {
+    let newer = pairs.iter().filter(|found| Some(found.pair) > chosen);
+    newer
+        .filter(|found| found.header.is_none() && found.segment_blocks == segment_blocks)
+        .map(|found| found.pair)
+        .filter(|pair| disk.is_written(FileId::segment(*pair)))
+        .collect()
 }
 
 /// The boots of which this disk knows how far they came, ascending.

@@ -161,6 +161,10 @@ pub struct ShardLog {
     pub(super) closing: Closing,
     /// Files of pairs that were passed over, removed once the boot's mark has retired.
     passed_over: Vec<PairNumber>,
+    /// Spares of an earlier boot. Their segments are kept for the boot's own pair, which is asked for when that has been done.
+    spares: Vec<PairNumber>,
+    /// Those of which it has been asked and not been done yet.
+    spares_leaving: Vec<PairNumber>,
     /// Pairs of which one header is bad, written again once the boot's mark has retired.
     restore_headers: Vec<PairHeader>,
     /// As decided: the log as it stands, submitted or not.
@@ -210,6 +214,7 @@ pub(super) struct Restored {
     pub older: Vec<OlderPair>,
     pub ciphers: BTreeMap<PairNumber, SegmentCipher>,
     pub passed_over: Vec<PairNumber>,
+    pub spares: Vec<PairNumber>,
     pub certain: ShardFold,
     pub rewrite: Batch,
     pub locations: Locations,
@@ -247,6 +252,8 @@ impl ShardLog {
             older: restored.older,
             ciphers: restored.ciphers,
             passed_over: restored.passed_over,
+            spares: restored.spares,
+            spares_leaving: Vec::new(),
             restore_headers: restored.restore_headers,
             submitted: restored.certain,
             decided,

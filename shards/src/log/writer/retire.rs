@@ -81,7 +81,7 @@ impl ShardLog {
                 outcome,
             } => self.trailer_done(now, pair, trailer, outcome),
             DiskEvent::Used { percent } => self.used_percent = percent,
-            DiskEvent::Removed { .. } => {}
+            DiskEvent::Removed { pair, .. } => self.spares_leaving.retain(|left| *left != pair),
         }
     }
 

@@ -10,7 +10,7 @@ use super::super::location::ExtentPlace;
 use super::super::nonce::{AbandonReason, NonceReservationAbandon};
 use super::super::pair::{OpenPair, Spare};
 use super::{InFlight, OVERRUNS_MAX, Phase, ShardLog};
-use crate::disk::{DiskOp, DurableChain, FileKind};
+use crate::disk::{DiskOp, DurableChain, FileKind, RetirePair};
 use crate::turn::Time;
 
 impl ShardLog {
@@ -135,8 +135,22 @@ impl ShardLog {
         false
     }
 
+    /// Has the segments of an earlier boot's spares kept, before the first pair is asked for. Whether that works out makes
+    /// no difference but to what zeroing is saved; what is left of these pairs goes with the others that were passed over.
+    fn keep_spares(&mut self, out: &mut Vec<DiskOp>) {
+        for pair in core::mem::take(&mut self.spares) {
+            self.spares_leaving.push(pair);
+            out.push(DiskOp::Retire(RetirePair {
+                pair,
+                keep_blocks: Some(self.options.segment_blocks),
+                kept_max: self.options.kept_segments_max,
+            }));
+        }
+    }
+
     fn ask_for_spare(&mut self, now: Time, out: &mut Vec<DiskOp>) {
-        if !self.spare.is_wanted(now) {
+        self.keep_spares(out);
+        if !self.spare.is_wanted(now) || !self.spares_leaving.is_empty() {
             return;
         }
         let mut checkpoint = core::mem::take(&mut self.scratch);
