@@ -21,12 +21,12 @@ use clustor_engine::security::{
 };
 use clustor_shards::disk::FlushKind;
 use clustor_shards::log::Encoding;
-use clustor_shards::uring::ChainSteps;
+use clustor_shards::uring::{ChainSteps, RigWork};
 use clustor_wire::ids::{ClusterId, NodeId, PartitionId};
 use rcgen::{CertificateParams, IsCa, Issuer, KeyPair, SanType};
 
 use crate::closed_loop::{Span, closed_loop};
-use crate::device::{Device, DeviceWork, flush_name};
+use crate::device::{Device, flush_name};
 use crate::interrupt::Interrupt;
 use crate::nothing::Nothing;
 use crate::progress::Progress;
@@ -201,7 +201,7 @@ impl Cluster {
             })
             .collect();
         let (measured, allocations) = closed_loop(clients, span, &setup.interrupt)?;
-        let work = DeviceWork {
+        let work = RigWork {
             steps: ChainSteps::Full,
             depth: 1,
             blocks: 1,

@@ -3,15 +3,13 @@
 //! A pair of files is made as a shard makes it, zeroed whole, and chains are kept in flight on one thread that
 //! does nothing else. What it shows is the floor under every append: the log can be as good as this, not better.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use clustor_shards::buffer::{BLOCK_BYTES, BlockPool, Blocks, SizeClass};
-use clustor_shards::disk::{DiskEvent, DiskOp, DurableChain, FlushKind, PreparePair};
-use clustor_shards::uring::{ChainSteps, ShardRing, WriterMode};
-use clustor_wire::ids::{ChainNumber, PairNumber};
+use clustor_shards::buffer::BLOCK_BYTES;
+use clustor_shards::disk::FlushKind;
+use clustor_shards::uring::{ChainSteps, Rig, RigOptions, RigWork};
 
 use crate::interrupt::Interrupt;
 use crate::measured::Measured;
@@ -19,7 +17,6 @@ use crate::report::{Line, Machine, MeasuredAt, Report, Round, Workload};
 use crate::setup::Setup;
 use crate::{BenchError, Common};
 
-const PAIR: PairNumber = PairNumber(1);
 /// 64 MiB: walked through again and again, as recycled segments are.
 const SEGMENT_BLOCKS: u32 = 16_384;
 const LEDGER_BLOCKS: u32 = 4_096;
@@ -75,7 +72,7 @@ pub fn run(options: &Options) -> Result<Report, BenchError> {
     let mut report = Report::new(Machine::of(&setup.place, device.writer_mode()));
     for (mode, steps) in MODES {
         for &depth in &options.depths {
-            let work = DeviceWork {
+            let work = RigWork {
                 steps,
                 depth,
                 blocks: options.blocks,
@@ -140,29 +137,9 @@ pub const fn flush_name(kind: FlushKind) -> &'static str {
     }
 }
 
-/// What the device is asked to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeviceWork {
-    /// How much of each chain.
-    pub steps: ChainSteps,
-    /// Chains in flight (1 to 32).
-    pub depth: u32,
-    /// Log blocks in each (1 to what the device was opened for).
-    pub blocks: u32,
-    /// How its writes are made durable.
-    pub flush: FlushKind,
-}
-
-/// A ring with one zeroed pair to write to.
+/// A rig whose work a signal ends.
 pub struct Device<'a> {
-    ring: ShardRing,
-    pool: BlockPool,
-    blocks_max: u32,
-    /// The next block of the segment; wraps around.
-    next_block: u32,
-    /// Chains started so far.
-    chains: u64,
-    events: Vec<DiskEvent>,
+    rig: Rig,
     interrupt: &'a Interrupt,
 }
 
@@ -176,63 +153,20 @@ impl<'a> Device<'a> {
         blocks_max: u32,
         interrupt: &'a Interrupt,
     ) -> Result<Self, BenchError> {
-        let mut ring = ShardRing::open(&directory.join("device"))?;
-        let runs = DEPTH_MAX as usize;
-        let mut classes = vec![SizeClass {
-            blocks: 1,
-            runs: 2 * runs,
-        }];
-        if blocks_max > 1 {
-            classes.push(SizeClass {
-                blocks: blocks_max as usize,
-                runs,
-            });
-        }
-        let mut pool = BlockPool::new(&classes);
-        ring.register_pool(&mut pool);
-        let mut device = Self {
-            ring,
-            pool,
+        let options = RigOptions {
+            segment_blocks: SEGMENT_BLOCKS,
+            ledger_blocks: LEDGER_BLOCKS,
             blocks_max,
-            next_block: 0,
-            chains: 0,
-            events: Vec::new(),
-            interrupt,
+            depth_max: DEPTH_MAX,
         };
-        device.prepare()?;
-        Ok(device)
+        let go_on = || interrupt.check().is_ok();
+        let rig = Rig::open(&directory.join("device"), options, go_on)?;
+        Ok(Self { rig, interrupt })
     }
 
     /// How writes reach the files.
     pub fn writer_mode(&self) -> &'static str {
-        match self.ring.writer_mode() {
-            WriterMode::FixedUring => "FixedUring",
-            WriterMode::RegisteredUring => "RegisteredUring",
-            WriterMode::Blocking => "Blocking",
-        }
-    }
-
-    fn prepare(&mut self) -> Result<(), BenchError> {
-        self.ring.start(DiskOp::Prepare(PreparePair {
-            pair: PAIR,
-            segment_blocks: SEGMENT_BLOCKS,
-            ledger_blocks: LEDGER_BLOCKS,
-        }))?;
-        loop {
-            self.interrupt.check()?;
-            self.ring.wait()?;
-            self.ring.drain(&mut self.events)?;
-            for event in self.events.drain(..) {
-                match event {
-                    DiskEvent::Progress {
-                        segment_blocks_ready,
-                        ..
-                    } if segment_blocks_ready == SEGMENT_BLOCKS => return Ok(()),
-                    DiskEvent::PrepareFailed { error, .. } => return Err(error.into()),
-                    _ => {}
-                }
-            }
-        }
+        self.rig.writer_mode().name()
     }
 
     /// Keeps chains in flight for `time`, and measures each from its submission to its event.
@@ -242,84 +176,13 @@ impl<'a> Device<'a> {
     ///
     /// # Panics
     /// If the work exceeds what the device was opened for.
-    pub fn measure(&mut self, work: DeviceWork, time: Duration) -> Result<Measured, BenchError> {
-        assert!((1..=DEPTH_MAX).contains(&work.depth));
-        assert!((1..=self.blocks_max).contains(&work.blocks));
-        self.keep(work, WARM_UP.min(time))?;
-        self.keep(work, time)
-    }
-
-    fn keep(&mut self, work: DeviceWork, time: Duration) -> Result<Measured, BenchError> {
+    pub fn measure(&mut self, work: RigWork, time: Duration) -> Result<Measured, BenchError> {
+        let go_on = || self.interrupt.check().is_ok();
+        self.rig.keep(work, WARM_UP.min(time), go_on, |_| {})?;
         let mut measured = Measured::new();
-        let mut started = BTreeMap::new();
-        let begun = Instant::now();
-        loop {
-            let open = begun.elapsed() < time;
-            while open && started.len() < work.depth as usize {
-                started.insert(self.chains, Instant::now());
-                self.start(work)?;
-            }
-            if started.is_empty() {
-                break;
-            }
-            self.interrupt.check()?;
-            self.ring.wait()?;
-            self.ring.drain(&mut self.events)?;
-            let now = Instant::now();
-            for event in self.events.drain(..) {
-                let DiskEvent::Chain {
-                    chain,
-                    log,
-                    ledger,
-                    outcome,
-                } = event
-                else {
-                    continue;
-                };
-                outcome?;
-                self.pool.put(log);
-                self.pool.put(ledger);
-                if let Some(at) = started.remove(&chain.get()) {
-                    measured.record(now - at);
-                }
-            }
-        }
-        measured.took(begun.elapsed());
+        let each = |latency| measured.record(latency);
+        let took = self.rig.keep(work, time, go_on, each)?;
+        measured.took(took);
         Ok(measured)
-    }
-
-    fn start(&mut self, work: DeviceWork) -> Result<(), BenchError> {
-        if self.next_block + work.blocks > SEGMENT_BLOCKS {
-            self.next_block = 0;
-        }
-        let log = self.take(work.blocks);
-        let ledger = self.take(1);
-        let chain = DurableChain {
-            chain: ChainNumber(self.chains),
-            pair: PAIR,
-            log_block: self.next_block,
-            log,
-            ledger_block: u32::try_from(self.chains % u64::from(LEDGER_BLOCKS))
-                .expect("below the ledger's size"),
-            ledger,
-            flush: work.flush,
-        };
-        self.next_block += work.blocks;
-        self.chains += 1;
-        self.ring.start_chain(chain, work.steps)?;
-        Ok(())
-    }
-
-    /// A filled run: not all zero, which some devices store for nothing.
-    fn take(&mut self, blocks: u32) -> Blocks {
-        let mut run = self.pool.take(blocks as usize);
-        let mark = self.chains.to_le_bytes();
-        for block in run.as_mut_slice() {
-            for (bytes, filler) in block.0.chunks_exact_mut(8).zip(1u8..=255) {
-                bytes.copy_from_slice(&mark);
-                bytes[7] = filler;
-            }
-        }
-        run
     }
 }

@@ -30,6 +30,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use clustor_shards::buffer::BLOCK_BYTES;
+use clustor_shards::uring::RigError;
 
 /// Measures what this machine can do, shard by shard.
 #[derive(Debug, Parser)]
@@ -133,6 +134,9 @@ pub enum BenchError {
     /// An append was not executed.
     #[error("an append failed: {0}")]
     Refused(String),
+    /// The device could not be measured.
+    #[error(transparent)]
+    Rig(RigError),
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     Output {
@@ -150,6 +154,15 @@ pub enum BenchError {
     /// ^C or SIGTERM; what was measured before is shown.
     #[error("interrupted; what was measured before is shown, what was made is removed")]
     CutShort,
+}
+
+impl From<RigError> for BenchError {
+    fn from(error: RigError) -> Self {
+        match error {
+            RigError::Interrupted => Self::Interrupted,
+            other => Self::Rig(other),
+        }
+    }
 }
 
 fn run(command: Command) -> Result<(), BenchError> {

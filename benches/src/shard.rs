@@ -96,11 +96,12 @@ impl Counts {
 pub struct Rolling {
     /// Nothing but other appends.
     pub quiet: Measured,
-    /// The next segment was being zeroed.
+    /// The next segment was being zeroed, and no old one removed.
     pub preparing: Measured,
     /// A rollover: the old pair's last chains, the opening, the mark.
     pub rollover: Measured,
-    /// A pair that nothing needs any more was being removed, or its segment set aside for a later one.
+    /// A pair that nothing needs any more was being removed, or its segment set aside for the next, which may have been
+    /// made of one meanwhile.
     pub reclaim: Measured,
     /// Rollovers.
     pub rollovers: u64,
@@ -264,10 +265,10 @@ impl<'a> ShardBench<'a> {
         self.keep(work, time, u32::MAX, |latency, now, then| {
             let of = if Beside::met(now.rolling, then.rolling) {
                 &mut rolling.rollover
-            } else if Beside::met(now.preparing, then.preparing) {
-                &mut rolling.preparing
             } else if Beside::met(now.reclaiming, then.reclaiming) {
                 &mut rolling.reclaim
+            } else if Beside::met(now.preparing, then.preparing) {
+                &mut rolling.preparing
             } else {
                 &mut rolling.quiet
             };

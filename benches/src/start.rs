@@ -2,7 +2,7 @@
 //!
 //! Fills a log in group mode, ends the process's hold of it, and starts it again: from opening the ring to the
 //! retirement of the boot's mark. Everything is read with direct I/O, so the kernel's cache has no part in it. Then every entry is
-//! read back in order, several extents in flight, next to raw reads of the same segments.
+//! read back in order, several extents in flight, next to raw reads of the same segments, and all is scrubbed as `clustor scrub` does.
 
 use std::path::Path;
 use std::time::Instant;
@@ -10,26 +10,26 @@ use std::time::Instant;
 use clap::Args;
 use clustor_shards::buffer::{BLOCK_BYTES, Blocks};
 use clustor_shards::disk::{BootDisk, DiskEvent, DiskOp, FileId};
+use clustor_shards::host::{OfflineDisk, scrub_offline};
+use clustor_shards::log::audit::Outcome;
 use clustor_shards::log::record::{RecordKind, decode_record, encode_record, verified_records};
-use clustor_shards::log::{
-    Kek, KeyError, KeyProvider, LogIdentity, LogOptions, Mode, ReadRefusal, Retirement, ShardLog,
-};
+use clustor_shards::log::{LogOptions, Mode, ReadRefusal, Retirement, ShardLog};
 use clustor_shards::turn::Time;
 use clustor_shards::uring::ShardRing;
-use clustor_wire::ids::{ClusterId, Incarnation, LogIndex, NodeId, PartitionId, ShardId, Term};
+use clustor_wire::ids::{Incarnation, LogIndex, Term};
 
 use crate::BenchError;
 use crate::interrupt::Interrupt;
 use crate::place::Place;
+use crate::shard::{BenchKey, IDENTITY, PARTITION};
 
-const PARTITION: PartitionId = PartitionId(1);
 const SEGMENT_BYTES: u64 = 256 << 20;
 /// Blocks of one raw read: 1 MiB.
 const RAW_BLOCKS: usize = 256;
 /// Extents read back at once.
 const READS: usize = 64;
 
-/// Measures how long a start on a long log takes, and how fast the log is read back.
+/// Measures how long a start on a long log takes, how fast the log is read back, and how fast it is scrubbed.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   clustor-bench start
@@ -47,14 +47,6 @@ pub struct Options {
     /// Bytes of each entry (64 to 65536).
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u64).range(64..=65536))]
     pub payload_bytes: u64,
-}
-
-struct BenchKey;
-
-impl KeyProvider for BenchKey {
-    fn kek(&self) -> Result<Kek, KeyError> {
-        Ok(Kek::new([7; 32].into()))
-    }
 }
 
 struct Started {
@@ -76,12 +68,7 @@ impl Started {
             io_writer_mode: mode as u8,
             ..limits
         };
-        let identity = LogIdentity {
-            cluster: ClusterId(1),
-            node: NodeId(1),
-            shard: ShardId(0),
-        };
-        let recovery = ShardLog::recover(&mut ring, identity, options, &BenchKey, pool)?;
+        let recovery = ShardLog::recover(&mut ring, IDENTITY, options, &BenchKey, pool)?;
         let recovered = begun.elapsed().as_secs_f64();
         let mut this = Self {
             ring,
@@ -194,6 +181,28 @@ fn read_raw(directory: &Path, interrupt: &Interrupt) -> Result<u64, BenchError> 
     Ok(bytes)
 }
 
+/// Verifies every byte as `clustor scrub` does, on `threads` threads; the bytes that were read.
+fn scrub(directory: &Path, threads: usize, interrupt: &Interrupt) -> Result<u64, BenchError> {
+    let directory = &directory.join("wal");
+    let mut disk = OfflineDisk::open(directory).map_err(|source| BenchError::Output {
+        path: directory.to_owned(),
+        source,
+    })?;
+    let mut bytes = 0;
+    let mut part = ("", 0);
+    let report = scrub_offline(&mut disk, IDENTITY, &BenchKey, threads, &mut |at| {
+        bytes += at.done - if part.0 == at.what { part.1 } else { 0 };
+        part = (at.what, at.done);
+    })?;
+    interrupt.check()?;
+    match report.outcome() {
+        Outcome::Healthy => Ok(bytes),
+        other => Err(BenchError::Refused(format!(
+            "the log is not whole: {other:?}"
+        ))),
+    }
+}
+
 /// Fills, starts, reads back, and prints.
 ///
 /// # Errors
@@ -230,5 +239,13 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
         "segments read raw, 1 MiB at a time: {:.0} MB/s",
         rate(bytes, begun)
     );
+    for threads in [1, 2, 3] {
+        let begun = Instant::now();
+        let bytes = scrub(&directory, threads, &interrupt)?;
+        println!(
+            "scrubbed offline, threads {threads}: {:.0} MB/s",
+            rate(bytes, begun)
+        );
+    }
     Ok(())
 }

@@ -14,10 +14,10 @@ use clap::{Args, ValueEnum};
 use clustor_engine::profile::Profile;
 use clustor_shards::disk::FlushKind;
 use clustor_shards::log::{Mode, Suite};
-use clustor_shards::uring::ChainSteps;
+use clustor_shards::uring::{ChainSteps, RigWork};
 
 use crate::closed_loop::Span;
-use crate::device::{BLOCKS_MAX, DEPTH_MAX, Device, DeviceWork, FlushName, flush_name};
+use crate::device::{BLOCKS_MAX, DEPTH_MAX, Device, FlushName, flush_name};
 use crate::instructions;
 use crate::measured::Measured;
 use crate::progress::Progress;
@@ -499,9 +499,9 @@ impl Case {
 }
 
 /// What the device is asked for beside a round of the log: full chains of the size and depth that the log used.
-pub fn device_work(counts: Counts, flush: FlushKind) -> DeviceWork {
+pub fn device_work(counts: Counts, flush: FlushKind) -> RigWork {
     let whole = |value: f64, max: u32| (value.round() as u32).clamp(1, max);
-    DeviceWork {
+    RigWork {
         steps: ChainSteps::Full,
         depth: whole(counts.depth(), DEPTH_MAX),
         blocks: whole(counts.blocks_per_chain(), BLOCKS_MAX),

@@ -1,11 +1,11 @@
 //! What the end of a segment, and the removal of an old one, do to the appends around them.
 
 use clustor_engine::profile::Profile;
-use clustor_shards::uring::ChainSteps;
+use clustor_shards::uring::{ChainSteps, RigWork};
 
 use super::{Bench, ModeName, Plan};
 use crate::BenchError;
-use crate::device::{Device, DeviceWork, flush_name};
+use crate::device::{Device, flush_name};
 use crate::measured::Measured;
 use crate::report::{Line, MeasuredAt, Round, Workload};
 use crate::setup::Setup;
@@ -93,7 +93,7 @@ fn measure(
             path: directory.clone(),
             source,
         })?;
-        let lone = DeviceWork {
+        let lone = RigWork {
             steps: ChainSteps::Full,
             depth: 1,
             blocks: 1,

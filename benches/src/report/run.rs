@@ -1,8 +1,8 @@
 //! One line of the results: medians over its rounds.
 
+use clustor_shards::uring::RigWork;
 use serde::Serialize;
 
-use crate::device::DeviceWork;
 use crate::measured::{Measured, median};
 
 const MIB: f64 = (1u64 << 20) as f64;
@@ -64,7 +64,7 @@ pub struct Round {
     /// System calls that handed submissions over, if they were counted.
     pub enters: Option<u64>,
     /// The device's chains right behind it: what was asked of it, and how it did.
-    pub device: Option<(DeviceWork, Measured)>,
+    pub device: Option<(RigWork, Measured)>,
     /// MiB of blocks that the suite seals in a second on one core, measured right behind it.
     pub suite_mib_per_s: Option<f64>,
     /// Wake-ups of a thread right behind it.
@@ -294,7 +294,7 @@ impl Run {
 }
 
 fn beside(rounds: &[Round]) -> Option<DeviceBeside> {
-    let pairs: Vec<&(DeviceWork, Measured)> = rounds
+    let pairs: Vec<&(RigWork, Measured)> = rounds
         .iter()
         .filter_map(|round| round.device.as_ref())
         .collect();

@@ -11,6 +11,7 @@ mod machine;
 mod mounts;
 mod offline;
 mod policy;
+mod scrub;
 
 pub use boot_record::{BootRecord, RECORD_INCIDENTS_MAX, RECORD_PARTITIONS_MAX, RecoveryWork};
 pub use data_dir::{Claim, DataDir, DataDirError, Identity, LOCK_WAIT, LONE_NODE};
@@ -22,3 +23,4 @@ pub use machine::{FileSystem, Topology, file_system};
 pub use mounts::{Mount, mount_of};
 pub use offline::{NodesKeptOut, OfflineDir, OfflineDisk};
 pub use policy::{BlockDevice, Clause, Finding, HostError, HostFacts, Judgement, Outcome};
+pub use scrub::{ScrubProgress, scrub_offline};

@@ -14,6 +14,8 @@ use crate::buffer::{BlockPool, Blocks, SizeClass};
 use crate::disk::{DiskError, DiskEvent, DiskOp, DurableChain, FlushKind, PreparePair};
 
 const PAIR: PairNumber = PairNumber(1);
+/// What blocks are filled with.
+const FILLER: u8 = 0x5a;
 
 /// How a rig is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub struct RigWork {
     pub blocks: u32,
     /// How many at a time.
     pub depth: u32,
+    /// How its writes are made durable.
+    pub flush: FlushKind,
 }
 
 /// Why nothing more is measured.
@@ -212,7 +216,7 @@ impl Rig {
             log,
             ledger_block: u32::try_from(slot).expect("below the ledger's blocks"),
             ledger,
-            flush: FlushKind::Fdatasync,
+            flush: work.flush,
         };
         self.next_block += work.blocks;
         self.chains += 1;
@@ -220,14 +224,16 @@ impl Rig {
         Ok(())
     }
 
-    /// A filled run: not all zero, which some devices store for nothing.
+    /// A run that is filled, since some devices store zeroes for nothing, and unlike the last that was written: each block
+    /// begins with the number of its chain. All else was filled when the run was first taken: filling it each time would
+    /// keep the processor busier than the device.
     fn take(&mut self, blocks: u32) -> Blocks {
         let mut run = self.pool.take(blocks as usize);
-        let mark = self.chains.to_le_bytes();
         for block in run.as_mut_slice() {
-            for (bytes, filler) in block.0.chunks_exact_mut(8).zip(1u8..=255) {
-                bytes.copy_from_slice(&mark);
-                bytes[7] = filler;
+            let (mark, rest) = block.0.split_at_mut(8);
+            mark.copy_from_slice(&self.chains.to_le_bytes());
+            if rest[0] != FILLER {
+                rest.fill(FILLER);
             }
         }
         run

@@ -41,6 +41,18 @@ pub enum WriterMode {
     Blocking = 2,
 }
 
+impl WriterMode {
+    /// Its name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FixedUring => "FixedUring",
+            Self::RegisteredUring => "RegisteredUring",
+            Self::Blocking => "Blocking",
+        }
+    }
+}
+
 /// Which way of writing a shard is to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum WriterChoice {

@@ -9,7 +9,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clustor_shards::buffer::{BLOCK_BYTES, BlockPool, Blocks, SizeClass};
-use clustor_shards::uring::{ChainSteps, Rig, RigError, RigOptions, RigWork, WriterMode};
+use clustor_shards::disk::FlushKind;
+use clustor_shards::uring::{ChainSteps, Rig, RigError, RigOptions, RigWork};
 use hdrhistogram::Histogram;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{ReadWriteFlags, pwritev2};
@@ -232,12 +233,7 @@ fn measure_chains(
         depth_max: DEPTHS[DEPTHS.len() - 1],
     };
     let mut rig = Rig::open(&directory.join("rig"), options, || go.check().is_ok())?;
-    let writer = match rig.writer_mode() {
-        WriterMode::FixedUring => "FixedUring",
-        WriterMode::RegisteredUring => "RegisteredUring",
-        #[allow(unreachable_patterns)]
-        _ => "Blocking",
-    };
+    let writer = rig.writer_mode().name();
     let mut cells = Vec::new();
     for blocks in CHAIN_BLOCKS {
         for depth in DEPTHS {
@@ -246,6 +242,7 @@ fn measure_chains(
                 steps: ChainSteps::Full,
                 blocks,
                 depth,
+                flush: FlushKind::Fdatasync,
             };
             // The first few warm it up.
             rig.keep(work, time / 8, || go.check().is_ok(), |_| {})?;

@@ -6,15 +6,12 @@ mod report;
 use std::io::Write;
 use std::num::NonZero;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
 use clap::Args;
-use clustor_shards::host::{OfflineDir, OfflineDisk};
-use clustor_shards::log::audit::{Audit, AuditReport, Checked, Checker, Outcome, Piece};
-use clustor_shards::log::{KeyProvider, LogIdentity, RecoverError};
+use clustor_shards::host::{OfflineDir, scrub_offline};
+use clustor_shards::log::audit::{AuditReport, Outcome};
 use clustor_wire::ids::ShardId;
 
 use crate::exit::{CommandError, Exit};
@@ -86,9 +83,16 @@ pub fn run(args: &ScrubArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     let mut reports = Vec::with_capacity(shards.len());
     for shard in shards {
         let (identity, mut disk) = directory.shard(shard).map_err(unreadable)?;
-        let report = scrub_shard(&mut disk, identity, directory.keys(), threads(args))
-            .map_err(CommandError::bad_input)?;
-        reports.push(report);
+        let mut progress = Progress::new(shard);
+        let report = scrub_offline(
+            &mut disk,
+            identity,
+            directory.keys(),
+            threads(args),
+            &mut |now| progress.draw(now),
+        );
+        progress.end();
+        reports.push(report.map_err(CommandError::bad_input)?);
     }
     let took = begun.elapsed();
     let written = if args.json {
@@ -116,62 +120,4 @@ pub fn run(args: &ScrubArgs, out: &mut dyn Write) -> Result<(), CommandError> {
 fn threads(args: &ScrubArgs) -> usize {
     let processors = || thread::available_parallelism().map_or(1, NonZero::get);
     args.threads.map_or_else(|| processors() + 1, usize::from)
-}
-
-fn scrub_shard(
-    disk: &mut OfflineDisk,
-    identity: LogIdentity,
-    keys: &dyn KeyProvider,
-    threads: usize,
-) -> Result<AuditReport, RecoverError> {
-    let mut audit = Audit::begin(disk, identity, keys)?;
-    let pieces = audit.ledger_pieces();
-    for checked in check_all(&audit, disk, &pieces, threads, "ledgers") {
-        audit.take(checked);
-    }
-    let pieces = audit.extent_pieces();
-    for checked in check_all(&audit, disk, &pieces, threads, "extents") {
-        audit.take(checked);
-    }
-    audit.finish(disk, keys)
-}
-
-/// Checks the pieces on `threads` threads, each of which takes the next piece when it is done with one.
-fn check_all(
-    audit: &Audit,
-    disk: &OfflineDisk,
-    pieces: &[Piece],
-    threads: usize,
-    what: &str,
-) -> Vec<Checked> {
-    let total = pieces.iter().map(Piece::bytes).sum();
-    let mut progress = Progress::new(format!("{}, {what}", audit.identity().shard), total);
-    let next = AtomicUsize::new(0);
-    let (done, results) = mpsc::channel();
-    thread::scope(|scope| {
-        for _ in 0..threads.min(pieces.len()) {
-            let done = done.clone();
-            let next = &next;
-            scope.spawn(move || {
-                let mut disk = disk.clone();
-                let mut checker = Checker::new(audit, &mut disk);
-                while let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let checked = checker.check(piece);
-                    if done.send((piece.bytes(), checked)).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-        drop(done);
-        let checked = results
-            .iter()
-            .map(|(bytes, checked)| {
-                progress.add(bytes);
-                checked
-            })
-            .collect();
-        progress.end();
-        checked
-    })
 }

@@ -3,42 +3,49 @@
 use std::io::{IsTerminal as _, Write as _, stderr};
 use std::time::{Duration, Instant};
 
+use clustor_shards::host::ScrubProgress;
+use clustor_wire::ids::ShardId;
+
 /// How often the line is drawn.
 const EVERY: Duration = Duration::from_millis(200);
 
 /// Drawn on stderr if that is a terminal; elsewhere nothing is.
 pub(super) struct Progress {
-    what: String,
-    total: u64,
-    done: u64,
-    begun: Instant,
+    shard: ShardId,
+    /// What is being read, and since when.
+    part: Option<(&'static str, Instant)>,
     drawn: Option<Instant>,
     is_terminal: bool,
 }
 
 impl Progress {
-    pub fn new(what: String, total: u64) -> Self {
+    pub fn new(shard: ShardId) -> Self {
         Self {
-            what,
-            total,
-            done: 0,
-            begun: Instant::now(),
+            shard,
+            part: None,
             drawn: None,
             is_terminal: stderr().is_terminal(),
         }
     }
 
-    pub fn add(&mut self, bytes: u64) {
-        self.done += bytes;
+    pub fn draw(&mut self, at: ScrubProgress) {
         let now = Instant::now();
+        let begun = match self.part {
+            Some((what, begun)) if what == at.what => begun,
+            _ => {
+                self.part = Some((at.what, now));
+                now
+            }
+        };
         let is_due = self.drawn.is_none_or(|drawn| now - drawn >= EVERY);
         if self.is_terminal && is_due {
             self.drawn = Some(now);
             // Whoever closed the terminal doesn't want the line.
             let _ = write!(
                 stderr(),
-                "\r\x1b[Kshard {}",
-                line(&self.what, self.done, self.total, now - self.begun)
+                "\r\x1b[Kshard {}, {}",
+                self.shard,
+                line(at, now - begun)
             );
         }
     }
@@ -51,7 +58,7 @@ impl Progress {
     }
 }
 
-fn line(what: &str, done: u64, total: u64, took: Duration) -> String {
+fn line(ScrubProgress { what, done, total }: ScrubProgress, took: Duration) -> String {
     let rate = done as f64 / took.as_secs_f64().max(1e-3);
     let left = total.saturating_sub(done) as f64 / rate.max(1.0);
     format!(
