@@ -61,7 +61,7 @@ pub struct Host {
     /// What its machines saved.
     store: Store,
     /// What its machines cost it.
-    spent: Spent,
+    pub(crate) spent: Spent,
     /// How much of that has passed.
     passed_us: u64,
     /// Its clocks.
@@ -80,6 +80,8 @@ impl std::fmt::Debug for Host {
 
 impl Host {
     pub(crate) fn new(id: PeerId, layout: &Layout, seed: u64) -> Self {
+        let spent = Spent::default();
+        spent.set_cost(layout.costs.get(&id.node).copied().unwrap_or_default());
         Self {
             id,
             core: None,
@@ -97,7 +99,7 @@ impl Host {
             acks: AckBox::new(|| ()),
             handles: Handles::default(),
             store: Store::default(),
-            spent: Spent::default(),
+            spent,
             passed_us: 0,
             clocks: Clocks::new(id.node),
         }
@@ -214,7 +216,6 @@ impl Host {
             every,
         });
         let node = self.id.node;
-        let cost = layout.costs.get(&node).copied().unwrap_or_default();
         let spent = &self.spent;
         let lives = Cell::new(self.boots << 16);
         let partitions = layout
@@ -231,7 +232,7 @@ impl Host {
                     factory: Box::new(move |partition| {
                         let history = History::new(partition, sabotage.clone(), on_disk.clone())
                             .with_handles(handles.clone())
-                            .with_cost(cost, spent.clone());
+                            .with_spent(spent.clone());
                         let Some(plan) = &guest else {
                             return Box::new(history);
                         };

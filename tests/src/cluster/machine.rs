@@ -9,7 +9,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clustor_engine::machine::{
@@ -111,19 +111,28 @@ pub struct Cost {
     pub item_us: u64,
 }
 
-/// Time that the machines of a shard took, which is what they are timed by: nothing but what they cost.
+/// What the machines of a shard cost, and the time that they took, by which they are timed: nothing but what they cost.
 #[derive(Debug, Clone, Default)]
-pub struct Spent(Arc<AtomicU64>);
+pub struct Spent(Arc<Mutex<(Cost, u64)>>);
 
 impl Spent {
-    fn add(&self, us: u64) {
-        self.0.fetch_add(us, Ordering::Relaxed);
+    fn with<R>(&self, run: impl FnOnce(&mut (Cost, u64)) -> R) -> R {
+        run(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From here on they cost this.
+    pub(crate) fn set_cost(&self, cost: Cost) {
+        self.with(|(of, _)| *of = cost);
+    }
+
+    fn batch(&self, items: usize) {
+        self.with(|(cost, us)| *us += cost.batch_us + cost.item_us * items as u64);
     }
 }
 
 impl Stopwatch for Spent {
     fn read_us(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.with(|(_, us)| *us)
     }
 }
 
@@ -146,7 +155,6 @@ pub struct History {
     sabotage: Sabotage,
     on_disk: Option<OnDisk>,
     handles: Handles,
-    cost: Cost,
     spent: Spent,
     /// Batches since it was saved.
     unsaved: u32,
@@ -215,9 +223,8 @@ impl History {
         self
     }
 
-    /// The same at a cost.
-    pub(crate) fn with_cost(mut self, cost: Cost, spent: Spent) -> Self {
-        self.cost = cost;
+    /// The same at the cost that is set there.
+    pub(crate) fn with_spent(mut self, spent: Spent) -> Self {
         self.spent = spent;
         self
     }
@@ -410,8 +417,7 @@ impl StateMachine for History {
 
     fn apply(&mut self, batch: Batch<'_>, out: &mut Effects) -> Applied {
         let items: Vec<Item<'_>> = batch.iter().copied().collect();
-        self.spent
-            .add(self.cost.batch_us + self.cost.item_us * items.len() as u64);
+        self.spent.batch(items.len());
         let stops_at = self.stops_at(items.len()).unwrap_or(items.len());
         let mut rest = &items[..stops_at];
         while !rest.is_empty() {

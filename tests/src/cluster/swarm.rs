@@ -219,6 +219,13 @@ impl Swarm {
         }
         if rng.random_bool(0.15) {
             slow_down(rng, &mut swarm.layout);
+            // Enough batches for the machines' budget to be broken often, and enough who wait to be refused for it.
+            if rng.random_bool(0.5) {
+                swarm.layout.profile.apply_entries_max = 1;
+                swarm.load.clients = rng.random_range(40..=64);
+                swarm.load.think_us_max = 1_000;
+                swarm.load.patience_us_max = 2_000_000;
+            }
         }
         if rng.random_bool(0.3) {
             swarm.load.deferred = pick(rng, &[5, 30, 90]);
@@ -307,12 +314,12 @@ fn differ(rng: &mut Xoshiro256PlusPlus, layout: &mut Layout) {
 
 /// Some nodes' machines take longer over their batches than they may, at times or always.
 fn slow_down(rng: &mut Xoshiro256PlusPlus, layout: &mut Layout) {
-    layout.profile.apply_budget_us = pick(rng, &[100, 1_000]);
+    layout.profile.apply_budget_us = 100;
     layout.profile.apply_backlog_max = pick(rng, &[16, 64, 4_096]);
     for node in layout.nodes() {
         if rng.random_bool(0.6) {
             let cost = Cost {
-                batch_us: pick(rng, &[0, 60, 300, 500]),
+                batch_us: pick(rng, &[0, 60, 120, 500]),
                 item_us: pick(rng, &[0, 10, 100]),
             };
             layout.costs.insert(node, cost);

@@ -146,6 +146,7 @@ pub(super) enum Line {
     Fail(NodeId, bool, FileKind),
     Rot(NodeId, FileKind, u64),
     Stall(NodeId, u64),
+    Slow(NodeId, u64),
     /// What becomes of a node's clocks.
     Clock(NodeId, ClockChange),
     Crash(NodeId, Crash, Fate),
@@ -377,6 +378,7 @@ fn command(verb: &str, words: &mut Words<'_>) -> Result<Line, ParseError> {
         "fail" => fail(words)?,
         "rot" => Line::Rot(words.node()?, words.file()?, words.number("a block")?),
         "stall" => Line::Stall(words.node()?, words.duration()?),
+        "slow" => Line::Slow(words.node()?, words.duration()?),
         "clock" => clock(words)?,
         "crash" => crash(words)?,
         "image" => Line::Image(words.node()?),

@@ -321,6 +321,7 @@ impl Stage {
             }
             Line::Rot(node, file, block) => self.rot(node, file, block)?,
             Line::Clock(node, change) => self.turn_clock(node, change)?,
+            Line::Slow(node, us) => self.world.slow(self.shard(node)?, us),
             Line::Stall(node, us) => self.world.stall(self.shard(node)?, us),
             Line::Crash(node, crash, fate) => self.world.crash_with(node, crash, fate),
             Line::Image(node) => self.world.take_image(node),
@@ -560,6 +561,7 @@ impl Stage {
         self.heal();
         for shard in self.world.layout().shards.clone() {
             self.world.freeze_disk(shard, false);
+            self.world.slow(shard, 0);
             self.world.boot_at(shard.node, 0);
         }
         let until = self.world.now_us() + PATIENCE_US;

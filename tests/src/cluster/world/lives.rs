@@ -7,6 +7,7 @@ use rand::Rng;
 
 use super::super::check::{Violation, must, provable};
 use super::super::clocks::Clocks;
+use super::super::machine::Cost;
 use super::super::messages::name;
 use super::{Event, World};
 use crate::disk::{Crash, SimDisk};
@@ -244,6 +245,16 @@ impl World {
         self.note(|| format!("stall {} for {for_us} us", name(shard)));
         let host = self.host_mut(shard);
         host.stalled_until = host.stalled_until.max(until);
+    }
+
+    /// A shard's machines take so long over each batch from here on.
+    pub fn slow(&mut self, shard: PeerId, batch_us: u64) {
+        self.note(|| format!("slow {}: {batch_us} us a batch", name(shard)));
+        let cost = Cost {
+            batch_us,
+            item_us: 0,
+        };
+        self.host_mut(shard).spent.set_cost(cost);
     }
 
     /// Does something to the clocks of a node.
