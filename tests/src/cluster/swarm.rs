@@ -219,11 +219,13 @@ impl Swarm {
         }
         if rng.random_bool(0.15) {
             slow_down(rng, &mut swarm.layout);
-            // Enough batches for the machines' budget to be broken often, and enough who wait to be refused for it.
-            if rng.random_bool(0.5) {
+            // Enough batches for a machine's budget to be broken often, and enough who wait to be refused for it.
+            if rng.random_bool(0.6) {
+                swarm.layout.partitions.truncate(1);
                 swarm.layout.profile.apply_entries_max = 1;
+                swarm.load.reads = swarm.load.reads.min(20);
                 swarm.load.clients = rng.random_range(40..=64);
-                swarm.load.think_us_max = 1_000;
+                swarm.load.think_us_max = 100;
                 swarm.load.patience_us_max = 2_000_000;
             }
         }
@@ -315,11 +317,11 @@ fn differ(rng: &mut Xoshiro256PlusPlus, layout: &mut Layout) {
 /// Some nodes' machines take longer over their batches than they may, at times or always.
 fn slow_down(rng: &mut Xoshiro256PlusPlus, layout: &mut Layout) {
     layout.profile.apply_budget_us = 100;
-    layout.profile.apply_backlog_max = pick(rng, &[16, 64, 4_096]);
+    layout.profile.apply_backlog_max = pick(rng, &[16, 32, 4_096]);
     for node in layout.nodes() {
-        if rng.random_bool(0.6) {
+        if rng.random_bool(0.8) {
             let cost = Cost {
-                batch_us: pick(rng, &[0, 60, 120, 500]),
+                batch_us: pick(rng, &[0, 120, 250, 500]),
                 item_us: pick(rng, &[0, 10, 100]),
             };
             layout.costs.insert(node, cost);
