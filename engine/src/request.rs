@@ -12,7 +12,7 @@ use clustor_shards::log::Mode;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use clustor_wire::message::{
-    IdempotencyKey, PartitionMembers, PartitionStatus, ReadLevel, Refusal,
+    IdempotencyKey, PartitionMembers, PartitionStatus, ProfileReload, ReadLevel, Refusal,
 };
 
 use crate::machine::deferred::Settled;
@@ -65,6 +65,11 @@ pub enum RequestBody {
     Profile(ProfileNews),
     /// Raise the clock alarm: for the shard as a whole, whichever partition is named. Answered by [`Reply::Profile`].
     ClockAlarm,
+    /// Wait until a client asks for the node's profile to be read anew: of the shard, whichever partition is named. Answered by
+    /// [`Reply::Profile`] when one has.
+    AwaitReload,
+    /// Say how that reading went, to whoever asked for it. Answered by [`Reply::Profile`].
+    Reloaded(Box<ProfileReload>),
 }
 
 impl fmt::Debug for RequestBody {
@@ -84,6 +89,8 @@ impl fmt::Debug for RequestBody {
                 .finish(),
             Self::Read { level, .. } => write!(f, "Read({level:?}, ..)"),
             Self::ClockAlarm => f.write_str("ClockAlarm"),
+            Self::AwaitReload => f.write_str("AwaitReload"),
+            Self::Reloaded(outcome) => f.debug_tuple("Reloaded").field(outcome).finish(),
             Self::Mode(mode) => f.debug_tuple("Mode").field(mode).finish(),
             Self::Status => f.write_str("Status"),
             Self::Members(request) => f.debug_tuple("Members").field(request).finish(),

@@ -2,8 +2,8 @@
 //!
 //! The file is looked at twice a second. Editors replace files by renaming others over them, or write them in pieces: what
 //! counts is that it differs (device, inode, length, time of change) from what was read last and has stood still for one
-//! look. SIGHUP reads it at once. How the last reading went lies in `DATA/profile-state.json`, replaced whole, together
-//! with the process that serves; `clustor profile reload` waits for it.
+//! look. SIGHUP reads it at once, and so does an operator's question over the network, which is answered with how that went. How the last reading went lies in `DATA/profile-state.json`, replaced whole, together
+//! with the process that serves; `clustor profile reload --config` waits for it.
 
 use std::fs;
 use std::io::Write as _;
@@ -14,8 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use clustor_engine::engine::EngineHandle;
+use clustor_engine::engine::{EngineHandle, ReloadAsked, ReloadError};
 use clustor_engine::profile::Value;
+use clustor_wire::ids::NodeId;
+use clustor_wire::message::{ProfileReload, TurnedKnob};
 use serde::{Deserialize, Serialize};
 
 use crate::config::NodeConfig;
@@ -38,6 +40,16 @@ pub struct Turned {
     pub before: String,
     /// What it is to stand at.
     pub after: String,
+}
+
+impl Turned {
+    fn told(&self) -> TurnedKnob {
+        TurnedKnob {
+            key: self.key.clone(),
+            before: self.before.clone(),
+            after: self.after.clone(),
+        }
+    }
 }
 
 /// How a node's profile stands.
@@ -77,6 +89,20 @@ impl ReloadState {
             path,
             why: error.to_string(),
         })
+    }
+
+    /// As a client is told it.
+    #[must_use]
+    pub fn told(&self, node: NodeId) -> ProfileReload {
+        ProfileReload {
+            node,
+            readings: self.readings,
+            profile: self.profile.clone(),
+            obeyed: self.obeyed,
+            live: self.live.iter().map(Turned::told).collect(),
+            at_restart: self.at_restart.iter().map(Turned::told).collect(),
+            wrong: self.wrong.clone(),
+        }
     }
 
     fn write(&self, data: &Path) -> std::io::Result<()> {
@@ -193,6 +219,35 @@ impl Reloader {
             stop: Some(stop),
             thread,
         })
+    }
+
+    /// Reads the profile whenever an operator asks for it over the network, from a thread of its own, until the engine ends.
+    ///
+    /// # Errors
+    /// When the thread can't be started.
+    pub fn listen(self: &Arc<Self>) -> std::io::Result<JoinHandle<()>> {
+        let reloader = Arc::clone(self);
+        // Before anybody can ask.
+        let mut expected = reloader.handle.expect_reload();
+        let listen = move || {
+            loop {
+                match expected.map(ReloadAsked::wait) {
+                    Ok(true) => {
+                        let told = reloader.reload().told(reloader.config.node);
+                        if let Err(error) = reloader.handle.answer_reload(&told) {
+                            tracing::warn!(%error, "who asked for the reload is not answered");
+                        }
+                    }
+                    // The shard's queue is full; it empties.
+                    Err(ReloadError::Late { .. }) => {}
+                    Ok(false) | Err(_) => break,
+                }
+                expected = reloader.handle.expect_reload();
+            }
+        };
+        std::thread::Builder::new()
+            .name("profile-asked".to_owned())
+            .spawn(listen)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, ReloadState> {

@@ -27,7 +27,7 @@ Examples:
 
 Prints one line on standard output when the node is ready: its logs are recovered and its port is open. Stops in
 order on SIGTERM and ^C: refuses new work, hands leadership over, finishes what is in flight; a second signal
-ends it at once. On SIGHUP, and within a second of its change, its profile file is read again. Every partition holds the built-in key-value machine (`clustor append`, `clustor read`).";
+ends it at once. On SIGHUP, within a second of its change, and when an operator asks for it (`clustor profile reload`), its profile file is read again. Every partition holds the built-in key-value machine (`clustor append`, `clustor read`).";
 
 /// Work in flight at a stop is given this long.
 const STOP_WAIT: Duration = Duration::from_secs(10);
@@ -88,6 +88,7 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     let node = config.node;
     let reloader = Reloader::new(config, engine.handle());
     let watch = reloader.watch(seen).map_err(CommandError::failed)?;
+    let listener = reloader.listen().map_err(CommandError::failed)?;
     let ready = if args.json {
         json!({
             "ready": true,
@@ -122,6 +123,8 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), CommandError> {
         }
     });
     engine.shutdown(STOP_WAIT).map_err(CommandError::failed)?;
+    // It panics only where the reload did, and has said so.
+    drop(listener.join());
     tracing::info!("stopped");
     Ok(())
 }

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+const TRUST_DOMAIN: &str = "profile.test";
+
 fn clustor() -> Command {
     Command::new(env!("CARGO_BIN_EXE_clustor"))
 }
@@ -132,7 +134,8 @@ impl Node {
                 "--shards",
                 "1",
             ])
-            .args(["--partitions", "1", "--dir", "dev", "--listen"])
+            .args(["--partitions", "1", "--trust-domain", TRUST_DOMAIN])
+            .args(["--dir", "dev", "--listen"])
             .arg(format!("127.0.0.1:{port}"))
             .current_dir(home.path())
             .output()
@@ -169,6 +172,31 @@ impl Node {
             &["reload", "--config", "dev/node-1.toml", "--json"],
             self.home.path(),
         )
+    }
+
+    /// Asks over the network, under this certificate.
+    fn ask(&self, operator: &str, node: &str) -> Output {
+        let asked = ["reload", "--cluster", "dev", "--operator", operator, node];
+        profile(&[&asked[..], &["--json"]].concat(), self.home.path())
+    }
+
+    /// Makes the certificate `operator-NAME`.
+    fn make_operator(&self, name: &str) {
+        let made = clustor()
+            .args([
+                "certs",
+                "client",
+                "--dir",
+                "dev",
+                "--operator",
+                "--name",
+                name,
+            ])
+            .args(["--trust-domain", TRUST_DOMAIN])
+            .current_dir(self.home.path())
+            .output()
+            .expect("runs");
+        assert!(made.status.success(), "{}", text(&made.stderr));
     }
 
     fn state(&self) -> Value {
@@ -245,6 +273,69 @@ fn a_running_node_reloads_its_file_on_command_and_by_itself() {
         node.state()["obeyed"] == true
     });
     eventually("its status says nothing more", || node.trouble().is_empty());
+}
+
+#[test]
+fn an_operator_has_a_node_reload_over_the_network_and_is_told_how_it_went() {
+    let node = Node::start("heartbeat_ms = 40\n");
+    node.make_operator("ops");
+    node.write("heartbeat_ms = 30\nsegment_blocks_per_slot = 2\n");
+    let output = node.ask("ops", "1");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let told = json(&output);
+    assert_eq!((&told["node"], &told["obeyed"]), (&1.into(), &true.into()));
+    assert_eq!(told["at_restart"][0]["key"], "segment_blocks_per_slot");
+    assert_eq!(told["profile"].as_str(), node.state()["profile"].as_str());
+    assert!(node.state()["readings"].as_u64() >= told["readings"].as_u64());
+
+    // Not acceptable: told by file, line, value and limit; nothing has changed.
+    node.write("heartbeat_ms = 30\nchains_in_flight_max = 9\n");
+    let output = node.ask("ops", "1");
+    assert_eq!(output.status.code(), Some(1));
+    let told = json(&output);
+    assert_eq!(told["obeyed"], false);
+    let wrong = told["wrong"][0].as_str().unwrap_or_default();
+    let line = "mine.toml:2: chains_in_flight_max = 9 is not";
+    assert!(wrong.contains(line), "{wrong}");
+    assert!(
+        text(&output.stderr).contains(line),
+        "{}",
+        text(&output.stderr)
+    );
+    assert!(node.trouble().contains("mine.toml:2"));
+
+    node.write("heartbeat_ms = 25\n");
+    assert_eq!(json(&node.ask("ops", "1"))["obeyed"], true);
+    assert_eq!(node.trouble(), "");
+    let again = profile(
+        &["reload", "--cluster", "dev", "--operator", "ops", "1"],
+        node.home.path(),
+    );
+    let said = text(&again.stdout);
+    assert!(said.contains("node 1 already obeys it"), "{said}");
+}
+
+#[test]
+fn a_reload_over_the_network_takes_an_operator_and_a_node_that_is_there() {
+    let node = Node::start("heartbeat_ms = 40\n");
+    node.make_operator("ops");
+    let unknown = node.ask("ops", "7");
+    assert_eq!(unknown.status.code(), Some(1));
+    let said = text(&unknown.stderr);
+    assert!(said.contains("names no shard 0 of node 7"), "{said}");
+    // A client's certificate under an operator's file name is still a client's.
+    let dev = node.home.path().join("dev");
+    for end in ["pem", "key"] {
+        let from = dev.join(format!("client-dev.{end}"));
+        std::fs::copy(from, dev.join(format!("operator-nobody.{end}"))).expect("copied");
+    }
+    let forbidden = node.ask("nobody", "1");
+    assert_eq!(forbidden.status.code(), Some(1));
+    let said = text(&forbidden.stderr);
+    assert!(said.contains("only an operator's certificate"), "{said}");
+    assert_eq!(node.state()["readings"], 0);
+    let usage = profile(&["reload", "--cluster", "dev"], node.home.path());
+    assert_eq!(usage.status.code(), Some(2));
 }
 
 #[test]

@@ -10,17 +10,18 @@ use clustor_shards::mesh::reply::{Lost, ReplyPool, ReplySender};
 use clustor_shards::net::{Role, SpiffeId};
 use clustor_shards::sys::boottime_us;
 use clustor_shards::turn::PeerId;
-use clustor_wire::ids::{LogIndex, PartitionId, ShardId, Term};
+use clustor_wire::ids::{LogIndex, NodeId, PartitionId, ShardId, Term};
 use clustor_wire::message::{
-    DurabilityMode, IdempotencyKey, MembersVerb, PartitionMembers, ReadLevel, RefusalClause,
-    ShardStatus,
+    DurabilityMode, IdempotencyKey, MembersVerb, PartitionMembers, ProfileReload, ReadLevel,
+    RefusalClause, ShardStatus,
 };
 
 use super::config::{ClientConfig, ClientError};
 use super::driver::{Driver, WAKE};
 use super::machine::Machine;
 use super::pending::{
-    CallError, Known, Pending, ReadAnswer, read_append, read_members, read_read, read_status,
+    CallError, Known, Pending, ReadAnswer, read_append, read_members, read_read, read_reload,
+    read_status,
 };
 use super::question::{Answer, Keying, Question};
 use crate::outcome::{AppendError, Appended};
@@ -347,6 +348,21 @@ impl Client {
     ) -> Pending<Result<ShardStatus, CallError>> {
         let question = Question::Status { at, partition };
         self.submit(question, timeout, UNKEYED, read_status)
+    }
+
+    /// Has a node read its profile anew, with an operator's certificate, and says how that went: what was turned, or why nothing
+    /// was. Asked once; where no answer comes, the node may have read it all the same, and to ask again does no harm.
+    /// `timeout` `None`: the client's.
+    pub fn reload_profile(
+        &self,
+        node: NodeId,
+        timeout: Option<Duration>,
+    ) -> Pending<Result<ProfileReload, CallError>> {
+        let at = PeerId {
+            node,
+            shard: ShardId(0),
+        };
+        self.submit(Question::Reload { at }, timeout, UNKEYED, read_reload)
     }
 
     /// Asks every shard of every node how it stands, all at once, ascending.

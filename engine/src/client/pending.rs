@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use clustor_shards::mesh::reply::{Lost, Reply};
 use clustor_wire::ids::{LogIndex, Term};
 use clustor_wire::message::{
-    IdempotencyKey, PartitionMembers, ReadLevel, Refusal, RefusalClause, ShardStatus,
+    IdempotencyKey, PartitionMembers, ProfileReload, ReadLevel, Refusal, RefusalClause, ShardStatus,
 };
 
 use super::question::Answer;
@@ -163,6 +163,17 @@ pub(super) fn read_members(
     match answer {
         Ok(Answer::Members(members)) => members.map_err(CallError),
         Ok(other) => unreachable!("members are answered as such: {other:?}"),
+        Err(_) => Err(ended()),
+    }
+}
+
+pub(super) fn read_reload(
+    answer: Result<Answer, Lost>,
+    _: Known,
+) -> Result<ProfileReload, CallError> {
+    match answer {
+        Ok(Answer::Reload(reload)) => reload.map_err(CallError),
+        Ok(other) => unreachable!("a reload is answered as one: {other:?}"),
         Err(_) => Err(ended()),
     }
 }

@@ -5,7 +5,7 @@ use clustor_wire::frame::FRAME_BODY_BYTES_MAX;
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use clustor_wire::message::{
     ClientRequest, ClientRequestBody, DurabilityMode, IdempotencyKey, MembersVerb, MessageError,
-    PartitionMembers, ReadLevel, Refusal, ShardStatus,
+    PartitionMembers, ProfileReload, ReadLevel, Refusal, ShardStatus,
 };
 
 use super::pending::ReadAnswer;
@@ -82,17 +82,22 @@ pub enum Question {
         /// One partition, or all on that shard.
         partition: Option<PartitionId>,
     },
+    /// Have a node read its profile anew. Asked once, like a status; to ask twice does no harm.
+    Reload {
+        /// Which shard: the node's first.
+        at: PeerId,
+    },
 }
 
 impl Question {
-    /// The partition by which it is routed; `None` for one shard's status.
+    /// The partition by which it is routed; `None` for what one shard is asked.
     pub(super) const fn partition(&self) -> Option<PartitionId> {
         match self {
             Self::Append { partition, .. }
             | Self::Read { partition, .. }
             | Self::Mode { partition, .. }
             | Self::Members { partition, .. } => Some(*partition),
-            Self::Status { .. } => None,
+            Self::Status { .. } | Self::Reload { .. } => None,
         }
     }
 
@@ -100,7 +105,10 @@ impl Question {
         match self {
             Self::Append { payload, .. } => payload.len(),
             Self::Read { query, .. } => query.len(),
-            Self::Mode { .. } | Self::Members { .. } | Self::Status { .. } => 0,
+            Self::Mode { .. }
+            | Self::Members { .. }
+            | Self::Status { .. }
+            | Self::Reload { .. } => 0,
         }
     }
 
@@ -109,7 +117,10 @@ impl Question {
         match self {
             Self::Append { keying, .. } => keying.key().is_none() || index.is_some(),
             Self::Mode { .. } => true,
-            Self::Read { .. } | Self::Members { .. } | Self::Status { .. } => false,
+            Self::Read { .. }
+            | Self::Members { .. }
+            | Self::Status { .. }
+            | Self::Reload { .. } => false,
         }
     }
 
@@ -130,6 +141,7 @@ impl Question {
             Self::Read { .. } => Answer::Read(Err(refusal)),
             Self::Members { .. } => Answer::Members(Err(refusal)),
             Self::Status { .. } => Answer::Status(Err(refusal)),
+            Self::Reload { .. } => Answer::Reload(Err(refusal)),
         }
     }
 
@@ -177,6 +189,7 @@ impl Question {
                 shard: peer.shard,
                 address: address.clone(),
             },
+            Self::Reload { .. } => ClientRequestBody::Reload,
             Self::Status { partition, .. } => ClientRequestBody::Status {
                 partition: *partition,
             },
@@ -207,4 +220,6 @@ pub enum Answer {
     Members(Result<PartitionMembers, Refusal>),
     /// How the shard stands, or why it did not say.
     Status(Result<ShardStatus, Refusal>),
+    /// How the reading of the profile went, or why the node did not say.
+    Reload(Result<ProfileReload, Refusal>),
 }

@@ -49,7 +49,7 @@ pub use handle::{AppendOptions, PartitionHandle, Refused};
 pub use pending::{AppendFuture, AskFuture, MembersFuture, ReadError, ReadFuture, StatusFuture};
 #[cfg(feature = "net")]
 pub use seat::Member;
-pub use tuning::{EngineHandle, ReloadError};
+pub use tuning::{EngineHandle, ReloadAsked, ReloadError};
 
 use crate::machine::StateMachine;
 use handle::Port;

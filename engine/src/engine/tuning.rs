@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clustor_shards::mesh::Rejected;
-use clustor_shards::mesh::reply::pair;
+use clustor_shards::mesh::reply::{Reply as ReplyOf, ReplySender, pair};
 use clustor_wire::ids::PartitionId;
+use clustor_wire::message::ProfileReload;
 
 use super::handle::Port;
 use super::served::on_shard;
@@ -122,6 +123,50 @@ impl EngineHandle {
         self.tell(|| RequestBody::ClockAlarm)
     }
 
+    /// Has operators ask over the network that this node read its profile anew (`clustor profile reload`). When one has, the
+    /// caller is to read it, to obey it ([`Self::reload_profile`]) or refuse it ([`Self::refuse_profile`]), to say how that went
+    /// ([`Self::answer_reload`]) and to call this again. Until it was called for the first time, such questions are refused as
+    /// unsupported. For one thread.
+    ///
+    /// # Errors
+    /// [`ReloadError::Late`], where it may be called again, or [`ReloadError::Stopping`].
+    ///
+    /// # Panics
+    /// On a shard's thread.
+    pub fn expect_reload(&self) -> Result<ReloadAsked, ReloadError> {
+        self.ask_first(|| RequestBody::AwaitReload).map(ReloadAsked)
+    }
+
+    /// Answers whoever had asked when [`ReloadAsked::wait`] returned.
+    ///
+    /// # Errors
+    /// [`ReloadError::Late`] or [`ReloadError::Stopping`].
+    ///
+    /// # Panics
+    /// On a shard's thread, where it would wait for itself.
+    pub fn answer_reload(&self, outcome: &ProfileReload) -> Result<(), ReloadError> {
+        let told = self.ask_first(|| RequestBody::Reloaded(Box::new(outcome.clone())))?;
+        match told.wait() {
+            Ok(true) => Ok(()),
+            _ => Err(ReloadError::Stopping),
+        }
+    }
+
+    /// Asks the node's first shard, which answers for the node.
+    fn ask_first(&self, body: impl Fn() -> RequestBody) -> Result<ReplyOf<bool>, ReloadError> {
+        assert!(
+            !on_shard(),
+            "a reload on a shard's thread would wait for itself: call it from another thread"
+        );
+        let port = self.shared.ports.first().ok_or(ReloadError::Stopping)?;
+        let (to, reply) = pair();
+        match hand_over(port, body(), to, Instant::now() + RELOAD_WAIT) {
+            Submitted::Taken => Ok(reply),
+            Submitted::Full => Err(ReloadError::Late { late: 1, shards: 1 }),
+            Submitted::Closed => Err(ReloadError::Stopping),
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Profile> {
         // A profile is replaced whole: one that a panic left is whole too.
         self.shared
@@ -140,24 +185,10 @@ impl EngineHandle {
         let mut replies = Vec::with_capacity(self.shared.ports.len());
         for port in &self.shared.ports {
             let (to, reply) = pair();
-            let asked = Asked {
-                answer: Answer::Profile(to),
-                bytes: 0,
-                deadline: None,
-            };
-            // Beyond the bound on requests: it must be heard by a shard that is busy.
-            port.budget.take_beyond();
-            let submission = Submission::new(PartitionId::default(), news(), asked);
-            match submit(port, submission, until) {
+            match hand_over(port, news(), to, until) {
                 Submitted::Taken => replies.push(reply),
-                Submitted::Full => {
-                    port.budget.give_back(0);
-                    late += 1;
-                }
-                Submitted::Closed => {
-                    port.budget.give_back(0);
-                    return Err(ReloadError::Stopping);
-                }
+                Submitted::Full => late += 1,
+                Submitted::Closed => return Err(ReloadError::Stopping),
             }
         }
         for mut reply in replies {
@@ -176,11 +207,40 @@ impl EngineHandle {
     }
 }
 
+/// An operator's question to come, see [`EngineHandle::expect_reload`].
+#[derive(Debug)]
+#[must_use = "whoever asks waits for this to be waited for"]
+pub struct ReloadAsked(ReplyOf<bool>);
+
+impl ReloadAsked {
+    /// Waits until an operator has asked; false if the engine ends first.
+    #[must_use]
+    pub fn wait(self) -> bool {
+        self.0.wait() == Ok(true)
+    }
+}
+
 /// What became of a submission.
 enum Submitted {
     Taken,
     Full,
     Closed,
+}
+
+/// Hands a request to a shard, beyond the bound on requests: it must be heard by a shard that is busy.
+fn hand_over(port: &Port, body: RequestBody, to: ReplySender<bool>, until: Instant) -> Submitted {
+    let asked = Asked {
+        answer: Answer::Profile(to),
+        bytes: 0,
+        deadline: None,
+    };
+    port.budget.take_beyond();
+    let submission = Submission::new(PartitionId::default(), body, asked);
+    let submitted = submit(port, submission, until);
+    if !matches!(submitted, Submitted::Taken) {
+        port.budget.give_back(0);
+    }
+    submitted
 }
 
 /// Submits, trying again while the queue is full.

@@ -17,6 +17,7 @@ use super::campaigns::Campaigns;
 use super::clocks::ClockWatch;
 use super::pairs::Pairs;
 use super::peers::{Peers, behind_its_past};
+use super::reloads::Reloads;
 use super::{Links, ShardCore, Shared};
 use crate::gate::ControlView;
 use crate::machine::deferred::AckBox;
@@ -185,6 +186,7 @@ impl ShardCore {
             behind,
             answers: Vec::new(),
             operators: BTreeSet::new(),
+            reloads: Reloads::default(),
             inflight_bytes: 0,
             inflight_bytes_max: config.profile.node_inflight_bytes_max
                 / u64::from(config.shards.max(1)),

@@ -375,6 +375,9 @@ impl ShardCore {
                 let body = ClientResponseBody::Status(self.status(partition));
                 respond(connection, request.id, body, outbox);
             }
+            ClientRequestBody::Reload => {
+                self.ask_reload(stopping, (connection, request.id), outbox)
+            }
             ClientRequestBody::Placement => {
                 let body = match &self.placement {
                     Some(bytes) => ClientResponseBody::Placement(bytes.clone()),
@@ -439,6 +442,13 @@ impl ShardCore {
                 }
                 RequestBody::Profile(news) => {
                     self.take_profile(news);
+                    outbox.replies.push(Reply::Profile {
+                        ticket: request.ticket,
+                    });
+                }
+                RequestBody::AwaitReload => self.await_reload(request.ticket, outbox),
+                RequestBody::Reloaded(outcome) => {
+                    self.reloaded(&outcome, outbox);
                     outbox.replies.push(Reply::Profile {
                         ticket: request.ticket,
                     });

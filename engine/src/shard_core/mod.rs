@@ -27,6 +27,7 @@ mod modes;
 mod outward;
 mod pairs;
 mod peers;
+mod reloads;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +57,7 @@ use links::{Links, Sender};
 use pairs::Pairs;
 use peers::Peers;
 pub use peers::{RECORD_CHAINS, RECORD_MS};
+use reloads::Reloads;
 
 /// What shards of one node say to each other; nothing yet: partitions don't move between shards, and whoever asks
 /// the wrong one is told the right one.
@@ -130,6 +132,8 @@ pub struct ShardCore {
     answers: Vec<(PartitionId, Answer)>,
     /// Connections of operators.
     operators: BTreeSet<ConnectionId>,
+    /// Clients that wait for the profile to be read anew.
+    reloads: Reloads,
     /// Bytes that leaders here have accepted and that are not durable on a quorum, all partitions together.
     inflight_bytes: u64,
     inflight_bytes_max: u64,

@@ -27,6 +27,7 @@ impl ShardCore {
 
     pub(super) fn client_closed(&mut self, connection: ConnectionId) {
         self.operators.remove(&connection);
+        self.forget_reloads_of(connection);
     }
 
     /// Lets every touched partition move to the mode that is asked for and allowed, and to the number of keys that its

@@ -56,13 +56,25 @@ pub struct Reach {
 }
 
 impl Reach {
+    /// The cluster of this directory, everything in its place.
+    pub(crate) fn of(cluster: &Path, timeout_ms: u64) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            client: "dev".to_owned(),
+            placement: None,
+            placement_key: None,
+            timeout_ms,
+            json: false,
+        }
+    }
+
     /// Loads what is needed and makes a client. Nothing is dialled yet.
     fn client(&self) -> Result<Client, CommandError> {
         self.connect(&format!("client-{}", self.client))
     }
 
     /// As [`Self::client`], with the certificate and key of these names.
-    fn connect(&self, certificate: &str) -> Result<Client, CommandError> {
+    pub(crate) fn connect(&self, certificate: &str) -> Result<Client, CommandError> {
         let [placement, public, _] = placement_files(&self.cluster);
         let placement = self.placement.clone().unwrap_or(placement);
         let public = self.placement_key.clone().unwrap_or(public);
@@ -85,7 +97,7 @@ impl Reach {
         Client::connect(ClientConfig::new(placement, identity)).map_err(CommandError::bad_input)
     }
 
-    const fn timeout(&self) -> Duration {
+    pub(crate) const fn timeout(&self) -> Duration {
         Duration::from_millis(self.timeout_ms)
     }
 }

@@ -448,10 +448,10 @@ impl ::flatbuffers::SimpleToVerifyInSlice for MembersVerb {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_CLIENT_REQUEST_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_CLIENT_REQUEST_BODY: u8 = 6;
+pub const ENUM_MAX_CLIENT_REQUEST_BODY: u8 = 7;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_CLIENT_REQUEST_BODY: [ClientRequestBody; 7] = [
+pub const ENUM_VALUES_CLIENT_REQUEST_BODY: [ClientRequestBody; 8] = [
   ClientRequestBody::NONE,
   ClientRequestBody::AppendRequest,
   ClientRequestBody::ReadRequest,
@@ -459,6 +459,7 @@ pub const ENUM_VALUES_CLIENT_REQUEST_BODY: [ClientRequestBody; 7] = [
   ClientRequestBody::PlacementRequest,
   ClientRequestBody::ModeRequest,
   ClientRequestBody::MembersRequest,
+  ClientRequestBody::ReloadRequest,
 ];
 
 /// What a client asks.
@@ -474,9 +475,10 @@ impl ClientRequestBody {
   pub const PlacementRequest: Self = Self(4);
   pub const ModeRequest: Self = Self(5);
   pub const MembersRequest: Self = Self(6);
+  pub const ReloadRequest: Self = Self(7);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 6;
+  pub const ENUM_MAX: u8 = 7;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::AppendRequest,
@@ -485,6 +487,7 @@ impl ClientRequestBody {
     Self::PlacementRequest,
     Self::ModeRequest,
     Self::MembersRequest,
+    Self::ReloadRequest,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -496,6 +499,7 @@ impl ClientRequestBody {
       Self::PlacementRequest => Some("PlacementRequest"),
       Self::ModeRequest => Some("ModeRequest"),
       Self::MembersRequest => Some("MembersRequest"),
+      Self::ReloadRequest => Some("ReloadRequest"),
       _ => None,
     }
   }
@@ -926,10 +930,10 @@ impl ::flatbuffers::SimpleToVerifyInSlice for MemberStanding {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_CLIENT_RESPONSE_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_CLIENT_RESPONSE_BODY: u8 = 7;
+pub const ENUM_MAX_CLIENT_RESPONSE_BODY: u8 = 8;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_CLIENT_RESPONSE_BODY: [ClientResponseBody; 8] = [
+pub const ENUM_VALUES_CLIENT_RESPONSE_BODY: [ClientResponseBody; 9] = [
   ClientResponseBody::NONE,
   ClientResponseBody::Applied,
   ClientResponseBody::Refusal,
@@ -938,6 +942,7 @@ pub const ENUM_VALUES_CLIENT_RESPONSE_BODY: [ClientResponseBody; 8] = [
   ClientResponseBody::ShardStatus,
   ClientResponseBody::PlacementReply,
   ClientResponseBody::MembersReply,
+  ClientResponseBody::ReloadReply,
 ];
 
 /// What a client is answered.
@@ -954,9 +959,10 @@ impl ClientResponseBody {
   pub const ShardStatus: Self = Self(5);
   pub const PlacementReply: Self = Self(6);
   pub const MembersReply: Self = Self(7);
+  pub const ReloadReply: Self = Self(8);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 7;
+  pub const ENUM_MAX: u8 = 8;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::Applied,
@@ -966,6 +972,7 @@ impl ClientResponseBody {
     Self::ShardStatus,
     Self::PlacementReply,
     Self::MembersReply,
+    Self::ReloadReply,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -978,6 +985,7 @@ impl ClientResponseBody {
       Self::ShardStatus => Some("ShardStatus"),
       Self::PlacementReply => Some("PlacementReply"),
       Self::MembersReply => Some("MembersReply"),
+      Self::ReloadReply => Some("ReloadReply"),
       _ => None,
     }
   }
@@ -5296,6 +5304,85 @@ impl ::core::fmt::Debug for MembersRequest<'_> {
       ds.finish()
   }
 }
+pub enum ReloadRequestOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Have the node read its profile anew; an operator may, and shard 0 answers. To ask twice does no harm.
+pub struct ReloadRequest<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ReloadRequest<'a> {
+  type Inner = ReloadRequest<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ReloadRequest<'a> {
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ReloadRequest { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    _args: &'args ReloadRequestArgs
+  ) -> ::flatbuffers::WIPOffset<ReloadRequest<'bldr>> {
+    let mut builder = ReloadRequestBuilder::new(_fbb);
+    builder.finish()
+  }
+
+}
+
+impl ::flatbuffers::Verifiable for ReloadRequest<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ReloadRequestArgs {
+}
+impl<'a> Default for ReloadRequestArgs {
+  #[inline]
+  fn default() -> Self {
+    ReloadRequestArgs {
+    }
+  }
+}
+
+pub struct ReloadRequestBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReloadRequestBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReloadRequestBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ReloadRequestBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ReloadRequest<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ReloadRequest<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ReloadRequest");
+      ds.finish()
+  }
+}
 pub enum ClientRequestOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -5441,6 +5528,20 @@ impl<'a> ClientRequest<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_reload_request(&self) -> Option<ReloadRequest<'a>> {
+    if self.body_type() == ClientRequestBody::ReloadRequest {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { ReloadRequest::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for ClientRequest<'_> {
@@ -5458,6 +5559,7 @@ impl ::flatbuffers::Verifiable for ClientRequest<'_> {
           ClientRequestBody::PlacementRequest => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<PlacementRequest>>("ClientRequestBody::PlacementRequest", pos),
           ClientRequestBody::ModeRequest => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ModeRequest>>("ClientRequestBody::ModeRequest", pos),
           ClientRequestBody::MembersRequest => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<MembersRequest>>("ClientRequestBody::MembersRequest", pos),
+          ClientRequestBody::ReloadRequest => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ReloadRequest>>("ClientRequestBody::ReloadRequest", pos),
           _ => Ok(()),
         }
      })?
@@ -5557,6 +5659,13 @@ impl ::core::fmt::Debug for ClientRequest<'_> {
         },
         ClientRequestBody::MembersRequest => {
           if let Some(x) = self.body_as_members_request() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ClientRequestBody::ReloadRequest => {
+          if let Some(x) = self.body_as_reload_request() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
@@ -7590,6 +7699,353 @@ impl ::core::fmt::Debug for MembersReply<'_> {
       ds.finish()
   }
 }
+pub enum TurnedKnobOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// A knob of the profile whose value differs.
+pub struct TurnedKnob<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for TurnedKnob<'a> {
+  type Inner = TurnedKnob<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> TurnedKnob<'a> {
+  pub const VT_KEY: ::flatbuffers::VOffsetT = 4;
+  pub const VT_BEFORE: ::flatbuffers::VOffsetT = 6;
+  pub const VT_AFTER: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    TurnedKnob { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args TurnedKnobArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<TurnedKnob<'bldr>> {
+    let mut builder = TurnedKnobBuilder::new(_fbb);
+    if let Some(x) = args.after { builder.add_after(x); }
+    if let Some(x) = args.before { builder.add_before(x); }
+    if let Some(x) = args.key { builder.add_key(x); }
+    builder.finish()
+  }
+
+
+  /// Its key.
+  #[inline]
+  pub fn key(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(TurnedKnob::VT_KEY, None).unwrap()}
+  }
+  /// What it stood at.
+  #[inline]
+  pub fn before(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(TurnedKnob::VT_BEFORE, None).unwrap()}
+  }
+  /// What it is to stand at.
+  #[inline]
+  pub fn after(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(TurnedKnob::VT_AFTER, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for TurnedKnob<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("key", Self::VT_KEY, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("before", Self::VT_BEFORE, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("after", Self::VT_AFTER, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct TurnedKnobArgs<'a> {
+    pub key: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub before: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub after: Option<::flatbuffers::WIPOffset<&'a str>>,
+}
+impl<'a> Default for TurnedKnobArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    TurnedKnobArgs {
+      key: None, // required field
+      before: None, // required field
+      after: None, // required field
+    }
+  }
+}
+
+pub struct TurnedKnobBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> TurnedKnobBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_key(&mut self, key: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(TurnedKnob::VT_KEY, key);
+  }
+  #[inline]
+  pub fn add_before(&mut self, before: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(TurnedKnob::VT_BEFORE, before);
+  }
+  #[inline]
+  pub fn add_after(&mut self, after: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(TurnedKnob::VT_AFTER, after);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> TurnedKnobBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    TurnedKnobBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<TurnedKnob<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, TurnedKnob::VT_KEY,"key");
+    self.fbb_.required(o, TurnedKnob::VT_BEFORE,"before");
+    self.fbb_.required(o, TurnedKnob::VT_AFTER,"after");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for TurnedKnob<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("TurnedKnob");
+      ds.field("key", &self.key());
+      ds.field("before", &self.before());
+      ds.field("after", &self.after());
+      ds.finish()
+  }
+}
+pub enum ReloadReplyOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// How a reading of the profile went.
+pub struct ReloadReply<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for ReloadReply<'a> {
+  type Inner = ReloadReply<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> ReloadReply<'a> {
+  pub const VT_NODE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_READINGS: ::flatbuffers::VOffsetT = 6;
+  pub const VT_PROFILE: ::flatbuffers::VOffsetT = 8;
+  pub const VT_OBEYED: ::flatbuffers::VOffsetT = 10;
+  pub const VT_LIVE: ::flatbuffers::VOffsetT = 12;
+  pub const VT_AT_RESTART: ::flatbuffers::VOffsetT = 14;
+  pub const VT_WRONG: ::flatbuffers::VOffsetT = 16;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    ReloadReply { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args ReloadReplyArgs<'args>
+  ) -> ::flatbuffers::WIPOffset<ReloadReply<'bldr>> {
+    let mut builder = ReloadReplyBuilder::new(_fbb);
+    builder.add_readings(args.readings);
+    builder.add_node(args.node);
+    if let Some(x) = args.wrong { builder.add_wrong(x); }
+    if let Some(x) = args.at_restart { builder.add_at_restart(x); }
+    if let Some(x) = args.live { builder.add_live(x); }
+    if let Some(x) = args.profile { builder.add_profile(x); }
+    builder.add_obeyed(args.obeyed);
+    builder.finish()
+  }
+
+
+  /// The node that read it.
+  #[inline]
+  pub fn node(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReloadReply::VT_NODE, Some(0)).unwrap()}
+  }
+  /// Readings since the node started, this one included.
+  #[inline]
+  pub fn readings(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(ReloadReply::VT_READINGS, Some(0)).unwrap()}
+  }
+  /// The profile: a shipped one's name, or a file.
+  #[inline]
+  pub fn profile(&self) -> &'a str {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(ReloadReply::VT_PROFILE, None).unwrap()}
+  }
+  /// Whether the node obeys it; if not, it keeps what it had.
+  #[inline]
+  pub fn obeyed(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(ReloadReply::VT_OBEYED, Some(false)).unwrap()}
+  }
+  /// Knobs that were turned; 256 at most.
+  #[inline]
+  pub fn live(&self) -> ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TurnedKnob<'a>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TurnedKnob>>>>(ReloadReply::VT_LIVE, None).unwrap()}
+  }
+  /// Knobs whose new value takes effect at the next start; 256 at most.
+  #[inline]
+  pub fn at_restart(&self) -> ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TurnedKnob<'a>>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TurnedKnob>>>>(ReloadReply::VT_AT_RESTART, None).unwrap()}
+  }
+  /// Why it is not obeyed, one fault each: file, line, key, value, limit; 128 at most.
+  #[inline]
+  pub fn wrong(&self) -> ::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>(ReloadReply::VT_WRONG, None).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for ReloadReply<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("node", Self::VT_NODE, false)?
+     .visit_field::<u64>("readings", Self::VT_READINGS, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("profile", Self::VT_PROFILE, true)?
+     .visit_field::<bool>("obeyed", Self::VT_OBEYED, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<TurnedKnob>>>>("live", Self::VT_LIVE, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<TurnedKnob>>>>("at_restart", Self::VT_AT_RESTART, true)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<&'_ str>>>>("wrong", Self::VT_WRONG, true)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct ReloadReplyArgs<'a> {
+    pub node: u64,
+    pub readings: u64,
+    pub profile: Option<::flatbuffers::WIPOffset<&'a str>>,
+    pub obeyed: bool,
+    pub live: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TurnedKnob<'a>>>>>,
+    pub at_restart: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<TurnedKnob<'a>>>>>,
+    pub wrong: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<&'a str>>>>,
+}
+impl<'a> Default for ReloadReplyArgs<'a> {
+  #[inline]
+  fn default() -> Self {
+    ReloadReplyArgs {
+      node: 0,
+      readings: 0,
+      profile: None, // required field
+      obeyed: false,
+      live: None, // required field
+      at_restart: None, // required field
+      wrong: None, // required field
+    }
+  }
+}
+
+pub struct ReloadReplyBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ReloadReplyBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_node(&mut self, node: u64) {
+    self.fbb_.push_slot::<u64>(ReloadReply::VT_NODE, node, 0);
+  }
+  #[inline]
+  pub fn add_readings(&mut self, readings: u64) {
+    self.fbb_.push_slot::<u64>(ReloadReply::VT_READINGS, readings, 0);
+  }
+  #[inline]
+  pub fn add_profile(&mut self, profile: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ReloadReply::VT_PROFILE, profile);
+  }
+  #[inline]
+  pub fn add_obeyed(&mut self, obeyed: bool) {
+    self.fbb_.push_slot::<bool>(ReloadReply::VT_OBEYED, obeyed, false);
+  }
+  #[inline]
+  pub fn add_live(&mut self, live: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<TurnedKnob<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ReloadReply::VT_LIVE, live);
+  }
+  #[inline]
+  pub fn add_at_restart(&mut self, at_restart: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<TurnedKnob<'b >>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ReloadReply::VT_AT_RESTART, at_restart);
+  }
+  #[inline]
+  pub fn add_wrong(&mut self, wrong: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , ::flatbuffers::ForwardsUOffset<&'b  str>>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(ReloadReply::VT_WRONG, wrong);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ReloadReplyBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    ReloadReplyBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<ReloadReply<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    self.fbb_.required(o, ReloadReply::VT_PROFILE,"profile");
+    self.fbb_.required(o, ReloadReply::VT_LIVE,"live");
+    self.fbb_.required(o, ReloadReply::VT_AT_RESTART,"at_restart");
+    self.fbb_.required(o, ReloadReply::VT_WRONG,"wrong");
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for ReloadReply<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("ReloadReply");
+      ds.field("node", &self.node());
+      ds.field("readings", &self.readings());
+      ds.field("profile", &self.profile());
+      ds.field("obeyed", &self.obeyed());
+      ds.field("live", &self.live());
+      ds.field("at_restart", &self.at_restart());
+      ds.field("wrong", &self.wrong());
+      ds.finish()
+  }
+}
 pub enum ClientResponseOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -7749,6 +8205,20 @@ impl<'a> ClientResponse<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_reload_reply(&self) -> Option<ReloadReply<'a>> {
+    if self.body_type() == ClientResponseBody::ReloadReply {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { ReloadReply::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for ClientResponse<'_> {
@@ -7767,6 +8237,7 @@ impl ::flatbuffers::Verifiable for ClientResponse<'_> {
           ClientResponseBody::ShardStatus => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ShardStatus>>("ClientResponseBody::ShardStatus", pos),
           ClientResponseBody::PlacementReply => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<PlacementReply>>("ClientResponseBody::PlacementReply", pos),
           ClientResponseBody::MembersReply => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<MembersReply>>("ClientResponseBody::MembersReply", pos),
+          ClientResponseBody::ReloadReply => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<ReloadReply>>("ClientResponseBody::ReloadReply", pos),
           _ => Ok(()),
         }
      })?
@@ -7873,6 +8344,13 @@ impl ::core::fmt::Debug for ClientResponse<'_> {
         },
         ClientResponseBody::MembersReply => {
           if let Some(x) = self.body_as_members_reply() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        ClientResponseBody::ReloadReply => {
+          if let Some(x) = self.body_as_reload_reply() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

@@ -52,6 +52,8 @@ pub enum ClientRequestBody {
         /// The mode.
         mode: DurabilityMode,
     },
+    /// Have the node read its profile anew; an operator may, and shard 0 answers.
+    Reload,
     /// Ask the leader who belongs to a partition, or to change that; the latter an operator may.
     Members {
         /// Of which partition.
@@ -166,6 +168,38 @@ pub enum ClientResponseBody {
     Members(PartitionMembers),
     /// The placement, as its signed file's bytes.
     Placement(Vec<u8>),
+    /// How a reading of the node's profile went.
+    Reload(ProfileReload),
+}
+
+/// How a node's reading of its profile went.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ProfileReload {
+    /// The node.
+    pub node: NodeId,
+    /// Readings since the node started, this one included.
+    pub readings: u64,
+    /// The profile: a shipped one's name, or a file.
+    pub profile: String,
+    /// Whether the node obeys it; if not, it keeps what it had.
+    pub obeyed: bool,
+    /// Knobs that were turned; at most [`super::TURNED_KNOBS_MAX`].
+    pub live: Vec<TurnedKnob>,
+    /// Knobs whose new value takes effect at the next start; at most [`super::TURNED_KNOBS_MAX`].
+    pub at_restart: Vec<TurnedKnob>,
+    /// Why it is not obeyed, one fault each: file, line, key, value, limit; at most [`super::PROFILE_FAULTS_MAX`].
+    pub wrong: Vec<String>,
+}
+
+/// A knob of a profile whose value differs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TurnedKnob {
+    /// Its key.
+    pub key: String,
+    /// What it stood at.
+    pub before: String,
+    /// What it is to stand at.
+    pub after: String,
 }
 
 /// Why something was refused, in numbers for programs and words for people.

@@ -18,7 +18,8 @@ mod peer_codec;
 pub use client::{
     ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
     IdempotencyKey, MemberStanding, MemberStatus, MembersChange, MembersVerb, PartitionMembers,
-    PartitionStatus, ReadLevel, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus,
+    PartitionStatus, ProfileReload, ReadLevel, Refusal, RefusalClause, Role, ScrubStatus,
+    ShardStatus, TurnedKnob,
 };
 pub use error::MessageError;
 pub use peer::{
@@ -37,6 +38,12 @@ pub const QUIET_LISTED_MAX: usize = 65_535;
 
 /// Most members in one [`PartitionMembers`].
 pub const MEMBERS_MAX: usize = 64;
+
+/// Most knobs in each list of one [`ProfileReload`].
+pub const TURNED_KNOBS_MAX: usize = 256;
+
+/// Most faults in one [`ProfileReload`].
+pub const PROFILE_FAULTS_MAX: usize = 128;
 
 /// Most partitions in one [`ShardStatus`].
 pub const STATUS_PARTITIONS_MAX: usize = 16_384;

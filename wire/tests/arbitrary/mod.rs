@@ -6,9 +6,9 @@ use clustor_wire::ids::{
 use clustor_wire::message::{
     ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
     Heartbeat, HeartbeatAck, IdempotencyKey, MemberStanding, MemberStatus, MembersChange,
-    MembersVerb, PairBeat, PartitionMembers, PartitionStatus, PeerBatch, PeerHello, QuietLed,
-    RaftBody, RaftMessage, ReadLevel, RefetchVerdict, Refusal, RefusalClause, Role, ScrubStatus,
-    ShardStatus,
+    MembersVerb, PairBeat, PartitionMembers, PartitionStatus, PeerBatch, PeerHello, ProfileReload,
+    QuietLed, RaftBody, RaftMessage, ReadLevel, RefetchVerdict, Refusal, RefusalClause, Role,
+    ScrubStatus, ShardStatus, TurnedKnob,
 };
 use proptest::option;
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop, prop_oneof};
@@ -237,6 +237,7 @@ pub fn requests() -> impl Strategy<Value = ClientRequest> {
         }),
         option::of(partitions()).prop_map(|partition| ClientRequestBody::Status { partition }),
         Just(ClientRequestBody::Placement),
+        Just(ClientRequestBody::Reload),
         (partitions(), modes())
             .prop_map(|(partition, mode)| ClientRequestBody::Mode { partition, mode }),
         (
@@ -446,6 +447,31 @@ fn scrubs() -> impl Strategy<Value = ScrubStatus> {
     )
 }
 
+fn knobs() -> impl Strategy<Value = Vec<TurnedKnob>> {
+    let knob = (texts(), texts(), texts()).prop_map(|(key, before, after)| TurnedKnob {
+        key,
+        before,
+        after,
+    });
+    prop::collection::vec(knob, 0..4)
+}
+
+fn reloads() -> impl Strategy<Value = ProfileReload> {
+    let wrong = prop::collection::vec(texts(), 0..4);
+    let read = (numbers(), numbers(), texts(), any::<bool>());
+    (read, knobs(), knobs(), wrong).prop_map(
+        |((node, readings, profile, obeyed), live, at_restart, wrong)| ProfileReload {
+            node: NodeId(node),
+            readings,
+            profile,
+            obeyed,
+            live,
+            at_restart,
+            wrong,
+        },
+    )
+}
+
 pub fn responses() -> impl Strategy<Value = ClientResponse> {
     let body = prop_oneof![
         (partitions(), terms(), indexes(), bytes(), any::<bool>()).prop_map(
@@ -472,6 +498,7 @@ pub fn responses() -> impl Strategy<Value = ClientResponse> {
         statuses().prop_map(ClientResponseBody::Status),
         members().prop_map(ClientResponseBody::Members),
         bytes().prop_map(ClientResponseBody::Placement),
+        reloads().prop_map(ClientResponseBody::Reload),
     ];
     (numbers(), body).prop_map(|(id, body)| ClientResponse { id, body })
 }

@@ -68,6 +68,9 @@ fn meaning(question: &Question, body: ClientResponseBody) -> Meaning {
         {
             Meaning::Answered(Answer::Status(Ok(status)))
         }
+        (Question::Reload { at }, ClientResponseBody::Reload(reload)) if reload.node == at.node => {
+            Meaning::Answered(Answer::Reload(Ok(reload)))
+        }
         (Question::Members { partition, .. }, ClientResponseBody::Members(members))
             if *partition == members.partition =>
         {
@@ -321,6 +324,7 @@ impl Machine {
             Question::Read { .. } => Answer::Read(Err(refused)),
             Question::Members { .. } => Answer::Members(Err(refused)),
             Question::Status { .. } => Answer::Status(Err(refused)),
+            Question::Reload { .. } => Answer::Reload(Err(refused)),
         }
     }
 
@@ -350,8 +354,10 @@ fn index_of(answer: &Answer) -> LogIndex {
     match answer {
         Answer::Append(Outcome::Applied { index, .. }) => *index,
         Answer::Read(Ok(read)) => read.index,
-        Answer::Append(_) | Answer::Read(Err(_)) | Answer::Members(_) | Answer::Status(_) => {
-            LogIndex::ZERO
-        }
+        Answer::Append(_)
+        | Answer::Read(Err(_))
+        | Answer::Members(_)
+        | Answer::Status(_)
+        | Answer::Reload(_) => LogIndex::ZERO,
     }
 }

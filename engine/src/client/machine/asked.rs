@@ -93,7 +93,7 @@ impl Asked {
         match &self.question {
             Question::Append { keying, .. } => keying.key().is_some() || !self.may_happen(),
             Question::Read { .. } | Question::Mode { .. } | Question::Members { .. } => true,
-            Question::Status { .. } => false,
+            Question::Status { .. } | Question::Reload { .. } => false,
         }
     }
 }

@@ -125,7 +125,9 @@ impl Machine {
             asked.place = Place::Waiting;
             asked.last = Some(why.clone());
             match asked.question {
-                Question::Status { .. } => self.refuse_for_good(ticket, why.clone()),
+                Question::Status { .. } | Question::Reload { .. } => {
+                    self.refuse_for_good(ticket, why.clone())
+                }
                 Question::Append { .. }
                 | Question::Read { .. }
                 | Question::Mode { .. }

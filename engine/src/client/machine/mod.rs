@@ -126,7 +126,7 @@ impl Machine {
             let message = format!("client: the placement names no partition {partition}");
             return Err(refusal(RefusalClause::NotHere, message, 0));
         }
-        if let Question::Status { at, .. } = question
+        if let Question::Status { at, .. } | Question::Reload { at } = question
             && !self.greetings.contains_key(at)
         {
             let message = format!(
@@ -187,7 +187,9 @@ impl Machine {
         let links = &self.links;
         let is_down = |at: PeerId| links.get(&at).is_some_and(|link| link.is_down(now));
         let target = match &asked.question {
-            Question::Status { at, .. } => Some(*at).filter(|at| !is_down(*at)),
+            Question::Status { at, .. } | Question::Reload { at } => {
+                Some(*at).filter(|at| !is_down(*at))
+            }
             Question::Append { partition, .. }
             | Question::Read { partition, .. }
             | Question::Mode { partition, .. }
@@ -204,7 +206,7 @@ impl Machine {
         let asked = &self.asked[&ticket];
         let pinned;
         let candidates: &[PeerId] = match &asked.question {
-            Question::Status { at, .. } => {
+            Question::Status { at, .. } | Question::Reload { at } => {
                 pinned = [*at];
                 &pinned
             }

@@ -2,6 +2,7 @@
 //! answer's in [`response`], the larger answers in rooms of their own, enums in [`values`].
 
 mod members;
+mod reload;
 mod request;
 mod response;
 mod status;
@@ -13,6 +14,7 @@ use super::{
     MessageError, STATUS_PARTITIONS_MAX,
 };
 use crate::generated::fb;
+use reload::check_reload;
 use request::{build_request_body, request_body};
 use response::{build_response_body, response_body, response_bytes};
 use status::check_partitions;
@@ -28,6 +30,7 @@ impl ClientRequest {
             ClientRequestBody::Read { query, .. } => query.len(),
             ClientRequestBody::Status { .. }
             | ClientRequestBody::Placement
+            | ClientRequestBody::Reload
             | ClientRequestBody::Mode { .. }
             | ClientRequestBody::Members { .. } => 0,
         };
@@ -61,7 +64,7 @@ impl ClientResponse {
     /// Appends the message's FlatBuffers form to `out`.
     ///
     /// # Errors
-    /// A status lists more than [`STATUS_PARTITIONS_MAX`] partitions, or members are more than [`MEMBERS_MAX`], or the message is larger than what a frame holds;
+    /// A status lists more than [`STATUS_PARTITIONS_MAX`] partitions, or members are more than [`MEMBERS_MAX`], or a list of a reload is over its limit, or the message is larger than what a frame holds;
     /// `out` is then as it was.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), MessageError> {
         if let ClientResponseBody::Status(status) = &self.body {
@@ -69,6 +72,9 @@ impl ClientResponse {
         }
         if let ClientResponseBody::Members(members) = &self.body {
             check_list("MembersReply.members", members.members.len(), MEMBERS_MAX)?;
+        }
+        if let ClientResponseBody::Reload(reload) = &self.body {
+            check_reload(reload)?;
         }
         encode(out, response_bytes(&self.body), |scratch| {
             let (body_type, body) = build_response_body(scratch, &self.body);

@@ -75,6 +75,13 @@ pub(super) fn build_request_body(
             let offset = fb::MembersRequest::create(b, &args).as_union_value();
             (fb::ClientRequestBody::MembersRequest, offset)
         }
+        ClientRequestBody::Reload => {
+            let offset = fb::ReloadRequest::create(b, &fb::ReloadRequestArgs {});
+            (
+                fb::ClientRequestBody::ReloadRequest,
+                offset.as_union_value(),
+            )
+        }
         ClientRequestBody::Placement => {
             let offset = fb::PlacementRequest::create(b, &fb::PlacementRequestArgs {});
             (
@@ -122,6 +129,7 @@ pub(super) fn request_body(
             }
         }
         fb::ClientRequestBody::PlacementRequest => ClientRequestBody::Placement,
+        fb::ClientRequestBody::ReloadRequest => ClientRequestBody::Reload,
         fb::ClientRequestBody::ModeRequest => {
             let m = request.body_as_mode_request().ok_or_else(mismatch)?;
             ClientRequestBody::Mode {

@@ -3,6 +3,7 @@
 use super::super::codec::{Scratch, UnionOffset, id128, malformed, partition_of};
 use super::super::{ClientResponseBody, MessageError, Refusal};
 use super::members::{build_members, members};
+use super::reload::{build_reload, reload, reload_bytes};
 use super::status::{build_status, shard_status};
 use super::values::{read_level, refusal_clause};
 use crate::generated::fb;
@@ -27,6 +28,7 @@ pub(super) fn response_bytes(body: &ClientResponseBody) -> usize {
             members.members.iter().map(|m| m.address.len()).sum()
         }
         ClientResponseBody::Placement(file) => file.len(),
+        ClientResponseBody::Reload(reload) => reload_bytes(reload),
     }
 }
 
@@ -97,6 +99,10 @@ pub(super) fn build_response_body(
             let offset = build_members(scratch, members).as_union_value();
             (fb::ClientResponseBody::MembersReply, offset)
         }
+        ClientResponseBody::Reload(reload) => {
+            let offset = build_reload(scratch, reload).as_union_value();
+            (fb::ClientResponseBody::ReloadReply, offset)
+        }
         ClientResponseBody::Placement(file) => {
             let args = fb::PlacementReplyArgs {
                 file: Some(b.create_vector(file)),
@@ -150,6 +156,10 @@ pub(super) fn response_body(
         fb::ClientResponseBody::PlacementReply => {
             let m = response.body_as_placement_reply().ok_or_else(mismatch)?;
             ClientResponseBody::Placement(m.file().bytes().to_vec())
+        }
+        fb::ClientResponseBody::ReloadReply => {
+            let m = response.body_as_reload_reply().ok_or_else(mismatch)?;
+            ClientResponseBody::Reload(reload(m)?)
         }
         fb::ClientResponseBody::MembersReply => {
             let m = response.body_as_members_reply().ok_or_else(mismatch)?;
