@@ -1,4 +1,4 @@
-//! How many campaigns a shard has under way.
+//! Whose time has come, and how many campaigns a shard has under way.
 //!
 //! When a node starts, or its peer ends, thousands of replicas want to be elected at once. Each campaign costs its own
 //! messages and two durable votes; all at once they take longer than an election may, so that they time out, begin anew
@@ -40,6 +40,28 @@ impl Campaigns {
 }
 
 impl ShardCore {
+    /// Those whose deadline has come have their time.
+    pub(super) fn tick_due(&mut self, now: Time) {
+        while let Some((at, id)) = self.deadlines.first().copied()
+            && at <= now
+        {
+            self.deadlines.pop_first();
+            let Some(partition) = self.partitions.get_mut(&id) else {
+                continue;
+            };
+            partition.filed_deadline = None;
+            self.touched.insert(id);
+            let due = partition
+                .replica
+                .next_deadline()
+                .is_some_and(|at| at <= now);
+            if due && self.shared.log.is_open() {
+                self.tick_or_wait(now, id);
+            }
+        }
+        self.begin_campaigns(now);
+    }
+
     /// A replica's time has come. If it would campaign, it may have to wait.
     pub(super) fn tick_or_wait(&mut self, now: Time, id: PartitionId) {
         let Some(partition) = self.partitions.get_mut(&id) else {

@@ -7,7 +7,7 @@ use clustor_wire::ids::PartitionId;
 use clustor_wire::message::{MembersVerb, PartitionMembers, Refusal, RefusalClause};
 
 use super::ShardCore;
-use super::inward::log_refusal;
+use super::asked::log_refusal;
 use crate::partition::refusal;
 use crate::raft::MemberChange;
 use crate::raft::configuration::{CONFIGURATION_BYTES_MAX, Standing};

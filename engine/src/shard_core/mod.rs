@@ -5,22 +5,25 @@
 //! decided to the log, the peers and the machines; and submits one set of chains. Work per turn is
 //! proportional to what was touched, never to what is there.
 //!
+//! - `asked`: what clients and handles ask, to the partitions it is for
 //! - `boot`: recovery, and partitions from what the log holds
-//! - `campaigns`: how many elections are under way at once
+//! - `campaigns`: whose time has come, and how many elections are under way at once
 //! - `clocks`: whether the clock of turns can be trusted
-//! - `inward`: events and requests to the partitions they are for
+//! - `heard`: what peers say, to the partitions it is for
 //! - `outward`: what replicas decided, to the log, the machines and those who asked
 //! - `links`: batches for peers
 //! - `members`: who belongs to a partition
 //! - `modes`: how partitions are made durable
 //! - `pairs`: other shards with which partitions are quiet
 //! - `peers`: what is remembered of peers' disks, and what they hold against the own one
+//! - `retired`: what the disk brought back
 
 mod addresses;
+mod asked;
 mod boot;
 mod campaigns;
 mod clocks;
-mod inward;
+mod heard;
 mod links;
 mod members;
 mod modes;
@@ -28,6 +31,7 @@ mod outward;
 mod pairs;
 mod peers;
 mod reloads;
+mod retired;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
