@@ -3,6 +3,7 @@
 //!
 //! Rooms, from the ground up; each imports only those above it in this list:
 //!
+//! - `lent`: what a partition without work does without
 //! - [`profile`]: every number by which a node is tuned, with its limits
 //! - [`security`]: identities, the signed placement
 //! - [`raft`]: the consensus core, one replica of one partition
@@ -21,6 +22,7 @@
 pub mod client;
 pub mod engine;
 pub mod gate;
+mod lent;
 pub mod machine;
 pub mod outcome;
 pub mod partition;

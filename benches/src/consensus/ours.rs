@@ -1,11 +1,12 @@
 //! Three of this engine's replicas, each over its own log on a disk in memory.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use clustor_engine::raft::entry::EntryBody;
 use clustor_engine::raft::{
-    AuthenticatedPeer, Configuration, EntryCache, Limits, NewEntry, Output, RecordToPersist,
-    Replica, ReplicaConfig, Restored, Timers, Turn,
+    AuthenticatedPeer, Configuration, EntryCache, NewEntry, Output, RecordToPersist, Replica,
+    ReplicaConfig, Restored, Timers, Turn,
 };
 use clustor_shards::disk::DiskOp;
 use clustor_shards::log::record::parse_record;
@@ -94,8 +95,8 @@ impl Node {
             incarnation: Incarnation::ZERO,
             voters: voters.clone(),
             seed: node as u64 + 1,
-            timers: Timers::LOCAL,
-            limits: Limits::default(),
+            timers: Arc::new(Timers::LOCAL),
+            limits: Arc::default(),
             leaf: None,
             mode: Mode::Group,
         };

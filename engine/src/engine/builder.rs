@@ -196,7 +196,11 @@ impl EngineBuilder {
                     },
                     directory.keys().clone(),
                     Arc::clone(&shard.budget),
-                    shard.leaders.clone(),
+                    shard
+                        .leaders
+                        .iter()
+                        .map(|(id, leaders)| (*id, Arc::clone(leaders)))
+                        .collect(),
                     seat.sockets(me)?,
                 ),
                 // Replies go through their own cells.
@@ -210,7 +214,7 @@ impl EngineBuilder {
             nudge(&submitter);
             let _ = cell.set(submitter);
         }
-        let mut partitions = BTreeMap::new();
+        let mut partitions = Vec::new();
         let mut ports = Vec::with_capacity(shards.len());
         for (number, shard) in (0u16..).zip(&shards) {
             let port = Arc::new(Port {
@@ -227,7 +231,7 @@ impl EngineBuilder {
                     port: Arc::clone(&port),
                     leaders: Arc::clone(&shard.leaders[id]),
                 };
-                partitions.insert(*id, local);
+                partitions.push((*id, local));
             }
         }
         if seat.is_alone() {
@@ -235,7 +239,8 @@ impl EngineBuilder {
         }
         Ok(Engine {
             directory,
-            partitions,
+            // Made of all at once, a map has no half-empty nodes.
+            partitions: partitions.into_iter().collect(),
             node,
             handle: EngineHandle::new(ports, self.profile),
         })

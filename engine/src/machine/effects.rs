@@ -24,12 +24,26 @@ pub struct Effects {
 }
 
 impl Effects {
-    /// The effects of a partition's machine.
-    pub(crate) fn of(partition: PartitionId, acks: Arc<AckBox>) -> Self {
-        Self {
-            acks: Some((acks, partition)),
-            ..Self::default()
-        }
+    /// Nothing was caused yet.
+    pub(crate) const NONE: Self = Self {
+        bytes: Vec::new(),
+        replies: Vec::new(),
+        timers: Timers::NONE,
+        acks: None,
+        handles: 0,
+        deferred: Vec::new(),
+    };
+
+    /// Whose effects these are, and where handles of deferred items say what became of them.
+    pub(crate) fn settle_with(&mut self, partition: PartitionId, acks: &Arc<AckBox>) {
+        self.acks
+            .get_or_insert_with(|| (Arc::clone(acks), partition));
+    }
+
+    /// Whether nothing is in them that is needed once the replies are given: no timer is set, and no handle was ever given
+    /// out, whose number must not be given out again.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.timers.is_empty() && self.handles == 0
     }
 
     /// While the item at `index` is applied: its append is answered only when the handle says that it is done. See

@@ -48,6 +48,13 @@ pub struct Timers {
 }
 
 impl Timers {
+    /// None is set.
+    pub(super) const NONE: Self = Self {
+        by_name: BTreeMap::new(),
+        by_due: BTreeSet::new(),
+        undo: Vec::new(),
+    };
+
     /// How many are set.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -12,9 +12,11 @@ use clustor_shards::turn::Time;
 use clustor_wire::ids::{LogIndex, Term};
 use clustor_wire::message::{Refusal, RefusalClause};
 
+use super::busy::Busy;
 use super::idempotency::KeyVerdict;
 use super::pause::Pause;
 use super::{Answer, MachineSlot, Partition, refusal};
+use crate::lent::Lent;
 use crate::machine::{Admit, Applied, Batch, Expired, Item, Stamp, Stopwatch};
 use crate::outcome::Outcome;
 use crate::raft::entry::{EntryBody, EntryKey, EntryKind, KeysMax, SystemKind};
@@ -85,7 +87,7 @@ impl Partition {
     pub(crate) fn machine_deadline(&self) -> Option<Time> {
         match &self.machine {
             MachineSlot::Failed(trouble) => trouble.retry_at,
-            MachineSlot::Running(_) => self.pause.as_ref().and_then(Pause::until),
+            MachineSlot::Running(_) => self.busy.pause.as_ref().and_then(Pause::until),
         }
     }
 
@@ -98,7 +100,7 @@ impl Partition {
         }));
         match opened {
             Ok(Ok((machine, opened))) if opened.applied <= self.replica.last_index() => {
-                if let Err(error) = self.effects.open(opened.timers) {
+                if let Err(error) = self.busy.effects.open(opened.timers) {
                     self.fail_machine(format!("opened with timers that can't be: {error}"), now);
                     return;
                 }
@@ -126,29 +128,31 @@ impl Partition {
         self.pace.start_over(self.applied);
         self.applied = self.replica.base_index();
         self.stamp_ms = 0;
-        self.table.clear();
-        self.pause = None;
+        self.table = Lent::default();
+        self.busy.pause = None;
         self.stuck = None;
     }
 
     fn fail_machine(&mut self, reason: String, now: Time) {
-        self.failures
+        self.busy
+            .failures
             .retain(|then| now.since_us(*then) < FAILURE_WINDOW_MS * 1000);
-        self.failures.push(now);
-        let pause = if self.failures.len() >= FAILURES_MAX {
+        self.busy.failures.push(now);
+        let pause = if self.busy.failures.len() >= FAILURES_MAX {
             FAILURE_PAUSE_MS
         } else {
             RETRY_PAUSE_MS
         };
         tracing::error!(partition = %self.id, reason, "the machine failed and will be made again");
-        self.machine = MachineSlot::Failed(MachineTrouble {
+        self.machine = MachineSlot::Failed(Box::new(MachineTrouble {
             reason,
             retry_at: Some(now.plus_ms(pause)),
-        });
+        }));
         self.hand_over = true;
         // Their items are applied again, and answered then.
-        for append in self.deferrals.forget().rev() {
-            self.appends.push_front(append);
+        let waiting = self.busy.deferrals.forget();
+        for append in waiting.rev() {
+            self.busy.appends.push_front(append);
         }
     }
 
@@ -199,7 +203,7 @@ impl Partition {
         if self.applied >= limit {
             return ApplyStep::Done;
         }
-        if self.apply_read.is_some() || self.deferrals.is_full() {
+        if self.apply_read.is_some() || self.busy.deferrals.is_full() {
             return ApplyStep::Done;
         }
         frames.clear();
@@ -322,10 +326,10 @@ impl Partition {
         reached: LogIndex,
         answers: &mut Vec<Answer>,
     ) {
-        self.effects.clear();
+        self.busy.effects.clear();
         match self.run_machine(watch, items) {
             Ok(()) => {
-                self.pause = None;
+                self.busy.pause = None;
                 self.took(now, reached, &judged, answers);
             }
             Err(Stop::Failed(failure)) => self.give_up_machine(failure, now, answers),
@@ -334,7 +338,7 @@ impl Partition {
                 if let Err(failure) = self.begin_pause(now, taken > 0, reason) {
                     return self.give_up_machine(failure, now, answers);
                 }
-                self.effects.forget_from(from);
+                self.busy.effects.forget_from(from);
                 let later = judged.partition_point(|entry| entry.index < from);
                 let later = judged.split_off(later);
                 self.took(now, from.prev(), &judged, answers);
@@ -346,7 +350,11 @@ impl Partition {
     /// Entries took effect, up to this one.
     fn took(&mut self, now: Time, reached: LogIndex, judged: &[Judged], answers: &mut Vec<Answer>) {
         self.applied = self.applied.max(reached);
-        self.deferrals.begin(now, self.effects.take_deferred());
+        let until = now.plus_ms(self.patience_ms);
+        let Busy {
+            deferrals, effects, ..
+        } = &mut *self.busy;
+        deferrals.begin(until, effects.take_deferred());
         self.answer_applied(judged, answers);
         self.tell_ready(answers);
     }
@@ -372,14 +380,14 @@ impl Partition {
         term: Term,
         answers: &mut Vec<Answer>,
     ) {
-        self.effects.clear();
+        self.busy.effects.clear();
         let failure = match self.run_expired(watch, index, term) {
             Ok(()) => {
-                self.pause = None;
+                self.busy.pause = None;
                 return self.took(now, index, &[], answers);
             }
             Err(Stop::Later { reason, .. }) => {
-                self.effects.forget_from(index);
+                self.busy.effects.forget_from(index);
                 self.begin_pause(now, false, reason)
             }
             Err(Stop::Failed(failure)) => Err(failure),
@@ -397,7 +405,7 @@ impl Partition {
         term: Term,
     ) -> Result<(), Stop> {
         let stamp = Stamp(self.stamp_ms.saturating_mul(1000));
-        let timers = self.effects.take_due(index, stamp);
+        let timers = self.busy.effects.take_due(index, stamp);
         if timers.is_empty() {
             return Ok(());
         }
@@ -410,7 +418,8 @@ impl Partition {
             stamp,
             timers: &timers,
         };
-        let effects = &mut self.effects;
+        let effects = &mut self.busy.effects;
+        effects.settle_with(self.id, &self.acks);
         let began = watch.read_us();
         let answer = catch_unwind(AssertUnwindSafe(|| machine.expire(expired, effects)));
         self.took_us(watch.read_us().saturating_sub(began), index);
@@ -430,7 +439,8 @@ impl Partition {
         let MachineSlot::Running(machine) = &mut self.machine else {
             return Err(Stop::Failed("does not run".to_owned()));
         };
-        let effects = &mut self.effects;
+        let effects = &mut self.busy.effects;
+        effects.settle_with(self.id, &self.acks);
         let batch = Batch::new(items);
         let began = watch.read_us();
         let answer = catch_unwind(AssertUnwindSafe(|| machine.apply(batch, effects)));
@@ -449,9 +459,9 @@ impl Partition {
     fn answer_committed(&mut self, limit: LogIndex, answers: &mut Vec<Answer>) {
         let term = self.replica.term();
         let mut at = 0;
-        while at < self.appends.len() && self.appends[at].index <= limit {
-            if self.appends[at].wait == Wait::Committed
-                && let Some(append) = self.appends.remove(at)
+        while at < self.busy.appends.len() && self.busy.appends[at].index <= limit {
+            if self.busy.appends[at].wait == Wait::Committed
+                && let Some(append) = self.busy.appends.remove(at)
             {
                 answers.push(Answer::Append(
                     append.origin,
@@ -471,11 +481,12 @@ impl Partition {
     fn answer_applied(&mut self, judged: &[Judged], answers: &mut Vec<Answer>) {
         for entry in judged {
             while self
+                .busy
                 .appends
                 .front()
                 .is_some_and(|append| append.index <= entry.index)
             {
-                let Some(append) = self.appends.pop_front() else {
+                let Some(append) = self.busy.appends.pop_front() else {
                     break;
                 };
                 // A leader's own entries are never replaced while it leads, and what it awaits is given up
@@ -486,7 +497,7 @@ impl Partition {
                     KeyVerdict::Duplicate { index, .. } => index,
                     KeyVerdict::Execute | KeyVerdict::Expired => entry.index,
                 };
-                answers.extend(self.deferrals.park(promised, append, outcome));
+                answers.extend(self.busy.deferrals.park(promised, append, outcome));
             }
         }
     }
@@ -496,7 +507,7 @@ impl Partition {
             KeyVerdict::Execute => Outcome::Applied {
                 term: entry.term,
                 index: entry.index,
-                reply: self.effects.reply_of(entry.index).to_vec(),
+                reply: self.busy.effects.reply_of(entry.index).to_vec(),
                 duplicate: false,
             },
             KeyVerdict::Duplicate { term, index } => Outcome::Applied {

@@ -28,8 +28,8 @@ impl Partition {
 
     /// The machine's timers.
     #[must_use]
-    pub const fn timers(&self) -> &Timers {
-        self.effects.timers()
+    pub fn timers(&self) -> &Timers {
+        self.busy.effects.timers()
     }
 
     /// Whether this replica is the one that lets timers expire.
@@ -39,7 +39,7 @@ impl Partition {
             && !self.stopping
             && !self.replica.is_handing_over()
             && matches!(self.machine, MachineSlot::Running(_))
-            && self.expiring.is_none_or(|index| index <= self.applied)
+            && self.busy.expiring.is_none_or(|index| index <= self.applied)
     }
 
     /// When the first timer is due, if this replica is the one that lets it expire.
@@ -51,7 +51,8 @@ impl Partition {
         let left_ms = due.0.div_ceil(1000).saturating_sub(self.stamp(now));
         let at = now.plus_ms(left_ms);
         Some(
-            self.expire_not_before
+            self.busy
+                .expire_not_before
                 .map_or(at, |not_before| at.max(not_before)),
         )
     }
@@ -65,10 +66,10 @@ impl Partition {
         let proposed = admitted.then(|| self.replica.propose_timers_due(turn, stamp_ms));
         match proposed {
             Some(Ok(position)) => {
-                self.expiring = Some(position.index);
-                self.expire_not_before = None;
+                self.busy.expiring = Some(position.index);
+                self.busy.expire_not_before = None;
             }
-            _ => self.expire_not_before = Some(turn.now.plus_ms(EXPIRE_RETRY_MS)),
+            _ => self.busy.expire_not_before = Some(turn.now.plus_ms(EXPIRE_RETRY_MS)),
         }
     }
 }

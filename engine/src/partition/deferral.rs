@@ -30,28 +30,15 @@ pub(super) struct Deferrals {
     parked: BTreeMap<LogIndex, Parked>,
     /// Appends parked, in all.
     waiting: usize,
-    patience_ms: u64,
 }
 
 impl Deferrals {
-    pub fn new(patience_ms: u64) -> Self {
-        Self {
-            out: BTreeMap::new(),
-            parked: BTreeMap::new(),
-            waiting: 0,
-            patience_ms,
-        }
-    }
-
-    /// Handles given out from here on have this long.
-    pub fn retune(&mut self, patience_ms: u64) {
-        self.patience_ms = patience_ms;
-    }
-
-    /// How long an effect, or a machine without progress, may take, in milliseconds.
-    pub const fn patience_ms(&self) -> u64 {
-        self.patience_ms
-    }
+    /// None is out.
+    pub const NONE: Self = Self {
+        out: BTreeMap::new(),
+        parked: BTreeMap::new(),
+        waiting: 0,
+    };
 
     pub fn is_empty(&self) -> bool {
         self.out.is_empty()
@@ -67,9 +54,8 @@ impl Deferrals {
         self.out.len() >= DEFERRED_MAX
     }
 
-    /// Handles were given out for items that took effect.
-    pub fn begin(&mut self, now: Time, deferred: Vec<(u64, LogIndex)>) {
-        let until = now.plus_ms(self.patience_ms);
+    /// Handles were given out for items that took effect; they are late from `until` on.
+    pub fn begin(&mut self, until: Time, deferred: Vec<(u64, LogIndex)>) {
         for (number, index) in deferred {
             self.out.insert(number, Out { index, until });
             self.parked.entry(index).or_default().handles += 1;
@@ -131,17 +117,17 @@ impl Deferrals {
 impl Partition {
     /// When the handle that is out longest is late. They were given out in the order of their numbers.
     pub(crate) fn ack_deadline(&self) -> Option<Time> {
-        self.deferrals.out.values().map(|out| out.until).next()
+        self.busy.deferrals.out.values().map(|out| out.until).next()
     }
 
     /// A handle says what became of its effect.
     pub(crate) fn settle(&mut self, now: Time, settled: Settled, answers: &mut Vec<Answer>) {
-        let Some(out) = self.deferrals.out.remove(&settled.number) else {
+        let Some(out) = self.busy.deferrals.out.remove(&settled.number) else {
             // Of a life of the machine that is over.
             return;
         };
         match settled.result {
-            Ok(()) => answers.extend(self.deferrals.done(out.index)),
+            Ok(()) => answers.extend(self.busy.deferrals.done(out.index)),
             Err(reason) => {
                 let failure = format!("deferred an effect of index {}: {reason}", out.index);
                 self.give_up_machine(failure, now, answers);
@@ -151,9 +137,9 @@ impl Partition {
 
     /// A handle that is late counts as failed.
     pub(super) fn judge_late(&mut self, now: Time, answers: &mut Vec<Answer>) {
-        let late = self.deferrals.out.values().next();
+        let late = self.busy.deferrals.out.values().next();
         if let Some(index) = late.filter(|out| out.until <= now).map(|out| out.index) {
-            let patience_ms = self.deferrals.patience_ms;
+            let patience_ms = self.patience_ms;
             let failure = format!(
                 "deferred an effect of index {index} that is not settled after ack_ms_max = {patience_ms} ms"
             );

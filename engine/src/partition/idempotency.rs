@@ -14,6 +14,7 @@ use clustor_wire::ids::{LogIndex, Term};
 use clustor_wire::message::IdempotencyKey;
 
 use super::Partition;
+use crate::lent::Bare;
 use crate::profile::Profile;
 use crate::raft::Turn;
 use crate::raft::entry::{EntryKey, KeysMax};
@@ -50,18 +51,32 @@ pub struct IdempotencyTable {
 }
 
 impl Default for IdempotencyTable {
-    /// An empty table, as it is at the beginning of every log.
     fn default() -> Self {
-        Self {
-            keys_max: KeysMax::MOST,
-            first: BTreeMap::new(),
-            by_age: VecDeque::new(),
-            floor: LogIndex::ZERO,
-        }
+        Self::NONE
+    }
+}
+
+impl Bare for IdempotencyTable {
+    const BARE: &'static Self = &Self::NONE;
+
+    fn bare() -> Self {
+        Self::NONE
+    }
+
+    fn is_bare(&self) -> bool {
+        self.is_empty() && self.keys_max == KeysMax::MOST && self.floor == LogIndex::ZERO
     }
 }
 
 impl IdempotencyTable {
+    /// An empty table, as it is at the beginning of every log.
+    const NONE: Self = Self {
+        keys_max: KeysMax::MOST,
+        first: BTreeMap::new(),
+        by_age: VecDeque::new(),
+        floor: LogIndex::ZERO,
+    };
+
     /// An entry is applied that changes how many keys are remembered.
     pub fn set_keys_max(&mut self, keys_max: KeysMax) {
         self.keys_max = keys_max;
@@ -180,7 +195,7 @@ impl KeysMaxWish {
 impl Partition {
     /// How many idempotency keys it remembers, at most, as the log says up to the applied index.
     #[must_use]
-    pub const fn keys_max(&self) -> KeysMax {
+    pub fn keys_max(&self) -> KeysMax {
         self.table.keys_max()
     }
 

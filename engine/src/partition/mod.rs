@@ -11,10 +11,12 @@
 //! - `clock`: the partition's time, and the timers that are due by it
 //! - `pace`: how long the machine takes over its batches, and what may wait for it where that is too long
 //! - `pause`: what a machine did not take, until it is called again
+//! - `busy`: what it has only while something happens in it
 //! - `reads`: what reads rely on, and when they are answered
 //! - `apply`: committed entries through the machine, and what becomes of it when it fails
 
 mod apply;
+mod busy;
 mod clock;
 mod deferral;
 pub(crate) mod durability;
@@ -24,7 +26,6 @@ pub mod pace;
 mod pause;
 mod reads;
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use clustor_shards::turn::{ConnectionId, PeerId, Time};
@@ -34,8 +35,9 @@ use clustor_wire::message::{
 };
 
 use crate::gate::ControlFacts;
+use crate::lent::Lent;
 use crate::machine::deferred::AckBox;
-use crate::machine::{AnyMachine, Effects, MachineFactory};
+use crate::machine::{AnyMachine, MachineFactory};
 use crate::outcome::{Leadership, Outcome};
 use crate::profile::Profile;
 use crate::raft::entry::EntryKey;
@@ -45,13 +47,11 @@ use crate::raft::{
 use crate::request::{ReadFn, Wait};
 
 pub use apply::{ApplyStep, MachineTrouble};
-use deferral::Deferrals;
+use busy::Busy;
 use durability::Durability;
 use idempotency::{IdempotencyTable, KeysMaxWish};
 use pace::Pace;
-use pause::Pause;
 pub(crate) use reads::Asked;
-use reads::PendingRead;
 
 /// Appends and reads that may wait for an answer in one partition; more are refused as Busy.
 pub const WAITING_MAX: usize = 65_536;
@@ -105,7 +105,7 @@ struct PendingAppend {
 /// The machine, or why there is none.
 enum MachineSlot {
     Running(Box<dyn AnyMachine>),
-    Failed(MachineTrouble),
+    Failed(Box<MachineTrouble>),
 }
 
 /// One partition on its shard.
@@ -118,21 +118,18 @@ pub struct Partition {
     applied: LogIndex,
     /// The machine said at its opening that everything up to here is in it.
     machine_from: LogIndex,
-    table: IdempotencyTable,
+    table: Lent<IdempotencyTable>,
     keys_wish: KeysMaxWish,
     /// The greatest stamp up to the applied index, in milliseconds.
     stamp_ms: u64,
     /// How this leader's clock becomes the partition's: the stamp at a moment.
     clock: Option<(Time, u64)>,
-    /// The entry by which timers expire, until it is applied.
-    expiring: Option<LogIndex>,
-    /// Such an entry could not be appended: not again before this moment.
-    expire_not_before: Option<Time>,
-    appends: VecDeque<PendingAppend>,
-    reads_by_token: BTreeMap<u64, PendingRead>,
+    busy: Lent<Busy>,
     next_read: u64,
-    /// Confirmed, waiting for the machine to get there.
-    reads_confirmed: Vec<(ReadReady, PendingRead)>,
+    /// Where handles of deferred items say what became of them.
+    acks: Arc<AckBox>,
+    /// How long an effect, or a machine without progress, may take, in milliseconds.
+    patience_ms: u64,
     leadership: Leadership,
     /// Leadership is being given up for good: it is not ready again if nobody takes it.
     pub(crate) stopping: bool,
@@ -142,13 +139,8 @@ pub struct Partition {
     ready_at: Option<LogIndex>,
     /// A read of the log for applying is outstanding, with this token.
     pub(crate) apply_read: Option<u64>,
-    effects: Effects,
-    deferrals: Deferrals,
-    /// The machine asked to be called again later.
-    pause: Option<Pause>,
     apply_entries_max: usize,
     pace: Pace,
-    failures: Vec<Time>,
     /// The retired deadline under which the shard filed it.
     pub(crate) filed_deadline: Option<Time>,
     /// How the shard filed it while it is without a leader.
@@ -208,31 +200,25 @@ impl Partition {
         let mut partition = Self {
             id,
             replica,
-            machine: MachineSlot::Failed(MachineTrouble::not_opened()),
+            machine: MachineSlot::Failed(Box::new(MachineTrouble::not_opened())),
             factory,
             applied: LogIndex::ZERO,
             machine_from: LogIndex::ZERO,
-            table: IdempotencyTable::default(),
+            table: Lent::default(),
             keys_wish: KeysMaxWish::new(profile),
             stamp_ms: 0,
             clock: None,
-            expiring: None,
-            expire_not_before: None,
-            appends: VecDeque::new(),
-            reads_by_token: BTreeMap::new(),
+            busy: Lent::default(),
             next_read: 0,
-            reads_confirmed: Vec::new(),
+            acks: Arc::clone(acks),
+            patience_ms: profile.ack_ms_max,
             leadership: Leadership::Follower,
             stopping: false,
             hand_over: false,
             ready_at: None,
             apply_read: None,
-            effects: Effects::of(id, Arc::clone(acks)),
-            deferrals: Deferrals::new(profile.ack_ms_max),
-            pause: None,
             apply_entries_max: usize::try_from(profile.apply_entries_max).unwrap_or(512),
             pace: Pace::new(profile),
-            failures: Vec::new(),
             filed_deadline: None,
             filed_campaign: CampaignFiled::No,
             filed_quiet: None,
@@ -245,10 +231,10 @@ impl Partition {
     }
 
     /// Obeys the profile from here on, in what can be turned while it runs.
-    pub(crate) fn retune(&mut self, timers: Timers, limits: Limits, profile: &Profile) {
+    pub(crate) fn retune(&mut self, timers: Arc<Timers>, limits: Arc<Limits>, profile: &Profile) {
         self.replica.retune(timers, limits);
         self.apply_entries_max = usize::try_from(profile.apply_entries_max).unwrap_or(512);
-        self.deferrals.retune(profile.ack_ms_max);
+        self.patience_ms = profile.ack_ms_max;
         self.keys_wish.retune(profile);
         self.pace.retune(profile);
     }
@@ -286,10 +272,10 @@ impl Partition {
     /// Whether appends or reads wait for an answer.
     #[must_use]
     pub fn is_waited_for(&self) -> bool {
-        !self.appends.is_empty()
-            || !self.deferrals.is_empty()
-            || !self.reads_by_token.is_empty()
-            || !self.reads_confirmed.is_empty()
+        !self.busy.appends.is_empty()
+            || !self.busy.deferrals.is_empty()
+            || !self.busy.reads_by_token.is_empty()
+            || !self.busy.reads_confirmed.is_empty()
     }
 
     /// Whether one more may wait, and the machine can take what it waits for.
@@ -304,8 +290,9 @@ impl Partition {
         if let Some(stuck) = self.stuck {
             return Err(self.stuck_refusal(stuck));
         }
-        let appends = self.appends.len() + self.deferrals.waiting();
-        if appends + self.reads_by_token.len() + self.reads_confirmed.len() >= WAITING_MAX {
+        let busy = &*self.busy;
+        let appends = busy.appends.len() + busy.deferrals.waiting();
+        if appends + busy.reads_by_token.len() + busy.reads_confirmed.len() >= WAITING_MAX {
             return Err(refusal(
                 RefusalClause::Busy,
                 format!("partition {}: {WAITING_MAX} requests wait already", self.id),
@@ -344,7 +331,7 @@ impl Partition {
     /// whatever the machine says to the command by now.
     fn may_be_known(&self, key: &EntryKey) -> bool {
         let waits = |append: &PendingAppend| append.key.is_some_and(|k| k.key == key.key);
-        self.ready_at.is_some() || self.table.knows(&key.key) || self.appends.iter().any(waits)
+        self.ready_at.is_some() || self.table.knows(&key.key) || self.busy.appends.iter().any(waits)
     }
 
     /// Notes an append that was proposed at `index`.
@@ -355,7 +342,7 @@ impl Partition {
         key: Option<EntryKey>,
         wait: Wait,
     ) {
-        self.appends.push_back(PendingAppend {
+        self.busy.appends.push_back(PendingAppend {
             index,
             origin,
             key,
@@ -401,7 +388,10 @@ impl Partition {
     /// Nobody here knows any more what becomes of the appends that wait.
     pub(crate) fn give_up_appends(&mut self, why: &str, answers: &mut Vec<Answer>) {
         let wal_committed = self.replica.wal_committed();
-        for append in self.deferrals.take_appends().chain(self.appends.drain(..)) {
+        let Busy {
+            deferrals, appends, ..
+        } = &mut *self.busy;
+        for append in deferrals.take_appends().chain(appends.drain(..)) {
             answers.push(Answer::Append(
                 append.origin,
                 Outcome::Unknown {
@@ -426,7 +416,7 @@ impl Partition {
         self.ready_at = Some(first);
         self.keys_wish.forget();
         self.clock = None;
-        self.expiring = None;
+        self.busy.expiring = None;
         self.set_leadership(Leadership::Elected { term }, answers);
     }
 
@@ -501,7 +491,8 @@ impl Partition {
             (MachineSlot::Failed(trouble), _) => format!("the machine {trouble}"),
             (_, Some(stuck)) if status.missing == 0 => stuck.to_owned(),
             _ if status.missing > 0 => lost(&status),
-            _ if self.pause.is_some() => self
+            _ if self.busy.pause.is_some() => self
+                .busy
                 .pause
                 .as_ref()
                 .map_or_else(String::new, |pause| format!("the machine {pause}")),

@@ -4,6 +4,7 @@ use clustor_shards::turn::Time;
 use clustor_wire::ids::{LogIndex, Term};
 
 use super::apply::{ApplyStep, Judged};
+use super::busy::Busy;
 use super::{Answer, Partition};
 use crate::machine::{Item, Stamp, Stopwatch};
 
@@ -71,7 +72,7 @@ impl Partition {
         progressed: bool,
         reason: String,
     ) -> Result<(), String> {
-        let before = self.pause.take().filter(|_| !progressed);
+        let before = self.busy.pause.take().filter(|_| !progressed);
         let (since, retries) = before.map_or((now, 0), |pause| (pause.since, pause.retries));
         let pause_ms = APPLY_PAUSE_MS << retries.min(DOUBLINGS_MAX);
         let pause = Pause {
@@ -81,11 +82,11 @@ impl Partition {
             reason,
             rest: None,
         };
-        if retries >= RETRIES_MAX && since.plus_ms(self.deferrals.patience_ms()) <= now {
+        if retries >= RETRIES_MAX && since.plus_ms(self.patience_ms) <= now {
             return Err(pause.to_string());
         }
         tracing::warn!(partition = %self.id, pause_ms, reason = pause.reason, "the machine asks to retry");
-        self.pause = Some(pause);
+        self.busy.pause = Some(pause);
         Ok(())
     }
 
@@ -102,7 +103,7 @@ impl Partition {
             judged,
             reached,
         };
-        if let Some(pause) = &mut self.pause {
+        if let Some(pause) = &mut self.busy.pause {
             pause.rest = Some(rest);
         }
     }
@@ -114,12 +115,16 @@ impl Partition {
         watch: &dyn Stopwatch,
         answers: &mut Vec<Answer>,
     ) -> Option<ApplyStep> {
-        let pause = self.pause.as_mut()?;
+        self.busy.pause.as_ref()?;
+        let Busy {
+            pause, deferrals, ..
+        } = &mut *self.busy;
+        let pause = pause.as_mut()?;
         if pause.until.is_some_and(|until| now < until) {
             return Some(ApplyStep::Done);
         }
         pause.until = None;
-        if self.deferrals.is_full() {
+        if deferrals.is_full() {
             return Some(ApplyStep::Done);
         }
         let rest = pause.rest.take()?;

@@ -45,11 +45,13 @@ impl Partition {
         } = asked;
         match self.admit_read(turn, control, level, token) {
             Ok(None) => {
-                self.reads_by_token
+                self.busy
+                    .reads_by_token
                     .insert(token, PendingRead { origin, what });
             }
             Ok(Some(ready)) => {
-                self.reads_confirmed
+                self.busy
+                    .reads_confirmed
                     .push((ready, PendingRead { origin, what }));
             }
             Err(refused) => answers.push(Answer::Refused(origin, what, refused)),
@@ -143,8 +145,8 @@ impl Partition {
 
     /// Leadership of the read was confirmed.
     pub(crate) fn on_read_ready(&mut self, ready: ReadReady) {
-        if let Some(read) = self.reads_by_token.remove(&ready.token) {
-            self.reads_confirmed.push((ready, read));
+        if let Some(read) = self.busy.reads_by_token.remove(&ready.token) {
+            self.busy.reads_confirmed.push((ready, read));
         }
     }
 
@@ -155,7 +157,7 @@ impl Partition {
         leader: Option<PeerId>,
         answers: &mut Vec<Answer>,
     ) {
-        if let Some(read) = self.reads_by_token.remove(&token) {
+        if let Some(read) = self.busy.reads_by_token.remove(&token) {
             let refused = self.not_leader(leader);
             answers.push(Answer::Refused(read.origin, read.what, refused));
         }
@@ -163,7 +165,7 @@ impl Partition {
 
     /// Hands out the reads the machine has got far enough for.
     pub(crate) fn release_reads(&mut self, answers: &mut Vec<Answer>) {
-        if self.reads_confirmed.is_empty() {
+        if self.busy.reads_confirmed.is_empty() {
             return;
         }
         let applied = self.applied;
@@ -176,7 +178,7 @@ impl Partition {
             )),
         };
         let stuck = self.stuck.map(|stuck| self.stuck_refusal(stuck));
-        for (ready, read) in core::mem::take(&mut self.reads_confirmed) {
+        for (ready, read) in core::mem::take(&mut self.busy.reads_confirmed) {
             let behind = stuck.as_ref().filter(|_| ready.index > applied);
             match failed.as_ref().or(behind) {
                 Some(refused) => {
@@ -185,7 +187,7 @@ impl Partition {
                 None if ready.index <= applied => {
                     answers.push(Answer::Read(read.origin, read.what, ready));
                 }
-                None => self.reads_confirmed.push((ready, read)),
+                None => self.busy.reads_confirmed.push((ready, read)),
             }
         }
     }
@@ -194,20 +196,20 @@ impl Partition {
     pub(super) fn give_up_unreached(&mut self, answers: &mut Vec<Answer>) {
         let applied = self.applied;
         let refused = self.not_leader(None);
-        let confirmed = core::mem::take(&mut self.reads_confirmed).into_iter();
+        let confirmed = core::mem::take(&mut self.busy.reads_confirmed).into_iter();
         for (ready, read) in confirmed {
             if ready.index > applied {
                 answers.push(Answer::Refused(read.origin, read.what, refused.clone()));
             } else {
-                self.reads_confirmed.push((ready, read));
+                self.busy.reads_confirmed.push((ready, read));
             }
         }
     }
 
     /// The reads that wait are refused.
     pub(crate) fn give_up_reads(&mut self, refused: &Refusal, answers: &mut Vec<Answer>) {
-        let waiting = core::mem::take(&mut self.reads_by_token).into_values();
-        let confirmed = core::mem::take(&mut self.reads_confirmed)
+        let waiting = core::mem::take(&mut self.busy.reads_by_token).into_values();
+        let confirmed = core::mem::take(&mut self.busy.reads_confirmed)
             .into_iter()
             .map(|(_, read)| read);
         for read in waiting.chain(confirmed) {

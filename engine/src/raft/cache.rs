@@ -80,6 +80,11 @@ impl EntryCache {
         CacheSlot(slot)
     }
 
+    /// Forgets where a partition's frames lie, and keeps its place.
+    pub fn forget(&mut self, slot: CacheSlot) {
+        self.run_mut(slot).clear();
+    }
+
     /// Gives a partition's place back.
     pub fn release(&mut self, slot: CacheSlot) {
         self.run_mut(slot).clear();

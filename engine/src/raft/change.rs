@@ -6,6 +6,8 @@
 //! recorded it states the members once more. If nothing is committed for a while, or the new voters are not what they must
 //! be (`fitness`), the way out that it appends leads back. A leader that does not vote any more hands over.
 
+use std::sync::Arc;
+
 use clustor_shards::log::record::RecordKind;
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::LogIndex;
@@ -252,7 +254,7 @@ impl Replica {
     /// The configuration in force may be another one from here on.
     pub(super) fn obey_membership(&mut self) {
         if self.configuration != *self.membership.active() {
-            self.configuration = self.membership.active().clone();
+            self.configuration = Arc::clone(self.membership.active());
         }
         self.sync_followers = true;
         self.addresses_moved = true;
@@ -378,7 +380,7 @@ impl Replica {
 
     /// The configuration in force, as this replica sees it.
     #[must_use]
-    pub const fn configuration(&self) -> &Configuration {
+    pub fn configuration(&self) -> &Configuration {
         &self.configuration
     }
 }

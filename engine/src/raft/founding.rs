@@ -20,6 +20,7 @@ use clustor_wire::message::RaftBody;
 use super::configuration::{Configuration, Step};
 use super::output::RecordToPersist;
 use super::replica::{Replica, RoleState, Turn};
+use crate::lent::{Bare, Lent};
 
 /// A voter that is not named asks the others again after this long, in milliseconds; then after twice as long, and so on.
 const ASK_MS_MIN: u64 = 100;
@@ -40,13 +41,24 @@ pub(super) struct Founding {
 }
 
 impl Founding {
-    pub(super) const fn new(now: Time) -> Self {
-        Self {
-            due: now,
-            ask_ms: ASK_MS_MIN,
-            new: Vec::new(),
-            replaced: None,
-        }
+    /// Nobody was heard, and nobody was asked.
+    const NONE: Self = Self {
+        due: Time(0),
+        ask_ms: ASK_MS_MIN,
+        new: Vec::new(),
+        replaced: None,
+    };
+}
+
+impl Bare for Founding {
+    const BARE: &'static Self = &Self::NONE;
+
+    fn bare() -> Self {
+        Self::NONE
+    }
+
+    fn is_bare(&self) -> bool {
+        self.new.is_empty() && self.replaced.is_none()
     }
 }
 
@@ -111,7 +123,7 @@ impl Replica {
     /// Whether nothing in the log names the voters, of which this replica would be one.
     fn is_new(&self) -> bool {
         self.is_estranged()
-            && self.membership.first() == Some(&self.configuration)
+            && self.membership.first() == Some(&*self.configuration)
             && self.configuration.is_nameless()
             && !matches!(self.role, RoleState::Quarantined)
     }
@@ -162,7 +174,7 @@ impl Replica {
         if !self.is_new() {
             let named = self.membership.first().filter(|first| !first.is_nameless());
             // A later configuration tells who is not meant; only the first one can be taken over.
-            let later = Some(&self.configuration).filter(|later| {
+            let later = Some(&*self.configuration).filter(|later| {
                 let heard = turn.heard.get(&from).copied().unwrap_or_default();
                 later.incarnation_of(from) != heard
             });
@@ -220,7 +232,7 @@ impl Replica {
         let alone = named.first().first() == Some(&self.me);
         self.membership.name(named);
         self.obey_membership();
-        self.founding.new.clear();
+        self.founding = Lent::default();
         self.reset_election_timer(turn.now);
         if alone {
             for peer in others {
@@ -231,8 +243,8 @@ impl Replica {
 
     /// A session with `peer` began, or is another life's: what it said before is of another disk, maybe.
     pub(super) fn forget_founder(&mut self, peer: PeerId) {
-        self.founding.new.retain(|(new, _)| *new != peer);
         if self.is_new() {
+            self.founding.new.retain(|(new, _)| *new != peer);
             self.founding.due = Time::default();
             self.founding.ask_ms = ASK_MS_MIN;
         }

@@ -144,6 +144,13 @@ pub(super) struct Lease {
 }
 
 impl Lease {
+    /// Gives the memory of rounds back while there are none.
+    pub(super) fn rest(&mut self) {
+        if self.sent.is_empty() {
+            self.sent = VecDeque::new();
+        }
+    }
+
     /// A round begins; `confirmed` is the latest that a majority has answered.
     pub(super) fn begin(&mut self, round: u64, confirmed: u64, now: Time, lease_ms: u32) {
         while self.sent.get(1).is_some_and(|(next, _)| *next <= confirmed) {

@@ -13,6 +13,8 @@
 //! their logs may be longer than those of the others, who may need their votes and would not get them. They count the
 //! votes of the new configuration, and hand over at once.
 
+use std::sync::Arc;
+
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, Term};
 
@@ -26,7 +28,7 @@ pub struct ConfigurationAt {
     /// Its index.
     pub index: LogIndex,
     /// The configuration.
-    pub configuration: Configuration,
+    pub configuration: Arc<Configuration>,
 }
 
 /// How far a change of voters is.
@@ -85,7 +87,7 @@ impl Membership {
         self.entries.push(ConfigurationAt {
             term,
             index,
-            configuration,
+            configuration: Arc::new(configuration),
         });
     }
 
@@ -110,13 +112,13 @@ impl Membership {
     /// The configuration that the partition was created with, if the log still begins there.
     pub(super) fn first(&self) -> Option<&Configuration> {
         let first = &self.entries[0];
-        (first.index == LogIndex::ZERO).then_some(&first.configuration)
+        (first.index == LogIndex::ZERO).then_some(&*first.configuration)
     }
 
     /// The first configuration was nameless and is not any more.
     pub(super) fn name(&mut self, configuration: Configuration) {
         assert!(self.entries[0].index == LogIndex::ZERO);
-        self.entries[0].configuration = configuration;
+        self.entries[0].configuration = Arc::new(configuration);
     }
 
     fn is_recorded(&self, index: LogIndex) -> bool {
@@ -146,7 +148,7 @@ impl Membership {
     }
 
     /// The configuration in force.
-    pub(super) fn active(&self) -> &Configuration {
+    pub(super) fn active(&self) -> &Arc<Configuration> {
         &self.fold().0.configuration
     }
 
@@ -248,6 +250,6 @@ impl Membership {
         let behind = self.entries.partition_point(|at| at.index <= index);
         self.entries[behind.saturating_sub(1)..]
             .iter()
-            .map(|at| &at.configuration)
+            .map(|at| &*at.configuration)
     }
 }

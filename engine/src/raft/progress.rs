@@ -134,6 +134,13 @@ impl Progress {
             && !self.left
     }
 
+    /// Gives back the memory of batches in flight while there are none.
+    pub(super) fn rest(&mut self) {
+        if self.batches.is_empty() {
+            self.batches = VecDeque::new();
+        }
+    }
+
     pub(super) const fn needs_snapshot(&self) -> bool {
         self.needs_snapshot
     }

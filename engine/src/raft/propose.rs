@@ -80,6 +80,13 @@ pub(super) struct Uncommitted {
 }
 
 impl Uncommitted {
+    /// Gives the memory of marks back while there are none.
+    pub(super) fn rest(&mut self) {
+        if self.marks.is_empty() {
+            self.marks = VecDeque::new();
+        }
+    }
+
     pub(super) fn add(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
         self.unmarked += bytes as u64;

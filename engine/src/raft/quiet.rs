@@ -105,6 +105,18 @@ impl Replica {
         }
     }
 
+    /// It is quiet: gives back the memory of what comes anew when it wakes.
+    pub fn rest(&mut self) {
+        self.refetching.give_back();
+        self.founding.give_back();
+        if self.held.is_empty() {
+            self.held = Vec::new();
+        }
+        if let RoleState::Leader(leading) = &mut self.role {
+            leading.rest();
+        }
+    }
+
     /// Whether nothing is under way here or at anybody who gets the log.
     fn is_settled(&self) -> bool {
         let RoleState::Leader(leading) = &self.role else {

@@ -55,6 +55,13 @@ impl Reads {
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.confirming.is_empty()
     }
+
+    /// Gives their memory back while there are none.
+    pub(super) fn rest(&mut self) {
+        if self.is_empty() {
+            (self.waiting, self.confirming) = (Vec::new(), Vec::new());
+        }
+    }
 }
 
 impl Replica {

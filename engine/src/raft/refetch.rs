@@ -20,6 +20,7 @@ use super::frames::{self, Expected};
 use super::output::{RecordToPersist, WantedEntries, WantedFor};
 use super::quorum::{self, Ballot};
 use super::replica::{Replica, RoleState, Turn};
+use crate::lent::{Bare, Lent};
 
 /// The first wait for an answer, in milliseconds.
 const WAIT_MS_MIN: u64 = 1_000;
@@ -37,7 +38,7 @@ struct Asked {
 }
 
 /// The search for lost content.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Refetching {
     asked: Option<Asked>,
     /// When the question is asked again.
@@ -49,19 +50,30 @@ pub(super) struct Refetching {
     said: Vec<(PeerId, RefetchVerdict)>,
     /// Somebody's question waits for a read of the log.
     pub(super) answering: bool,
-    /// Entries fetched since the replica was made.
-    pub(super) fetched: u64,
+}
+
+impl Bare for Refetching {
+    const BARE: &'static Self = &Self::NONE;
+
+    fn bare() -> Self {
+        Self::NONE
+    }
+
+    fn is_bare(&self) -> bool {
+        self.asked.is_none() && !self.answering
+    }
 }
 
 impl Refetching {
-    /// A new term, or a new role in it: nothing that was said counts any more.
-    pub(super) fn begin_anew(&mut self) {
-        self.asked = None;
-        self.said.clear();
-        self.answering = false;
-        self.due = Time::default();
-        self.wait_ms = WAIT_MS_MIN;
-    }
+    /// Nothing is asked.
+    const NONE: Self = Self {
+        asked: None,
+        due: Time(0),
+        wait_ms: WAIT_MS_MIN,
+        cursor: LogIndex::ZERO,
+        said: Vec::new(),
+        answering: false,
+    };
 
     /// The first entry asked for, and what was answered.
     pub(super) fn open(&self) -> Option<(LogIndex, &[(PeerId, RefetchVerdict)])> {
@@ -70,6 +82,15 @@ impl Refetching {
 }
 
 impl Replica {
+    /// A new term, or a new role in it: nothing that was said counts any more.
+    pub(super) fn refetch_anew(&mut self) {
+        let cursor = self.refetching.cursor;
+        self.refetching = Lent::default();
+        if cursor != LogIndex::ZERO {
+            self.refetching.cursor = cursor;
+        }
+    }
+
     /// When the question for lost content is due; `None` while there is nothing to ask, or nobody.
     pub(super) fn refetch_at(&self) -> Option<Time> {
         let asks = self.hard_state_durable && (self.is_leader() || self.leader.is_some());
@@ -314,7 +335,7 @@ impl Replica {
                 frame: start..turn.out.frames.len(),
             });
             self.log.mark_found(entry.index);
-            self.refetching.fetched += 1;
+            self.refetched += 1;
         }
         turn.out.checked = checked;
         self.refetching.asked = None;
@@ -345,6 +366,6 @@ impl Replica {
         assert!(matches!(self.role, RoleState::Leader(_)));
         self.become_follower(turn, self.term, None);
         self.truncate(turn, from);
-        self.refetching.begin_anew();
+        self.refetch_anew();
     }
 }

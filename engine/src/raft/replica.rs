@@ -2,6 +2,7 @@
 //! a leader or a candidate has dies with the role.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use clustor_shards::log::HashSuite;
 use clustor_shards::log::proof::{ExitDurable, HardStateDurable, LocalDurable};
@@ -22,6 +23,7 @@ use super::output::{Applicable, Leadership, LeadershipChange, Output, RecordToPe
 use super::refetch::Refetching;
 use super::replication::Leading;
 use super::settings::{Limits, ReplicaConfig, Restored, Timers};
+use crate::lent::Lent;
 
 /// Messages held back until the hard state is durable, at most; a later one takes the place of the oldest, as if
 /// the network had lost it.
@@ -99,14 +101,14 @@ pub struct Replica {
     /// Which formatting of the disk this replica is on.
     pub(super) incarnation: Incarnation,
     /// The one in force, as `membership` has it.
-    pub(super) configuration: Configuration,
+    pub(super) configuration: Arc<Configuration>,
     pub(super) membership: Membership,
     /// A leader's followers may be others than its configuration says.
     pub(super) sync_followers: bool,
     /// Addresses in the configurations may be others than were handed out.
     pub(super) addresses_moved: bool,
-    pub(super) timers: Timers,
-    pub(super) limits: Limits,
+    pub(super) timers: Arc<Timers>,
+    pub(super) limits: Arc<Limits>,
     /// Of entries framed here.
     pub(super) leaf: Option<HashSuite>,
     pub(super) slot: CacheSlot,
@@ -143,8 +145,10 @@ pub struct Replica {
     /// Until then it has promised a leader to elect nobody else, unless that leader asks for it.
     pub(super) shelter_until: Time,
     pub(super) frames_refused: u64,
-    pub(super) refetching: Refetching,
-    pub(super) founding: Founding,
+    pub(super) refetching: Lent<Refetching>,
+    /// Entries fetched since the replica was made.
+    pub(super) refetched: u64,
+    pub(super) founding: Lent<Founding>,
     random: SplitMix64,
 }
 
@@ -180,7 +184,7 @@ impl Replica {
             configurations.push(ConfigurationAt {
                 term: Term::ZERO,
                 index: LogIndex::ZERO,
-                configuration: config.voters,
+                configuration: Arc::new(config.voters),
             });
         }
         let membership = Membership::new(configurations, restored.exit_committed);
@@ -188,10 +192,11 @@ impl Replica {
             partition: config.partition,
             me: config.me,
             incarnation: config.incarnation,
-            configuration: membership.active().clone(),
+            configuration: Arc::clone(membership.active()),
             membership,
             sync_followers: false,
             addresses_moved: true,
+            window_ms: timers.election_ms_max,
             timers,
             limits: config.limits,
             leaf: config.leaf,
@@ -218,13 +223,13 @@ impl Replica {
             late_heartbeats: 0,
             owed: Owed::default(),
             election_due: now,
-            window_ms: timers.election_ms_max,
             silent_until: now.plus_ms(silence_ms),
             shelter_until: Time::default(),
             quiet: false,
             frames_refused: 0,
-            refetching: Refetching::default(),
-            founding: Founding::new(now),
+            refetching: Lent::default(),
+            refetched: 0,
+            founding: Lent::default(),
             random: SplitMix64::seed_from_u64(config.seed),
         };
         if !replica.decides_alone() {
@@ -240,7 +245,7 @@ impl Replica {
     ///
     /// # Panics
     /// If they make no sense (a zero, a least above its most).
-    pub fn retune(&mut self, timers: Timers, limits: Limits) {
+    pub fn retune(&mut self, timers: Arc<Timers>, limits: Arc<Limits>) {
         check_bounds(&timers, &limits);
         self.window_ms = self
             .window_ms
@@ -424,7 +429,7 @@ impl Replica {
         if term > self.term {
             self.held.clear();
             self.owed = Owed::default();
-            self.refetching.begin_anew();
+            self.refetch_anew();
             self.matched = LogIndex::ZERO;
         }
         self.term = term;

@@ -58,6 +58,15 @@ impl Leading {
         self.progress.iter().find(|p| p.peer() == peer)
     }
 
+    /// Gives back the memory of what is empty while nothing is asked.
+    pub(super) fn rest(&mut self) {
+        self.reads.rest();
+        self.uncommitted.rest();
+        self.lease.rest();
+        self.progress.shrink_to_fit();
+        self.progress.iter_mut().for_each(Progress::rest);
+    }
+
     pub(super) fn next_deadline(&self, timers: &Timers) -> Time {
         let repeat = self
             .progress
@@ -96,7 +105,7 @@ impl Replica {
         }));
         self.leader = Some(self.me);
         self.window_ms = self.timers.election_ms_max;
-        self.refetching.begin_anew();
+        self.refetch_anew();
         self.append_own(turn, EntryKind::Empty, 0, None, &[]);
         self.announce(turn.out, Leadership::Elected { first: next });
     }
@@ -409,7 +418,7 @@ impl Replica {
             self.refetch_read(turn, wanted, Vec::new());
             return;
         }
-        let timers = self.timers;
+        let timers = *self.timers;
         if let RoleState::Leader(leading) = &mut self.role
             && let Some(progress) = leading.of_mut(wanted.peer)
             && progress.stop_reading(wanted.from)

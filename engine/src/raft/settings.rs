@@ -1,5 +1,7 @@
 //! What a replica is told when it is made: who it is, its bounds, and what its log held.
 
+use std::sync::Arc;
+
 use clustor_shards::log::{self, HashSuite, IndexRange, Mode, PartitionLog, TermRun};
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{Incarnation, LogIndex, NodeId, PartitionId, Term};
@@ -97,10 +99,10 @@ pub struct ReplicaConfig {
     pub voters: Configuration,
     /// Seed of this replica's election timeouts; different on each replica.
     pub seed: u64,
-    /// Bounds of time.
-    pub timers: Timers,
-    /// Bounds of size.
-    pub limits: Limits,
+    /// Bounds of time, shared by all replicas of a shard.
+    pub timers: Arc<Timers>,
+    /// Bounds of size, shared in the same way.
+    pub limits: Arc<Limits>,
     /// The hash of the Merkle leaf that entries framed here carry, if they carry one.
     pub leaf: Option<HashSuite>,
     /// How appends are made durable where the log does not say otherwise.
@@ -145,7 +147,7 @@ impl Restored {
             Ok(ConfigurationAt {
                 term: at.term,
                 index: at.index,
-                configuration: Configuration::decode(&at.body)?,
+                configuration: Arc::new(Configuration::decode(&at.body)?),
             })
         };
         let configurations: Result<_, _> = log.configurations.iter().map(decode).collect();

@@ -122,11 +122,11 @@ impl Replica {
                 index,
                 said: said.to_vec(),
             }),
-            refetched: self.refetching.fetched,
+            refetched: self.refetched,
             term_start: leading.map(|leading| leading.term_start),
             transferring: leading.is_some_and(|leading| leading.transfer.is_some()),
             frames_refused: self.frames_refused,
-            configuration: self.configuration.clone(),
+            configuration: Configuration::clone(&self.configuration),
             change: self.change_under_way(),
             followers: leading.map_or_else(Vec::new, |leading| {
                 leading
@@ -264,7 +264,7 @@ impl Replica {
 
     /// Its bounds of time.
     #[must_use]
-    pub const fn timers(&self) -> &Timers {
+    pub fn timers(&self) -> &Timers {
         &self.timers
     }
 

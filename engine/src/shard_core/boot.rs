@@ -133,7 +133,8 @@ impl ShardCore {
         let heard = heard.collect();
         let behind = log.peers().find(|(peer, _)| *peer == me);
         let behind = behind.map(|(_, told)| behind_its_past(me, peers.own(), told));
-        let mut partitions = BTreeMap::new();
+        let (timers, limits) = bounds(&config.profile);
+        let mut partitions = Vec::with_capacity(config.partitions.len());
         for spec in config.partitions {
             let id = spec.id;
             if log.partition(id).is_none() && log.quarantine().is_none() {
@@ -143,6 +144,7 @@ impl ShardCore {
             let replica = make_replica(
                 me,
                 &config.profile,
+                (&timers, &limits),
                 config.seed,
                 incarnation,
                 (id, spec.voters),
@@ -159,8 +161,10 @@ impl ShardCore {
                 &config.acks,
                 now,
             );
-            partitions.insert(id, Box::new(partition));
+            partitions.push((id, Box::new(partition)));
         }
+        // Made of all at once, the map has no half-empty nodes.
+        let partitions: BTreeMap<_, _> = partitions.into_iter().collect();
         let quarantined = log.quarantine().is_some() || behind.is_some();
         let touched: BTreeSet<PartitionId> = partitions.keys().copied().collect();
         let core = Self {
@@ -196,12 +200,13 @@ impl ShardCore {
             addresses: Addresses::default(),
             failure_told: quarantined,
             turned_at: now,
+            rest_at: None,
             stopping_since: None,
             patience_ms: config.profile.election_ms_max,
             profile_refused: None,
             control: config.control,
             stopwatch: config.stopwatch,
-            timers: timers(&config.profile),
+            timers,
             silent: config.silent,
         };
         Ok((core, report))
@@ -215,6 +220,7 @@ impl ShardCore {
 fn make_replica(
     me: PeerId,
     profile: &Profile,
+    (timers, limits): (&Arc<Timers>, &Arc<Limits>),
     seed: u64,
     incarnation: Incarnation,
     (id, voters): (PartitionId, Vec<PeerId>),
@@ -227,15 +233,14 @@ fn make_replica(
         partition: id,
         error,
     })?;
-    let (timers, limits) = (timers(profile), limits(profile));
     let config = ReplicaConfig {
         partition: id,
         me,
         incarnation,
         voters,
         seed: mix(seed, me, id),
-        timers,
-        limits,
+        timers: Arc::clone(timers),
+        limits: Arc::clone(limits),
         leaf: profile.format().leaf(),
         mode: profile.mode,
     };
@@ -250,8 +255,13 @@ fn make_replica(
     Ok(Replica::new(config, restored, now, cache))
 }
 
-/// The bounds of time that a profile sets.
-pub(super) fn timers(profile: &Profile) -> Timers {
+/// The bounds that a profile sets, for all replicas to share.
+pub(super) fn bounds(profile: &Profile) -> (Arc<Timers>, Arc<Limits>) {
+    (Arc::new(timers(profile)), Arc::new(limits(profile)))
+}
+
+/// The bounds of time.
+fn timers(profile: &Profile) -> Timers {
     let ms = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
     Timers {
         election_ms_min: ms(profile.election_ms_min),
@@ -273,8 +283,8 @@ pub(super) fn timers(profile: &Profile) -> Timers {
     }
 }
 
-/// The bounds of size that a profile sets.
-pub(super) fn limits(profile: &Profile) -> Limits {
+/// The bounds of size.
+fn limits(profile: &Profile) -> Limits {
     let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
     Limits {
         payload_bytes_max: number(profile.entry_bytes_max),

@@ -64,6 +64,16 @@ impl Links {
         self.batch(peer).pair = Some(beat);
     }
 
+    /// Gives back the memory of what has left.
+    pub fn give_back(&mut self) {
+        self.batches.retain(|_, batch| {
+            !batch.messages.is_empty()
+                || !batch.heartbeats.is_empty()
+                || !batch.heartbeat_acks.is_empty()
+                || batch.pair.is_some()
+        });
+    }
+
     /// Drops everything that waits.
     pub fn forget(&mut self) {
         self.batches.clear();

@@ -35,6 +35,7 @@ mod retired;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use clustor_shards::disk::DiskOp;
 use clustor_shards::log::{Retirement, ShardLog};
@@ -53,8 +54,8 @@ use crate::raft::{EntryCache, Output, Timers, Turn, WantedEntries};
 use crate::request::{Reply, Request};
 
 use addresses::Addresses;
+use boot::bounds;
 pub use boot::{BootError, CoreConfig, PartitionSpec};
-use boot::{limits, timers};
 use campaigns::Campaigns;
 use clocks::ClockWatch;
 use links::{Links, Sender};
@@ -149,6 +150,8 @@ pub struct ShardCore {
     failure_told: bool,
     /// The moment of the latest turn.
     turned_at: Time,
+    /// When memory is given back if nothing happens until then.
+    rest_at: Option<Time>,
     /// Since when the shard is stopping.
     stopping_since: Option<Time>,
     patience_ms: u64,
@@ -159,7 +162,7 @@ pub struct ShardCore {
     /// What machines are timed by.
     stopwatch: Box<dyn Stopwatch>,
     /// Bounds of time of all replicas.
-    timers: Timers,
+    timers: Arc<Timers>,
     /// Why the replicas stay silent, if the host can't keep an acknowledgement.
     silent: Option<String>,
 }
@@ -231,9 +234,10 @@ impl ShardCore {
         let writer = self.shared.log.options().io_writer_mode;
         self.shared.log.retune(&profile.log_options(writer));
         self.patience_ms = profile.election_ms_max;
-        self.timers = timers(&profile);
+        let (timers, limits) = bounds(&profile);
+        self.timers = timers;
         for partition in self.partitions.values_mut() {
-            partition.retune(self.timers, limits(&profile), &profile);
+            partition.retune(Arc::clone(&self.timers), Arc::clone(&limits), &profile);
         }
         self.touched.extend(self.partitions.keys().copied());
     }
@@ -390,6 +394,10 @@ impl ShardCore {
             let (term, quiet) = (replica.term(), replica.quiet());
             let filed = &mut partition.filed_quiet;
             self.pairs.file(now, id, term, &quiet, filed);
+            if filed.is_some() {
+                partition.rest(&mut self.shared.cache);
+                self.shared.log.rest(id);
+            }
         }
     }
 
@@ -480,6 +488,7 @@ impl Application for ShardCore {
             self.pairs.beat(now, &self.timers, &mut self.links);
         }
         self.send_batches(now, outbox);
+        self.rest_if_idle(now);
         outbox.deadline = self.next_deadline(now);
         outbox.stopped = done;
         if inbox.stopping && !done {

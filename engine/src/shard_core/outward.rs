@@ -14,6 +14,9 @@ use crate::partition::{Answer, ApplyStep, Origin, ReadWhat, refusal};
 use crate::raft::{CampaignFiled, Leadership, Output, ReadReady, RecordToPersist};
 use crate::request::Reply;
 
+/// A shard on which nothing happens for this long, in milliseconds, keeps no memory for the next burst.
+const REST_MS: u64 = 1_000;
+
 impl ShardCore {
     /// Every touched replica ends its turn.
     pub(super) fn finish_replicas(&mut self, now: Time) {
@@ -76,8 +79,24 @@ impl ShardCore {
             self.file_deadline(now, *id, resume_at);
             self.file_quiet(now, *id);
         }
+        if !touched.is_empty() {
+            self.rest_at = Some(now.plus_ms(REST_MS));
+        }
         self.touched = touched;
         self.touched.clear();
+    }
+
+    /// Gives back the memory that a burst grew, some time after it is over.
+    pub(super) fn rest_if_idle(&mut self, now: Time) {
+        if self.rest_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.rest_at = None;
+        self.shared.output = Output::default();
+        self.shared.log.give_back();
+        self.links.give_back();
+        self.scratch_answers = Vec::new();
+        self.frames = Vec::new();
     }
 
     /// Keeps the sum of the bytes in flight.

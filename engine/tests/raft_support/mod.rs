@@ -5,6 +5,7 @@
 pub mod disk;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use clustor_engine::raft::{
     AuthenticatedPeer, Configuration, EntryCache, Leadership, LeadershipChange, Limits, NewEntry,
@@ -193,8 +194,8 @@ impl Cluster {
             me: peer(number),
             voters,
             seed: number as u64,
-            timers: Timers::LOCAL,
-            limits: self.limits,
+            timers: Arc::new(Timers::LOCAL),
+            limits: Arc::new(self.limits),
             leaf: None,
             mode: Mode::Group,
         };

@@ -103,6 +103,12 @@ impl Emptied {
         }
     }
 
+    /// Gives the memory of all of them back.
+    pub fn forget(&mut self) {
+        self.batches = Vec::new();
+        self.bytes = 0;
+    }
+
     /// An empty batch, with memory if there is one.
     pub fn take(&mut self) -> Batch {
         let batch = self.batches.pop().unwrap_or_default();

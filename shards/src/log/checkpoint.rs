@@ -5,6 +5,7 @@
 //! fields, their names those of the structures here.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use clustor_wire::ids::{ChainNumber, Incarnation, NodeId, PairNumber, PartitionId, ShardId, Term};
 use serde::{Deserialize, Serialize};
@@ -53,7 +54,7 @@ pub struct Checkpoint {
 struct CheckpointParts<'a> {
     older: &'a [OlderPair],
     peers: Vec<PeerChain>,
-    partitions: &'a BTreeMap<PartitionId, PartitionLog>,
+    partitions: BTreeMap<PartitionId, &'a PartitionLog>,
     tail: ItemsText,
 }
 
@@ -95,7 +96,11 @@ pub(super) fn encode(
             let parts = CheckpointParts {
                 older,
                 peers: peers.collect(),
-                partitions: &fold.partitions,
+                partitions: fold
+                    .partitions
+                    .iter()
+                    .map(|(id, log)| (*id, &**log))
+                    .collect(),
                 tail: ItemsText(tail.to_vec()),
             };
             serde_json::to_writer(out, &parts).expect("every part of a checkpoint has a text");
@@ -142,7 +147,7 @@ impl OlderPair {
 impl Checkpoint {
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let checkpoint = Self::decode_unchecked(bytes)?;
-        let mut logs = checkpoint.fold.partitions.values();
+        let mut logs = checkpoint.fold.partitions.values().map(Arc::as_ref);
         let mut older = checkpoint.older.iter();
         let is_coherent = logs.all(PartitionLog::is_coherent) && older.all(OlderPair::is_coherent);
         is_coherent.then_some(checkpoint)
@@ -154,7 +159,11 @@ impl Checkpoint {
             let peers = text.peers.into_iter();
             return Some(Self {
                 fold: ShardFold {
-                    partitions: text.partitions,
+                    partitions: text
+                        .partitions
+                        .into_iter()
+                        .map(|(id, log)| (id, Arc::new(log)))
+                        .collect(),
                     peers: peers
                         .map(|peer| ((peer.node, peer.shard), peer.past))
                         .collect(),
@@ -202,7 +211,7 @@ impl Checkpoint {
         for _ in 0..partitions {
             let id = r.partition()?;
             let log = decode_partition(&mut r)?;
-            checkpoint.fold.partitions.insert(id, log);
+            checkpoint.fold.partitions.insert(id, Arc::new(log));
         }
         checkpoint.tail = r.bytes(tail as usize)?.to_vec();
         Ok(r.0.is_empty().then_some(checkpoint))

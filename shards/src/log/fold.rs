@@ -4,6 +4,7 @@
 //! holds positions, terms, votes and configurations, never entries' content.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use clustor_wire::ids::{BootNumber, Incarnation, LogIndex, NodeId, PartitionId, ShardId, Term};
 use serde::{Deserialize, Serialize};
@@ -340,8 +341,8 @@ pub enum FoldError {
 /// All partitions of a shard, and what was heard of its peers.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ShardFold {
-    /// The partitions.
-    pub partitions: BTreeMap<PartitionId, PartitionLog>,
+    /// The partitions. Two folds that say the same of one may share it; whoever changes it has it to itself.
+    pub partitions: BTreeMap<PartitionId, Arc<PartitionLog>>,
     /// How far each peer shard had come when it was last heard.
     pub peers: BTreeMap<PeerShard, PeerPast>,
 }
@@ -354,10 +355,13 @@ pub(super) enum Content {
 }
 
 impl ShardFold {
+    /// The partition's log, to be changed.
+    pub(super) fn get_mut(&mut self, partition: PartitionId) -> Option<&mut PartitionLog> {
+        self.partitions.get_mut(&partition).map(Arc::make_mut)
+    }
+
     fn get(&mut self, partition: PartitionId) -> Result<&mut PartitionLog, FoldError> {
-        self.partitions
-            .get_mut(&partition)
-            .ok_or(FoldError::UnknownPartition)
+        self.get_mut(partition).ok_or(FoldError::UnknownPartition)
     }
 
     pub(super) fn apply_item(
@@ -396,7 +400,7 @@ impl ShardFold {
         if header.kind == RecordKind::Configuration && header.index == LogIndex::ZERO {
             let mut body = Reader(record.body);
             let incarnation = body.u64().map_err(|_| FoldError::BadBody)?;
-            let known = self.partitions.get_mut(&header.partition);
+            let known = self.get_mut(header.partition);
             let first = known.and_then(|log| log.configurations.first_mut());
             if let Some(first) = first.filter(|first| first.index == LogIndex::ZERO) {
                 // Another one takes its place: its voters are named.
@@ -412,7 +416,7 @@ impl ShardFold {
                 }],
                 ..PartitionLog::default()
             };
-            self.partitions.insert(header.partition, log);
+            self.partitions.insert(header.partition, Arc::new(log));
             return Ok(());
         }
         let log = self.get(header.partition)?;

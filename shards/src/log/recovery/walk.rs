@@ -642,7 +642,7 @@ fn mark_uncovered(walked: &mut Walked) {
         }
     }
     for (partition, first, last) in gaps {
-        if let Some(log) = walked.fold.partitions.get_mut(&partition) {
+        if let Some(log) = walked.fold.get_mut(partition) {
             log.mark_missing(first, last);
         }
     }

@@ -109,8 +109,7 @@ impl ShardLog {
         if record.header.kind == RecordKind::Entry {
             let log = self
                 .decided
-                .partitions
-                .get_mut(&record.header.partition)
+                .get_mut(record.header.partition)
                 .expect("a partition is created before it has entries");
             log.extend(record.header.term, record.header.index, record.header.index)
                 .expect("entries continue the log");

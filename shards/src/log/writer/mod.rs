@@ -15,6 +15,7 @@ mod retire;
 mod submit;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use clustor_wire::ids::{BootNumber, ChainNumber, LogIndex, PairNumber, PartitionId};
 
@@ -449,7 +450,28 @@ impl ShardLog {
     /// The partition's log as it stands, submitted or not.
     #[must_use]
     pub fn partition(&self, partition: PartitionId) -> Option<&PartitionLog> {
-        self.decided.partitions.get(&partition)
+        self.decided.partitions.get(&partition).map(Arc::as_ref)
+    }
+
+    /// The partition is quiet: what is kept of it twice while it is written to is kept once until it is again.
+    pub fn rest(&mut self, partition: PartitionId) {
+        let decided = self.decided.partitions.get(&partition);
+        let submitted = self.submitted.partitions.get_mut(&partition);
+        if let (Some(decided), Some(submitted)) = (decided, submitted)
+            && !Arc::ptr_eq(decided, submitted)
+            && decided == submitted
+        {
+            *submitted = Arc::clone(decided);
+        }
+    }
+
+    /// Nothing is written: gives back the memory that writing grew. It grows again where it is needed.
+    pub fn give_back(&mut self) {
+        self.emptied.forget();
+        if self.batch.is_empty() {
+            self.batch = Batch::default();
+        }
+        self.scratch = Vec::new();
     }
 
     /// How far each peer shard had come when it was last heard, as far as that was recorded.
@@ -462,7 +484,10 @@ impl ShardLog {
 
     /// All partitions, ascending.
     pub fn partitions(&self) -> impl Iterator<Item = (PartitionId, &PartitionLog)> {
-        self.decided.partitions.iter().map(|(id, log)| (*id, log))
+        self.decided
+            .partitions
+            .iter()
+            .map(|(id, log)| (*id, &**log))
     }
 
     /// Entries of the partition whose lost content was found again and is not durable yet.
