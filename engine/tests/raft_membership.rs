@@ -6,8 +6,11 @@ use clustor_engine::raft::configuration::{
     ADDRESS_BYTES_MAX, CONFIGURATION_BYTES_MAX, ConfigurationError, NOTES_MAX, Standing, Step,
     VOTERS_MAX,
 };
-use clustor_engine::raft::fitness::{CATCH_UP_ENTRIES, CATCH_UP_MS_MAX, JOINT_COMMITS};
+use clustor_engine::raft::fitness::{
+    CATCH_UP_ENTRIES, CATCH_UP_MS_MAX, JOINT_COMMITS, STRUCTURAL_LAG_MS,
+};
 use clustor_engine::raft::{Change, ChangeError, Configuration, MemberChange, Position};
+use clustor_shards::turn::Time;
 use clustor_wire::ids::LogIndex;
 use clustor_wire::message::{RaftBody, Role};
 use raft_support::disk::MemoryDisk;
@@ -318,6 +321,95 @@ fn a_joint_configuration_is_left_once_both_halves_have_committed_enough_in_it() 
     });
     let behind = LogIndex(entered.index.get() + JOINT_COMMITS + 1);
     assert_eq!(exit, Some(behind));
+}
+
+fn is_append(packet: &raft_support::Packet) -> bool {
+    matches!(packet.say.body(), Some(RaftBody::Append { .. }))
+}
+
+/// Four vote and a fifth is to, which falls silent as soon as the change is begun. A commit takes half a second, so that enough
+/// are made only after the newcomer has lagged for long. The others could stand a loss without it. Returns since when it is silent.
+fn joint_with_a_silent_newcomer(cluster: &mut Cluster) -> Time {
+    learn(cluster, 1, 5);
+    let entered = change(cluster, 1, &voters(&[5], &[])).expect("begun");
+    cluster.isolate(5);
+    let since = cluster.now;
+    let enough = entered.index.get() + JOINT_COMMITS;
+    while cluster.status(1).wal_committed.get() < enough {
+        let change = cluster.status(1).change;
+        assert!(
+            matches!(change, Change::Joint { exit: None, .. }),
+            "{change:?}"
+        );
+        for append in cluster.take(is_append) {
+            cluster.deliver(append);
+        }
+        for _ in 0..25 {
+            cluster.now = cluster.now.plus_ms(19);
+            cluster.pass_but(1, is_append);
+        }
+        assert!(cluster.now < since.plus_ms(CATCH_UP_MS_MAX / 2));
+    }
+    assert!(cluster.now >= since.plus_ms(STRUCTURAL_LAG_MS));
+    since
+}
+
+#[test]
+fn a_new_voter_that_has_lagged_for_long_holds_the_way_out_up() {
+    let mut cluster = grown(5, 4);
+    joint_with_a_silent_newcomer(&mut cluster);
+    cluster.pass(1_000);
+    let held = cluster.status(1).change;
+    assert!(matches!(held, Change::Joint { exit: None, .. }), "{held:?}");
+    cluster.heal();
+    cluster.pass(1_000);
+    let status = cluster.status(1);
+    assert_eq!(status.change, Change::None);
+    assert_eq!(status.configuration.first().len(), 5);
+}
+
+#[test]
+fn a_change_whose_new_voter_does_not_come_back_is_taken_back_after_two_minutes() {
+    let mut cluster = grown(5, 4);
+    let since = joint_with_a_silent_newcomer(&mut cluster);
+    let until = since.plus_ms(CATCH_UP_MS_MAX);
+    while cluster.now < until {
+        let change = cluster.status(1).change;
+        assert!(
+            matches!(change, Change::Joint { exit: None, .. }),
+            "{change:?}"
+        );
+        cluster.now = cluster.now.plus_ms(19);
+        cluster.pass(1);
+    }
+    cluster.pass(1_000);
+    let status = cluster.status(1);
+    assert_eq!(status.change, Change::None);
+    assert_eq!(status.configuration.first().len(), 4);
+    let standing = status.configuration.standing(peer(5));
+    assert_eq!(standing, Some(Standing::Learner));
+}
+
+#[test]
+fn a_new_voter_that_is_far_behind_holds_the_way_out_up_at_once() {
+    // What the cache holds no more counts as more than any number of bytes.
+    let mut cluster = Cluster::with_spares_and_cache(5, 4, 16 << 10);
+    cluster.elect(1);
+    cluster.pass(60);
+    learn(&mut cluster, 1, 5);
+    change(&mut cluster, 1, &voters(&[5], &[])).expect("begun");
+    for _ in 0..=CATCH_UP_ENTRIES {
+        cluster.propose(1, b"not for everybody");
+    }
+    cluster.pass_but(200, is_append);
+    cluster.pass_but(1_000, |packet| packet.to == 5 && is_append(packet));
+    let status = cluster.status(1);
+    assert_eq!(status.wal_committed, status.last_index);
+    let held = status.change;
+    assert!(matches!(held, Change::Joint { exit: None, .. }), "{held:?}");
+    cluster.pass(1_000);
+    assert_eq!(cluster.status(1).change, Change::None);
+    assert_eq!(cluster.status(5).configuration.first().len(), 5);
 }
 
 #[test]

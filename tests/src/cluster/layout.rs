@@ -1,6 +1,6 @@
 //! Who is in a cluster: shards, partitions and their voters, and what every node runs with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clustor_engine::profile::Profile;
 use clustor_shards::turn::PeerId;
@@ -42,6 +42,8 @@ pub struct Layout {
     /// Nodes whose placement lists others as the replicas of every partition, besides those it holds itself. Where there is one,
     /// nodes speak with those that their placement or a configuration tells of; else everybody with everybody.
     pub listed: BTreeMap<NodeId, Vec<PeerId>>,
+    /// Nodes that came later: only theirs and each other's placements list them.
+    pub unlisted: BTreeSet<NodeId>,
     /// What every node runs with.
     pub profile: Profile,
     /// Nodes that run with another.
@@ -80,6 +82,7 @@ impl Layout {
                 .collect(),
             shards,
             listed: BTreeMap::new(),
+            unlisted: BTreeSet::new(),
             profile,
             profiles: BTreeMap::new(),
             disk: SimDiskOptions::default(),
@@ -96,12 +99,38 @@ impl Layout {
         listed.unwrap_or(&partition.voters).clone()
     }
 
+    /// Whether a node's placement says where another one's shard listens.
+    #[must_use]
+    pub fn lists(&self, node: NodeId, other: PeerId) -> bool {
+        if self.listed.is_empty() {
+            return !self.unlisted.contains(&other.node) || self.unlisted.contains(&node);
+        }
+        let mut partitions = self.partitions.iter();
+        partitions.any(|partition| self.listed(node, partition).contains(&other))
+    }
+
     /// The nodes, ascending.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeId> {
         let mut nodes: Vec<NodeId> = self.shards.iter().map(|shard| shard.node).collect();
         nodes.dedup();
         nodes
+    }
+
+    /// Nodes that vote in no partition at first.
+    #[must_use]
+    pub fn newcomers(&self) -> BTreeSet<NodeId> {
+        let votes = |node: &NodeId| {
+            let mut voters = self
+                .partitions
+                .iter()
+                .flat_map(|partition| &partition.voters);
+            voters.any(|voter| voter.node == *node)
+        };
+        self.nodes()
+            .into_iter()
+            .filter(|node| !votes(node))
+            .collect()
     }
 
     /// What a node runs with.

@@ -29,10 +29,16 @@ fn pick(rng: &mut Xoshiro256PlusPlus, from: &[PeerId]) -> Option<PeerId> {
 /// What is asked; `None` if what was drawn makes no sense here. Where one node's disk may fail, no voters depend on it.
 pub(super) fn draw(
     rng: &mut Xoshiro256PlusPlus,
+    world: &World,
     partition: &PartitionLayout,
     configuration: &Configuration,
     fragile: Option<NodeId>,
 ) -> Option<MembersRequest> {
+    if rng.random_bool(0.5)
+        && let Some(change) = replace(world, partition, configuration, fragile)
+    {
+        return Some(MembersRequest::Change(change));
+    }
     let of = |standing| {
         let replicas = partition.replicas().into_iter();
         let of: Vec<PeerId> = replicas
@@ -42,11 +48,21 @@ pub(super) fn draw(
     };
     let (strangers, learners) = (of(None), of(Some(Standing::Learner)));
     let voters = configuration.first();
+    // Needed for those whom placements do not name, allowed for all.
+    let needed = rng.random_bool(0.3);
+    let address = |peer: PeerId| {
+        if needed || !world.is_placed(peer.node) {
+            world.address(peer.node)
+        } else {
+            String::new()
+        }
+    };
     let change = match rng.random_range(0..12) {
-        0..=3 => MemberChange::AddLearner {
-            peer: pick(rng, &strangers)?,
-            address: String::new(),
-        },
+        0..=3 => {
+            let peer = pick(rng, &strangers)?;
+            let address = address(peer);
+            MemberChange::AddLearner { peer, address }
+        }
         4..=6 => {
             let add = learners;
             let remove: Vec<PeerId> = if rng.random_bool(0.5) {
@@ -58,10 +74,11 @@ pub(super) fn draw(
         }
         7 | 8 => voters_change(voters, Vec::new(), vec![pick(rng, voters)?], fragile)?,
         9 => match rng.random_range(0..3) {
-            0 => MemberChange::AddObserver {
-                peer: pick(rng, &strangers)?,
-                address: String::new(),
-            },
+            0 => {
+                let peer = pick(rng, &strangers)?;
+                let address = address(peer);
+                MemberChange::AddObserver { peer, address }
+            }
             _ => {
                 let mut silent = learners;
                 silent.extend(of(Some(Standing::Observer)));
@@ -75,6 +92,31 @@ pub(super) fn draw(
         }
     };
     Some(MembersRequest::Change(change))
+}
+
+/// The next step to give the place of a voter whose disk is gone to the replica on its new one: out, in as a learner, promoted.
+fn replace(
+    world: &World,
+    partition: &PartitionLayout,
+    configuration: &Configuration,
+    fragile: Option<NodeId>,
+) -> Option<MemberChange> {
+    let peer = *partition.voters.iter().find(|v| Some(v.node) == fragile)?;
+    let host = world.host(peer)?;
+    let voters = configuration.first();
+    match configuration.standing(peer) {
+        Some(Standing::Voter) => {
+            let named = configuration.incarnation_of(peer);
+            let other = host.is_left_out(partition.id) || host.is_other_than(partition.id, named);
+            other.then(|| voters_change(voters, Vec::new(), vec![peer], fragile))?
+        }
+        Some(Standing::Learner) => voters_change(voters, vec![peer], Vec::new(), fragile),
+        Some(Standing::Observer) => None,
+        None => Some(MemberChange::AddLearner {
+            peer,
+            address: String::new(),
+        }),
+    }
 }
 
 fn voters_change(

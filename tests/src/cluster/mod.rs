@@ -8,10 +8,12 @@
 //! - [`layout`]: who is in a cluster
 //! - [`messages`], [`network`]: frames, and what becomes of them
 //! - [`host`]: one shard, its core and its disk
+//! - `addresses`: where nodes listen, and who knows of it
 //! - [`check`]: what must hold
 //! - [`world`]: all of it together, one event a step
 //! - [`swarm`], [`load`], [`run`]: what a seed draws, its clients, and its run
 
+mod addresses;
 pub mod check;
 mod clocks;
 mod deferred;

@@ -2,6 +2,7 @@
 
 mod calm;
 mod faults;
+mod moves;
 mod probe;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,6 +18,9 @@ use super::swarm::{Faults, Swarm};
 use super::trace::Trace;
 use super::world::{Happened, World};
 use faults::{FAULT_TOKEN, FAULTS};
+use moves::Moves;
+
+pub use moves::Marks;
 
 /// From the last fault to a write and a read in every partition and to all replicas having applied everything,
 /// in microseconds of virtual time, at most. The slowest disks write some 50 chains in a second, in which all partitions of a
@@ -44,6 +48,8 @@ pub struct Report {
     pub reads: u64,
     /// Boots of shards.
     pub boots: u64,
+    /// Rare things that happened to members.
+    pub marks: Marks,
     /// Whether it came to its end, and was not cut short by the number of steps.
     pub finished: bool,
 }
@@ -115,6 +121,7 @@ struct Run {
     clients: Clients,
     rng: Xoshiro256PlusPlus,
     calm: bool,
+    moves: Moves,
 }
 
 impl Run {
@@ -140,6 +147,7 @@ impl Run {
             clients,
             rng,
             calm: false,
+            moves: Moves::default(),
         }
     }
 
@@ -152,6 +160,7 @@ impl Run {
             acknowledged: self.world.clients().acknowledged,
             reads: self.world.clients().reads,
             boots: self.world.hosts().map(|host| host.boots).sum(),
+            marks: self.moves.marks,
             finished,
         }
     }

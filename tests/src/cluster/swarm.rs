@@ -3,7 +3,7 @@
 //! Most faults are off on most seeds (swarm testing, Groce et al., ISSTA 2012): a run in which everything fails
 //! at once never gets far enough to show what one fault alone would.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clustor_engine::profile::{Profile, ProfileNews};
 use clustor_shards::disk::FlushKind;
@@ -60,6 +60,8 @@ pub struct Faults {
     pub retune: Every,
     /// A partition's members are changed, or its leader.
     pub members: Every,
+    /// A node moves to another address; one at a time.
+    pub moves: Every,
     /// A clock jumps, is set, or runs wild for a while.
     pub clock: Every,
     /// Clocks drift by at most this many parts per million, and nobody can see it.
@@ -233,6 +235,15 @@ impl Swarm {
             swarm.load.deferred = pick(rng, &[5, 30, 90]);
             swarm.load.effects_stay = pick(rng, &[2, EFFECTS_STAY, 950]);
         }
+        if swarm.faults.members.is_some() {
+            if rng.random_bool(0.5) {
+                swarm.layout.unlisted = swarm.layout.newcomers();
+            }
+            // Whoever moves is out of reach for a while: no disk is bad beside that.
+            if swarm.faults.fragile.is_none() && rng.random_bool(0.4) {
+                swarm.faults.moves = Some(rng.random_range(100_000..=1_000_000));
+            }
+        }
         swarm
     }
 }
@@ -292,6 +303,7 @@ fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64) -> Layout {
     };
     Layout {
         listed: BTreeMap::new(),
+        unlisted: BTreeSet::new(),
         shards,
         partitions,
         profile,
@@ -414,6 +426,7 @@ fn draw_faults(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Faults {
         disk,
         retune: None,
         members: None,
+        moves: None,
         clock: None,
         drift_ppm_max: 0,
         image: None,

@@ -10,7 +10,7 @@ mod proofs;
 mod sessions;
 mod turns;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use clustor_engine::request::Reply;
 use clustor_shards::turn::PeerId;
@@ -18,6 +18,7 @@ use clustor_wire::ids::NodeId;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+use super::addresses::Addresses;
 use super::check::Violation;
 use super::check::clients::Clients;
 use super::check::consensus::Consensus;
@@ -68,8 +69,7 @@ pub struct World {
     queue: Queue<Event>,
     hosts: BTreeMap<PeerId, Host>,
     network: Network,
-    /// Who does not know whom: nobody listed the other, nor told of it.
-    strangers: BTreeSet<(PeerId, PeerId)>,
+    addresses: Addresses,
     rng: Xoshiro256PlusPlus,
     consensus: Consensus,
     modes: Modes,
@@ -113,7 +113,7 @@ impl World {
             queue: Queue::new(),
             hosts,
             network: Network::new(network),
-            strangers: BTreeSet::new(),
+            addresses: Addresses::default(),
             rng,
             clients: Clients::default(),
             proofs_left: 0,

@@ -368,14 +368,20 @@ impl Stage {
         let shards = |nodes: &[NodeId]| -> Result<Vec<_>, String> {
             nodes.iter().map(|node| self.shard(*node)).collect()
         };
+        // Who is in nobody's placement is found by its address.
+        let address = |node: &NodeId| {
+            let strange = !self.world.layout().listed.is_empty();
+            let address = strange.then(|| self.world.address(*node));
+            address.unwrap_or_default()
+        };
         Ok(MembersRequest::Change(match asked {
             Asked::Learn(node) => MemberChange::AddLearner {
                 peer: self.shard(*node)?,
-                address: String::new(),
+                address: address(node),
             },
             Asked::Observe(node) => MemberChange::AddObserver {
                 peer: self.shard(*node)?,
-                address: String::new(),
+                address: address(node),
             },
             Asked::Forget(node) => MemberChange::RemoveSilent(self.shard(*node)?),
             Asked::Voters(add, remove) => MemberChange::Voters {

@@ -60,7 +60,8 @@ impl Run {
     /// Every partition serves a write and a read, and every replica that may speak gets whole and applies everything, in
     /// bounded time.
     pub(super) fn must_live(&mut self) -> Result<bool, Violation> {
-        let until = self.world.now_us() + LIVENESS_US_MAX;
+        let since = self.world.now_us();
+        let until = since + LIVENESS_US_MAX;
         let mut probes: Vec<Probe> = Vec::new();
         for (partition, number) in self.world.layout().partitions.iter().zip(0..) {
             probes.push(Probe::new(
@@ -80,6 +81,7 @@ impl Run {
                     format!("after {LIVENESS_US_MAX} us: {}", self.state_of(&probes)),
                 ));
             }
+            self.find_each_other(since);
             for probe in &mut probes {
                 probe.ask(&mut self.world, &mut self.rng);
             }
@@ -103,6 +105,7 @@ impl Run {
                 return Ok(false);
             }
         }
+        self.look_at_members();
         self.drain()?;
         self.world.settle()?;
         Ok(true)

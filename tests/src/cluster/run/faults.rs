@@ -38,9 +38,10 @@ pub(super) enum Fault {
     Clock,
     Image,
     Empty,
+    Move,
 }
 
-pub(super) const FAULTS: [Fault; 18] = [
+pub(super) const FAULTS: [Fault; 19] = [
     Fault::Kill,
     Fault::Power,
     Fault::Blackout,
@@ -59,6 +60,7 @@ pub(super) const FAULTS: [Fault; 18] = [
     Fault::Clock,
     Fault::Image,
     Fault::Empty,
+    Fault::Move,
 ];
 
 fn token_of(fault: Fault) -> u64 {
@@ -86,6 +88,7 @@ impl Run {
             Fault::Clock => faults.clock,
             Fault::Image => faults.image,
             Fault::Empty => faults.empty,
+            Fault::Move => faults.moves,
             Fault::Heal | Fault::Room => None,
         }
     }
@@ -170,6 +173,7 @@ impl Run {
             Fault::Clock => self.turn_clock(),
             Fault::Image => self.go_back()?,
             Fault::Empty => self.empty_disk(),
+            Fault::Move => self.go_elsewhere(),
         }
         self.file(fault);
         Ok(())
@@ -260,7 +264,15 @@ impl Run {
         let Some((leader, configuration)) = members::leader(&self.world, partition.id) else {
             return;
         };
-        let asked = members::draw(&mut self.rng, &partition, configuration, fragile);
+        let asked = members::draw(
+            &mut self.rng,
+            &self.world,
+            &partition,
+            configuration,
+            fragile,
+        );
+        self.moves
+            .look(partition.id, configuration, self.world.layout());
         if let Some(asked) = asked {
             self.world
                 .read(leader, partition.id, RequestBody::Members(asked));

@@ -66,7 +66,7 @@ impl World {
                 || format!("{}: {:?}", name(shard), report.incidents),
             )?;
             self.wake_host(shard);
-            self.forget_told(shard);
+            self.addresses.forget(shard);
             self.connect_all(shard);
         }
         Ok(())

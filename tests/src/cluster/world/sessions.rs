@@ -1,7 +1,10 @@
 //! Sessions between shards, and what is sent in them.
 
+use core::net::SocketAddr;
+
 use clustor_shards::turn::{PeerEvent, PeerId};
 use clustor_wire::frame::Frame;
+use clustor_wire::ids::NodeId;
 use clustor_wire::message::{PeerBatch, RaftBody};
 use rand::Rng;
 
@@ -29,29 +32,43 @@ impl World {
         }
     }
 
-    /// A shard that boots knows whom its node's placement lists, and nobody else.
-    pub(super) fn forget_told(&mut self, shard: PeerId) {
-        if self.layout.listed.is_empty() {
-            return;
-        }
-        let listed = |other: &PeerId| {
-            let mut partitions = self.layout.partitions.iter();
-            partitions.any(|p| self.layout.listed(shard.node, p).contains(other))
-        };
-        let others = self.hosts.keys().filter(|other| !listed(other));
-        let others: Vec<PeerId> = others.copied().collect();
-        self.strangers
-            .extend(others.into_iter().map(|other| (shard, other)));
-    }
-
-    /// A configuration tells a shard of peers.
-    pub(super) fn tell_of(&mut self, shard: PeerId, peers: impl Iterator<Item = PeerId>) {
-        for other in peers {
-            if self.strangers.remove(&(shard, other)) {
+    /// Configurations tell a shard where peers listen.
+    pub(super) fn tell_of(&mut self, shard: PeerId, said: Vec<(PeerId, Vec<SocketAddr>)>) {
+        for (other, addresses) in said {
+            self.addresses.tell(shard, other, addresses);
+            if self.hosts.contains_key(&other) && other.node != shard.node {
                 let at = self.now_us + self.rng.random_range(CONNECT_US.0..=CONNECT_US.1);
                 self.queue.push(at, Event::Connect(shard, other));
             }
         }
+    }
+
+    /// Where a node listens, as a configuration would say it.
+    #[must_use]
+    pub fn address(&self, node: NodeId) -> String {
+        self.addresses.of(node).to_string()
+    }
+
+    /// Whether placements name a node, and its address.
+    #[must_use]
+    pub fn is_placed(&self, node: NodeId) -> bool {
+        !self.layout.unlisted.contains(&node) && !self.addresses.moved(node)
+    }
+
+    /// Every node gets a placement that lists all nodes where they are.
+    pub fn write_placements(&mut self) {
+        self.note(|| "all have a new placement".to_owned());
+        self.addresses.write_placements();
+        for shard in self.layout.shards.clone() {
+            self.connect_all(shard);
+        }
+    }
+
+    /// A node that is down comes up elsewhere.
+    pub fn relocate(&mut self, node: NodeId) {
+        self.addresses.leave(node);
+        let address = self.address(node);
+        self.note(|| format!("node {node} listens at {address}"));
     }
 
     /// A session ends, and both sides notice; another follows.
@@ -89,8 +106,8 @@ impl World {
         let whole = self.network.is_up(a, b)
             && self.network.is_up(b, a)
             && self.network.session(a, b) == self.network.session(b, a);
-        let strange = self.strangers.contains(&(a, b)) || self.strangers.contains(&(b, a));
-        if !runs(a) || !runs(b) || cut || whole || strange {
+        let meet = self.addresses.meet(&self.layout, a, b);
+        if !runs(a) || !runs(b) || cut || whole || !meet {
             return;
         }
         self.drop_session(a, b);

@@ -99,7 +99,7 @@ impl World {
             !(outbox.disk.is_empty() && outbox.peers.is_empty() && outbox.replies.is_empty());
         self.judge_pace(shard, came || left)?;
         self.look(shard, &outbox.replies)?;
-        self.tell_of(shard, outbox.addresses.iter().map(|(peer, _)| *peer));
+        self.tell_of(shard, std::mem::take(&mut outbox.addresses));
         for (to, frame) in outbox.peers {
             self.send(shard, to, frame)?;
         }
