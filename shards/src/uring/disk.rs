@@ -13,6 +13,7 @@ use super::blocking::BlockingWriter;
 use super::chain::{ChainSteps, InFlight};
 use super::error::RingError;
 use super::files::{Files, Need};
+use super::free::Freed;
 use super::prepare::Preparing;
 use super::read::Reading;
 use super::remove::{Kept, Removing};
@@ -41,6 +42,7 @@ pub(super) struct Disk {
     removals: VecDeque<RetirePair>,
     /// Segments of pairs that are gone, for pairs to come.
     pub(super) kept: Vec<Kept>,
+    freed: Freed,
     /// What happened since the last drain.
     events: Vec<DiskEvent>,
     group: Vec<io_uring::squeue::Entry>,
@@ -58,6 +60,7 @@ impl Disk {
             removing: None,
             removals: VecDeque::new(),
             kept: Vec::new(),
+            freed: Freed::new(),
             events: Vec::new(),
             group: Vec::with_capacity(16),
         }
@@ -288,7 +291,7 @@ impl Disk {
         if let Some(at) = ready {
             let order = self.removals.remove(at).expect("found above");
             self.removing = Some(Removing::begin(
-                order,
+                (order, self.freed.has_room()),
                 &mut self.kept,
                 ring,
                 &mut self.files,
@@ -349,10 +352,15 @@ impl Disk {
                     .expect("a step of the pair being removed");
                 if let Some(event) = removing.completed(step, done.result, ring, &self.files)? {
                     self.events.push(event);
-                    let kept = self.removing.take().and_then(Removing::into_kept);
-                    self.kept.extend(kept);
+                    if let Some(removing) = self.removing.take() {
+                        let (kept, gone) = removing.ended();
+                        self.kept.extend(kept);
+                        gone.into_iter().for_each(|name| self.freed.take(name));
+                    }
+                    self.freed.next(ring, &self.files)?;
                 }
             }
+            Owner::Free => self.freed.completed(done.result, ring, &self.files)?,
             other => panic!("{other:?} is not the disk's"),
         }
         if !self.removals.is_empty() {
@@ -414,6 +422,7 @@ impl Disk {
         std::mem::forget(std::mem::replace(&mut self.reads, Slab::new()));
         std::mem::forget(self.preparing.take());
         std::mem::forget(self.removing.take());
+        self.freed.leak();
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 
 use clustor_wire::ids::PairNumber;
 use io_uring::{opcode, types};
@@ -40,6 +41,8 @@ struct Entry {
 
 pub(super) struct Files {
     directory: OwnedFd,
+    /// Where that is.
+    path: PathBuf,
     /// What files are opened with beside their access mode: `O_DIRECT`, or nothing.
     flags: i32,
     table: BTreeMap<FileId, Entry>,
@@ -62,6 +65,11 @@ pub(super) fn kept_name(file: FileId) -> String {
     format!("{file}.kept")
 }
 
+/// The name under which a file that is gone waits for its space to be given back.
+pub(super) fn gone_name(file: FileId) -> String {
+    format!("{file}.gone")
+}
+
 /// What the name of a file says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NameKind {
@@ -71,11 +79,17 @@ pub(super) enum NameKind {
     New,
     /// It is the segment of a pair that is gone.
     Kept,
+    /// It is gone, and its space not given back yet.
+    Gone,
 }
 
 /// The file that a name in the directory belongs to, and as what.
 pub(super) fn parse_name(name: &str) -> Option<(FileId, NameKind)> {
-    let aside = [(".new", NameKind::New), (".kept", NameKind::Kept)];
+    let aside = [
+        (".new", NameKind::New),
+        (".kept", NameKind::Kept),
+        (".gone", NameKind::Gone),
+    ];
     let (name, name_kind) = aside
         .iter()
         .find_map(|(end, kind)| Some((name.strip_suffix(end)?, *kind)))
@@ -94,9 +108,10 @@ pub(super) fn parse_name(name: &str) -> Option<(FileId, NameKind)> {
 }
 
 impl Files {
-    pub(super) const fn new(directory: OwnedFd, direct: bool) -> Self {
+    pub(super) const fn new(directory: OwnedFd, path: PathBuf, direct: bool) -> Self {
         Self {
             directory,
+            path,
             flags: if direct { libc::O_DIRECT } else { 0 },
             table: BTreeMap::new(),
             opening: BTreeMap::new(),
@@ -106,6 +121,11 @@ impl Files {
     /// The directory's descriptor.
     pub(super) fn directory(&self) -> RawFd {
         self.directory.as_raw_fd()
+    }
+
+    /// Where the directory is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// What files are opened with: `O_DIRECT` where the file system has it.

@@ -17,6 +17,7 @@ mod chain;
 mod disk;
 mod error;
 mod files;
+mod free;
 mod lock;
 mod prepare;
 mod read;

@@ -1,5 +1,6 @@
-//! Removing a pair: both names gone, the directory flushed. A segment that is kept for a later pair is renamed instead of
-//! unlinked, and counts as kept only once the directory was flushed: until then a power loss may give it its old name back.
+//! Removing a pair: both names gone, the directory flushed. A segment that is kept for a later pair is renamed, and counts as
+//! kept only once the directory was flushed: until then a power loss may give it its old name back. So is what goes: its
+//! space is given back little by little (`free`).
 
 use std::ffi::CString;
 
@@ -9,7 +10,7 @@ use io_uring::{opcode, types};
 
 use super::disk::disk_error;
 use super::error::RingError;
-use super::files::{Files, c_name, kept_name};
+use super::files::{Files, c_name, gone_name, kept_name, parse_name};
 use super::prepare::close_entry;
 use super::ring::{Mark, Owner, Ring};
 use crate::disk::{DiskError, DiskEvent, FileId, RetirePair};
@@ -25,11 +26,10 @@ pub(super) struct Removing {
     pair: PairNumber,
     /// What its segment becomes, if it is kept.
     keeping: Option<Kept>,
-    /// Kept ones that are given up; their names while the kernel may look at them.
-    given_up: Vec<Kept>,
     files: [FileId; 2],
-    /// Kept while the kernel may look at them.
-    names: [CString; 2],
+    /// What is renamed to what, or, to nothing, unlinked: the segment, the ledger, kept ones that are given up. Held while the
+    /// kernel may look at them.
+    names: Vec<(CString, Option<CString>)>,
     /// Places of the ring's table that its files held.
     places: Vec<u32>,
     outstanding: u8,
@@ -38,9 +38,10 @@ pub(super) struct Removing {
 }
 
 impl Removing {
-    /// Begins. Neither file is in use. `kept` are the segments that wait; those above `kept_max` go too.
+    /// Begins. Neither file is in use. `kept` are the segments that wait; those above `kept_max` go too. `may_wait`: files that go
+    /// may wait for their space to be given back.
     pub(super) fn begin(
-        order: RetirePair,
+        (order, may_wait): (RetirePair, bool),
         kept: &mut Vec<Kept>,
         ring: &mut Ring,
         files: &mut Files,
@@ -52,29 +53,39 @@ impl Removing {
         // A number that an aborted boot used may be used again: what was kept under it must not be replaced.
         let may_keep = kept.len() < kept_max && !kept.iter().any(|other| other.name == name);
         let blocks = order.keep_blocks.filter(|_| may_keep);
+        let keeping = blocks.map(|blocks| Kept { name, blocks });
+        let gone = |file| may_wait.then(|| c_name(gone_name(file)));
+        let to = match &keeping {
+            Some(kept) => Some(kept.name.clone()),
+            None => gone(ids[0]),
+        };
+        let mut names = vec![
+            (c_name(ids[0].to_string()), to),
+            (c_name(ids[1].to_string()), gone(ids[1])),
+        ];
+        for given_up in kept.split_off(kept.len().min(kept_max)) {
+            let file = given_up.name.to_str().ok().and_then(parse_name);
+            let to = file.and_then(|(file, _)| gone(file));
+            names.push((given_up.name, to));
+        }
         let mut this = Self {
             pair,
-            keeping: blocks.map(|blocks| Kept { name, blocks }),
-            given_up: kept.split_off(kept.len().min(kept_max)),
+            keeping,
             files: ids,
-            names: ids.map(|file| c_name(file.to_string())),
+            names,
             places: ids.iter().filter_map(|&file| files.forget(file)).collect(),
             outstanding: 0,
             flushing: false,
             error: None,
         };
         let directory = types::Fd(files.directory());
-        let unlink = |name: &CString| opcode::UnlinkAt::new(directory, name.as_ptr()).build();
-        let [segment, ledger] = &this.names;
-        let mut group = vec![match &this.keeping {
-            Some(kept) => {
-                let (from, to) = (segment.as_ptr(), kept.name.as_ptr());
-                opcode::RenameAt::new(directory, from, directory, to).build()
+        let step = |(from, to): &(CString, Option<CString>)| match to {
+            Some(to) => {
+                opcode::RenameAt::new(directory, from.as_ptr(), directory, to.as_ptr()).build()
             }
-            None => unlink(segment),
-        }];
-        group.push(unlink(ledger));
-        group.extend(this.given_up.iter().map(|kept| unlink(&kept.name)));
+            None => opcode::UnlinkAt::new(directory, from.as_ptr()).build(),
+        };
+        let mut group: Vec<Entry> = this.names.iter().map(step).collect();
         group.extend(this.places.iter().map(|&place| close_entry(place)));
         this.push(ring, group)?;
         Ok(this)
@@ -101,8 +112,7 @@ impl Removing {
             .outstanding
             .checked_sub(1)
             .expect("each step completes once");
-        let names = 2 + self.given_up.len();
-        let unlinking = !self.flushing && usize::from(step) < names;
+        let unlinking = !self.flushing && usize::from(step) < self.names.len();
         if result < 0 && step == 0 && !self.flushing {
             self.keeping = None;
         }
@@ -126,7 +136,9 @@ impl Removing {
             return Ok(None);
         }
         if self.error.is_some() {
+            // A power loss may bring them back: they stay what they are until the next start.
             self.keeping = None;
+            self.names.clear();
         }
         Ok(Some(DiskEvent::Removed {
             pair: self.pair,
@@ -134,8 +146,12 @@ impl Removing {
         }))
     }
 
-    /// When it ended: the segment that is kept, if it is.
-    pub(super) fn into_kept(self) -> Option<Kept> {
-        self.keeping
+    /// When it ended: the segment that is kept, if it is, and the names of files whose space is to be given back.
+    pub(super) fn ended(self) -> (Option<Kept>, Vec<CString>) {
+        let Self { keeping, names, .. } = self;
+        let is_kept = |name: &CString| keeping.as_ref().is_some_and(|kept| kept.name == *name);
+        let gone = names.into_iter().filter_map(|(_, to)| to);
+        let gone = gone.filter(|name| !is_kept(name)).collect();
+        (keeping, gone)
     }
 }

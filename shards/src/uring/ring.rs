@@ -87,6 +87,8 @@ pub(super) enum Owner {
     Boot = 10,
     /// The read of the doorbell.
     Doorbell = 11,
+    /// Freeing the space of a file that is gone.
+    Free = 12,
 }
 
 /// A submission's mark: whose it is, which step of it, and the place in the owner's table.
@@ -123,6 +125,7 @@ impl Mark {
             9 => Owner::Nobody,
             10 => Owner::Boot,
             11 => Owner::Doorbell,
+            12 => Owner::Free,
             other => panic!("the kernel returned a mark of no owner: {other}"),
         };
         let step = u8::try_from((packed >> 48) & 0xff).expect("eight bits");

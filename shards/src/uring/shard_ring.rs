@@ -108,7 +108,7 @@ impl ShardRing {
         };
         Ok(Self {
             ring,
-            disk: Disk::new(Files::new(handle, direct), writer),
+            disk: Disk::new(Files::new(handle, wal.clone(), direct), writer),
             choice,
             #[cfg(feature = "net")]
             sockets: None,
@@ -235,7 +235,12 @@ impl ShardRing {
         for at in 0..self.done.len() {
             let done = self.done[at];
             match done.mark.owner {
-                Owner::Chain | Owner::Read | Owner::Open | Owner::Prepare | Owner::Remove => {
+                Owner::Chain
+                | Owner::Read
+                | Owner::Open
+                | Owner::Prepare
+                | Owner::Remove
+                | Owner::Free => {
                     self.disk.completed(&mut self.ring, done)?;
                 }
                 #[cfg(feature = "net")]
@@ -485,7 +490,9 @@ fn kept_segments(wal: &Path, blocks: u32, count: u32) -> io::Result<Vec<Kept>> {
 fn remove_leftovers(wal: &Path) -> Result<(), RingError> {
     for entry in fs::read_dir(wal).map_err(wrong("listing the directory", wal))? {
         let entry = entry.map_err(wrong("listing the directory", wal))?;
-        if let Some((_, NameKind::New)) = entry.file_name().to_str().and_then(parse_name) {
+        if let Some((_, NameKind::New | NameKind::Gone)) =
+            entry.file_name().to_str().and_then(parse_name)
+        {
             let path = entry.path();
             fs::remove_file(&path).map_err(wrong("removing what an earlier boot left", &path))?;
         }
