@@ -37,20 +37,20 @@ impl Cluster {
 
     /// So many nodes.
     fn of(count: u16) -> Self {
+        Self::with(count, count, 1)
+    }
+
+    /// So many nodes, and so many partitions with so many replicas each.
+    fn with(count: u16, replicas: u16, partitions: u16) -> Self {
         let home = tempfile::tempdir().expect("a temporary directory");
         let dir = home.path().join("dev");
         let first_port = free_ports(NODES + 1);
         let listen = format!("127.0.0.1:{first_port}");
-        let number = count.to_string();
+        let [number, replicas, partitions] =
+            [count, replicas, partitions].map(|number| number.to_string());
         let made = clustor(&["certs", "cluster", "--listen", &listen, "--shards", "1"])
-            .args([
-                "--nodes",
-                &number,
-                "--replicas",
-                &number,
-                "--partitions",
-                "1",
-            ])
+            .args(["--nodes", &number, "--replicas", &replicas])
+            .args(["--partitions", &partitions])
             .args(["--trust-domain", TRUST_DOMAIN, "--dir"])
             .arg(&dir)
             .output()
@@ -346,6 +346,43 @@ fn a_node_that_the_others_never_heard_of_joins_by_one_command_and_may_move() {
     cluster.append("f");
     let read = cluster.run(&["read"], &["--timeout-ms", "60000", "1", "a"]);
     assert_code(&read, 0);
+}
+
+#[test]
+fn one_command_tells_every_partition_where_a_node_listens() {
+    let cluster = Cluster::with(3, 2, 3);
+    let address = cluster.address(3);
+    let told = cluster.member("address", &["--json", "all", "3", &address]);
+    assert_code(&told, 0);
+    let told: Value = serde_json::from_slice(&told.stdout).expect("JSON");
+    assert_eq!(told["address"], address.as_str());
+    let partitions = told["partitions"].as_array().expect("partitions");
+    assert_eq!(partitions.len(), 3);
+    let mut members = 0;
+    for of in partitions {
+        let partition = of["partition"].as_str().expect("a number");
+        let shown = cluster.run(
+            &["member", "show"],
+            &["--json", "--timeout-ms", "60000", partition],
+        );
+        assert_code(&shown, 0);
+        let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+        let mut all = shown["members"].as_array().expect("members").iter();
+        let Some(member) = all.find(|member| member["node"] == 3) else {
+            assert_eq!(of["outcome"], "no-member");
+            continue;
+        };
+        members += 1;
+        assert_eq!(of["outcome"], "told");
+        assert_eq!(member["address"], address.as_str());
+    }
+    assert!(members == 2, "{told}");
+    let nowhere = cluster.member("address", &["all", "9", &address]);
+    assert_code(&nowhere, 1);
+    assert!(
+        text(&nowhere.stdout).contains("node 9 is no member"),
+        "{nowhere:?}"
+    );
 }
 
 fn copy(from: &std::path::Path, to: &std::path::Path) {

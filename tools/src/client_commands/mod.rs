@@ -73,6 +73,11 @@ impl Reach {
         self.connect(&format!("client-{}", self.client))
     }
 
+    /// As [`Self::client`], with an operator's certificate.
+    fn operator(&self, name: &str) -> Result<Client, CommandError> {
+        self.connect(&format!("operator-{name}"))
+    }
+
     /// As [`Self::client`], with the certificate and key of these names.
     pub(crate) fn connect(&self, certificate: &str) -> Result<Client, CommandError> {
         let [placement, public, _] = placement_files(&self.cluster);

@@ -1,5 +1,7 @@
 //! `clustor member`: who belongs to a partition, and changes of that, each followed until it is over.
 
+mod everywhere;
+
 use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -30,6 +32,8 @@ Examples:
                                                              the same for one that is new here
   clustor member address --cluster dev --operator ops 1 3 10.0.0.9:7000
                                                              node 3 moved
+  clustor member address --cluster dev --operator ops all 3 10.0.0.9:7000
+                                                             the same for all of its partitions
   clustor member promote --cluster dev --operator ops 1 3    node 3 votes, once it has caught up
   clustor member replace --cluster dev --operator ops 1 3    all three: its disk is gone
   clustor member transfer --cluster dev --operator ops 1 2   node 2 leads
@@ -111,12 +115,37 @@ struct PlaceArgs {
 #[derive(Debug, Args)]
 struct AddressArgs {
     #[command(flatten)]
-    change: ChangeArgs,
+    reach: Reach,
+    /// Whose operator certificate in that directory: operator-NAME.pem and .key.
+    #[arg(long, value_name = "NAME")]
+    operator: String,
+    /// The partition's number, or "all": each that the node is a member of, one after another, each for as long as --timeout-ms.
+    #[arg(value_parser = which)]
+    partition: Which,
+    /// The node's number.
+    node: u64,
     /// An IP address and a port; left out: where the placement of the others says.
     address: Option<SocketAddr>,
     /// Its shard that holds the replica; left out: what the placement says, or 0.
     #[arg(long, value_name = "N")]
     shard: Option<u16>,
+}
+
+/// Of which partitions.
+#[derive(Debug, Clone, Copy)]
+enum Which {
+    All,
+    One(u128),
+}
+
+fn which(text: &str) -> Result<Which, String> {
+    match text {
+        "all" => Ok(Which::All),
+        text => text
+            .parse()
+            .map(Which::One)
+            .map_err(|_| "a partition's number, or \"all\"".to_owned()),
+    }
 }
 
 /// Whom a change is about, and where that listens.
@@ -149,9 +178,10 @@ pub fn member(args: &MemberArgs, out: &mut dyn Write) -> Result<(), CommandError
             return shown(&show.reach, &show.reach.client()?, show.partition, out);
         }
         Action::Rollback(asked) => {
-            let asking = Asking::new(asked, Whom::default())?;
+            let client = asked.reach.operator(&asked.operator)?;
+            let asking = Asking::new(&client, &asked.reach, asked.partition, Whom::default())?;
             asking.take(MembersVerb::RollBack)?;
-            return shown(&asked.reach, &asking.client, asked.partition, out);
+            return shown(&asked.reach, &client, asked.partition, out);
         }
         Action::Add(add) => (&[MembersVerb::Add], &add.change, placed(add)),
         Action::Observe(add) => (&[MembersVerb::Observe], &add.change, placed(add)),
@@ -159,13 +189,18 @@ pub fn member(args: &MemberArgs, out: &mut dyn Write) -> Result<(), CommandError
         Action::Remove(change) => (&[MembersVerb::Remove], change, of(change)),
         Action::Transfer(change) => (&[MembersVerb::Transfer], change, of(change)),
         Action::Address(moved) => {
+            let client = moved.reach.operator(&moved.operator)?;
             let whom = Whom {
-                node: Some(moved.change.node),
+                node: Some(moved.node),
                 shard: moved.shard,
                 address: moved.address,
                 is_new: true,
             };
-            (&[MembersVerb::Address], &moved.change, whom)
+            let Which::One(partition) = moved.partition else {
+                return everywhere::tell(&client, &moved.reach, whom, out);
+            };
+            Asking::new(&client, &moved.reach, partition, whom)?.take(MembersVerb::Address)?;
+            return shown(&moved.reach, &client, partition, out);
         }
         Action::Replace(add) => (
             &[MembersVerb::Remove, MembersVerb::Add, MembersVerb::Promote],
@@ -174,14 +209,15 @@ pub fn member(args: &MemberArgs, out: &mut dyn Write) -> Result<(), CommandError
         ),
     };
     let asked = &change.asked;
-    let asking = Asking::new(asked, whom)?;
+    let client = asked.reach.operator(&asked.operator)?;
+    let asking = Asking::new(&client, &asked.reach, asked.partition, whom)?;
     for verb in verbs {
         asking.take(*verb)?;
         if verbs.len() > 1 {
             eprintln!("node {}: {}", change.node, done(*verb));
         }
     }
-    shown(&asked.reach, &asking.client, asked.partition, out)
+    shown(&asked.reach, &client, asked.partition, out)
 }
 
 const fn done(verb: MembersVerb) -> &'static str {
@@ -198,28 +234,28 @@ const fn done(verb: MembersVerb) -> &'static str {
 }
 
 /// A change that is asked for and followed until it is over.
-struct Asking {
-    client: Client,
+struct Asking<'a> {
+    client: &'a Client,
     partition: PartitionId,
     peer: PeerId,
     address: String,
     until: Instant,
 }
 
-impl Asking {
-    fn new(asked: &RollBackArgs, whom: Whom) -> Result<Self, CommandError> {
-        let client = asked
-            .reach
-            .connect(&format!("operator-{}", asked.operator))?;
-        check_partition(&client, asked.partition)?;
-        let partition = PartitionId::from(asked.partition);
-        let until = Instant::now() + asked.reach.timeout();
+impl<'a> Asking<'a> {
+    fn new(
+        client: &'a Client,
+        reach: &Reach,
+        partition: u128,
+        whom: Whom,
+    ) -> Result<Self, CommandError> {
+        check_partition(client, partition)?;
         let mut asking = Self {
             client,
-            partition,
+            partition: PartitionId::from(partition),
             peer: nobody(),
             address: whom.address.map(|at| at.to_string()).unwrap_or_default(),
-            until,
+            until: Instant::now() + reach.timeout(),
         };
         if let Some(node) = whom.node.map(NodeId) {
             asking.peer = asking.find(node, &whom)?;
@@ -233,13 +269,7 @@ impl Asking {
         if let Some(shard) = whom.shard.map(ShardId).or(placed) {
             return Ok(PeerId { node, shard });
         }
-        let known = self.ask(MembersVerb::Show).map_err(|CallError(refusal)| {
-            CommandError::failed(format!(
-                "partition {}: {}",
-                self.partition,
-                describe(&refusal)
-            ))
-        })?;
+        let known = self.show()?;
         match known.members.iter().find(|member| member.node == node) {
             Some(member) => Ok(PeerId {
                 node,
@@ -254,6 +284,17 @@ impl Asking {
                 self.partition
             ))),
         }
+    }
+
+    /// Who belongs to the partition.
+    fn show(&self) -> Result<PartitionMembers, CommandError> {
+        self.ask(MembersVerb::Show).map_err(|CallError(refusal)| {
+            CommandError::failed(format!(
+                "partition {}: {}",
+                self.partition,
+                describe(&refusal)
+            ))
+        })
     }
 
     fn ask(&self, verb: MembersVerb) -> Result<PartitionMembers, CallError> {
