@@ -68,6 +68,7 @@ impl Partition {
     pub(crate) fn rest(&mut self, cache: &mut EntryCache) {
         self.busy.give_back();
         self.table.give_back();
+        self.pace.rest();
         self.replica.rest();
         // Nothing is sent from the cache before something is appended: who gets the log has all of it.
         if self.applied >= self.replica.last_index() {

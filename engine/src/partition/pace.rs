@@ -8,7 +8,7 @@
 //! down to [`BACKLOG_ENTRIES_MIN`]; as many stretches in a row without one give a half back.
 //!
 //! All of it is the replica's own and ends with its leadership or its process: nothing here is replicated or decides what is
-//! applied. An entry that is applied again for a machine made anew is measured and not judged: such batches are as long as can be.
+//! applied. A partition that goes quiet keeps what was measured last, and not how. An entry that is applied again for a machine made anew is measured and not judged: such batches are as long as can be.
 
 use clustor_wire::ids::LogIndex;
 use clustor_wire::message::{Refusal, RefusalClause};
@@ -62,7 +62,6 @@ struct Measured {
     kept_in_row: u8,
     /// How often what may wait was halved and not given back.
     halvings: u8,
-    breaches: u64,
     /// Entries up to here are applied again.
     again: LogIndex,
 }
@@ -71,7 +70,10 @@ struct Measured {
 pub(super) struct Pace {
     budget_us: u32,
     backlog_max: u32,
-    /// Made for the first batch.
+    breaches: u32,
+    /// What was measured before it went quiet; 0 for nothing.
+    before_us: u32,
+    /// Made for the first batch, and given back when nothing happens.
     measured: Option<Box<Measured>>,
 }
 
@@ -118,7 +120,6 @@ impl Measured {
             breaches_in_row: 0,
             kept_in_row: 0,
             halvings: 0,
-            breaches: 0,
             again: LogIndex::ZERO,
         }
     }
@@ -173,16 +174,20 @@ impl Pace {
         Self {
             budget_us: u32::try_from(profile.apply_budget_us).unwrap_or(u32::MAX),
             backlog_max: u32::try_from(profile.apply_backlog_max).unwrap_or(u32::MAX),
+            breaches: 0,
+            before_us: 0,
             measured: None,
         }
     }
 
     /// Obeys the profile from here on. Under another budget everything begins anew.
     pub fn retune(&mut self, profile: &Profile) {
-        let measured = self.measured.take();
-        let budget_us = self.budget_us;
-        *self = Self::new(profile);
-        self.measured = measured.filter(|_| budget_us == self.budget_us);
+        let new = Self::new(profile);
+        if new.budget_us == self.budget_us {
+            self.backlog_max = new.backlog_max;
+        } else {
+            *self = new;
+        }
     }
 
     /// A batch took so long. `judged`: it counts for or against the machine.
@@ -197,7 +202,7 @@ impl Pace {
         }
         let breach = measured.judge(over)?;
         let (row, other) = if breach {
-            measured.breaches += 1;
+            self.breaches = self.breaches.saturating_add(1);
             (&mut measured.breaches_in_row, &mut measured.kept_in_row)
         } else {
             (&mut measured.kept_in_row, &mut measured.breaches_in_row)
@@ -226,8 +231,23 @@ impl Pace {
 
     /// Everything up to here is applied again, for a machine made anew.
     pub fn start_over(&mut self, applied: LogIndex) {
-        if let Some(measured) = &mut self.measured {
+        if applied > LogIndex::ZERO {
+            let measured = self
+                .measured
+                .get_or_insert_with(|| Box::new(Measured::new()));
             measured.again = measured.again.max(applied);
+        }
+    }
+
+    /// Nothing happens in its partition: memory is given back, unless something is held against the machine.
+    pub fn rest(&mut self) {
+        let p99_us = self.p99_us().unwrap_or(0);
+        if self
+            .measured
+            .take_if(|measured| measured.halvings == 0)
+            .is_some()
+        {
+            self.before_us = u32::try_from(p99_us).unwrap_or(u32::MAX);
         }
     }
 
@@ -243,7 +263,10 @@ impl Pace {
     /// The 99th percentile of what batches took, in microseconds, rounded up by less than a quarter; on the right side of the
     /// budget. `None` before the first.
     pub fn p99_us(&self) -> Option<u64> {
-        let measured = self.measured.as_ref()?;
+        let measured = self.measured.as_ref().filter(|m| m.batches() > 0);
+        let Some(measured) = measured else {
+            return (self.before_us > 0).then_some(self.before_us.into());
+        };
         let p99_us = measured.p99_us();
         let within = p99_us.min(self.budget_us.into());
         Some(if measured.is_over() { p99_us } else { within })
@@ -251,7 +274,7 @@ impl Pace {
 
     /// Breaches since the start, or since the budget was another.
     pub fn breaches(&self) -> u64 {
-        self.measured.as_ref().map_or(0, |m| m.breaches)
+        self.breaches.into()
     }
 
     /// How many entries may wait for the machine, where that is limited.

@@ -38,6 +38,7 @@ fn value(host: &Host, name: &str) -> Result<u64, String> {
             let held = now.is_some_and(|now| now.partitions.iter().all(|p| p.lease_held));
             u64::from(held)
         }
+        "p99" => status.apply_p99_us.unwrap_or(0),
         "breaches" => status.apply_breaches,
         "backlog" => status.apply_backlog_max.unwrap_or(0),
         "keys_max" => u64::from(partition.keys_max().get()),
@@ -71,7 +72,7 @@ fn value(host: &Host, name: &str) -> Result<u64, String> {
         "vote" => state.vote.map_or(0, NodeId::get),
         _ => {
             return Err(format!(
-                "{name} is not term, last, durable, committed, applied, missing, trouble, lease, keys_max, breaches, backlog, vote, voters, halves, change, member or towards"
+                "{name} is not term, last, durable, committed, applied, missing, trouble, lease, keys_max, p99, breaches, backlog, vote, voters, halves, change, member or towards"
             ));
         }
     })

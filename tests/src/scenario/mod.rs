@@ -35,7 +35,7 @@
 //! | `stop 2` | stops a node in order |
 //! | `count` | counts messages from 0 |
 //! | `settle` | ends all of the above, starts what is down, and waits until all agree |
-//! | `expect 1 leader term>=2 applied=5` | role and numbers: term, last, durable, committed, applied, vote, missing, lease (1 held), keys_max, breaches (of its machine's budget), backlog (how many entries may wait for the machine, 0 for any number), |
+//! | `expect 1 leader term>=2 applied=5` | role and numbers: term, last, durable, committed, applied, vote, missing, lease (1 held), keys_max, p99 (what its machine takes over a batch, in us), breaches (of its machine's budget), backlog (how many entries may wait for the machine, 0 for any number), |
 //! | | trouble (1 if its status tells of any), voters (those after a change under way), halves (2 while it is joint), change (0 none, 1 joint, 2 leaving, 3 finishing), member (0 no, 1 voter, 2 learner, 3 observer), towards (its leadership: 0 follower, 1 elected, 2 ready, 3 draining, 4 lost) |
 //! | `expect all applied>=3`, `expect leaders 1` | of all running nodes |
 //! | `expect led 300` | how many partitions somebody leads |
