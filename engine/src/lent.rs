@@ -1,6 +1,7 @@
 //! What most partitions do without most of the time.
 
 use core::ops::{Deref, DerefMut};
+use std::collections::VecDeque;
 
 /// A value that takes memory only while it is not [`Bare::BARE`]: that is what is read as long as nothing was written.
 /// Whoever holds it gives the memory back with [`Self::give_back`]; nothing else does, so that what is written again and
@@ -26,6 +27,30 @@ impl<T: Bare> Lent<T> {
         if self.0.as_deref().is_some_and(Bare::is_bare) {
             self.0 = None;
         }
+    }
+}
+
+impl<T: 'static> Bare for Vec<T> {
+    const BARE: &'static Self = &Self::new();
+
+    fn bare() -> Self {
+        Self::new()
+    }
+
+    fn is_bare(&self) -> bool {
+        self.is_empty()
+    }
+}
+
+impl<T: 'static> Bare for VecDeque<T> {
+    const BARE: &'static Self = &Self::new();
+
+    fn bare() -> Self {
+        Self::new()
+    }
+
+    fn is_bare(&self) -> bool {
+        self.is_empty()
     }
 }
 

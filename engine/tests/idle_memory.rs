@@ -23,10 +23,8 @@ use support::{MemoryDisk, TestKey};
 #[global_allocator]
 static COUNTING: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// What an idle partition may take of a leader's shard, its machine aside.
-const LEADING_BYTES_MAX: usize = 3328;
-/// The same of a follower's.
-const FOLLOWING_BYTES_MAX: usize = 2304;
+/// What an idle partition may take, its machine aside.
+const BYTES_MAX: usize = 2048;
 /// Partitions of the smaller shard; the greater has twice as many.
 const FEW: usize = 1000;
 
@@ -217,13 +215,13 @@ fn weights(partitions: usize) -> (usize, usize) {
 }
 
 #[test]
-fn an_idle_partition_takes_no_more_than_it_may_leading_and_following() {
+fn an_idle_partition_takes_less_than_two_kibibytes_leading_and_following() {
     let (leading, following) = weights(FEW);
     let (leading_twice, following_twice) = weights(2 * FEW);
     let of_leader = (leading_twice - leading) / FEW;
     let of_follower = (following_twice - following) / FEW;
     assert!(
-        of_leader < LEADING_BYTES_MAX && of_follower < FOLLOWING_BYTES_MAX,
-        "an idle partition takes {of_leader} bytes of a leader, {of_follower} of a follower; {LEADING_BYTES_MAX} and {FOLLOWING_BYTES_MAX} are allowed"
+        of_leader < BYTES_MAX && of_follower < BYTES_MAX,
+        "an idle partition takes {of_leader} bytes of a leader, {of_follower} of a follower; {BYTES_MAX} are allowed"
     );
 }

@@ -3,6 +3,7 @@
 //! Rooms, from the ground up; each imports only those above it in this list:
 //!
 //! - [`sys`]: safe wrappers over single system calls
+//! - [`alike`]: what partitions have alike, kept once
 //! - [`buffer`]: the bounded pool of aligned blocks
 //! - [`mesh`]: rings, queues, doorbells and replies between threads, all lock-free
 //! - [`disk`]: the seam between the log and whatever carries its bytes
@@ -13,6 +14,7 @@
 //! - [`uring`]: a shard's ring: durable chains, reads, files, sockets
 //! - [`runtime`]: executors, pinning, the turn loop, starting and stopping
 
+pub mod alike;
 pub mod buffer;
 pub mod disk;
 pub mod host;

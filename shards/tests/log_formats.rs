@@ -262,7 +262,7 @@ fn what_is_admitted_fits_under_every_format() {
             let found = log.partition(partition(number)).expect("there");
             assert_eq!(found.last, LogIndex(3));
             assert_eq!(found.missing_count(), 0);
-            assert_eq!(found.configurations[0].body, [0xff; 900]);
+            assert_eq!(*found.configurations[0].body, [0xff; 900]);
         }
     }
 }

@@ -88,7 +88,7 @@ fn a_restart_finds_entries_votes_and_partitions() {
         assert_eq!(partition.last, LogIndex(200), "restart {restart}");
         assert_eq!(partition.hard_state, vote);
         assert_eq!(partition.incarnation, Incarnation(5));
-        assert_eq!(partition.configurations[0].body, b"voters");
+        assert_eq!(*partition.configurations[0].body, *b"voters");
         assert_eq!(partition.missing_count(), 0);
         assert_eq!(durable(&again, 1), 200);
         let mut next = 1;

@@ -28,6 +28,8 @@ impl Leaders {
         let (publisher, watch) = watch::pair(state.latest);
         state.publishers.retain(|other| !other.is_abandoned());
         if !state.closed {
+            // Most partitions have one watcher, or none.
+            state.publishers.reserve_exact(1);
             state.publishers.push(publisher);
         }
         watch

@@ -17,6 +17,12 @@ pub struct Guard {
 }
 
 impl Guard {
+    /// None was downgraded yet.
+    pub(crate) const NONE: Self = Self {
+        downgrades: 0,
+        until: None,
+    };
+
     /// The partition did not keep its promise: it is strict from now on, for 60 s x 2^(downgrades before), 15 minutes
     /// at most. While one is sat out nothing changes.
     pub fn downgrade(&mut self, now: Time) {

@@ -130,7 +130,7 @@ impl Partition {
         self.stamp_ms = 0;
         self.table = Lent::default();
         self.busy.pause = None;
-        self.stuck = None;
+        self.busy.stuck = None;
     }
 
     fn fail_machine(&mut self, reason: String, now: Time) {
@@ -203,7 +203,7 @@ impl Partition {
         if self.applied >= limit {
             return ApplyStep::Done;
         }
-        if self.apply_read.is_some() || self.busy.deferrals.is_full() {
+        if self.busy.apply_read.is_some() || self.busy.deferrals.is_full() {
             return ApplyStep::Done;
         }
         frames.clear();
@@ -240,7 +240,7 @@ impl Partition {
         limit: LogIndex,
         answers: &mut Vec<Answer>,
     ) {
-        self.stuck = None;
+        self.busy.stuck = None;
         let mut items: Vec<Item<'_>> = Vec::new();
         let mut judged: Vec<Judged> = Vec::new();
         let mut next = self.applied.next();
@@ -255,7 +255,8 @@ impl Partition {
                 continue;
             }
             let Ok(body) = EntryBody::decode(record.body) else {
-                self.stuck = Some("an entry was written by a newer build; start one that reads it");
+                self.busy.stuck =
+                    Some("an entry was written by a newer build; start one that reads it");
                 break;
             };
             if body.kind == EntryKind::System(SystemKind::TimersDue)
@@ -273,7 +274,7 @@ impl Partition {
             self.stamp_ms = self.stamp_ms.max(body.stamp_ms);
             if body.kind == EntryKind::System(SystemKind::DurabilityTransition) {
                 let Some(transition) = Transition::decode(body.payload) else {
-                    self.stuck =
+                    self.busy.stuck =
                         Some("an entry was written by a newer build; start one that reads it");
                     break;
                 };
@@ -286,7 +287,7 @@ impl Partition {
             }
             if body.kind == EntryKind::System(SystemKind::KeysMax) {
                 let Some(keys_max) = KeysMax::decode(body.payload) else {
-                    self.stuck =
+                    self.busy.stuck =
                         Some("an entry was written by a newer build; start one that reads it");
                     break;
                 };

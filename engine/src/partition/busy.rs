@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use clustor_shards::alike::Alike;
 use clustor_shards::turn::Time;
 use clustor_wire::ids::LogIndex;
 
@@ -9,26 +10,39 @@ use super::deferral::Deferrals;
 use super::pause::Pause;
 use super::reads::PendingRead;
 use super::{Partition, PendingAppend};
+use crate::gate::Guard;
 use crate::lent::Bare;
 use crate::machine::Effects;
-use crate::raft::{EntryCache, ReadReady};
+use crate::raft::{Configuration, EntryCache, ReadReady};
 
 /// Who waits, and what the machine is in the middle of.
-pub(super) struct Busy {
-    pub appends: VecDeque<PendingAppend>,
-    pub reads_by_token: BTreeMap<u64, PendingRead>,
+pub(crate) struct Busy {
+    pub(super) appends: VecDeque<PendingAppend>,
+    pub(super) reads_by_token: BTreeMap<u64, PendingRead>,
     /// Confirmed, waiting for the machine to get there.
-    pub reads_confirmed: Vec<(ReadReady, PendingRead)>,
-    pub deferrals: Deferrals,
-    pub effects: Effects,
+    pub(super) reads_confirmed: Vec<(ReadReady, PendingRead)>,
+    pub(super) deferrals: Deferrals,
+    pub(super) effects: Effects,
     /// The machine asked to be called again later.
-    pub pause: Option<Pause>,
+    pub(super) pause: Option<Pause>,
     /// When the machine failed lately.
-    pub failures: Vec<Time>,
+    pub(super) failures: Vec<Time>,
     /// The entry by which timers expire, until it is applied.
-    pub expiring: Option<LogIndex>,
+    pub(super) expiring: Option<LogIndex>,
     /// Such an entry could not be appended: not again before this moment.
-    pub expire_not_before: Option<Time>,
+    pub(super) expire_not_before: Option<Time>,
+    /// The empty entry of the term this replica leads, until it is applied.
+    pub(super) ready_at: Option<LogIndex>,
+    /// A read of the log for applying is outstanding, with this token.
+    pub apply_read: Option<u64>,
+    /// Why entries can't be applied, if their content can't be had.
+    pub stuck: Option<&'static str>,
+    /// Of a partition in group mode.
+    pub(super) guard: Guard,
+    /// The deadline under which the shard filed it.
+    pub filed_deadline: Option<Time>,
+    /// What the shard's sum of bytes in flight holds of this partition.
+    pub counted_bytes: u64,
 }
 
 impl Busy {
@@ -42,6 +56,12 @@ impl Busy {
         failures: Vec::new(),
         expiring: None,
         expire_not_before: None,
+        ready_at: None,
+        apply_read: None,
+        stuck: None,
+        guard: Guard::NONE,
+        filed_deadline: None,
+        counted_bytes: 0,
     };
 }
 
@@ -60,16 +80,22 @@ impl Bare for Busy {
             && self.effects.is_unused()
             && self.pause.is_none()
             && self.failures.is_empty()
+            && self.ready_at.is_none()
+            && self.apply_read.is_none()
+            && self.stuck.is_none()
+            && self.guard == Guard::NONE
+            && self.filed_deadline.is_none()
+            && self.counted_bytes == 0
     }
 }
 
 impl Partition {
     /// It is quiet: what it takes again when it wakes is given back.
-    pub(crate) fn rest(&mut self, cache: &mut EntryCache) {
+    pub(crate) fn rest(&mut self, cache: &mut EntryCache, known: &mut Alike<Configuration>) {
         self.busy.give_back();
         self.table.give_back();
         self.pace.rest();
-        self.replica.rest();
+        self.replica.rest(known);
         // Nothing is sent from the cache before something is appended: who gets the log has all of it.
         if self.applied >= self.replica.last_index() {
             cache.forget(self.replica.cache_slot());

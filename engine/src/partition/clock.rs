@@ -35,7 +35,7 @@ impl Partition {
     /// Whether this replica is the one that lets timers expire.
     fn keeps_time(&self) -> bool {
         self.replica.is_leader()
-            && self.ready_at.is_none()
+            && self.busy.ready_at.is_none()
             && !self.stopping
             && !self.replica.is_handing_over()
             && matches!(self.machine, MachineSlot::Running(_))

@@ -11,7 +11,7 @@ use clustor_wire::message::{DurabilityMode, Refusal, RefusalClause};
 
 use super::{Origin, Partition, refusal};
 use crate::gate::group::IO_WRITER_BLOCKING;
-use crate::gate::{GroupClause, GroupFacts, Guard, group_fsync};
+use crate::gate::{GroupClause, GroupFacts, group_fsync};
 use crate::outcome::Leadership;
 use crate::raft::{Cause, Position, Transition, Turn};
 use crate::request::Wait;
@@ -31,7 +31,6 @@ pub(crate) struct ShardFacts {
 /// The durability of one partition, as its replica here sees it.
 #[derive(Debug)]
 pub(super) struct Durability {
-    guard: Guard,
     /// The last index the log held at its start.
     recovered: LogIndex,
     /// What holds the leader in strict mode although group was asked for.
@@ -41,7 +40,6 @@ pub(super) struct Durability {
 impl Durability {
     pub(super) fn new(recovered: LogIndex) -> Self {
         Self {
-            guard: Guard::default(),
             recovered,
             held_back: None,
         }
@@ -86,7 +84,7 @@ impl Partition {
     /// Two group batches in a row went too late.
     pub(crate) fn on_overrun(&mut self, now: Time) {
         if self.replica.is_leader() && self.replica.mode() == Mode::Group {
-            self.durability.guard.downgrade(now);
+            self.busy.guard.downgrade(now);
         }
     }
 
@@ -100,10 +98,10 @@ impl Partition {
         let peer = self.replica.voter_writing(IO_WRITER_BLOCKING);
         GroupFacts {
             strict_fallback: !self.is_ready() || self.replica.is_in_fallback(),
-            backoff_over: self.durability.guard.is_over(turn.now),
+            backoff_over: self.busy.guard.is_over(turn.now),
             blocking_voter: own.or(peer.map(|peer| peer.node)),
             slow_chains: shard.slow_chains,
-            quarantined: shard.quarantined || self.stuck.is_some(),
+            quarantined: shard.quarantined || self.busy.stuck.is_some(),
             ..GroupFacts::default()
         }
     }
@@ -169,7 +167,7 @@ impl Partition {
         if wanted == Mode::Group
             && let Err(clause) = group_fsync(&self.facts(turn, shard))
         {
-            let rest_us = self.durability.guard.until(turn.now);
+            let rest_us = self.busy.guard.until(turn.now);
             let rest_us = rest_us.map_or(0, |until| until.since_us(turn.now));
             let retry_ms = u32::try_from(rest_us / 1000).unwrap_or(u32::MAX);
             return Err(refusal(

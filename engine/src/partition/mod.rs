@@ -124,7 +124,7 @@ pub struct Partition {
     stamp_ms: u64,
     /// How this leader's clock becomes the partition's: the stamp at a moment.
     clock: Option<(Time, u64)>,
-    busy: Lent<Busy>,
+    pub(crate) busy: Lent<Busy>,
     next_read: u64,
     /// Where handles of deferred items say what became of them.
     acks: Arc<AckBox>,
@@ -135,23 +135,13 @@ pub struct Partition {
     pub(crate) stopping: bool,
     /// The machine failed: somebody else had better lead.
     pub(crate) hand_over: bool,
-    /// The empty entry of the term this replica leads, until it is applied.
-    ready_at: Option<LogIndex>,
-    /// A read of the log for applying is outstanding, with this token.
-    pub(crate) apply_read: Option<u64>,
     apply_entries_max: usize,
     pace: Pace,
-    /// The retired deadline under which the shard filed it.
-    pub(crate) filed_deadline: Option<Time>,
     /// How the shard filed it while it is without a leader.
     pub(crate) filed_campaign: CampaignFiled,
     /// How the shard filed it while it is quiet.
     pub(crate) filed_quiet: Option<QuietFiled>,
-    /// Why entries can't be applied, if their content can't be had.
-    pub(crate) stuck: Option<&'static str>,
     durability: Durability,
-    /// What the shard's sum of bytes in flight holds of this partition.
-    pub(crate) counted_bytes: u64,
 }
 
 /// What is lost here, and whom it waits for.
@@ -215,16 +205,11 @@ impl Partition {
             leadership: Leadership::Follower,
             stopping: false,
             hand_over: false,
-            ready_at: None,
-            apply_read: None,
             apply_entries_max: usize::try_from(profile.apply_entries_max).unwrap_or(512),
             pace: Pace::new(profile),
-            filed_deadline: None,
             filed_campaign: CampaignFiled::No,
             filed_quiet: None,
-            stuck: None,
             durability: Durability::new(recovered),
-            counted_bytes: 0,
         };
         partition.open_machine(now);
         partition
@@ -287,7 +272,7 @@ impl Partition {
                 250,
             ));
         }
-        if let Some(stuck) = self.stuck {
+        if let Some(stuck) = self.busy.stuck {
             return Err(self.stuck_refusal(stuck));
         }
         let busy = &*self.busy;
@@ -331,7 +316,9 @@ impl Partition {
     /// whatever the machine says to the command by now.
     fn may_be_known(&self, key: &EntryKey) -> bool {
         let waits = |append: &PendingAppend| append.key.is_some_and(|k| k.key == key.key);
-        self.ready_at.is_some() || self.table.knows(&key.key) || self.busy.appends.iter().any(waits)
+        self.busy.ready_at.is_some()
+            || self.table.knows(&key.key)
+            || self.busy.appends.iter().any(waits)
     }
 
     /// Notes an append that was proposed at `index`.
@@ -413,7 +400,7 @@ impl Partition {
 
     /// This replica was elected; `first` is the empty entry of its term.
     pub(crate) fn on_elected(&mut self, term: Term, first: LogIndex, answers: &mut Vec<Answer>) {
-        self.ready_at = Some(first);
+        self.busy.ready_at = Some(first);
         self.keys_wish.forget();
         self.clock = None;
         self.busy.expiring = None;
@@ -422,7 +409,7 @@ impl Partition {
 
     /// This replica leads no longer.
     pub(crate) fn on_deposed(&mut self, answers: &mut Vec<Answer>) {
-        self.ready_at = None;
+        self.busy.ready_at = None;
         self.pace.on_deposed();
         self.keys_wish.forget();
         self.clock = None;
@@ -439,13 +426,17 @@ impl Partition {
         if !self.replica.is_leader() {
             return;
         }
-        if self.ready_at.is_some_and(|first| first <= self.applied) {
-            self.ready_at = None;
+        if self
+            .busy
+            .ready_at
+            .is_some_and(|first| first <= self.applied)
+        {
+            self.busy.ready_at = None;
         }
         let term = self.replica.term();
         let leadership = if self.stopping || self.replica.is_handing_over() {
             Leadership::Draining
-        } else if self.ready_at.is_none() {
+        } else if self.busy.ready_at.is_none() {
             Leadership::Ready { term }
         } else {
             Leadership::Elected { term }
@@ -487,7 +478,7 @@ impl Partition {
     #[must_use]
     pub fn status(&self) -> PartitionStatus {
         let status = self.replica.status();
-        let trouble = match (&self.machine, self.stuck) {
+        let trouble = match (&self.machine, self.busy.stuck) {
             (MachineSlot::Failed(trouble), _) => format!("the machine {trouble}"),
             (_, Some(stuck)) if status.missing == 0 => stuck.to_owned(),
             _ if status.missing > 0 => lost(&status),

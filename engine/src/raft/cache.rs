@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 
 use clustor_wire::ids::LogIndex;
 
+use crate::lent::Lent;
+
 /// A partition's place in the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CacheSlot(u32);
@@ -28,7 +30,7 @@ struct Laid {
 #[derive(Debug, Default)]
 struct Run {
     first: LogIndex,
-    places: VecDeque<Place>,
+    places: Lent<VecDeque<Place>>,
 }
 
 impl Run {
@@ -39,7 +41,7 @@ impl Run {
 
     fn clear(&mut self) {
         // Gives the memory back: a partition that left the cache may stay idle for long.
-        self.places = VecDeque::new();
+        self.places = Lent::default();
     }
 }
 
@@ -83,6 +85,22 @@ impl EntryCache {
     /// Forgets where a partition's frames lie, and keeps its place.
     pub fn forget(&mut self, slot: CacheSlot) {
         self.run_mut(slot).clear();
+    }
+
+    /// Gives back the memory of what is kept of frames that belong to no run any more, oldest first up to one that does.
+    pub fn give_back(&mut self) {
+        while let Some(oldest) = self.laid.front()
+            && self.runs[oldest.slot as usize]
+                .places
+                .front()
+                .map(|place| place.at)
+                != Some(oldest.place.at)
+        {
+            self.laid.pop_front();
+        }
+        if self.laid.capacity() > 4 * self.laid.len() {
+            self.laid.shrink_to(2 * self.laid.len());
+        }
     }
 
     /// Gives a partition's place back.

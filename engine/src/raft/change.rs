@@ -14,7 +14,7 @@ use clustor_wire::ids::LogIndex;
 
 use super::configuration::{Configuration, ConfigurationError, Standing, Step};
 use super::entry::EntryKind;
-use super::fitness::{CATCH_UP_MS_MAX, JOINT_COMMITS, Verdict};
+use super::fitness::{CATCH_UP_MS_MAX, Fitness, JOINT_COMMITS, Verdict};
 use super::membership::Change;
 use super::output::RecordToPersist;
 use super::progress::Progress;
@@ -291,7 +291,10 @@ impl Replica {
         let change = self.membership.change(self.committed);
         if leading.change_seen != change {
             leading.change_seen = change;
-            leading.fitness.begin_anew(turn.now);
+            leading
+                .fitness
+                .get_or_insert_with(|| Box::new(Fitness::new(self.log.last(), turn.now)))
+                .begin_anew(turn.now);
             leading.lingers_until = turn.now.plus_ms(LINGER_MS);
             self.sync_followers = true;
         }

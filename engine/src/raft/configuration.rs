@@ -133,7 +133,7 @@ pub struct Note {
 }
 
 /// Who belongs to a partition, and what the record of it does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Configuration {
     step: Step,
     first: Vec<PeerId>,

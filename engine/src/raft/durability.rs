@@ -10,6 +10,8 @@
 use clustor_shards::log::Mode;
 use clustor_wire::ids::LogIndex;
 
+use crate::lent::Lent;
+
 const VERSION: u8 = 1;
 
 /// Why a mode changes.
@@ -86,17 +88,17 @@ pub(super) struct Modes {
     /// The latest among entries that can't be truncated.
     settled: Option<(LogIndex, Transition)>,
     /// Those behind it, ascending.
-    open: Vec<(LogIndex, Transition)>,
+    open: Lent<Vec<(LogIndex, Transition)>>,
     /// What the log holds was not all seen yet, or not confirmed: strict, whatever it says.
     fallback: bool,
 }
 
 impl Modes {
-    pub(super) const fn new(first: Mode) -> Self {
+    pub(super) fn new(first: Mode) -> Self {
         Self {
             first,
             settled: None,
-            open: Vec::new(),
+            open: Lent::default(),
             fallback: false,
         }
     }
@@ -136,7 +138,7 @@ impl Modes {
     }
 
     /// Whether a transition waits to be applied.
-    pub(super) const fn is_changing(&self) -> bool {
+    pub(super) fn is_changing(&self) -> bool {
         !self.open.is_empty()
     }
 
@@ -146,12 +148,18 @@ impl Modes {
     }
 
     pub(super) fn truncate(&mut self, from: LogIndex) {
-        self.open.retain(|(index, _)| *index < from);
+        if !self.open.is_empty() {
+            self.open.retain(|(index, _)| *index < from);
+            self.open.give_back();
+        }
     }
 
     /// An entry is applied: it was perhaps never seen entering the log, which was recovered with it.
     pub(super) fn learn(&mut self, index: LogIndex, transition: Transition) {
-        self.open.retain(|(open, _)| *open > index);
+        if !self.open.is_empty() {
+            self.open.retain(|(open, _)| *open > index);
+            self.open.give_back();
+        }
         if self.settled.is_none_or(|(settled, _)| settled < index) {
             self.settled = Some((index, transition));
         }

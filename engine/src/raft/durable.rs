@@ -129,6 +129,31 @@ impl PeerDurable {
     }
 }
 
+/// What the acknowledgements of one peer, for one partition, have come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Acknowledged {
+    term: Term,
+    index: LogIndex,
+}
+
+impl Acknowledged {
+    /// Takes one more; it never goes back. One of another peer or partition counts for nothing.
+    pub(super) fn raise(&mut self, peer: PeerId, partition: PartitionId, durable: &PeerDurable) {
+        let fits = durable.peer == peer && durable.partition == partition;
+        if fits && durable.index > self.index {
+            *self = Self {
+                term: durable.term,
+                index: durable.index,
+            };
+        }
+    }
+
+    /// The highest index; 0 for none.
+    pub(super) const fn index(self) -> LogIndex {
+        self.index
+    }
+}
+
 /// The leader's log is durable up to `index` on the leader and on a majority of every half.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QuorumDurable {
@@ -138,21 +163,21 @@ pub struct QuorumDurable {
 
 impl QuorumDurable {
     /// What the leader `me` of `term` and the acknowledgements it holds prove; `None` if not even one entry.
-    /// Acknowledgements of another partition or term count for nothing.
-    pub(super) fn prove<'a>(
+    /// Acknowledgements of another term count for nothing.
+    pub(super) fn prove(
         partition: PartitionId,
         term: Term,
         configuration: &Configuration,
         me: PeerId,
         own: OwnDurable,
-        peers: impl Fn(PeerId) -> Option<&'a PeerDurable>,
+        peers: impl Fn(PeerId) -> Option<Acknowledged>,
     ) -> Option<Self> {
         let majority = quorum::reached(configuration, |voter| {
             if voter == me {
                 return own.index();
             }
             match peers(voter) {
-                Some(p) if p.peer == voter && p.partition == partition && p.term == term => p.index,
+                Some(p) if p.term == term => p.index,
                 _ => LogIndex::ZERO,
             }
         });

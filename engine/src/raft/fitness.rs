@@ -88,7 +88,7 @@ impl Replica {
     fn behind(&self, turn: &Turn<'_>, leading: &Leading, peer: PeerId) -> (bool, u64) {
         let held = leading.of(peer).map_or(0, |p| p.durable_index().get());
         let behind = self.log.last().get().saturating_sub(held);
-        let few = behind <= CATCH_UP_ENTRIES.max(leading.fitness.pace);
+        let few = behind <= CATCH_UP_ENTRIES.max(leading.fitness.as_ref().map_or(0, |f| f.pace));
         let small = || self.is_within(turn, LogIndex(held), CATCH_UP_BYTES);
         (few || small(), behind)
     }
@@ -112,7 +112,7 @@ impl Replica {
             || (self.answers(turn, leading, peer)
                 && leading
                     .of(peer)
-                    .is_some_and(|p| holds(p) && p.behind_since.is_none()))
+                    .is_some_and(|p| holds(p) && p.way.behind_since.is_none()))
     }
 
     /// How many losses a half can stand as its voters are, less than 0 if it has no quorum; and the first who is not fit.
@@ -180,11 +180,15 @@ impl Replica {
             return Err(ChangeError::Lags { peer, behind });
         }
         // What a leader knows of a follower begins as heard just now: only who has acknowledged something was.
-        let acknowledged = leading.of(peer).is_some_and(|p| p.durable().is_some());
+        let acknowledged = leading
+            .of(peer)
+            .is_some_and(|p| p.durable_index() > LogIndex::ZERO);
         if caught_up && acknowledged {
             return Ok(());
         }
-        let since = leading.of(peer).and_then(|progress| progress.slow_since);
+        let since = leading
+            .of(peer)
+            .and_then(|progress| progress.way.slow_since);
         let late = |since: Time| turn.now >= since.plus_ms(CATCH_UP_MS_MAX);
         if since.is_some_and(late) {
             return Err(ChangeError::NeverCatchesUp { peer, behind });
@@ -200,7 +204,8 @@ impl Replica {
             return;
         };
         let concerned = configuration.is_joint() || configuration.notes().iter().any(is_learner);
-        if concerned && turn.now >= leading.fitness.due {
+        let due = leading.fitness.as_ref().map(|fitness| fitness.due);
+        if concerned && due.is_none_or(|due| turn.now >= due) {
             self.look(turn);
         }
     }
@@ -232,7 +237,9 @@ impl Replica {
         let RoleState::Leader(leading) = &mut self.role else {
             return;
         };
-        let fitness = &mut leading.fitness;
+        let fitness = leading
+            .fitness
+            .get_or_insert_with(|| Box::new(Fitness::new(last, turn.now)));
         fitness.due = turn.now.plus_ms(LOOK_EVERY_MS);
         fitness.pace = last.get().saturating_sub(fitness.last.get());
         fitness.last = last;
@@ -271,21 +278,22 @@ impl Replica {
         };
         let joint = &self.configuration;
         let since = |since: Option<Time>, ms| since.is_some_and(|at| turn.now >= at.plus_ms(ms));
-        let fitness = &leading.fitness;
+        let fitness = leading.fitness.as_ref();
+        let committed_since = fitness.map(|fitness| fitness.committed_since);
+        let unfit_since = fitness.and_then(|fitness| fitness.unfit_since);
         let is_new = |peer: &&PeerId| !joint.first().contains(peer);
         let new = || {
             let new = joint.second().iter().filter(is_new);
             new.filter_map(|peer| leading.of(*peer))
         };
-        let stuck =
-            self.committed < self.log.last() && since(Some(fitness.committed_since), JOINT_MS_MAX);
+        let stuck = self.committed < self.log.last() && since(committed_since, JOINT_MS_MAX);
         if stuck
-            || since(fitness.unfit_since, JOINT_MS_MAX)
-            || new().any(|p| since(p.behind_since, CATCH_UP_MS_MAX))
+            || since(unfit_since, JOINT_MS_MAX)
+            || new().any(|p| since(p.way.behind_since, CATCH_UP_MS_MAX))
         {
             return Verdict::Back;
         }
-        let lags = |p: &Progress| p.is_far || since(p.behind_since, STRUCTURAL_LAG_MS);
+        let lags = |p: &Progress| p.way.is_far || since(p.way.behind_since, STRUCTURAL_LAG_MS);
         if enough && !new().any(lags) && self.survives(turn) {
             return Verdict::Forward;
         }

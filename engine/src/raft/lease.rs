@@ -23,6 +23,7 @@ use super::quorum;
 use super::read_index::ReadError;
 use super::replica::{Replica, RoleState, Turn};
 use super::settings::Timers;
+use crate::lent::Bare;
 
 /// A lease, and what has to be added to it for a voter's promise, last at most this long together, in milliseconds: so
 /// long does a replica stay silent that may have forgotten one.
@@ -143,13 +144,23 @@ pub(super) struct Lease {
     handed_over: bool,
 }
 
-impl Lease {
-    /// Gives the memory of rounds back while there are none.
-    pub(super) fn rest(&mut self) {
-        if self.sent.is_empty() {
-            self.sent = VecDeque::new();
-        }
+impl Bare for Lease {
+    const BARE: &'static Self = &Self::NONE;
+
+    fn bare() -> Self {
+        Self::NONE
     }
+
+    fn is_bare(&self) -> bool {
+        self.sent.is_empty() && !self.handed_over
+    }
+}
+
+impl Lease {
+    const NONE: Self = Self {
+        sent: VecDeque::new(),
+        handed_over: false,
+    };
 
     /// A round begins; `confirmed` is the latest that a majority has answered.
     pub(super) fn begin(&mut self, round: u64, confirmed: u64, now: Time, lease_ms: u32) {

@@ -54,6 +54,12 @@ impl LogView {
         }
     }
 
+    /// Gives back the memory that it does not need while it does not grow.
+    pub(super) fn rest(&mut self) {
+        self.runs.shrink_to_fit();
+        self.missing.shrink_to_fit();
+    }
+
     /// The index before the first entry.
     #[must_use]
     pub const fn base(&self) -> LogIndex {

@@ -15,6 +15,7 @@
 
 use std::sync::Arc;
 
+use clustor_shards::alike::Alike;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, Term};
 
@@ -79,6 +80,14 @@ impl Membership {
             entries,
             recorded,
             asked: None,
+        }
+    }
+
+    /// It is quiet: keeps each configuration with those who have the same.
+    pub(super) fn rest(&mut self, known: &mut Alike<Configuration>) {
+        self.entries.shrink_to_fit();
+        for at in &mut self.entries {
+            known.share(&mut at.configuration);
         }
     }
 

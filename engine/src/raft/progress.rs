@@ -9,10 +9,11 @@
 use std::collections::VecDeque;
 
 use clustor_shards::turn::{PeerId, Time};
-use clustor_wire::ids::LogIndex;
+use clustor_wire::ids::{LogIndex, PartitionId};
 
-use super::durable::PeerDurable;
+use super::durable::{Acknowledged, PeerDurable};
 use super::settings::{Limits, Timers};
+use crate::lent::{Bare, Lent};
 
 /// Assumed before the first answer: half of what makes the least timeout for a local network.
 const ROUND_TRIP_US_INITIAL: u64 = 50_000;
@@ -30,22 +31,64 @@ struct Batch {
     sent: Time,
 }
 
+/// What is under way to a follower, and how far behind it is: nothing of that while all are quiet.
+#[derive(Debug)]
+pub(super) struct Way {
+    batches: VecDeque<Batch>,
+    bytes: usize,
+    missed: bool,
+    reading: bool,
+    read_due: Time,
+    /// Since when it has not caught up, or is silent.
+    pub(super) behind_since: Option<Time>,
+    /// Since when it answers and has not caught up.
+    pub(super) slow_since: Option<Time>,
+    /// It is structurally far behind, in bytes.
+    pub(super) is_far: bool,
+}
+
+impl Way {
+    const NONE: Self = Self {
+        batches: VecDeque::new(),
+        bytes: 0,
+        missed: false,
+        reading: false,
+        read_due: Time(0),
+        behind_since: None,
+        slow_since: None,
+        is_far: false,
+    };
+}
+
+impl Bare for Way {
+    const BARE: &'static Self = &Self::NONE;
+
+    fn bare() -> Self {
+        Self::NONE
+    }
+
+    fn is_bare(&self) -> bool {
+        self.batches.is_empty()
+            && !self.missed
+            && !self.reading
+            && self.behind_since.is_none()
+            && self.slow_since.is_none()
+            && !self.is_far
+    }
+}
+
 /// A leader's view of one follower.
 #[derive(Debug)]
 pub(super) struct Progress {
     peer: PeerId,
     matched: LogIndex,
     next: LogIndex,
-    durable: Option<PeerDurable>,
+    durable: Acknowledged,
     /// How its log writes, as it said last; 0 before it said anything.
     io_writer_mode: u8,
     flow: Flow,
-    batches: VecDeque<Batch>,
-    bytes: usize,
+    pub(super) way: Lent<Way>,
     round_trip_us: u64,
-    missed: bool,
-    reading: bool,
-    read_due: Time,
     needs_snapshot: bool,
     /// When anything of the present term was last heard from it.
     pub(super) heard: Time,
@@ -57,12 +100,6 @@ pub(super) struct Progress {
     pub(super) lease_round: u64,
     /// It is no member any more. If it becomes one again, nothing of what it said counts: its disk may be another.
     pub(super) left: bool,
-    /// Since when it has not caught up, or is silent.
-    pub(super) behind_since: Option<Time>,
-    /// Since when it answers and has not caught up.
-    pub(super) slow_since: Option<Time>,
-    /// It is structurally far behind, in bytes.
-    pub(super) is_far: bool,
 }
 
 impl Progress {
@@ -71,33 +108,26 @@ impl Progress {
             peer,
             matched: LogIndex::ZERO,
             next,
-            durable: None,
+            durable: Acknowledged::default(),
             io_writer_mode: 0,
             flow: Flow::Probing,
-            batches: VecDeque::new(),
-            bytes: 0,
+            way: Lent::default(),
             round_trip_us: ROUND_TRIP_US_INITIAL,
-            missed: false,
-            reading: false,
-            read_due: Time::default(),
             needs_snapshot: false,
             heard: now,
             quiet_at: LogIndex::ZERO,
             round: 0,
             lease_round: 0,
             left: false,
-            behind_since: None,
-            slow_since: None,
-            is_far: false,
         }
     }
 
     /// The leader looked whether it answers, and has caught up.
     pub(super) fn seen(&mut self, answers: bool, caught_up: bool, far: bool, now: Time) {
         let since = |is: bool, before: Option<Time>| is.then(|| before.unwrap_or(now));
-        self.behind_since = since(!answers || !caught_up, self.behind_since);
-        self.slow_since = since(answers && !caught_up, self.slow_since);
-        self.is_far = far;
+        self.way.behind_since = since(!answers || !caught_up, self.way.behind_since);
+        self.way.slow_since = since(answers && !caught_up, self.way.slow_since);
+        self.way.is_far = far;
     }
 
     pub(super) const fn peer(&self) -> PeerId {
@@ -112,33 +142,31 @@ impl Progress {
         self.next
     }
 
-    pub(super) const fn durable(&self) -> Option<&PeerDurable> {
-        self.durable.as_ref()
+    pub(super) const fn durable(&self) -> Acknowledged {
+        self.durable
     }
 
-    pub(super) fn durable_index(&self) -> LogIndex {
-        self.durable.map_or(LogIndex::ZERO, |d| d.index())
+    pub(super) const fn durable_index(&self) -> LogIndex {
+        self.durable.index()
     }
 
     pub(super) fn inflight(&self) -> usize {
-        self.batches.len()
+        self.way.batches.len()
     }
 
     /// Whether it holds everything up to `last`, durably, and nothing is under way to it.
     pub(super) fn is_settled(&self, last: LogIndex) -> bool {
         self.matched == last
             && self.durable_index() == last
-            && self.batches.is_empty()
+            && self.way.batches.is_empty()
             && !self.is_probing()
-            && !self.reading
+            && !self.way.reading
             && !self.left
     }
 
-    /// Gives back the memory of batches in flight while there are none.
+    /// Gives back the memory of what is under way while nothing is.
     pub(super) fn rest(&mut self) {
-        if self.batches.is_empty() {
-            self.batches = VecDeque::new();
-        }
+        self.way.give_back();
     }
 
     pub(super) const fn needs_snapshot(&self) -> bool {
@@ -147,24 +175,24 @@ impl Progress {
 
     /// Whether entries may be asked of the log for it.
     pub(super) fn may_read(&self, now: Time) -> bool {
-        !self.reading && now >= self.read_due
+        !self.way.reading && now >= self.way.read_due
     }
 
     /// Entries from the next on were asked of the log.
-    pub(super) const fn reading(&mut self) {
-        self.reading = true;
+    pub(super) fn reading(&mut self) {
+        self.way.reading = true;
     }
 
     /// The log answered; whether its answer still fits what is to be sent next.
     pub(super) fn stop_reading(&mut self, from: LogIndex) -> bool {
-        let fits = self.reading && self.flow == Flow::Streaming && self.next == from;
-        self.reading = false;
+        let fits = self.way.reading && self.flow == Flow::Streaming && self.next == from;
+        self.way.reading = false;
         fits
     }
 
     /// The log could not read: not again before the greatest RPC timeout.
     pub(super) fn read_failed(&mut self, now: Time, timers: &Timers) {
-        self.read_due = now.plus_ms(u64::from(timers.rpc_ms_max));
+        self.way.read_due = now.plus_ms(u64::from(timers.rpc_ms_max));
     }
 
     pub(super) const fn set_needs_snapshot(&mut self) {
@@ -180,22 +208,22 @@ impl Progress {
     pub(super) fn may_send(&self, limits: &Limits) -> bool {
         match self.flow {
             _ if self.needs_snapshot => false,
-            Flow::Probing => self.batches.is_empty(),
+            Flow::Probing => self.way.batches.is_empty(),
             Flow::Streaming => {
-                self.batches.len() < limits.inflight_batches_max
-                    && (self.batches.is_empty() || self.bytes < limits.inflight_bytes_max)
+                self.way.batches.len() < limits.inflight_batches_max
+                    && (self.way.batches.is_empty() || self.way.bytes < limits.inflight_bytes_max)
             }
         }
     }
 
     /// A batch that ends with `last` was sent.
     pub(super) fn sent(&mut self, last: LogIndex, bytes: usize, now: Time) {
-        self.batches.push_back(Batch {
+        self.way.batches.push_back(Batch {
             last,
             bytes,
             sent: now,
         });
-        self.bytes += bytes;
+        self.way.bytes += bytes;
         if self.flow == Flow::Streaming {
             self.next = last.next();
         }
@@ -203,14 +231,14 @@ impl Progress {
 
     /// It matches up to `matched`.
     pub(super) fn accepted(&mut self, matched: LogIndex, now: Time) {
-        while let Some(batch) = self.batches.front()
+        while let Some(batch) = self.way.batches.front().copied()
             && batch.last <= matched
         {
             let round_trip = now.since_us(batch.sent);
             self.round_trip_us = (self.round_trip_us * 7 + round_trip) / 8;
-            self.bytes -= batch.bytes;
-            self.missed = false;
-            self.batches.pop_front();
+            self.way.bytes -= batch.bytes;
+            self.way.missed = false;
+            self.way.batches.pop_front();
         }
         self.matched = self.matched.max(matched);
         self.needs_snapshot = false;
@@ -228,11 +256,9 @@ impl Progress {
     }
 
     /// Its ledger covers the log up to there.
-    pub(super) fn acknowledged(&mut self, durable: PeerDurable) {
+    pub(super) fn acknowledged(&mut self, partition: PartitionId, durable: &PeerDurable) {
         self.io_writer_mode = durable.io_writer_mode();
-        if durable.index() > self.durable_index() {
-            self.durable = Some(durable);
-        }
+        self.durable.raise(self.peer, partition, durable);
         self.matched = self.matched.max(durable.index());
         self.next = self.next.max(self.matched.next());
     }
@@ -254,25 +280,25 @@ impl Progress {
     fn probe(&mut self, next: LogIndex) {
         self.flow = Flow::Probing;
         self.next = next;
-        self.reading = false;
+        self.way.reading = false;
         self.forget_batches();
     }
 
     fn forget_batches(&mut self) {
-        self.batches.clear();
-        self.bytes = 0;
+        self.way.batches.clear();
+        self.way.bytes = 0;
     }
 
     /// When the oldest batch in flight is to be given up; `None` if nothing is in flight.
     pub(super) fn repeat_at(&self, timers: &Timers) -> Option<Time> {
-        let batch = self.batches.front()?;
+        let batch = self.way.batches.front()?;
         let min = u64::from(timers.rpc_ms_min) * 1000;
         let max = u64::from(timers.rpc_ms_max) * 1000;
         let once = (2 * self.round_trip_us).clamp(min, max);
         Some(
             batch
                 .sent
-                .plus_us(if self.missed { 2 * once } else { once }),
+                .plus_us(if self.way.missed { 2 * once } else { once }),
         )
     }
 
@@ -281,7 +307,7 @@ impl Progress {
         let due = self.repeat_at(timers).is_some_and(|at| at <= now);
         if due {
             self.probe_again();
-            self.missed = true;
+            self.way.missed = true;
         }
         due
     }

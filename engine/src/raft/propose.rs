@@ -13,6 +13,7 @@ use super::entry::{EntryBody, EntryKey, EntryKind, KeysMax, SystemKind};
 use super::output::RecordToPersist;
 use super::replica::{Replica, RoleState, Turn};
 use super::replication::Leading;
+use crate::lent::Bare;
 
 /// A command to append.
 #[derive(Debug, Clone, Copy)]
@@ -79,13 +80,24 @@ pub(super) struct Uncommitted {
     marks: VecDeque<(LogIndex, u64)>,
 }
 
-impl Uncommitted {
-    /// Gives the memory of marks back while there are none.
-    pub(super) fn rest(&mut self) {
-        if self.marks.is_empty() {
-            self.marks = VecDeque::new();
-        }
+impl Bare for Uncommitted {
+    const BARE: &'static Self = &Self::NONE;
+
+    fn bare() -> Self {
+        Self::NONE
     }
+
+    fn is_bare(&self) -> bool {
+        self.bytes == 0 && self.unmarked == 0 && self.marks.is_empty()
+    }
+}
+
+impl Uncommitted {
+    const NONE: Self = Self {
+        bytes: 0,
+        unmarked: 0,
+        marks: VecDeque::new(),
+    };
 
     pub(super) fn add(&mut self, bytes: usize) {
         self.bytes += bytes as u64;

@@ -11,10 +11,14 @@
 //!
 //! Whatever else happens wakes it too: a proposal, a change, a message.
 
+use std::sync::Arc;
+
+use clustor_shards::alike::Alike;
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{LogIndex, Term};
 use clustor_wire::message::{RaftBody, RaftMessage};
 
+use super::configuration::Configuration;
 use super::membership::Change;
 use super::progress::Progress;
 use super::replica::{Replica, RoleState, Turn};
@@ -34,7 +38,7 @@ pub enum Quiet<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QuietFiled {
     /// It leads this term, and these get its log.
-    Led(Term, Box<[PeerId]>),
+    Led(Term, Arc<[PeerId]>),
     /// It follows this leader in this term.
     Followed(Term, PeerId),
 }
@@ -106,12 +110,13 @@ impl Replica {
     }
 
     /// It is quiet: gives back the memory of what comes anew when it wakes.
-    pub fn rest(&mut self) {
+    pub fn rest(&mut self, known: &mut Alike<Configuration>) {
+        self.membership.rest(known);
+        known.share(&mut self.configuration);
+        self.log.rest();
         self.refetching.give_back();
         self.founding.give_back();
-        if self.held.is_empty() {
-            self.held = Vec::new();
-        }
+        self.held.give_back();
         if let RoleState::Leader(leading) = &mut self.role {
             leading.rest();
         }

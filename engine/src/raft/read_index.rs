@@ -14,6 +14,7 @@ use super::durable::AuthenticatedPeer;
 use super::output::{Output, ReadFailed, ReadReady};
 use super::quorum;
 use super::replica::{Replica, RoleState, Turn};
+use crate::lent::Bare;
 
 /// Why a linearizable read was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +40,7 @@ pub enum ReadError {
 }
 
 /// Reads on their way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Reads {
     /// Arrived since the open round began.
     waiting: Vec<u64>,
@@ -55,12 +56,26 @@ impl Reads {
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.confirming.is_empty()
     }
+}
 
-    /// Gives their memory back while there are none.
-    pub(super) fn rest(&mut self) {
-        if self.is_empty() {
-            (self.waiting, self.confirming) = (Vec::new(), Vec::new());
-        }
+impl Reads {
+    const NONE: Self = Self {
+        waiting: Vec::new(),
+        confirming: Vec::new(),
+        round: 0,
+        index: LogIndex::ZERO,
+    };
+}
+
+impl Bare for Reads {
+    const BARE: &'static Self = &Self::NONE;
+
+    fn bare() -> Self {
+        Self::NONE
+    }
+
+    fn is_bare(&self) -> bool {
+        self.is_empty()
     }
 }
 
@@ -75,7 +90,7 @@ impl Replica {
         let RoleState::Leader(leading) = &mut self.role else {
             return Ok(());
         };
-        let reads = &mut leading.reads;
+        let reads = &mut *leading.reads;
         if reads.waiting.len() + reads.confirming.len() >= waiting_max {
             return Err(ReadError::Full { waiting_max });
         }
@@ -138,7 +153,7 @@ impl Replica {
             return;
         };
         let in_term = self.committed >= leading.term_start;
-        let reads = &mut leading.reads;
+        let reads = &mut *leading.reads;
         let open = in_term && reads.confirming.is_empty() && !reads.waiting.is_empty();
         if !open && turn.now < leading.heartbeat_due {
             return;
@@ -182,7 +197,7 @@ impl Replica {
             }
             leading.of(voter).map_or(0, |progress| progress.round)
         });
-        let reads = &mut leading.reads;
+        let reads = &mut *leading.reads;
         if confirmed < reads.round {
             return;
         }
@@ -202,7 +217,7 @@ impl Replica {
         let RoleState::Leader(leading) = &mut self.role else {
             return;
         };
-        let reads = &mut leading.reads;
+        let reads = &mut *leading.reads;
         for token in reads.confirming.drain(..).chain(reads.waiting.drain(..)) {
             out.reads_failed.push(ReadFailed {
                 partition: self.partition,

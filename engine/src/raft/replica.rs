@@ -116,7 +116,7 @@ pub struct Replica {
     pub(super) term: Term,
     pub(super) vote: Option<NodeId>,
     pub(super) hard_state_durable: bool,
-    pub(super) held: Vec<(PeerId, RaftMessage)>,
+    pub(super) held: Lent<Vec<(PeerId, RaftMessage)>>,
 
     pub(super) log: LogView,
     pub(super) durable: OwnDurable,
@@ -204,7 +204,7 @@ impl Replica {
             term: restored.term,
             vote: restored.vote,
             hard_state_durable: restored.term == Term::ZERO,
-            held: Vec::new(),
+            held: Lent::default(),
             durable: OwnDurable::default(),
             modes: Modes::new(config.mode),
             matched: LogIndex::ZERO,
@@ -301,9 +301,11 @@ impl Replica {
             return;
         }
         self.hard_state_durable = true;
-        // Its memory too: it is needed at elections only.
-        let held = core::mem::take(&mut self.held);
-        turn.out.messages.extend(held);
+        if !self.held.is_empty() {
+            turn.out.messages.append(&mut self.held);
+        }
+        // It is needed at elections only.
+        self.held.give_back();
         if self.decides_alone() {
             // Nobody else to be heard: it need not wait for a timeout.
             self.election_due = turn.now;
@@ -326,7 +328,7 @@ impl Replica {
         self.leave_role(turn);
         self.role = RoleState::Quarantined;
         self.leader = None;
-        self.held.clear();
+        self.held = Lent::default();
         self.owed = Owed::default();
     }
 
@@ -427,7 +429,7 @@ impl Replica {
         }
         self.quiet = false;
         if term > self.term {
-            self.held.clear();
+            self.held = Lent::default();
             self.owed = Owed::default();
             self.refetch_anew();
             self.matched = LogIndex::ZERO;

@@ -18,6 +18,7 @@ use super::read_index::Reads;
 use super::replica::{Replica, RoleState, Turn};
 use super::settings::Timers;
 use super::transfer::Transfer;
+use crate::lent::Lent;
 
 /// A leader is not moved on account of its damage before it has led this long, in milliseconds: two damaged replicas
 /// that hand over to each other do so slowly.
@@ -33,18 +34,18 @@ pub(super) struct Leading {
     /// The latest heartbeat round begun.
     pub(super) round: u64,
     pub(super) heartbeat_due: Time,
-    pub(super) reads: Reads,
-    pub(super) lease: Lease,
+    pub(super) reads: Lent<Reads>,
+    pub(super) lease: Lent<Lease>,
     /// When something was last asked of it in this term.
     pub(super) busy: Option<Time>,
     /// Nothing is said, and everybody has agreed to that.
     pub(super) quiet: bool,
-    pub(super) transfer: Option<Transfer>,
-    pub(super) uncommitted: Uncommitted,
+    pub(super) transfer: Option<Box<Transfer>>,
+    pub(super) uncommitted: Lent<Uncommitted>,
     /// The change of voters that was last seen under way.
     pub(super) change_seen: Change,
-    /// Whether those who are to decide can.
-    pub(super) fitness: Fitness,
+    /// Whether those who are to decide can; looked at only while that may change.
+    pub(super) fitness: Option<Box<Fitness>>,
     /// Until then those who left go on to hear that the change is over.
     pub(super) lingers_until: Time,
 }
@@ -60,9 +61,9 @@ impl Leading {
 
     /// Gives back the memory of what is empty while nothing is asked.
     pub(super) fn rest(&mut self) {
-        self.reads.rest();
-        self.uncommitted.rest();
-        self.lease.rest();
+        self.reads.give_back();
+        self.lease.give_back();
+        self.uncommitted.give_back();
         self.progress.shrink_to_fit();
         self.progress.iter_mut().for_each(Progress::rest);
     }
@@ -93,14 +94,14 @@ impl Replica {
             since: turn.now,
             round: 0,
             heartbeat_due: turn.now,
-            reads: Reads::default(),
-            lease: Lease::default(),
+            reads: Lent::default(),
+            lease: Lent::default(),
             busy: None,
             quiet: false,
             transfer: None,
-            uncommitted: Uncommitted::default(),
+            uncommitted: Lent::default(),
             change_seen: Change::None,
-            fitness: Fitness::new(next, turn.now),
+            fitness: None,
             lingers_until: turn.now,
         }));
         self.leader = Some(self.me);
@@ -144,7 +145,7 @@ impl Replica {
             && let Some(progress) = self.follower(turn, from.id())
             && durable.index() <= last
         {
-            progress.acknowledged(durable);
+            progress.acknowledged(message.partition, &durable);
         }
     }
 
@@ -213,7 +214,7 @@ impl Replica {
             &self.configuration,
             self.me,
             self.durable,
-            |voter| leading?.of(voter)?.durable(),
+            |voter| Some(leading?.of(voter)?.durable()),
         )
     }
 

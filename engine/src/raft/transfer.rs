@@ -53,11 +53,11 @@ impl Replica {
             .max_by_key(|p| (p.matched(), p.durable_index()))
             .map(Progress::peer)
             .ok_or(TransferError::NobodyAnswers)?;
-        leading.transfer = Some(Transfer {
+        leading.transfer = Some(Box::new(Transfer {
             to,
             until: turn.now.plus_ms(patience),
             sent: false,
-        });
+        }));
         Ok(to)
     }
 

@@ -385,8 +385,8 @@ impl ShardCore {
             .propose(&mut self.shared.lend(now), &entry)
             .map_err(|error| partition.propose_refusal(&error))?;
         let bytes = partition.replica.uncommitted_bytes();
-        self.inflight_bytes = self.inflight_bytes - partition.counted_bytes + bytes;
-        partition.counted_bytes = bytes;
+        self.inflight_bytes = self.inflight_bytes - partition.busy.counted_bytes + bytes;
+        partition.busy.counted_bytes = bytes;
         partition.await_append(position.index, origin, key, wait);
         self.touched.insert(id);
         Ok(())

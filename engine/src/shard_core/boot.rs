@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use clustor_shards::alike::Alike;
 use clustor_shards::buffer::BlockPool;
 use clustor_shards::disk::BootDisk;
 use clustor_shards::log::{
@@ -173,6 +174,7 @@ impl ShardCore {
                 me,
                 log,
                 cache,
+                known: Alike::default(),
                 output: Output::default(),
                 retirement: Retirement::default(),
                 reads: BTreeMap::new(),

@@ -49,7 +49,7 @@ impl ShardCore {
             let Some(partition) = self.partitions.get_mut(&id) else {
                 continue;
             };
-            partition.filed_deadline = None;
+            partition.busy.filed_deadline = None;
             self.touched.insert(id);
             let due = partition
                 .replica

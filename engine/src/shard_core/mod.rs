@@ -37,6 +37,7 @@ mod trouble;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use clustor_shards::alike::Alike;
 use clustor_shards::disk::DiskOp;
 use clustor_shards::log::{Retirement, ShardLog};
 use clustor_shards::turn::{Application, ConnectionId, Inbox, Outbox, PeerId, Time};
@@ -50,7 +51,7 @@ use crate::outcome::Leadership;
 use crate::partition::durability::ShardFacts;
 use crate::partition::{Answer, Partition, refusal};
 use crate::profile::ProfileNews;
-use crate::raft::{EntryCache, Output, Timers, Turn, WantedEntries};
+use crate::raft::{Configuration, EntryCache, Output, Timers, Turn, WantedEntries};
 use crate::request::{Reply, Request};
 
 use addresses::Addresses;
@@ -86,6 +87,8 @@ struct Shared {
     me: PeerId,
     log: ShardLog,
     cache: EntryCache,
+    /// What quiet partitions have alike.
+    known: Alike<Configuration>,
     output: Output,
     retirement: Retirement,
     reads: BTreeMap<u64, ReadFor>,
@@ -395,7 +398,7 @@ impl ShardCore {
             let filed = &mut partition.filed_quiet;
             self.pairs.file(now, id, term, &quiet, filed);
             if filed.is_some() {
-                partition.rest(&mut self.shared.cache);
+                partition.rest(&mut self.shared.cache, &mut self.shared.known);
                 self.shared.log.rest(id);
             }
         }

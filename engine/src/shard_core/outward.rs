@@ -94,6 +94,7 @@ impl ShardCore {
         self.rest_at = None;
         self.shared.output = Output::default();
         self.shared.log.give_back();
+        self.shared.cache.give_back();
         self.links.give_back();
         self.scratch_answers = Vec::new();
         self.frames = Vec::new();
@@ -103,8 +104,11 @@ impl ShardCore {
     fn count_bytes(&mut self, id: PartitionId) {
         if let Some(partition) = self.partitions.get_mut(&id) {
             let bytes = partition.replica.uncommitted_bytes();
-            self.inflight_bytes = self.inflight_bytes - partition.counted_bytes + bytes;
-            partition.counted_bytes = bytes;
+            let counted = partition.busy.counted_bytes;
+            if counted != bytes {
+                self.inflight_bytes = self.inflight_bytes - counted + bytes;
+                partition.busy.counted_bytes = bytes;
+            }
         }
     }
 
@@ -202,13 +206,13 @@ impl ShardCore {
                 ApplyStep::Read(from) => {
                     match self.shared.log.read(id, from, &mut self.shared.disk) {
                         Ok(token) => {
-                            partition.apply_read = Some(token);
+                            partition.busy.apply_read = Some(token);
                             self.shared.reads.insert(token, ReadFor::Machine);
                         }
                         Err(ReadRefusal::Busy) => resume_at = Some(now.plus_ms(1)),
                         Err(ReadRefusal::NotYet) => {}
                         Err(ReadRefusal::Missing | ReadRefusal::Outside) => {
-                            partition.stuck = Some(
+                            partition.busy.stuck = Some(
                                 "an entry that has to be applied is lost here, and nothing behind it can be",
                             );
                         }
@@ -249,16 +253,16 @@ impl ShardCore {
             .into_iter()
             .flatten()
             .min();
-        if due == partition.filed_deadline {
+        if due == partition.busy.filed_deadline {
             return;
         }
-        if let Some(filed) = partition.filed_deadline.take() {
+        if let Some(filed) = partition.busy.filed_deadline {
             self.deadlines.remove(&(filed, id));
         }
         if let Some(due) = due {
             self.deadlines.insert((due, id));
-            partition.filed_deadline = Some(due);
         }
+        partition.busy.filed_deadline = due;
     }
 
     /// Hands the answers to those who asked.

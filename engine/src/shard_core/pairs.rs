@@ -7,7 +7,9 @@
 //! it; a learner, that asks for none, is told that it is on the list. Silence, or a new boot of the other side, wakes everything between the two.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use clustor_shards::alike::Alike;
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{BootNumber, PartitionId, Term};
 use clustor_wire::message::{PairBeat, QUIET_LISTED_MAX, QuietLed};
@@ -67,9 +69,9 @@ pub(super) struct Heard {
     pub missed: Vec<PartitionId>,
 }
 
-/// All of them.
+/// All of them, and the lists of followers that partitions led here have alike.
 #[derive(Debug, Default)]
-pub(super) struct Pairs(BTreeMap<PeerId, Pair>);
+pub(super) struct Pairs(BTreeMap<PeerId, Pair>, Alike<[PeerId]>);
 
 /// For how long a difference may be due to what is under way, and a follower to what its leader does not know yet.
 const fn grace_ms(timers: &Timers) -> u64 {
@@ -119,8 +121,9 @@ impl Pairs {
         match quiet {
             Quiet::No => {}
             Quiet::Leads(to) => {
-                let peers: Box<[PeerId]> = to.peers().collect();
-                for peer in &peers {
+                let mut peers: Arc<[PeerId]> = to.peers().collect();
+                self.1.share(&mut peers);
+                for peer in &*peers {
                     let pair = self.0.entry(*peer).or_default();
                     pair.begin(now);
                     pair.led.insert(id, term);

@@ -101,7 +101,7 @@ impl ShardCore {
                     .entries_unreadable(&mut self.shared.lend(now), &wanted);
             }
             (ReadFor::Machine, frames) => {
-                partition.apply_read = None;
+                partition.busy.apply_read = None;
                 let limit = partition.replica.applicable();
                 match frames {
                     Some(frames) => {
@@ -113,7 +113,7 @@ impl ShardCore {
                             .extend(answers.drain(..).map(|answer| (id, answer)));
                     }
                     None if lost => {
-                        partition.stuck = Some(
+                        partition.busy.stuck = Some(
                             "an entry that has to be applied can't be read here, and nothing behind it can be",
                         );
                     }

@@ -292,7 +292,7 @@ fn decode_partition(r: &mut Reader<'_>) -> Result<PartitionLog, Truncated> {
         log.configurations.push(ConfigurationAt {
             term,
             index,
-            body: r.bytes(len)?.to_vec(),
+            body: r.bytes(len)?.into(),
         });
     }
     Ok(log)

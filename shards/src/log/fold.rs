@@ -13,6 +13,7 @@ use super::codec::{NUMBER_MAX, Reader, Truncated, Writer};
 use super::format::HashSuite;
 use super::item::{Item, Run};
 use super::record::{Record, RecordKind, encode_record_parts};
+use crate::alike::Alike;
 use crate::turn::PeerPast;
 
 /// Entries from `first` on have `term`, up to the next run's first.
@@ -45,7 +46,7 @@ pub struct ConfigurationAt {
     pub index: LogIndex,
     /// The configuration, in the consensus room's encoding.
     #[serde(with = "super::text::base64_bytes")]
-    pub body: Vec<u8>,
+    pub body: Arc<[u8]>,
 }
 
 /// A replica's term and vote.
@@ -186,6 +187,16 @@ impl PartitionLog {
     pub fn is_missing(&self, index: LogIndex) -> bool {
         let after = self.missing.partition_point(|range| range.first <= index);
         after > 0 && self.missing[after - 1].last >= index
+    }
+
+    /// Gives back the memory that it does not need while it does not grow.
+    pub(super) fn rest(&mut self, bodies: &mut Alike<[u8]>) {
+        for at in &mut self.configurations {
+            bodies.share(&mut at.body);
+        }
+        self.terms.shrink_to_fit();
+        self.missing.shrink_to_fit();
+        self.configurations.shrink_to_fit();
     }
 
     /// The highest index before the first missing one.
@@ -404,7 +415,7 @@ impl ShardFold {
             let first = known.and_then(|log| log.configurations.first_mut());
             if let Some(first) = first.filter(|first| first.index == LogIndex::ZERO) {
                 // Another one takes its place: its voters are named.
-                first.body = body.0.to_vec();
+                first.body = body.0.into();
                 return Ok(());
             }
             let log = PartitionLog {
@@ -412,7 +423,7 @@ impl ShardFold {
                 configurations: vec![ConfigurationAt {
                     term: header.term,
                     index: header.index,
-                    body: body.0.to_vec(),
+                    body: body.0.into(),
                 }],
                 ..PartitionLog::default()
             };
@@ -430,7 +441,7 @@ impl ShardFold {
                 log.configurations.push(ConfigurationAt {
                     term: header.term,
                     index: header.index,
-                    body: record.body.to_vec(),
+                    body: record.body.into(),
                 });
             }
             RecordKind::Floor => log.rise(header.term, header.index)?,

@@ -112,6 +112,18 @@ impl Locations {
         *list = kept;
     }
 
+    /// Gives back the memory that `partition` does not need while nothing is written to it.
+    pub fn rest(&mut self, partition: PartitionId) {
+        if let Some(list) = self.partitions.get_mut(&partition) {
+            list.shrink_to_fit();
+        }
+    }
+
+    /// Puts the partitions as close together as they fit.
+    pub fn pack(&mut self) {
+        self.partitions = core::mem::take(&mut self.partitions).into_iter().collect();
+    }
+
     /// Forgets everything of `partition` from `from` on.
     pub fn truncate(&mut self, partition: PartitionId, from: LogIndex) {
         if let Some(list) = self.partitions.get_mut(&partition) {

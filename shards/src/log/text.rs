@@ -375,8 +375,10 @@ pub(super) mod base64_bytes {
         serializer.serialize_str(&BASE64.encode(bytes))
     }
 
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>, B: From<Vec<u8>>>(
+        deserializer: D,
+    ) -> Result<B, D::Error> {
         let text = String::deserialize(deserializer)?;
-        BASE64.decode(text).map_err(D::Error::custom)
+        BASE64.decode(text).map(B::from).map_err(D::Error::custom)
     }
 }

@@ -173,6 +173,7 @@ impl ShardLog {
             &[&incarnation.get().to_le_bytes(), configuration],
         );
         self.durable.insert(partition, LogIndex::ZERO);
+        self.has_grown = true;
     }
 
     /// Another configuration in the place of the one that the partition was created with.

@@ -35,6 +35,7 @@ use super::reclaim::Closing;
 use super::recovery::{PastBoot, Quarantine, ROT_QUARANTINES};
 use super::scrub::{LostRun, Scrub, ScrubFinding};
 use super::seal::SegmentCipher;
+use crate::alike::Alike;
 use crate::buffer::BlockPool;
 use crate::disk::DiskError;
 use crate::turn::{PeerId, PeerPast, Time};
@@ -172,6 +173,10 @@ pub struct ShardLog {
     pub(super) decided: ShardFold,
     /// As submitted: what a checkpoint states.
     submitted: ShardFold,
+    /// Partitions were created, or come from a recovery, since memory was last given back.
+    has_grown: bool,
+    /// The configurations that quiet partitions have alike.
+    bodies: Alike<[u8]>,
     pub(super) locations: Locations,
     /// Per partition, the highest index of the log as it stands that has retired.
     pub(super) durable: BTreeMap<PartitionId, LogIndex>,
@@ -258,6 +263,8 @@ impl ShardLog {
             restore_headers: restored.restore_headers,
             submitted: restored.certain,
             decided,
+            has_grown: true,
+            bodies: Alike::default(),
             locations: restored.locations,
             durable: BTreeMap::new(),
             found: BTreeMap::new(),
@@ -455,14 +462,16 @@ impl ShardLog {
 
     /// The partition is quiet: what is kept of it twice while it is written to is kept once until it is again.
     pub fn rest(&mut self, partition: PartitionId) {
-        let decided = self.decided.partitions.get(&partition);
+        let decided = self.decided.partitions.get_mut(&partition);
         let submitted = self.submitted.partitions.get_mut(&partition);
         if let (Some(decided), Some(submitted)) = (decided, submitted)
             && !Arc::ptr_eq(decided, submitted)
             && decided == submitted
         {
+            Arc::make_mut(decided).rest(&mut self.bodies);
             *submitted = Arc::clone(decided);
         }
+        self.locations.rest(partition);
     }
 
     /// Nothing is written: gives back the memory that writing grew. It grows again where it is needed.
@@ -472,6 +481,15 @@ impl ShardLog {
             self.batch = Batch::default();
         }
         self.scratch = Vec::new();
+        if core::mem::take(&mut self.has_grown) {
+            // Made of all at once, a map has no half-empty nodes.
+            let (decided, submitted) = (&mut self.decided, &mut self.submitted);
+            for fold in [decided, submitted] {
+                fold.partitions = core::mem::take(&mut fold.partitions).into_iter().collect();
+            }
+            self.durable = core::mem::take(&mut self.durable).into_iter().collect();
+            self.locations.pack();
+        }
     }
 
     /// How far each peer shard had come when it was last heard, as far as that was recorded.
