@@ -63,13 +63,20 @@ impl<T> Default for Lent<T> {
 impl<T: Bare> Deref for Lent<T> {
     type Target = T;
 
+    #[inline]
     fn deref(&self) -> &T {
         self.0.as_deref().unwrap_or(T::BARE)
     }
 }
 
 impl<T: Bare> DerefMut for Lent<T> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut T {
-        self.0.get_or_insert_with(|| Box::new(T::bare()))
+        self.0.get_or_insert_with(fill)
     }
+}
+
+#[cold]
+fn fill<T: Bare>() -> Box<T> {
+    Box::new(T::bare())
 }

@@ -5,18 +5,21 @@
 //! decided to the log, the peers and the machines; and submits one set of chains. Work per turn is
 //! proportional to what was touched, never to what is there.
 //!
+//! - `addresses`: where members said they listen, to those who dial them
 //! - `asked`: what clients and handles ask, to the partitions it is for
 //! - `boot`: recovery, and partitions from what the log holds
 //! - `campaigns`: whose time has come, and how many elections are under way at once
 //! - `clocks`: whether the clock of turns can be trusted
 //! - `heard`: what peers say, to the partitions it is for
-//! - `outward`: what replicas decided, to the log, the machines and those who asked
 //! - `links`: batches for peers
 //! - `members`: who belongs to a partition
 //! - `modes`: how partitions are made durable
+//! - `outward`: what replicas decided, to the log, the machines and those who asked
 //! - `pairs`: other shards with which partitions are quiet
 //! - `peers`: what is remembered of peers' disks, and what they hold against the own one
+//! - `reloads`: clients that ask for the profile to be read anew
 //! - `retired`: what the disk brought back
+//! - `trouble`: what is wrong with the shard, in words
 
 mod addresses;
 mod asked;
