@@ -310,16 +310,24 @@ fn an_opening_that_nobody_spoke_for_stays_until_the_boot_has_opened_its_own() {
     }
     drop(log);
     let opened = opened.expect("an opening");
-    let recovery = recover_with(&mut disk, options());
-    assert_eq!(recovery.report.chosen, Some(chosen));
-    drop(recovery);
-    for op in first_of(&mut disk, options()) {
-        assert!(
-            !matches!(&op, DiskOp::Retire(order) if order.pair == opened),
-            "its numbers are still needed: {op:?}"
-        );
+    // And one whose opening was torn: it has no header, and its ledger was not begun.
+    let mut torn = disk.clone();
+    for block in torn.files.get_mut(&FileId::ledger(opened)).expect("there") {
+        *block = Block::ZERO;
     }
-    let log = started(&mut disk, options());
-    assert_eq!(durable(&log, 1), 5);
-    assert!(!disk.files.contains_key(&FileId::segment(opened)));
+    torn.files.get_mut(&FileId::segment(opened)).expect("there")[0].0[512..].fill(0);
+    for mut disk in [disk, torn] {
+        let recovery = recover_with(&mut disk, options());
+        assert_eq!(recovery.report.chosen, Some(chosen));
+        drop(recovery);
+        for op in first_of(&mut disk, options()) {
+            assert!(
+                !matches!(&op, DiskOp::Retire(order) if order.pair == opened),
+                "half removed, it would look like one that spoke: {op:?}"
+            );
+        }
+        let log = started(&mut disk, options());
+        assert_eq!(durable(&log, 1), 5);
+        assert!(!disk.files.contains_key(&FileId::segment(opened)));
+    }
 }

@@ -17,7 +17,7 @@ use super::super::slot::{ExtentDigest, Slot};
 use super::super::trailer::{FoundTrailer, Trailer};
 use super::RecoverError;
 use crate::buffer::{BLOCK_BYTES, Block, Blocks};
-use crate::disk::{BootDisk, FileId, FileKind, FoundPair};
+use crate::disk::{BootDisk, FileId, FileKind, FoundPair, SPARE_ZERO_BLOCKS};
 
 /// Bytes that a device writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -233,6 +233,13 @@ impl<'a> Files<'a> {
             touched |= block.is_some_and(|block| !is_untouched(block));
         });
         touched
+    }
+
+    /// Whether a segment was zeroed to its end, and nothing was written to its front since.
+    pub fn is_blank(&mut self, segment: FileId) -> bool {
+        let front = self.read(segment, 0, SPARE_ZERO_BLOCKS);
+        front.is_some_and(|front| front.as_slice().iter().all(is_untouched))
+            && self.disk.is_written(segment)
     }
 
     /// The first `count` slots of a ledger, or all there are.

@@ -293,7 +293,7 @@ impl ShardLog {
         };
         let spares = match options.kept_segments_max {
             0 => Vec::new(),
-            _ => unopened(disk, &pairs, chosen, options.segment_blocks),
+            _ => unopened(&mut files, &pairs, chosen, options.segment_blocks),
         };
         disk.keep(options.segment_blocks, options.kept_segments_max)
             .map_err(RecoverError::Disk)?;
@@ -319,12 +319,13 @@ impl ShardLog {
     }
 }
 
-/// Spares that an earlier boot left, whole and never opened: newer than the pair that was chosen, and without a header in either
-/// file. So nothing refers to them and no number but the pair's is in them, and their segments may go to the boot's own pair
-/// before that has been opened. An opening that nobody had spoken for has a header, and stays until the boot's mark has retired:
-/// the numbers in it are never to be used again.
+/// Spares that an earlier boot left, whole and never opened: newer than the pair that was chosen, without a header in either
+/// file, and with nothing at the front of the segment, where an opening that a power loss tore leaves something. So nothing refers
+/// to them and no number but the pair's is in them, and their segments may go to the boot's own pair before that has been
+/// opened. An opening that nobody had spoken for stays until the boot's mark has retired: the numbers in it are never to be
+/// used again, and half removed, without its ledger, it looks like a pair that spoke.
 fn unopened(
-    disk: &mut dyn BootDisk,
+    files: &mut files::Files<'_>,
     pairs: &[files::PairFiles],
     chosen: Option<PairNumber>,
     segment_blocks: u32,
@@ -333,7 +334,7 @@ fn unopened(
     newer
         .filter(|found| found.header.is_none() && found.segment_blocks == segment_blocks)
         .map(|found| found.pair)
-        .filter(|pair| disk.is_written(FileId::segment(*pair)))
+        .filter(|pair| files.is_blank(FileId::segment(*pair)))
         .collect()
 }
 
