@@ -7,7 +7,7 @@ use clustor_sim::cluster::trace::Trace;
 const SEEDS: u64 = 400;
 
 /// Seeds that found something once: a replica was not told of rot that reclaiming had come across.
-const KEPT: [u64; 1] = [753_267_350_347];
+const KEPT: [u64; 2] = [753_267_350_347, 805_352_654_033];
 
 fn seeds() -> u64 {
     std::env::var("CLUSTOR_SIM_SEEDS")

@@ -102,6 +102,13 @@ struct Moving {
     done: usize,
 }
 
+impl Moving {
+    /// Whether nothing can be done before what is being read has come.
+    fn waits_for_read(&self) -> bool {
+        self.is_reading && self.floors.is_empty() && self.done == self.frames.len()
+    }
+}
+
 impl Closing {
     /// `older`: the pairs of earlier boots.
     pub fn after_boot(older: &[OlderPair]) -> Self {
@@ -114,8 +121,11 @@ impl Closing {
     /// When a turn is wanted even if nothing happens.
     pub fn due(&self) -> Option<Time> {
         let scan_at = self.have_risen.then_some(self.scan_at);
-        let turn_at = match self.stage {
+        let turn_at = match &self.stage {
             Stage::Idle => scan_at,
+            // What is waited for comes up from the disk, and that is a turn.
+            Stage::Settling | Stage::Leaving(_) if !self.has_settled => None,
+            Stage::Moving(moving) if moving.waits_for_read() => None,
             _ => self.turn_at,
         };
         [self.retry_at, turn_at].into_iter().flatten().min()
