@@ -110,7 +110,8 @@ impl Node {
             profile,
             io_writer_mode,
             shards: 1,
-            seed: id * 31,
+            // Another at each start: what is drawn and not on disk is drawn otherwise.
+            seed: id * 31 + now.0,
             placement: None,
             control: Box::new(clustor_engine::gate::SelfGoverned),
             stopwatch: Box::new(Still),
@@ -701,4 +702,26 @@ fn a_disk_that_hangs_costs_a_node_its_leadership_and_its_status_says_so() {
     net.run_ms(50);
     let node = net.nodes.get_mut(&next).expect("there");
     assert!(matches!(node.outcome(3), Some(Outcome::Applied { .. })));
+}
+
+#[test]
+fn at_a_first_start_nobody_is_named_whose_creation_a_power_loss_takes_back() {
+    for ms in 1..10 {
+        let mut net = Net::new(&[1, 2, 3]);
+        net.run_ms(ms);
+        let node = net.nodes.get_mut(&3).expect("there");
+        node.hangs = true;
+        net.run_ms(1_000);
+        // What it had not begun to write is gone.
+        let disk = net.nodes[&3].disk.clone();
+        net.nodes
+            .insert(3, Node::boot(3, &[1, 2, 3], disk, net.now));
+        // Its sessions ended with it, also where its disk does not know that there was a boot.
+        net.sessions.clear();
+        net.run_ms(3_000);
+        assert!(net.leader().is_some(), "{ms} ms: nobody leads");
+        let third = net.nodes[&3].core.partition(P).expect("there").status();
+        assert_eq!(third.trouble, "", "{ms} ms");
+        assert!(third.applied > LogIndex::ZERO, "{ms} ms: it is left out");
+    }
 }

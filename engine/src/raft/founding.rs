@@ -10,6 +10,9 @@
 //! from all others that they are new, and never is named: it stays out until its members are changed. That all first
 //! voters are needed once is the price: a voter that is missing may be the one who knows better.
 //!
+//! A replica says what it is only when its creation is durable, and with it the incarnation: else a power loss would draw
+//! another, and nobody would ever be who was named.
+//!
 //! There is one that names, so that there is one set of names. What it says is of its session; a session of its former life
 //! ends before its empty disk can ask anybody.
 
@@ -120,6 +123,11 @@ impl Replica {
         Estranged::Waits(others.filter(|peer| !heard(peer)).collect())
     }
 
+    /// Whether this replica may say that it is new.
+    fn may_say_new(&self) -> bool {
+        self.is_new() && self.is_on_disk
+    }
+
     /// Whether nothing in the log names the voters, of which this replica would be one.
     fn is_new(&self) -> bool {
         self.is_estranged()
@@ -129,12 +137,12 @@ impl Replica {
     }
 
     pub(super) fn founding_at(&self) -> Option<Time> {
-        self.is_new().then_some(self.founding.due)
+        self.may_say_new().then_some(self.founding.due)
     }
 
     /// Asks the others, again and again, until it is named.
     pub(super) fn tick_founding(&mut self, turn: &mut Turn<'_>) {
-        if !self.is_new() || turn.now < self.founding.due {
+        if !self.may_say_new() || turn.now < self.founding.due {
             return;
         }
         let replaced = self.founding.replaced.is_some();
@@ -183,7 +191,7 @@ impl Replica {
             }
             return;
         }
-        let Some(first) = self.membership.first() else {
+        let Some(first) = self.membership.first().filter(|_| self.is_on_disk) else {
             return;
         };
         // Who was told of other first voters may be counted elsewhere, too, and then by two majorities that miss each other.

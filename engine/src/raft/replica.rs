@@ -116,6 +116,8 @@ pub struct Replica {
     pub(super) term: Term,
     pub(super) vote: Option<NodeId>,
     pub(super) hard_state_durable: bool,
+    /// Its creation is durable.
+    pub(super) is_on_disk: bool,
     pub(super) held: Lent<Vec<(PeerId, RaftMessage)>>,
 
     pub(super) log: LogView,
@@ -204,6 +206,7 @@ impl Replica {
             term: restored.term,
             vote: restored.vote,
             hard_state_durable: restored.term == Term::ZERO,
+            is_on_disk: false,
             held: Lent::default(),
             durable: OwnDurable::default(),
             modes: Modes::new(config.mode),
@@ -274,6 +277,7 @@ impl Replica {
             self.partition
         );
         self.durable.raise(proof);
+        self.is_on_disk = true;
         self.clip_missing();
     }
 

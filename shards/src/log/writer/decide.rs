@@ -172,7 +172,6 @@ impl ShardLog {
             LogIndex::ZERO,
             &[&incarnation.get().to_le_bytes(), configuration],
         );
-        self.durable.insert(partition, LogIndex::ZERO);
         self.has_grown = true;
     }
 

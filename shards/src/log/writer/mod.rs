@@ -523,7 +523,8 @@ impl ShardLog {
     }
 
     /// What this replica may vouch for: the highest index up to which the log as it stands has retired and
-    /// is whole. `None` before the shard may speak, while it is quarantined, and for a partition that was never created.
+    /// is whole. `None` before the shard may speak, while it is quarantined, and for a partition that was never created or whose
+    /// creation has not retired.
     #[must_use]
     pub fn durable(&self, partition: PartitionId) -> Option<LocalDurable> {
         if self.quarantine.is_some() {

@@ -135,11 +135,13 @@ impl ShardLog {
 
     fn mint(&mut self, vouch: &Vouch, retirement: &mut Retirement) {
         for (partition, index) in &vouch.indexes {
-            let Some(durable) = self.durable.get_mut(partition) else {
-                continue;
+            let rises = match self.durable.get(partition) {
+                Some(durable) => index > durable,
+                // It was created in this chain, unless it is gone since.
+                None => self.decided.partitions.contains_key(partition),
             };
-            if *index > *durable {
-                *durable = *index;
+            if rises {
+                self.durable.insert(*partition, *index);
                 retirement.durable.extend(self.durable(*partition));
             }
         }
