@@ -6,7 +6,8 @@ use clustor_sim::cluster::trace::Trace;
 /// Seeds that are run; `CLUSTOR_SIM_SEEDS` asks for more.
 const SEEDS: u64 = 400;
 
-/// Seeds that found something once: a replica was not told of rot that reclaiming had come across.
+/// Seeds that found something once: a replica was not told of rot that reclaiming had come across; a log asked for turns while its
+/// disk hung.
 const KEPT: [u64; 2] = [753_267_350_347, 805_352_654_033];
 
 fn seeds() -> u64 {
