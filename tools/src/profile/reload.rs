@@ -33,7 +33,7 @@ Over the network it takes an operator's certificate (`clustor certs client --ope
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{EXIT_HELP}"))]
 pub(super) struct ReloadArgs {
     /// The config file of a node on this machine, which is told by a signal.
-    #[arg(long, value_name = "FILE", required_unless_present = "cluster", conflicts_with_all = ["cluster", "operator", "node"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["cluster", "operator", "node"])]
     config: Option<PathBuf>,
     /// Directory that `clustor certs` has filled: the node is asked over the network.
     #[arg(long, value_name = "DIR", requires_all = ["operator", "node"])]
