@@ -3,6 +3,8 @@
 #[path = "../../shards/tests/support/mod.rs"]
 mod support;
 
+mod core_support;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -15,15 +17,12 @@ use clustor_engine::profile::{Profile, ProfileNews};
 use clustor_engine::request::{Reply, Request, RequestBody, Wait};
 use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
 use clustor_shards::turn::{Application, Inbox, Outbox, PeerId, Time};
-use clustor_wire::ids::{ClusterId, LogIndex, NodeId, PartitionId, ShardId};
+use clustor_wire::ids::{ClusterId, LogIndex};
 use clustor_wire::message::{PartitionStatus, Refusal};
+use core_support::{P, peer};
 use support::{MemoryDisk, TestKey};
 
-const P: PartitionId = PartitionId(1);
-const ME: PeerId = PeerId {
-    node: NodeId(1),
-    shard: ShardId(0),
-};
+const ME: PeerId = peer(1);
 const BUDGET_US: u64 = 2_000;
 const BACKLOG: u64 = 64;
 

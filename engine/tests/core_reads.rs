@@ -3,29 +3,22 @@
 #[path = "../../shards/tests/support/mod.rs"]
 mod support;
 
+mod core_support;
+
 use std::sync::{Arc, Mutex};
 
 use clustor_engine::gate::{ControlFacts, ControlView};
 use clustor_engine::machine::deferred::AckBox;
-use clustor_engine::machine::{Applied, Batch, Effects, StateMachine, Stopwatch};
+use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
 use clustor_engine::outcome::{ReadLevel, Refusal, RefusalClause};
 use clustor_engine::profile::Profile;
 use clustor_engine::request::{Reply, Request, RequestBody, Wait};
 use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
-use clustor_shards::turn::{Application, Inbox, Outbox, PeerId, Time};
-use clustor_wire::ids::{ClusterId, LogIndex, NodeId, PartitionId, ShardId, Term};
+use clustor_shards::turn::{Application, Inbox, Outbox, Time};
+use clustor_wire::ids::{ClusterId, LogIndex, PartitionId, Term};
+use core_support::{P, Still, peer};
 use support::{MemoryDisk, TestKey};
 
-/// Machines take no time.
-struct Still;
-
-impl Stopwatch for Still {
-    fn read_us(&self) -> u64 {
-        0
-    }
-}
-
-const P: PartitionId = PartitionId(1);
 const WALL_US: u64 = 1_800_000_000_000_000;
 
 #[derive(Default)]
@@ -64,10 +57,7 @@ struct Node {
 impl Node {
     fn boot(said: &Said) -> Self {
         let now = Time(1_000_000);
-        let me = PeerId {
-            node: NodeId(1),
-            shard: ShardId(0),
-        };
+        let me = peer(1);
         let mut profile = Profile::throughput().with_segment_bytes(1 << 20);
         profile.entry_bytes_max = 64 << 10;
         assert!(profile.leases, "the throughput profile has them on");

@@ -4,19 +4,22 @@
 #[path = "../../shards/tests/support/mod.rs"]
 mod support;
 
+mod core_support;
+
 use std::alloc::System;
 use std::collections::BTreeMap;
 
 use clustor_engine::machine::deferred::AckBox;
-use clustor_engine::machine::{Applied, Batch, Effects, StateMachine, Stopwatch};
+use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
 use clustor_engine::outcome::Leadership;
 use clustor_engine::profile::Profile;
 use clustor_engine::request::{MembersRequest, Request, RequestBody};
 use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
 use clustor_shards::turn::{Application, Inbox, Outbox, PeerEvent, PeerId, Time};
 use clustor_wire::frame::{Frame, FrameKind};
-use clustor_wire::ids::{ClusterId, NodeId, PartitionId, ShardId};
+use clustor_wire::ids::{ClusterId, PartitionId};
 use clustor_wire::message::PeerBatch;
+use core_support::{Still, peer};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use support::{MemoryDisk, TestKey};
 
@@ -37,26 +40,10 @@ impl StateMachine for Nothing {
     }
 }
 
-/// A stopwatch that stands still.
-struct Still;
-
-impl Stopwatch for Still {
-    fn read_us(&self) -> u64 {
-        0
-    }
-}
-
 /// Bytes of the heap in use.
 fn live() -> usize {
     let stats = COUNTING.stats();
     stats.bytes_allocated - stats.bytes_deallocated
-}
-
-fn peer(node: u64) -> PeerId {
-    PeerId {
-        node: NodeId(node),
-        shard: ShardId(0),
-    }
 }
 
 struct Node {

@@ -1,0 +1,243 @@
+//! Cores on honest disks, and a network in memory between them.
+
+use std::collections::BTreeMap;
+
+use clustor_engine::machine::deferred::AckBox;
+use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
+use clustor_engine::outcome::{IdempotencyKey, Leadership, Outcome};
+use clustor_engine::profile::Profile;
+use clustor_engine::request::{Reply, Request, RequestBody, Wait};
+use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
+use clustor_shards::turn::{Application, ClientOp, Inbox, Outbox, PeerEvent, PeerId, Time};
+use clustor_wire::frame::Frame;
+use clustor_wire::ids::{BootNumber, ClusterId, LogIndex};
+use clustor_wire::message::DurabilityMode;
+
+use super::{P, Still, peer};
+use crate::support::{MemoryDisk, TestKey};
+
+#[derive(Default)]
+pub struct Sum {
+    pub total: u64,
+}
+
+impl StateMachine for Sum {
+    fn apply(&mut self, batch: Batch<'_>, out: &mut Effects) -> Applied {
+        for item in batch {
+            assert_ne!(item.command, b"panic", "asked to");
+            self.total += item.command.len() as u64;
+            out.reply(item.index, &self.total.to_le_bytes());
+        }
+        Applied::Ack
+    }
+}
+
+pub struct Node {
+    pub core: ShardCore,
+    pub disk: MemoryDisk,
+    pub inbox: Inbox<Request, CoreMesh>,
+    pub replies: Vec<Reply>,
+    pub answers: Vec<ClientOp>,
+    pub due: Option<Time>,
+    /// Its disk answers nothing.
+    pub hangs: bool,
+}
+
+impl Node {
+    pub fn boot(id: u64, voters: &[u64], disk: MemoryDisk, now: Time) -> Self {
+        Self::boot_as(id, voters, disk, now, (0, None))
+    }
+
+    /// On a host that must stay silent, for a reason.
+    pub fn boot_on(
+        id: u64,
+        voters: &[u64],
+        disk: MemoryDisk,
+        now: Time,
+        silent: Option<&str>,
+    ) -> Self {
+        Self::boot_as(id, voters, disk, now, (0, silent))
+    }
+
+    /// Writing in this way.
+    pub fn boot_writing(
+        id: u64,
+        voters: &[u64],
+        disk: MemoryDisk,
+        now: Time,
+        io_writer_mode: u8,
+    ) -> Self {
+        Self::boot_as(id, voters, disk, now, (io_writer_mode, None))
+    }
+
+    pub fn boot_as(
+        id: u64,
+        voters: &[u64],
+        mut disk: MemoryDisk,
+        now: Time,
+        (io_writer_mode, silent): (u8, Option<&str>),
+    ) -> Self {
+        let mut profile = Profile::throughput().with_segment_bytes(1 << 20);
+        profile.entry_bytes_max = 64 << 10;
+        profile.cache_bytes_max = 1 << 20;
+        profile.node_inflight_bytes_max = 1 << 20;
+        let config = CoreConfig {
+            cluster: ClusterId(7),
+            me: peer(id),
+            partitions: vec![PartitionSpec {
+                id: P,
+                voters: voters.iter().map(|node| peer(*node)).collect(),
+                factory: Box::new(|_| Box::new(Sum::default())),
+            }],
+            profile,
+            io_writer_mode,
+            shards: 1,
+            // Another at each start: what is drawn and not on disk is drawn otherwise.
+            seed: id * 31 + now.0,
+            placement: None,
+            control: Box::new(clustor_engine::gate::SelfGoverned),
+            stopwatch: Box::new(Still),
+            acks: AckBox::new(|| ()),
+            silent: silent.map(str::to_owned),
+        };
+        let pool = config.profile.log_options(0).pool();
+        let (core, _) = ShardCore::boot(config, pool, now, &mut disk, &TestKey(9)).expect("boots");
+        Self {
+            core,
+            disk,
+            inbox: Inbox::default(),
+            replies: Vec::new(),
+            answers: Vec::new(),
+            due: Some(now),
+            hangs: false,
+        }
+    }
+
+    pub fn turn(&mut self, now: Time) -> Vec<(PeerId, Frame)> {
+        let mut outbox = Outbox::default();
+        self.inbox.now = now;
+        self.core.turn(&mut self.inbox, &mut outbox);
+        for op in outbox.disk.into_iter().filter(|_| !self.hangs) {
+            self.inbox.disk.push(self.disk.carry(op));
+        }
+        self.replies.append(&mut outbox.replies);
+        self.answers.append(&mut outbox.clients);
+        self.due = outbox.deadline;
+        outbox.peers
+    }
+
+    pub fn append(&mut self, ticket: u64, payload: &[u8], key: Option<u128>) {
+        self.inbox.requests.push(Request {
+            ticket,
+            partition: P,
+            body: RequestBody::Append {
+                payload: payload.to_vec(),
+                key: key.map(|key| (IdempotencyKey(key), Some(LogIndex(0)))),
+                wait: Wait::Applied,
+                only_in: None,
+            },
+        });
+    }
+
+    pub fn outcome(&mut self, ticket: u64) -> Option<Outcome> {
+        let at = self
+            .replies
+            .iter()
+            .position(|reply| reply.ticket() == Some(ticket))?;
+        match self.replies.remove(at) {
+            Reply::Append { outcome, .. } => Some(outcome),
+            other => panic!("not an append's reply: {other:?}"),
+        }
+    }
+}
+
+pub struct Net {
+    pub nodes: BTreeMap<u64, Node>,
+    /// The boots of both ends of what was said last from one node to another.
+    pub sessions: BTreeMap<(u64, u64), [Option<BootNumber>; 2]>,
+    pub now: Time,
+}
+
+impl Net {
+    pub fn new(ids: &[u64]) -> Self {
+        let now = Time(1_000_000);
+        let nodes = ids
+            .iter()
+            .map(|id| (*id, Node::boot(*id, ids, MemoryDisk::default(), now)))
+            .collect();
+        Self {
+            nodes,
+            sessions: BTreeMap::new(),
+            now,
+        }
+    }
+
+    /// Lets virtual time run; frames arrive in the next round, one millisecond later.
+    pub fn run_ms(&mut self, ms: u64) {
+        for _ in 0..ms {
+            self.now = self.now.plus_ms(1);
+            let mut sent = Vec::new();
+            for (id, node) in &mut self.nodes {
+                let due = node.due.is_some_and(|due| due <= self.now);
+                if due || !node.inbox.is_empty() {
+                    sent.extend(node.turn(self.now).into_iter().map(|(to, f)| (*id, to, f)));
+                }
+            }
+            for (from, to, frame) in sent {
+                self.greet(from, to.node.get());
+                if let Some(node) = self.nodes.get_mut(&to.node.get()) {
+                    node.inbox.peers.push(PeerEvent::Frame(peer(from), frame));
+                }
+            }
+        }
+    }
+
+    /// A session begins before anything is said in it.
+    pub fn greet(&mut self, from: u64, to: u64) {
+        let Some(hello) = self.nodes.get(&from).map(|node| node.core.hello(peer(to))) else {
+            return;
+        };
+        let boots = [from, to].map(|node| self.nodes.get(&node).map(|n| n.core.boot_number()));
+        if self.sessions.insert((from, to), boots) == Some(boots) {
+            return;
+        }
+        if let Some(node) = self.nodes.get_mut(&to) {
+            let peers = &mut node.inbox.peers;
+            peers.push(PeerEvent::Up(peer(from)));
+            peers.push(PeerEvent::Frame(peer(from), hello));
+        }
+    }
+
+    pub fn leader(&self) -> Option<u64> {
+        self.nodes
+            .iter()
+            .find(|(_, node)| {
+                let partition = node.core.partition(P).expect("there");
+                matches!(partition.leadership(), Leadership::Ready { .. })
+            })
+            .map(|(id, _)| *id)
+    }
+
+    pub fn ready_leader(&self) -> u64 {
+        let ready = |node: &&u64| {
+            let partition = self.nodes[node].core.partition(P).expect("here");
+            matches!(partition.leadership(), Leadership::Ready { .. })
+        };
+        *self.nodes.keys().find(ready).expect("a leader is ready")
+    }
+
+    pub fn mode_on(&self, node: u64) -> (DurabilityMode, DurabilityMode, String) {
+        let partition = self.nodes[&node].core.partition(P).expect("here");
+        let status = partition.status();
+        (status.mode, status.wanted_mode, status.held_back)
+    }
+}
+
+pub fn total(outcome: Option<Outcome>) -> u64 {
+    match outcome {
+        Some(Outcome::Applied { reply, .. }) => {
+            u64::from_le_bytes(reply.try_into().expect("eight bytes"))
+        }
+        other => panic!("not applied: {other:?}"),
+    }
+}
