@@ -4,11 +4,13 @@ mod support;
 
 use std::error::Error;
 use std::future::Future;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Instant;
 
+use clustor_engine::engine::Engine;
 use clustor_engine::machine::deferred::{Deferred, Jobs, queue};
 use clustor_engine::machine::{Applied, Batch, Effects, MachineError, Opened, StateMachine};
 use clustor_engine::outcome::{AppendError, IdempotencyKey};
@@ -60,29 +62,32 @@ fn write(storage: &Storage, (index, line): Job) {
     }
 }
 
-fn slow(
+/// An engine whose effects may take so long, and the jobs that they are.
+fn start(
+    directory: &Path,
     storage: &Storage,
-    worker: Deferred<Job>,
-) -> impl Fn(clustor_wire::ids::PartitionId) -> Slow + Send + use<> {
+    ack_ms_max: u64,
+) -> Result<(Engine, Jobs<Job>), Box<dyn Error>> {
+    let (worker, jobs) = queue();
     let storage = Arc::clone(storage);
-    move |_| Slow {
-        storage: Arc::clone(&storage),
-        lines: Vec::new(),
-        worker: worker.clone(),
-    }
+    let mut profile = small();
+    profile.ack_ms_max = ack_ms_max;
+    let engine = builder(directory)
+        .profile(profile)
+        .partition(1, move |_| Slow {
+            storage: Arc::clone(&storage),
+            lines: Vec::new(),
+            worker: worker.clone(),
+        })
+        .start()?;
+    Ok((engine, jobs))
 }
 
 #[test]
 fn an_append_is_answered_when_its_effect_is_safe() -> Done {
     let temp = tempfile::tempdir()?;
     let storage = Storage::default();
-    let (machine, jobs): (_, Jobs<Job>) = queue();
-    let mut profile = small();
-    profile.ack_ms_max = 60_000;
-    let engine = builder(temp.path())
-        .profile(profile)
-        .partition(1, slow(&storage, machine))
-        .start()?;
+    let (engine, jobs) = start(temp.path(), &storage, 60_000)?;
     let lines = engine.partition::<Slow>(1)?;
     let (first, second) = (lines.append("one"), lines.append("two"));
     let (one, one_ack) = jobs.next().expect("the machine lives");
@@ -108,13 +113,7 @@ fn an_append_is_answered_when_its_effect_is_safe() -> Done {
 fn a_retry_under_the_same_key_waits_for_the_first_effect() -> Done {
     let temp = tempfile::tempdir()?;
     let storage = Storage::default();
-    let (machine, jobs): (_, Jobs<Job>) = queue();
-    let mut profile = small();
-    profile.ack_ms_max = 60_000;
-    let engine = builder(temp.path())
-        .profile(profile)
-        .partition(1, slow(&storage, machine))
-        .start()?;
+    let (engine, jobs) = start(temp.path(), &storage, 60_000)?;
     let lines = engine.partition::<Slow>(1)?;
     let known = Some(LogIndex::ZERO);
     let first = lines.append_keyed(IdempotencyKey(7), known, "one");
@@ -142,10 +141,8 @@ fn a_retry_under_the_same_key_waits_for_the_first_effect() -> Done {
 fn a_worker_does_the_jobs_and_a_restart_goes_on_behind_them() -> Done {
     let temp = tempfile::tempdir()?;
     let storage = Storage::default();
-    let mut profile = small();
-    profile.ack_ms_max = 60_000;
     for life in 1..=2_usize {
-        let (machine, jobs): (_, Jobs<Job>) = queue();
+        let (engine, jobs) = start(temp.path(), &storage, 60_000)?;
         let target = Arc::clone(&storage);
         let worker = std::thread::spawn(move || {
             jobs.run(|job| {
@@ -153,10 +150,6 @@ fn a_worker_does_the_jobs_and_a_restart_goes_on_behind_them() -> Done {
                 Ok(())
             });
         });
-        let engine = builder(temp.path())
-            .profile(profile.clone())
-            .partition(1, slow(&storage, machine))
-            .start()?;
         let lines = engine.partition::<Slow>(1)?;
         for number in 0..15 {
             lines.append_blocking(number.to_string())?;
@@ -174,13 +167,8 @@ fn an_effect_that_fails_or_is_late_has_the_machine_made_again_from_what_is_safe(
     for late in [false, true] {
         let temp = tempfile::tempdir()?;
         let storage = Storage::default();
-        let (machine, jobs): (_, Jobs<Job>) = queue();
-        let mut profile = small();
-        profile.ack_ms_max = if late { 20 } else { 60_000 };
-        let engine = builder(temp.path())
-            .profile(profile)
-            .partition(1, slow(&storage, machine))
-            .start()?;
+        let ack_ms_max = if late { 20 } else { 60_000 };
+        let (engine, jobs) = start(temp.path(), &storage, ack_ms_max)?;
         let lines = engine.partition::<Slow>(1)?;
         let append = lines.append("one");
         let (job, handle) = jobs.next().expect("the machine lives");
