@@ -150,7 +150,9 @@ impl ShardLog {
 
     fn ask_for_spare(&mut self, now: Time, out: &mut Vec<DiskOp>) {
         self.keep_spares(out);
-        if !self.spare.is_wanted(now) || !self.spares_leaving.is_empty() {
+        // Making files keeps the file system's journal busy, and appends wait for the opening and its mark.
+        let rolls = self.open_since_boot && matches!(self.phase, Phase::Opening | Phase::Marking);
+        if rolls || !self.spare.is_wanted(now) || !self.spares_leaving.is_empty() {
             return;
         }
         let mut checkpoint = core::mem::take(&mut self.scratch);
