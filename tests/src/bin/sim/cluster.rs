@@ -136,6 +136,7 @@ fn many(seeds: &Seeds) -> ExitCode {
                 ("moves", report.marks.moves),
                 ("placements", report.marks.placements),
                 ("replacements", report.marks.replacements),
+                ("unheeded", report.marks.unheeded),
             ],
         })
     });

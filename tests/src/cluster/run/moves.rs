@@ -32,6 +32,8 @@ pub struct Marks {
     pub placements: u64,
     /// The place of a voter was taken by one with another disk.
     pub replacements: u64,
+    /// Such a one led, and was not heeded by who knew the former: another had to lead for a moment.
+    pub unheeded: u64,
 }
 
 /// Who moves, and what was seen of members.
@@ -108,18 +110,50 @@ impl Run {
         }
     }
 
-    /// What an operator does once there are no more faults, so that everybody finds everybody.
+    /// What an operator does once there are no more faults, so that everybody finds and heeds everybody.
     pub(super) fn find_each_other(&mut self, calm_since_us: u64) {
         let now_us = self.world.now_us();
-        let all_placed = self.world.layout().unlisted.is_empty() && self.faults.moves.is_none();
-        if all_placed || now_us < self.moves.next_round_us {
+        if now_us < self.moves.next_round_us {
             return;
         }
         self.moves.next_round_us = now_us + ROUND_US;
-        self.tell_others();
-        if now_us >= calm_since_us + PATIENCE_US && self.moves.marks.placements == 0 {
-            self.moves.marks.placements += 1;
-            self.world.write_placements();
+        let is_patient = now_us < calm_since_us + PATIENCE_US;
+        if !self.world.layout().unlisted.is_empty() || self.faults.moves.is_some() {
+            self.tell_others();
+            if !is_patient && self.moves.marks.placements == 0 {
+                self.moves.marks.placements += 1;
+                self.world.write_placements();
+            }
+        }
+        if !is_patient {
+            self.let_others_lead();
+        }
+    }
+
+    /// Whoever was down while a voter got another disk knows it by the former one, and does not heed it as a leader: somebody
+    /// leads whom it knows, until it has learnt better.
+    fn let_others_lead(&mut self) {
+        for partition in self.world.layout().partitions.clone() {
+            let Some((leader, configuration)) = members::leader(&self.world, partition.id) else {
+                continue;
+            };
+            let configuration = configuration.clone();
+            let unheeding = configuration.members(leader).find_map(|member| {
+                let theirs = self.world.host(member)?.partition(partition.id)?;
+                let knows = |voter: PeerId| {
+                    let known = theirs.configuration().incarnation_of(voter);
+                    known == Incarnation::ZERO || known == configuration.incarnation_of(voter)
+                };
+                let mut others = configuration.first().iter().copied();
+                let next = others.find(|voter| *voter != leader && knows(*voter))?;
+                (!knows(leader)).then_some(next)
+            });
+            if unheeding.is_some() {
+                self.moves.marks.unheeded += 1;
+                let change = MembersRequest::Transfer(unheeding);
+                self.world
+                    .read(leader, partition.id, RequestBody::Members(change));
+            }
         }
     }
 
