@@ -7,8 +7,8 @@ use clustor_sim::cluster::trace::Trace;
 const SEEDS: u64 = 400;
 
 /// Seeds that found something once: a replica was not told of rot that reclaiming had come across; a log asked for turns while its
-/// disk hung.
-const KEPT: [u64; 2] = [753_267_350_347, 805_352_654_033];
+/// disk hung; votes that came late made a leader of a term that was over, and the rule asked it for what came after.
+const KEPT: [u64; 3] = [753_267_350_347, 805_352_654_033, 809_309_380_007];
 
 fn seeds() -> u64 {
     std::env::var("CLUSTOR_SIM_SEEDS")

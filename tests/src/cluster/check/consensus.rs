@@ -63,6 +63,8 @@ struct Known {
     begins: BTreeMap<Term, (LogIndex, Term)>,
     /// The terms of the committed entries, from index 1 on.
     committed: Vec<Term>,
+    /// The last entry that a replica of that term was the first to know as committed.
+    commits: BTreeMap<Term, LogIndex>,
     replicas: BTreeMap<PeerId, Replica>,
     /// What replicas were before their disks went back: what they vouched for then was counted.
     former: BTreeMap<PeerId, Replica>,
@@ -122,6 +124,12 @@ impl Known {
     fn committed_term(&self, index: LogIndex) -> Option<Term> {
         let at = usize::try_from(index.get()).ok()?.checked_sub(1)?;
         self.committed.get(at).copied()
+    }
+
+    /// The last entry that was certainly committed before that term.
+    fn committed_before(&self, term: Term) -> LogIndex {
+        let before = self.commits.range(..term).map(|(_, last)| *last);
+        before.max().unwrap_or(LogIndex::ZERO)
     }
 }
 
@@ -504,6 +512,7 @@ impl Consensus {
                 known.quorums.push((index, halves));
             }
             news = term;
+            known.commits.insert(status.term, index);
         }
         let own = news == status.term || alone;
         must(
@@ -537,7 +546,10 @@ impl Consensus {
         }
         replica.led = status.term;
         let replica = &known.replicas[&me];
-        for (index, term) in (1..).map(LogIndex).zip(&known.committed) {
+        // Votes that come late may make a leader of a term that is over: it need not have what later leaders committed.
+        let bound = known.committed_before(status.term);
+        let committed = (1..=bound.get()).map(LogIndex).zip(&known.committed);
+        for (index, term) in committed {
             must(
                 replica.term_at(index) == Some(*term),
                 "a leader has everything committed",
