@@ -1,7 +1,10 @@
 //! Profiles: what is shipped holds its own limits, and a wrong file is told where and why.
 
 use clustor_engine::profile::{Allowed, Profile, ProfileError, Value};
+use clustor_shards::buffer::BLOCK_BYTES;
 use clustor_shards::log::Mode;
+use clustor_shards::log::merkle::MERKLE_BYTES;
+use clustor_shards::log::record::RECORD_HEADER_BYTES;
 
 #[test]
 fn shipped_profiles_are_within_their_own_limits() {
@@ -12,6 +15,27 @@ fn shipped_profiles_are_within_their_own_limits() {
     }
     assert_eq!(Profile::latency().mode, Mode::Strict);
     assert_eq!(Profile::throughput().mode, Mode::Group);
+}
+
+#[test]
+fn buffers_of_two_shards_fit_into_8_mib_of_locked_memory() {
+    for name in Profile::SHIPPED {
+        let options = Profile::shipped(name)
+            .expect("it is shipped")
+            .log_options(0);
+        let classes = options.pool_classes();
+        let blocks: usize = classes.iter().map(|class| class.blocks * class.runs).sum();
+        assert!(
+            2 * blocks * BLOCK_BYTES < 8 << 20,
+            "{name}: {blocks} blocks"
+        );
+    }
+}
+
+#[test]
+fn a_batch_for_throughput_takes_four_entries_of_64_kib() {
+    let frame = RECORD_HEADER_BYTES + MERKLE_BYTES + (64 << 10);
+    assert!(Profile::throughput().batch_bytes_max >= 4 * frame as u64);
 }
 
 #[test]
