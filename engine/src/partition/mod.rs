@@ -42,7 +42,7 @@ use crate::outcome::{Leadership, Outcome};
 use crate::profile::Profile;
 use crate::raft::entry::EntryKey;
 use crate::raft::{
-    CampaignFiled, Limits, ProposeError, QuietFiled, ReadReady, Replica, Status, Timers,
+    CampaignFiled, Glance, Limits, ProposeError, QuietFiled, ReadReady, Replica, Timers,
 };
 use crate::request::{ReadFn, Wait};
 
@@ -145,9 +145,10 @@ pub struct Partition {
 }
 
 /// What is lost here, and whom it waits for.
-fn lost(status: &Status) -> String {
-    let mut text = format!("the content of {} entries is lost here", status.missing);
-    let Some(search) = &status.refetch else {
+fn lost(replica: &Replica) -> String {
+    let missing = replica.glance().missing;
+    let mut text = format!("the content of {missing} entries is lost here");
+    let Some(search) = replica.refetching() else {
         text.push_str("; it is asked for as soon as somebody leads");
         return text;
     };
@@ -474,14 +475,20 @@ impl Partition {
         }
     }
 
+    /// How far it is.
+    #[must_use]
+    pub fn glance(&self) -> Glance {
+        self.replica.glance()
+    }
+
     /// How it stands, with what is wrong in words. Says nothing of a lease: that depends on the moment.
     #[must_use]
     pub fn status(&self) -> PartitionStatus {
-        let status = self.replica.status();
+        let status = self.replica.glance();
         let trouble = match (&self.machine, self.busy.stuck) {
             (MachineSlot::Failed(trouble), _) => format!("the machine {trouble}"),
             (_, Some(stuck)) if status.missing == 0 => stuck.to_owned(),
-            _ if status.missing > 0 => lost(&status),
+            _ if status.missing > 0 => lost(&self.replica),
             _ if self.busy.pause.is_some() => self
                 .busy
                 .pause
@@ -497,7 +504,7 @@ impl Partition {
             partition: self.id,
             role: status.role,
             term: status.term,
-            leader: status.leader.map(|leader| leader.node),
+            leader: self.replica.leader().map(|leader| leader.node),
             last_index: status.last_index,
             durable: status.durable,
             wal_committed: status.wal_committed,

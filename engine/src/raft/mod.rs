@@ -80,7 +80,7 @@ pub use quiet::{Quiet, QuietFiled};
 pub use read_index::ReadError;
 pub use replica::{Replica, Turn};
 pub use settings::{Limits, ReplicaConfig, Restored, Timers};
-pub use status::{FollowerStatus, RefetchStatus, Status};
+pub use status::{FollowerStatus, Glance, RefetchStatus, Status};
 pub use transfer::TransferError;
 
 impl Replica {

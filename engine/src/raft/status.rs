@@ -65,6 +65,25 @@ pub struct Status {
     pub followers: Vec<FollowerStatus>,
 }
 
+/// How far a replica is, as far as that is said without asking anybody or making anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Glance {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its role.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// Last index of the log.
+    pub last_index: LogIndex,
+    /// Durable here up to this index.
+    pub durable: LogIndex,
+    /// Durable on a quorum up to this index, as far as this replica knows.
+    pub wal_committed: LogIndex,
+    /// Entries whose content is missing here.
+    pub missing: u64,
+}
+
 /// What is known of an entry whose content is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefetchStatus {
@@ -94,6 +113,30 @@ pub struct FollowerStatus {
 }
 
 impl Replica {
+    /// How far this replica is.
+    #[must_use]
+    pub fn glance(&self) -> Glance {
+        Glance {
+            partition: self.partition,
+            role: self.role(),
+            term: self.term,
+            last_index: self.log.last(),
+            durable: self.durable.index(),
+            wal_committed: self.committed,
+            missing: self.log.missing_count(),
+        }
+    }
+
+    /// The entry whose content is asked for, while such a question is open.
+    #[must_use]
+    pub fn refetching(&self) -> Option<RefetchStatus> {
+        let open = self.refetching.open();
+        open.map(|(index, said)| RefetchStatus {
+            index,
+            said: said.to_vec(),
+        })
+    }
+
     /// How this replica stands.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -118,10 +161,7 @@ impl Replica {
             applicable: self.applicable,
             missing: self.log.missing_count(),
             missing_first: self.log.missing_from(self.applicable.next()),
-            refetch: self.refetching.open().map(|(index, said)| RefetchStatus {
-                index,
-                said: said.to_vec(),
-            }),
+            refetch: self.refetching(),
             refetched: self.refetched,
             term_start: leading.map(|leading| leading.term_start),
             transferring: leading.is_some_and(|leading| leading.transfer.is_some()),

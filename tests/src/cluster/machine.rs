@@ -301,6 +301,9 @@ impl History {
     /// Sets or cancels a timer or defers effects, if the text says so.
     fn obey(&self, item: &Item<'_>, out: &mut Effects) {
         let text = item.command.get(OP_BYTES..).unwrap_or_default();
+        // What fills it up behind that says nothing.
+        let said = text.windows(2).position(|pair| pair == b"  ");
+        let text = &text[..said.unwrap_or(text.len())];
         let Ok(text) = std::str::from_utf8(text) else {
             return;
         };

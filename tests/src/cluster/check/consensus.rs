@@ -1,6 +1,9 @@
 //! Consensus: elections, votes, logs, commits and watermarks, of every partition on every replica.
 
+mod turns;
+
 use std::collections::BTreeMap;
+use std::fmt;
 
 use clustor_engine::partition::Partition;
 use clustor_engine::raft::{Change, Configuration};
@@ -8,13 +11,22 @@ use clustor_engine::shard_core::ShardCore;
 use clustor_shards::log::{PartitionLog, TermRun};
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
-use clustor_wire::message::{PartitionStatus, PeerBatch, RaftBody, RaftMessage, Role};
+use clustor_wire::message::{PeerBatch, RaftBody, RaftMessage};
 
 use super::machines::Agreed;
 use super::{Violation, must};
 use crate::cluster::layout::Layout;
-use crate::cluster::machine::History;
 use crate::cluster::messages::name;
+
+/// A replica, put into words only where it broke a rule.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Who(pub(crate) PartitionId, pub(crate) PeerId);
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p{} on {}", self.0.get(), name(self.1))
+    }
+}
 
 /// One replica as it was last seen.
 #[derive(Debug, Default)]
@@ -84,7 +96,7 @@ fn is_quorum(halves: &[Half], holds: impl Fn(&PeerId) -> bool) -> bool {
 
 /// The halves that decide in a log of which the entries up to `committed` are known to be committed: an entrance counts
 /// from its append, an exit from its commit.
-fn halves(who: &str, log: &PartitionLog, committed: LogIndex) -> Result<Vec<Half>, Violation> {
+fn halves(who: Who, log: &PartitionLog, committed: LogIndex) -> Result<Vec<Half>, Violation> {
     let mut halves: Vec<Half> = Vec::new();
     let mut left = LogIndex::ZERO;
     for at in &log.configurations {
@@ -124,6 +136,29 @@ impl Known {
     fn committed_term(&self, index: LogIndex) -> Option<Term> {
         let at = usize::try_from(index.get()).ok()?.checked_sub(1)?;
         self.committed.get(at).copied()
+    }
+
+    fn spoke(&mut self, term: Term, from: PeerId) {
+        let replica = self.replicas.entry(from).or_default();
+        replica.spoken = replica.spoken.max(term);
+    }
+
+    fn leads(
+        &mut self,
+        partition: PartitionId,
+        term: Term,
+        leader: PeerId,
+    ) -> Result<(), Violation> {
+        self.spoke(term, leader);
+        let known = *self.leaders.entry(term).or_insert(leader);
+        must(known == leader, "one leader for each term", || {
+            format!(
+                "p{} t{term}: {} leads, and {} does",
+                partition.get(),
+                name(leader),
+                name(known)
+            )
+        })
     }
 
     /// The last entry that was certainly committed before that term.
@@ -260,13 +295,8 @@ impl Consensus {
     }
 
     fn spoke(&mut self, partition: PartitionId, term: Term, from: PeerId) {
-        let replica = self.replica(partition, from);
-        replica.spoken = replica.spoken.max(term);
-    }
-
-    fn replica(&mut self, partition: PartitionId, me: PeerId) -> &mut Replica {
         let known = self.known.entry(partition).or_default();
-        known.replicas.entry(me).or_default()
+        known.spoke(term, from);
     }
 
     fn leads(
@@ -275,17 +305,8 @@ impl Consensus {
         term: Term,
         leader: PeerId,
     ) -> Result<(), Violation> {
-        self.spoke(partition, term, leader);
         let known = self.known.entry(partition).or_default();
-        let known = *known.leaders.entry(term).or_insert(leader);
-        must(known == leader, "one leader for each term", || {
-            format!(
-                "p{} t{term}: {} leads, and {} does",
-                partition.get(),
-                name(leader),
-                name(known)
-            )
-        })
+        known.leads(partition, term, leader)
     }
 
     // ---- lives
@@ -332,14 +353,14 @@ impl Consensus {
             let Some(replica) = known.replicas.get_mut(&me) else {
                 continue;
             };
-            let who = format!("p{} on {}", id.get(), name(me));
+            let who = Who(*id, me);
             let silent = core.log().quarantine().is_some();
             must(!silent || damaged, "an undamaged disk speaks", || {
                 format!("{who}: {:?}", core.log().quarantine())
             })?;
             if !silent {
                 let log = core.log().partition(*id);
-                survived(&who, replica, log, damaged)?;
+                survived(who, replica, log, damaged)?;
                 let change = core.partition(*id).map(Partition::change);
                 if let Some(Change::Joint { entered, .. }) = change {
                     must(
@@ -375,252 +396,11 @@ impl Consensus {
         }
         Ok(())
     }
-
-    // ---- turns
-
-    /// Looks at a shard after a turn.
-    pub(crate) fn after_turn(&mut self, me: PeerId, core: &ShardCore) -> Result<(), Violation> {
-        for partition in core.partitions() {
-            let mut status = partition.status();
-            if status.role == Role::Quarantined {
-                continue;
-            }
-            let Some(log) = core.log().partition(status.partition) else {
-                continue;
-            };
-            // Content that came back is missing until its copy is durable.
-            status.missing += core.log().copies_in_flight(status.partition);
-            let durable = core
-                .log()
-                .durable(status.partition)
-                .map_or(LogIndex::ZERO, |durable| durable.index());
-            let who = format!("p{} on {}", status.partition.get(), name(me));
-            // Before the log is open it vouches for nothing, yet its disk holds what it held.
-            let durable = core.is_open().then_some(durable);
-            self.look_at_log(&who, me, &status, log, durable)?;
-            self.look_at_commit(&who, me, &status, log)?;
-            if let Change::Finishing { exit, stated: None } = partition.change() {
-                let replica = self.replica(status.partition, me);
-                replica.left = replica.left.max(exit);
-            }
-            self.look_at_leader(&who, me, &status)?;
-            self.look_at_machine(&who, me, &status, partition)?;
-        }
-        Ok(())
-    }
-
-    fn look_at_log(
-        &mut self,
-        who: &str,
-        me: PeerId,
-        status: &PartitionStatus,
-        log: &PartitionLog,
-        durable: Option<LogIndex>,
-    ) -> Result<(), Violation> {
-        must(
-            status.last_index == log.last,
-            "a replica's log is its shard's log",
-            || format!("{who}: {} and {}", status.last_index, log.last),
-        )?;
-        must(
-            status.durable <= durable.unwrap_or_default() || status.missing > 0,
-            "a replica vouches for what its log does",
-            || format!("{who}: {} and {durable:?}", status.durable),
-        )?;
-        let known = self.known.entry(status.partition).or_default();
-        let replica = known.replicas.entry(me).or_default();
-        must(status.term >= replica.term, "terms never go back", || {
-            format!("{who}: {} after {}", status.term, replica.term)
-        })?;
-        replica.term = status.term;
-        // Content lost at or below what was applied withdraws nothing that was vouched for.
-        let vouched = durable.map(|durable| match status.missing {
-            0 => durable,
-            _ => durable.max(status.durable),
-        });
-        replica.durable = vouched.unwrap_or(replica.durable);
-        if replica.last == log.last && replica.runs == log.terms {
-            return Ok(());
-        }
-        replica.last = log.last;
-        replica.runs.clone_from(&log.terms);
-        let mut before = log.base_term;
-        for run in &log.terms {
-            let begin = (run.first, before);
-            let same = *known.begins.entry(run.term).or_insert(begin);
-            must(same == begin, "logs match", || {
-                format!(
-                    "{who}: term {} begins at {} behind term {before}, elsewhere at {} behind term {}",
-                    run.term, run.first, same.0, same.1
-                )
-            })?;
-            before = run.term;
-        }
-        Ok(())
-    }
-
-    fn look_at_commit(
-        &mut self,
-        who: &str,
-        me: PeerId,
-        status: &PartitionStatus,
-        log: &PartitionLog,
-    ) -> Result<(), Violation> {
-        let known = self.known.entry(status.partition).or_default();
-        let Some(replica) = known.replicas.get_mut(&me) else {
-            return Ok(());
-        };
-        let (from, to) = (replica.committed, status.wal_committed);
-        must(to >= from, "commit never goes back", || {
-            format!("{who}: {to} after {from}")
-        })?;
-        replica.committed = to;
-        let mut alone = false;
-        // The term of the last entry that nobody knew to be committed before.
-        let mut news = Term::ZERO;
-        for index in (from.get() + 1..=to.get()).map(LogIndex) {
-            let Some(term) = known.replicas[&me].term_at(index) else {
-                return Err(Violation::new(
-                    "what is committed is in the log",
-                    format!("{who}: no entry at {index}, committed is {to}"),
-                ));
-            };
-            if let Some(committed) = known.committed_term(index) {
-                must(term == committed, "what is committed stays", || {
-                    format!("{who}: index {index} has term {term}, committed was term {committed}")
-                })?;
-                continue;
-            }
-            let halves = halves(who, log, index.prev())?;
-            let holds = |voter: &PeerId| {
-                let replica = known.replicas.get(voter);
-                replica.is_some_and(|replica| replica.holds(index, term))
-                    || known.held_before(*voter, index, term)
-            };
-            must(
-                is_quorum(&halves, holds),
-                "what is committed is durable on a quorum",
-                || {
-                    let holders = halves.iter().flatten().filter(|voter| holds(voter));
-                    let holders: Vec<_> = holders.collect();
-                    format!("{who}: index {index} of term {term} is on {holders:?} of {halves:?}")
-                },
-            )?;
-            known.committed.push(term);
-            alone = halves.iter().all(|half| half == &[me]);
-            if known.quorums.last().is_none_or(|(_, last)| *last != halves) {
-                known.quorums.push((index, halves));
-            }
-            news = term;
-            known.commits.insert(status.term, index);
-        }
-        let own = news == status.term || alone;
-        must(
-            own || news == Term::ZERO || status.role != Role::Leader,
-            "a leader commits by an entry of its own term",
-            || {
-                format!(
-                    "{who}: committed {to} of term {news}, leads term {}",
-                    status.term
-                )
-            },
-        )
-    }
-
-    fn look_at_leader(
-        &mut self,
-        who: &str,
-        me: PeerId,
-        status: &PartitionStatus,
-    ) -> Result<(), Violation> {
-        if status.role != Role::Leader {
-            return Ok(());
-        }
-        self.leads(status.partition, status.term, me)?;
-        let known = self.known.entry(status.partition).or_default();
-        let Some(replica) = known.replicas.get_mut(&me) else {
-            return Ok(());
-        };
-        if replica.led == status.term {
-            return Ok(());
-        }
-        replica.led = status.term;
-        let replica = &known.replicas[&me];
-        // Votes that come late may make a leader of a term that is over: it need not have what later leaders committed.
-        let bound = known.committed_before(status.term);
-        let committed = (1..=bound.get()).map(LogIndex).zip(&known.committed);
-        for (index, term) in committed {
-            must(
-                replica.term_at(index) == Some(*term),
-                "a leader has everything committed",
-                || {
-                    format!(
-                        "{who}: leads term {}, has {:?} at {index}, committed is term {term}",
-                        status.term,
-                        replica.term_at(index)
-                    )
-                },
-            )?;
-        }
-        Ok(())
-    }
-
-    fn look_at_machine(
-        &mut self,
-        who: &str,
-        me: PeerId,
-        status: &PartitionStatus,
-        partition: &Partition,
-    ) -> Result<(), Violation> {
-        let replica = self.replica(status.partition, me);
-        let history = partition
-            .machine()
-            .and_then(|machine| machine.as_any().downcast_ref::<History>());
-        let taken = history.map_or(&[][..], History::taken);
-        let expired = history.map_or(&[][..], History::expired);
-        let fewer = taken.len() < replica.verified || expired.len() < replica.verified_expired;
-        if fewer || history.is_none() {
-            // Made anew after it failed: it starts over.
-            replica.verified = 0;
-            replica.verified_expired = 0;
-            replica.applied = LogIndex::ZERO;
-        }
-        must(
-            status.applied >= replica.applied,
-            "applied never goes back",
-            || format!("{who}: {} after {}", status.applied, replica.applied),
-        )?;
-        replica.applied = status.applied;
-        let ahead = status.applied > status.wal_committed || status.applied > replica.durable;
-        must(
-            !ahead || status.missing > 0,
-            "what is applied is committed and durable here",
-            || {
-                format!(
-                    "{who}: applied {}, committed {}, durable {}",
-                    status.applied, status.wal_committed, replica.durable
-                )
-            },
-        )?;
-        // One on disk has more than went through the table again.
-        let had = history.map_or(LogIndex::ZERO, History::opened);
-        let last = taken.last().map_or(LogIndex::ZERO, |last| last.index);
-        must(
-            last <= status.applied.max(had),
-            "machines take what is applied",
-            || format!("{who}: took {last}, applied is {}", status.applied),
-        )?;
-        let verified = std::mem::replace(&mut replica.verified, taken.len());
-        let compared = std::mem::replace(&mut replica.verified_expired, expired.len());
-        let agreed = self.agreed_mut(status.partition);
-        agreed.compare(who, verified, taken)?;
-        agreed.compare_expired(who, compared, expired)
-    }
 }
 
 /// What a replica vouched for, and what it said, is in the log it recovered.
 fn survived(
-    who: &str,
+    who: Who,
     replica: &Replica,
     log: Option<&PartitionLog>,
     damaged: bool,

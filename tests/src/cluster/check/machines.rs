@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clustor_wire::ids::LogIndex;
 
+use super::consensus::Who;
 use super::{Violation, must};
 use crate::cluster::machine::{Expiry, Taken};
 
@@ -46,7 +47,7 @@ impl Agreed {
     /// Compares what a machine took from its `verified`th command on.
     pub(crate) fn compare(
         &mut self,
-        who: &str,
+        who: Who,
         verified: usize,
         taken: &[Taken],
     ) -> Result<(), Violation> {
@@ -65,7 +66,7 @@ impl Agreed {
     /// Compares the timers that expired in a machine from the `verified`th on.
     pub(crate) fn compare_expired(
         &mut self,
-        who: &str,
+        who: Who,
         verified: usize,
         expired: &[Expiry],
     ) -> Result<(), Violation> {
@@ -94,7 +95,7 @@ impl Agreed {
         Ok(())
     }
 
-    fn extend(&mut self, who: &str, place: usize, item: Taken) -> Result<(), Violation> {
+    fn extend(&mut self, who: Who, place: usize, item: Taken) -> Result<(), Violation> {
         let after = self.taken.last().map_or(LogIndex::ZERO, |last| last.index);
         must(
             item.index > after,

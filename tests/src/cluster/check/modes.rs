@@ -12,6 +12,7 @@ use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use clustor_wire::message::Role;
 
+use super::consensus::Who;
 use super::{Violation, must};
 use crate::cluster::host::SimKey;
 use crate::cluster::layout::CLUSTER;
@@ -28,52 +29,75 @@ pub struct Modes {
     changes: BTreeMap<Place, Transition>,
     /// The latest change in a log that ends with an entry.
     latest: BTreeMap<Place, Option<(LogIndex, Transition)>>,
+    /// What each replica showed last: that was compared.
+    shown: BTreeMap<(PartitionId, PeerId), Shown>,
+}
+
+/// What a replica shows: where its log ends, and the latest change in it with its entry's term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shown {
+    end: Place,
+    latest: Option<(LogIndex, Transition)>,
+    changed_in: Option<Term>,
 }
 
 impl Modes {
     /// Looks at a shard after a turn.
     pub(crate) fn after_turn(&mut self, me: PeerId, core: &ShardCore) -> Result<(), Violation> {
         for partition in core.partitions() {
-            let status = partition.status();
-            let Some(log) = core.log().partition(status.partition) else {
+            let glance = partition.glance();
+            let Some(log) = core.log().partition(glance.partition) else {
                 continue;
             };
-            if status.role == Role::Quarantined {
+            if glance.role == Role::Quarantined {
                 continue;
             }
-            let who = || format!("p{} on {}", status.partition.get(), name(me));
+            let who = Who(glance.partition, me);
             let latest = partition.mode_change();
-            if let Some((index, transition)) = latest
-                && let Some(term) = log.term_at(index)
-            {
-                let place = (status.partition, index, term);
-                let known = *self.changes.entry(place).or_insert(transition);
-                must(known == transition, "a change of the mode is one", || {
-                    format!("{}: {transition:?} at {index}, elsewhere {known:?}", who())
-                })?;
+            let changed_in = latest.and_then(|(index, _)| log.term_at(index));
+            if let (Some((index, transition)), Some(term)) = (latest, changed_in) {
+                self.one_change(who, (glance.partition, index, term), transition)?;
             }
             if partition.is_in_fallback() {
                 must(
                     partition.mode() == Mode::Strict,
                     "who has not applied its log is strict",
-                    who,
+                    || who.to_string(),
                 )?;
                 continue;
             }
             let Some(term) = log.term_at(log.last) else {
                 continue;
             };
-            let end = (status.partition, log.last, term);
-            let known = *self.latest.entry(end).or_insert(latest);
+            let shown = Shown {
+                end: (glance.partition, log.last, term),
+                latest,
+                changed_in,
+            };
+            if self.shown.insert((glance.partition, me), shown) == Some(shown) {
+                continue;
+            }
+            let known = *self.latest.entry(shown.end).or_insert(latest);
             must(known == latest, "the mode is what the log says", || {
                 format!(
-                    "{}: the log ends at {} of term {term}, latest change {latest:?}, elsewhere {known:?}",
-                    who(),
+                    "{who}: the log ends at {} of term {term}, latest change {latest:?}, elsewhere {known:?}",
                     log.last
                 )
             })?;
         }
         Ok(())
+    }
+
+    fn one_change(
+        &mut self,
+        who: Who,
+        place: Place,
+        transition: Transition,
+    ) -> Result<(), Violation> {
+        let known = *self.changes.entry(place).or_insert(transition);
+        must(known == transition, "a change of the mode is one", || {
+            format!("{who}: {transition:?} at {}, elsewhere {known:?}", place.1)
+        })
     }
 
     /// Looks at a shard's files: nothing stands in a chain together with a change of the mode.

@@ -1,0 +1,267 @@
+//! What a shard shows after a turn of its own, partition by partition.
+
+use clustor_engine::partition::Partition;
+use clustor_engine::raft::{Change, Glance};
+use clustor_engine::shard_core::ShardCore;
+use clustor_shards::log::PartitionLog;
+use clustor_shards::turn::PeerId;
+use clustor_wire::ids::{LogIndex, Term};
+use clustor_wire::message::Role;
+
+use super::super::machines::Agreed;
+use super::super::{Violation, must};
+use super::{Consensus, Half, Known, Replica, Who, halves, is_quorum};
+use crate::cluster::machine::History;
+
+impl Consensus {
+    /// Looks at a shard after a turn.
+    pub(crate) fn after_turn(&mut self, me: PeerId, core: &ShardCore) -> Result<(), Violation> {
+        for partition in core.partitions() {
+            let mut glance = partition.glance();
+            if glance.role == Role::Quarantined {
+                continue;
+            }
+            let Some(log) = core.log().partition(glance.partition) else {
+                continue;
+            };
+            // Content that came back is missing until its copy is durable.
+            glance.missing += core.log().copies_in_flight(glance.partition);
+            // Before the log is open it vouches for nothing, yet its disk holds what it held.
+            let durable = core.is_open().then(|| {
+                let durable = core.log().durable(glance.partition);
+                durable.map_or(LogIndex::ZERO, |durable| durable.index())
+            });
+            let who = Who(glance.partition, me);
+            let known = self.known.entry(glance.partition).or_default();
+            known.look_at_log(who, &glance, log, durable)?;
+            known.look_at_commit(who, &glance, log)?;
+            if let Change::Finishing { exit, stated: None } = partition.change() {
+                let replica = known.replicas.entry(me).or_default();
+                replica.left = replica.left.max(exit);
+            }
+            known.look_at_leader(who, &glance)?;
+            let replica = known.replicas.entry(me).or_default();
+            let agreed = self.agreed.entry(glance.partition).or_default();
+            look_at_machine(who, replica, agreed, &glance, partition)?;
+        }
+        Ok(())
+    }
+}
+
+impl Known {
+    fn look_at_log(
+        &mut self,
+        who: Who,
+        glance: &Glance,
+        log: &PartitionLog,
+        durable: Option<LogIndex>,
+    ) -> Result<(), Violation> {
+        must(
+            glance.last_index == log.last,
+            "a replica's log is its shard's log",
+            || format!("{who}: {} and {}", glance.last_index, log.last),
+        )?;
+        must(
+            glance.durable <= durable.unwrap_or_default() || glance.missing > 0,
+            "a replica vouches for what its log does",
+            || format!("{who}: {} and {durable:?}", glance.durable),
+        )?;
+        let replica = self.replicas.entry(who.1).or_default();
+        must(glance.term >= replica.term, "terms never go back", || {
+            format!("{who}: {} after {}", glance.term, replica.term)
+        })?;
+        replica.term = glance.term;
+        // Content lost at or below what was applied withdraws nothing that was vouched for.
+        let vouched = durable.map(|durable| match glance.missing {
+            0 => durable,
+            _ => durable.max(glance.durable),
+        });
+        replica.durable = vouched.unwrap_or(replica.durable);
+        if replica.last == log.last && replica.runs == log.terms {
+            return Ok(());
+        }
+        replica.last = log.last;
+        replica.runs.clone_from(&log.terms);
+        let mut before = log.base_term;
+        for run in &log.terms {
+            let begin = (run.first, before);
+            let same = *self.begins.entry(run.term).or_insert(begin);
+            must(same == begin, "logs match", || {
+                format!(
+                    "{who}: term {} begins at {} behind term {before}, elsewhere at {} behind term {}",
+                    run.term, run.first, same.0, same.1
+                )
+            })?;
+            before = run.term;
+        }
+        Ok(())
+    }
+
+    fn look_at_commit(
+        &mut self,
+        who: Who,
+        glance: &Glance,
+        log: &PartitionLog,
+    ) -> Result<(), Violation> {
+        let Some(replica) = self.replicas.get_mut(&who.1) else {
+            return Ok(());
+        };
+        let (from, to) = (replica.committed, glance.wal_committed);
+        must(to >= from, "commit never goes back", || {
+            format!("{who}: {to} after {from}")
+        })?;
+        replica.committed = to;
+        // The term of the last entry that nobody knew to be committed before, and who decided on it.
+        let mut news = Term::ZERO;
+        let mut deciding: Option<Vec<Half>> = None;
+        for index in (from.get() + 1..=to.get()).map(LogIndex) {
+            let Some(term) = self.replicas[&who.1].term_at(index) else {
+                return Err(Violation::new(
+                    "what is committed is in the log",
+                    format!("{who}: no entry at {index}, committed is {to}"),
+                ));
+            };
+            if let Some(committed) = self.committed_term(index) {
+                must(term == committed, "what is committed stays", || {
+                    format!("{who}: index {index} has term {term}, committed was term {committed}")
+                })?;
+                continue;
+            }
+            // They change only where a configuration has just been committed.
+            let before = index.prev();
+            if log.configurations.iter().any(|at| at.index == before) {
+                deciding = None;
+            }
+            let halves = match deciding.take() {
+                Some(halves) => halves,
+                None => halves(who, log, before)?,
+            };
+            self.is_durable(who, index, term, &halves)?;
+            self.committed.push(term);
+            if self.quorums.last().is_none_or(|(_, last)| *last != halves) {
+                self.quorums.push((index, halves.clone()));
+            }
+            deciding = Some(halves);
+            news = term;
+            self.commits.insert(glance.term, index);
+        }
+        let alone = deciding.is_some_and(|halves| halves.iter().all(|half| half == &[who.1]));
+        let own = news == glance.term || alone;
+        must(
+            own || news == Term::ZERO || glance.role != Role::Leader,
+            "a leader commits by an entry of its own term",
+            || {
+                format!(
+                    "{who}: committed {to} of term {news}, leads term {}",
+                    glance.term
+                )
+            },
+        )
+    }
+
+    fn is_durable(
+        &self,
+        who: Who,
+        index: LogIndex,
+        term: Term,
+        halves: &[Half],
+    ) -> Result<(), Violation> {
+        let holds = |voter: &PeerId| {
+            let replica = self.replicas.get(voter);
+            replica.is_some_and(|replica| replica.holds(index, term))
+                || self.held_before(*voter, index, term)
+        };
+        must(
+            is_quorum(halves, holds),
+            "what is committed is durable on a quorum",
+            || {
+                let holders = halves.iter().flatten().filter(|voter| holds(voter));
+                let holders: Vec<_> = holders.collect();
+                format!("{who}: index {index} of term {term} is on {holders:?} of {halves:?}")
+            },
+        )
+    }
+
+    fn look_at_leader(&mut self, who: Who, glance: &Glance) -> Result<(), Violation> {
+        if glance.role != Role::Leader {
+            return Ok(());
+        }
+        self.leads(glance.partition, glance.term, who.1)?;
+        let Some(replica) = self.replicas.get_mut(&who.1) else {
+            return Ok(());
+        };
+        if replica.led == glance.term {
+            return Ok(());
+        }
+        replica.led = glance.term;
+        let replica = &self.replicas[&who.1];
+        // Votes that come late may make a leader of a term that is over: it need not have what later leaders committed.
+        let bound = self.committed_before(glance.term);
+        let committed = (1..=bound.get()).map(LogIndex).zip(&self.committed);
+        for (index, term) in committed {
+            must(
+                replica.term_at(index) == Some(*term),
+                "a leader has everything committed",
+                || {
+                    format!(
+                        "{who}: leads term {}, has {:?} at {index}, committed is term {term}",
+                        glance.term,
+                        replica.term_at(index)
+                    )
+                },
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn look_at_machine(
+    who: Who,
+    replica: &mut Replica,
+    agreed: &mut Agreed,
+    glance: &Glance,
+    partition: &Partition,
+) -> Result<(), Violation> {
+    let history = partition
+        .machine()
+        .and_then(|machine| machine.as_any().downcast_ref::<History>());
+    let taken = history.map_or(&[][..], History::taken);
+    let expired = history.map_or(&[][..], History::expired);
+    let fewer = taken.len() < replica.verified || expired.len() < replica.verified_expired;
+    if fewer || history.is_none() {
+        // Made anew after it failed: it starts over.
+        replica.verified = 0;
+        replica.verified_expired = 0;
+        replica.applied = LogIndex::ZERO;
+    }
+    let applied = partition.applied();
+    must(
+        applied >= replica.applied,
+        "applied never goes back",
+        || format!("{who}: {applied} after {}", replica.applied),
+    )?;
+    replica.applied = applied;
+    let ahead = applied > glance.wal_committed || applied > replica.durable;
+    must(
+        !ahead || glance.missing > 0,
+        "what is applied is committed and durable here",
+        || {
+            format!(
+                "{who}: applied {applied}, committed {}, durable {}",
+                glance.wal_committed, replica.durable
+            )
+        },
+    )?;
+    // One on disk has more than went through the table again.
+    let had = history.map_or(LogIndex::ZERO, History::opened);
+    let last = taken.last().map_or(LogIndex::ZERO, |last| last.index);
+    must(
+        last <= applied.max(had),
+        "machines take what is applied",
+        || format!("{who}: took {last}, applied is {applied}"),
+    )?;
+    let verified = std::mem::replace(&mut replica.verified, taken.len());
+    let compared = std::mem::replace(&mut replica.verified_expired, expired.len());
+    agreed.compare(who, verified, taken)?;
+    agreed.compare_expired(who, compared, expired)
+}
