@@ -1,6 +1,6 @@
 //! Whole clusters on seeds. A failure names its seed and the command that replays it.
 
-use clustor_sim::cluster::run::{STEPS_MAX, run};
+use clustor_sim::cluster::run::{Kind, Report, STEPS_MAX, run};
 use clustor_sim::cluster::trace::Trace;
 
 /// Seeds that are run; `CLUSTOR_SIM_SEEDS` asks for more.
@@ -16,12 +16,19 @@ fn seeds() -> u64 {
         .map_or(SEEDS, |text| text.parse().expect("a number of seeds"))
 }
 
+/// A run in which all rules hold, to its end.
+fn held(kind: Kind, seed: u64) -> Report {
+    let report = run(kind, seed, STEPS_MAX, Trace::Off);
+    let report = report.unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(report.finished, "seed {seed} takes too many steps");
+    report
+}
+
 #[test]
 fn every_rule_holds_on_every_seed() {
     let (mut acknowledged, mut reads, mut boots) = (0, 0, 0);
     for seed in 1..=seeds() {
-        let report = run(seed, STEPS_MAX, Trace::Off).unwrap_or_else(|failure| panic!("{failure}"));
-        assert!(report.finished, "seed {seed} takes too many steps");
+        let report = held(Kind::Busy, seed);
         acknowledged += report.acknowledged;
         reads += report.reads;
         boots += report.boots;
@@ -35,8 +42,16 @@ fn every_rule_holds_on_every_seed() {
 #[test]
 fn every_rule_holds_on_the_seeds_that_found_something() {
     for seed in KEPT {
-        let report = run(seed, STEPS_MAX, Trace::Off).unwrap_or_else(|failure| panic!("{failure}"));
-        assert!(report.finished, "seed {seed} takes too many steps");
+        held(Kind::Busy, seed);
+    }
+}
+
+#[test]
+fn every_rule_holds_in_long_lives_with_little_to_do() {
+    for seed in 1..=seeds().div_ceil(50) {
+        let report = held(Kind::Light, seed);
+        assert!(report.virtual_us >= 600_000_000, "{report:?}");
+        assert!(report.acknowledged > 10, "{report:?}");
     }
 }
 
@@ -49,6 +64,7 @@ fn the_same_seed_gives_the_same_trace_bit_for_bit() {
             let sink = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
             let into = std::rc::Rc::clone(&sink);
             let report = run(
+                Kind::Busy,
                 seed,
                 20_000,
                 Trace::Print(Box::new(move |line| {

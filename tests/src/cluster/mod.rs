@@ -11,7 +11,7 @@
 //! - `addresses`: where nodes listen, and who knows of it
 //! - [`check`]: what must hold
 //! - [`world`]: all of it together, one event a step
-//! - [`swarm`], [`load`], [`run`]: what a seed draws, its clients, and its run
+//! - [`swarm`], `light`, [`load`], [`run`]: what a seed draws, its clients, and its run
 
 mod addresses;
 pub mod check;
@@ -20,6 +20,7 @@ mod deferred;
 pub mod guest;
 pub mod host;
 pub mod layout;
+mod light;
 pub mod load;
 pub mod machine;
 pub(crate) mod members;

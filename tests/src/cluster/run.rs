@@ -54,12 +54,42 @@ pub struct Report {
     pub finished: bool,
 }
 
+/// What a seed draws from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Kind {
+    /// A few seconds of load, in which faults come one upon the other.
+    #[default]
+    Busy,
+    /// Many minutes in which hardly anything happens, and faults are minutes apart.
+    Light,
+}
+
+impl Kind {
+    fn draw(self, rng: &mut Xoshiro256PlusPlus) -> Swarm {
+        match self {
+            Self::Busy => Swarm::draw(rng),
+            Self::Light => Swarm::draw_light(rng),
+        }
+    }
+
+    /// What a command says beside the seed.
+    const fn option(self) -> &'static str {
+        match self {
+            Self::Busy => "",
+            Self::Light => "--light ",
+        }
+    }
+}
+
 /// A run that broke a rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "seed {seed} failed at step {step}, {at_us} us: {what}\nreplay: cargo run --release -p clustor-sim --bin sim -- --seed {seed} --steps {step}"
+    "seed {seed} failed at step {step}, {at_us} us: {what}\nreplay: cargo run --release -p clustor-sim --bin sim -- {}--seed {seed} --steps {step}",
+    kind.option()
 )]
 pub struct Failure {
+    /// What it drew from.
+    pub kind: Kind,
     /// The seed.
     pub seed: u64,
     /// Events carried out.
@@ -74,10 +104,11 @@ pub struct Failure {
 ///
 /// # Errors
 /// The rule that was broken, or the panic.
-pub fn run(seed: u64, steps_max: u64, trace: Trace) -> Result<Report, Box<Failure>> {
+pub fn run(kind: Kind, seed: u64, steps_max: u64, trace: Trace) -> Result<Report, Box<Failure>> {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
-    let swarm = Swarm::draw(&mut rng);
+    let swarm = kind.draw(&mut rng);
     play(seed, swarm, rng, steps_max, trace)
+        .map_err(|failure| Box::new(Failure { kind, ..*failure }))
 }
 
 /// Runs what was drawn for a seed.
@@ -97,6 +128,7 @@ pub(crate) fn play(
     };
     run.world.say(|| format!("FAILED {what}"));
     Err(Box::new(Failure {
+        kind: Kind::Busy,
         seed,
         step: run.world.steps(),
         at_us: run.world.now_us(),

@@ -118,7 +118,7 @@ pub struct Swarm {
     pub chaos_us: u64,
 }
 
-fn pick<T: Copy>(rng: &mut Xoshiro256PlusPlus, from: &[T]) -> T {
+pub(super) fn pick<T: Copy>(rng: &mut Xoshiro256PlusPlus, from: &[T]) -> T {
     from[rng.random_range(0..from.len())]
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use clustor_sim::cluster::run::{self, Report, STEPS_MAX};
+use clustor_sim::cluster::run::{self, Kind, Report, STEPS_MAX};
 use clustor_sim::cluster::trace::Trace;
 use clustor_sim::scenario;
 
@@ -21,6 +21,9 @@ pub struct Seeds {
     /// Run this seed alone and print what happens, one line an event
     #[arg(long, conflicts_with_all = ["seeds", "seconds", "operations", "from"])]
     seed: Option<u64>,
+    /// Draw long lives in which hardly anything happens, instead of short ones full of load and faults
+    #[arg(long)]
+    light: bool,
     /// With --seed: print nothing but the end
     #[arg(long, requires = "seed")]
     quiet: bool,
@@ -34,10 +37,16 @@ pub struct Seeds {
     #[arg(long)]
     from: Option<u64>,
     /// Play these scripts; print what happens, if it is one
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["seed", "seeds", "seconds", "operations", "from"])]
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["seed", "seeds", "seconds", "operations", "from", "light"])]
     scenario: Vec<PathBuf>,
     #[command(flatten)]
     enough: Enough,
+}
+
+impl Seeds {
+    const fn kind(&self) -> Kind {
+        if self.light { Kind::Light } else { Kind::Busy }
+    }
 }
 
 /// Runs them.
@@ -94,7 +103,7 @@ fn replay(seed: u64, seeds: &Seeds) -> ExitCode {
     } else {
         Trace::Print(Box::new(print))
     };
-    match run::run(seed, seeds.steps, trace) {
+    match run::run(seeds.kind(), seed, seeds.steps, trace) {
         Ok(report) => {
             print(&describe(&report));
             ExitCode::SUCCESS
@@ -122,10 +131,11 @@ fn many(seeds: &Seeds) -> ExitCode {
         None => SEEDS,
     };
     let held = many::run(&seeds.enough, first, count, |seed| {
-        let report = run::run(seed, seeds.steps, Trace::Off);
+        let report = run::run(seeds.kind(), seed, seeds.steps, Trace::Off);
         let report = report.map_err(|failure| failure.to_string())?;
         Ok(Held {
             operations: report.operations,
+            virtual_us: report.virtual_us,
             totals: vec![
                 ("steps", report.steps),
                 ("acknowledged", report.acknowledged),

@@ -61,6 +61,7 @@ pub fn run(seeds: &Seeds) -> ExitCode {
         let report = life::live(seed, false).map_err(|failure| failure.to_string())?;
         Ok(Held {
             operations: report.appends,
+            virtual_us: 0,
             totals: vec![
                 ("crashes", report.crashes),
                 ("boots", report.boots),

@@ -19,6 +19,7 @@ use clap::{Parser, Subcommand};
 ///   sim --seeds 1000 --seconds 60     fresh seeds, for a minute at most
 ///   sim --seeds 1000 --from 1         those seeds
 ///   sim --operations 1000000 --jobs 2 until so many requests were made of clusters, two runs at a time
+///   sim --light --seeds 100           long lives with little to do: hundreds of hours an hour
 ///   sim --scenario tests/scenarios/a_vote_survives_a_restart.txt
 #[derive(Parser)]
 #[command(version, verbatim_doc_comment, args_conflicts_with_subcommands = true)]

@@ -47,6 +47,8 @@ pub struct Held {
     pub operations: u64,
     /// What it came to: the same names in each.
     pub totals: Totals,
+    /// Time that passed in it, in microseconds; 0 where there is none.
+    pub virtual_us: u64,
 }
 
 /// What all threads share.
@@ -56,6 +58,9 @@ struct Shared {
     failed: u64,
     operations: u64,
     totals: Totals,
+    virtual_us: u64,
+    /// Time that runs took, added up over all threads.
+    busy: Duration,
     said: Option<Instant>,
 }
 
@@ -74,14 +79,17 @@ pub fn run(
         failed: 0,
         operations: 0,
         totals: Totals::new(),
+        virtual_us: 0,
+        busy: Duration::ZERO,
         said: None,
     });
     let lock = || shared.lock().unwrap_or_else(PoisonError::into_inner);
     let work = || loop {
         let seed = lock().take(enough, first.saturating_add(count), begun);
         let Some(seed) = seed else { break };
+        let since = Instant::now();
         let outcome = run(seed);
-        lock().add(outcome);
+        lock().add(outcome, since.elapsed());
     };
     std::thread::scope(|scope| {
         for _ in 1..enough.jobs {
@@ -133,11 +141,13 @@ impl Shared {
         Some(seed)
     }
 
-    fn add(&mut self, outcome: Result<Held, String>) {
+    fn add(&mut self, outcome: Result<Held, String>, took: Duration) {
         self.runs += 1;
+        self.busy += took;
         match outcome {
             Ok(held) => {
                 self.operations += held.operations;
+                self.virtual_us += held.virtual_us;
                 for (name, number) in held.totals {
                     match self.totals.iter_mut().find(|(known, _)| *known == name) {
                         Some((_, total)) => *total += number,
@@ -167,6 +177,10 @@ fn summarize(enough: &Enough, shared: &Shared, first: u64, begun: Instant) {
         ("last_seed", shared.next.saturating_sub(1)),
     ];
     all.extend(&shared.totals);
+    if shared.virtual_us > 0 {
+        let busy_us = u64::try_from(shared.busy.as_micros()).unwrap_or(u64::MAX);
+        all.push(("virtual_per_real", shared.virtual_us / busy_us.max(1)));
+    }
     let pairs = |each: fn(&(&str, u64)) -> String| all.iter().map(each).collect::<Vec<_>>();
     print(&if enough.json {
         let pairs = pairs(|(name, number)| format!("\"{name}\":{number}"));
