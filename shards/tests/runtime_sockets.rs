@@ -329,3 +329,35 @@ fn connections_without_a_preface_are_dropped_and_do_not_keep_others_out() {
     assert_eq!(client.ask(b"still here"), b"still here");
     node.stop();
 }
+
+#[test]
+fn a_higher_node_reaches_a_lower_one_that_knows_only_its_former_address() {
+    let dir = ring_support::directory();
+    let ca = Ca::new();
+    let (first, second, former) = (listener(), listener(), listener());
+    let addresses = [address(&first), address(&former)];
+    // Nobody listens there any more.
+    drop(former);
+    let one = run(
+        1,
+        ca.node(1),
+        vec![(peer(2), addresses[1])],
+        Listening::new(first, None),
+        dir.path(),
+    );
+    let two = run(
+        2,
+        ca.node(2),
+        vec![(peer(1), addresses[0])],
+        Listening::new(second, None),
+        dir.path(),
+    );
+    one.wait_for(&News::Up(peer(2)));
+    two.wait_for(&News::Up(peer(1)));
+    two.send(peer(1), b"moved".to_vec());
+    one.wait_for(&News::Batch(peer(2), b"moved".to_vec()));
+    one.send(peer(2), b"heard".to_vec());
+    two.wait_for(&News::Batch(peer(1), b"heard".to_vec()));
+    two.stop();
+    one.stop();
+}

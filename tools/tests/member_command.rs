@@ -160,6 +160,24 @@ impl Cluster {
             .output()
             .expect("the clustor binary runs");
         assert!(made.status.success(), "{}", text(&made.stderr));
+        let address = self.address(4);
+        self.give_clients_a_placement(|old| {
+            let replicas = r#"replicas = ["1/0", "2/0", "3/0"]"#;
+            let listed = old.replace(replicas, r#"replicas = ["1/0", "2/0", "3/0", "4/0"]"#);
+            let node = format!("[[node]]\nid = 4\naddress = \"{address}\"\nshards = 1\n\n");
+            listed.replacen("[[partition]]", &format!("{node}[[partition]]"), 1)
+        });
+        let config = std::fs::read_to_string(self.config(3)).expect("a config");
+        let config = config
+            .replace("node = 3", "node = 4")
+            .replace("data-3", "data-4")
+            .replace("node-3", "node-4")
+            .replace("\"placement.toml\"", "\"new/placement.toml\"");
+        std::fs::write(self.config(4), config).expect("written");
+    }
+
+    /// Makes a directory with another placement, which is the clients' from then on.
+    fn give_clients_a_placement(&mut self, change: impl FnOnce(&str) -> String) {
         let new = self.dir.join("new");
         std::fs::create_dir(&new).expect("a directory");
         for file in std::fs::read_dir(&self.dir).expect("the files") {
@@ -171,14 +189,8 @@ impl Cluster {
         }
         let old = std::fs::read_to_string(self.dir.join("placement.toml")).expect("a placement");
         let (old, _) = old.split_once("# signature").expect("a signature");
-        let replicas = r#"replicas = ["1/0", "2/0", "3/0"]"#;
-        let listed = old.replace(replicas, r#"replicas = ["1/0", "2/0", "3/0", "4/0"]"#);
+        let listed = change(old);
         assert_ne!(listed, old);
-        let node = format!(
-            "[[node]]\nid = 4\naddress = \"{}\"\nshards = 1\n\n",
-            self.address(4)
-        );
-        let listed = listed.replacen("[[partition]]", &format!("{node}[[partition]]"), 1);
         let by_hand = new.join("placement.txt");
         std::fs::write(&by_hand, listed).expect("written");
         let made = clustor(&[
@@ -194,13 +206,6 @@ impl Cluster {
         .output()
         .expect("the clustor binary runs");
         assert!(made.status.success(), "{}", text(&made.stderr));
-        let config = std::fs::read_to_string(self.config(3)).expect("a config");
-        let config = config
-            .replace("node = 3", "node = 4")
-            .replace("data-3", "data-4")
-            .replace("node-3", "node-4")
-            .replace("\"placement.toml\"", "\"new/placement.toml\"");
-        std::fs::write(self.config(4), config).expect("written");
         self.clients = new;
     }
 
@@ -346,6 +351,38 @@ fn a_node_that_the_others_never_heard_of_joins_by_one_command_and_may_move() {
     cluster.append("f");
     let read = cluster.run(&["read"], &["--timeout-ms", "60000", "1", "a"]);
     assert_code(&read, 0);
+}
+
+#[test]
+fn a_leader_that_moved_reaches_a_lower_node_that_was_down_when_the_others_were_told() {
+    let mut cluster = Cluster::of(3);
+    cluster.append("a");
+    cluster.kill(1);
+    // 3 moves and 2 is told; then 3 leads, whose number is higher than that of 1.
+    cluster.kill(3);
+    let moved = cluster.address(4);
+    let config = std::fs::read_to_string(cluster.config(3)).expect("a config");
+    let config = format!("{config}listen = \"{moved}\"\n");
+    std::fs::write(cluster.config(3), config).expect("written");
+    let former = cluster.address(3);
+    cluster.give_clients_a_placement(|old| {
+        old.replace(&format!("\"{former}\""), &format!("\"{moved}\""))
+    });
+    cluster.boot(3);
+    assert_code(&cluster.member("address", &["1", "3", &moved]), 0);
+    assert_code(&cluster.member("transfer", &["1", "3"]), 0);
+    // 1 knows the former address only: its placement's. With 3 it is a majority, if they find each other.
+    cluster.boot(1);
+    cluster.kill(2);
+    cluster.append("b");
+    let read = cluster.run(&["read"], &["--timeout-ms", "60000", "1", "a"]);
+    assert_code(&read, 0);
+    // It has learnt where 3 listens: it finds it as soon as both are back.
+    cluster.kill(1);
+    cluster.kill(3);
+    cluster.boot(1);
+    cluster.boot(3);
+    cluster.append("c");
 }
 
 #[test]

@@ -280,12 +280,6 @@ pub enum NetError {
         /// The shard.
         shard: ShardId,
     },
-    /// The higher node dialled.
-    #[error("node {node} dialled, but of two nodes the lower dials")]
-    WrongDialler {
-        /// Who dialled.
-        node: NodeId,
-    },
     /// A frame that has no place at this point of a session.
     #[error("a {kind} frame came {when}")]
     Unexpected {
@@ -300,8 +294,8 @@ pub enum NetError {
         /// What is wrong.
         why: String,
     },
-    /// A newer connection of the same pair took over.
-    #[error("a newer connection of the same shard pair took over")]
+    /// Another connection of the same pair has precedence.
+    #[error("another connection of the same shard pair has precedence")]
     Superseded,
     /// The node is stopping.
     #[error("the node is stopping")]

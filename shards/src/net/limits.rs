@@ -11,6 +11,9 @@ pub struct NetLimits {
     pub backoff_ms_min: u64,
     /// The greatest wait between two dials, in milliseconds.
     pub backoff_ms_max: u64,
+    /// Of two nodes the higher dials, too, once it has had no session for so long, in milliseconds: each wait is drawn
+    /// from its upper half. It leaves the lower time for several dials.
+    pub patience_ms: u64,
     /// A session that lasted so long clears the count of failed dials, in milliseconds.
     pub settled_ms_min: u64,
     /// A session is given a sign of life in this rhythm, in milliseconds.
@@ -35,6 +38,7 @@ impl Default for NetLimits {
             handshake_ms_max: 5_000,
             backoff_ms_min: 50,
             backoff_ms_max: 1_000,
+            patience_ms: 4_000,
             settled_ms_min: 1_000,
             keepalive_ms: 1_000,
             silence_ms_max: 5_000,

@@ -110,7 +110,12 @@ impl Backoff {
     /// The wait before the dial that follows `failures` failed ones, in microseconds.
     pub(super) fn wait_us(&mut self, failures: u32) -> u64 {
         let shift = failures.saturating_sub(1).min(20);
-        let whole_us = (self.ms_min << shift).min(self.ms_max) * 1000;
+        self.upper_half_us((self.ms_min << shift).min(self.ms_max))
+    }
+
+    /// At least half of so many milliseconds, and all of them at most; in microseconds.
+    pub(super) const fn upper_half_us(&mut self, whole_ms: u64) -> u64 {
+        let whole_us = whole_ms * 1000;
         let half = whole_us / 2;
         half + self.next() % (whole_us - half + 1)
     }
@@ -132,8 +137,8 @@ pub(super) struct Peer {
     placed: Option<SocketAddr>,
     /// And by what was said since, which is tried first.
     noted: Vec<SocketAddr>,
-    /// Of two nodes the lower dials.
-    pub(super) dials: bool,
+    /// Of two nodes the lower dials at once, the higher after a while.
+    pub(super) dials_first: bool,
     /// The dial under way, from connecting to the session.
     pub(super) dial: Option<SocketId>,
     /// When to dial next, if none is under way and no session is up.
@@ -149,11 +154,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) const fn new(placed: Option<SocketAddr>, dials: bool) -> Self {
+    pub(super) const fn new(placed: Option<SocketAddr>, dials_first: bool) -> Self {
         Self {
             placed,
             noted: Vec::new(),
-            dials,
+            dials_first,
             dial: None,
             next_dial: None,
             failures: 0,
@@ -191,6 +196,10 @@ impl Peer {
 pub(super) struct Session {
     pub(super) socket: SocketId,
     pub(super) since: Time,
+    /// Whether the peer dialled it.
+    pub(super) accepted: bool,
+    /// The last socket there was when it was up.
+    pub(super) last_before: SocketId,
     /// The hello last handed on.
     pub(super) hello: PeerHello,
 }

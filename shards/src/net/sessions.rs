@@ -1,4 +1,18 @@
 //! Peer sessions: dialled, greeted, up, tended, down.
+//!
+//! Of two nodes the lower dials as soon as there is no session. The higher dials, too, after a while without one: the
+//! lower may not know where it listens, or not get there. So two connections of a pair may meet. Both sides have to
+//! keep the same one, though each sees only its own end, and nothing that a slow or former connection still brings
+//! may end a session that is sound. What both rely on: a side dials only while it has no session, gives up a dial as
+//! soon as a session is up, and sends no hello on a connection that it gave up.
+//!
+//! - Neither is up: the lower's dial has precedence from the moment when the acceptor's certificate is verified, thus
+//!   before its hello can leave. So the lower refuses the higher's hello from then on, and gives its own dial up for
+//!   it before; the higher always takes the lower's.
+//! - One is up that was accepted: one accepted later displaces it, for its dialler believes in the last one only.
+//! - One is up that was dialled from here: one that was accepted after it was up displaces it, if nothing has been
+//!   heard on it for two signs of life. Whoever sent that hello has lost the session, and whoever sent it before the
+//!   session was up has given that connection up.
 
 use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::ShardId;
@@ -122,8 +136,10 @@ impl ShardNet {
             return Err(unexpected(frame.kind, "before the hello"));
         }
         let (peer, hello) = self.judge_hello(id, &frame)?;
-        let dialled = matches!(self.sockets[&id].role, Role::Greeting(_));
-        if !dialled {
+        if self.sockets[&id].role == Role::Accepted {
+            if !self.has_precedence(id, peer, now) {
+                return Err(NetError::Superseded);
+            }
             let answer = self.hello_frame(peer);
             let socket = self.sockets.get_mut(&id).expect("a frame came from it");
             let connection = socket.connection.as_mut().expect("a frame came from it");
@@ -131,14 +147,28 @@ impl ShardNet {
         }
         let earlier = self.peers[&peer].session.as_ref().map(|s| s.socket);
         if let Some(earlier) = earlier {
-            // The dialler has at most one connection that it believes in: the one that it opened last.
-            if earlier > id {
-                return Err(NetError::Superseded);
-            }
             self.refuse(earlier, NetError::Superseded, now);
         }
         self.session_begins(id, peer, hello, frame, now);
         Ok(())
+    }
+
+    /// Whether an accepted connection whose hello is judged becomes the session of its pair.
+    fn has_precedence(&self, id: SocketId, peer: PeerId, now: Time) -> bool {
+        let state = &self.peers[&peer];
+        let Some(session) = &state.session else {
+            let dial = state
+                .dial
+                .and_then(|dial| self.sockets[&dial].connection.as_ref());
+            let has_arrived = dial.and_then(Connection::peer).is_some();
+            return !(state.dials_first && has_arrived);
+        };
+        if session.accepted {
+            return id > session.socket;
+        }
+        let silent_us = 2 * self.limits.keepalive_ms * 1000;
+        let heard = self.sockets[&session.socket].heard;
+        id > session.last_before && now.since_us(heard) >= silent_us
     }
 
     fn judge_hello(&self, id: SocketId, frame: &Frame) -> Result<(PeerId, PeerHello), NetError> {
@@ -165,9 +195,6 @@ impl ShardNet {
                     expected: expected.shard,
                 });
             }
-            Role::Accepted if peer.node > self.local.node => {
-                return Err(NetError::WrongDialler { node: peer.node });
-            }
             _ => {}
         }
         if !self.peers.contains_key(&peer) {
@@ -188,20 +215,26 @@ impl ShardNet {
         now: Time,
     ) {
         let socket = self.sockets.get_mut(&id).expect("a frame came from it");
-        if socket.role == Role::Accepted {
+        let accepted = socket.role == Role::Accepted;
+        if accepted {
             self.handshakes -= 1;
         }
         socket.role = Role::Session(peer);
         socket.heard = now;
         let state = self.peers.get_mut(&peer).expect("judged to be a peer");
-        state.dial = None;
+        let dial = state.dial.take();
         state.next_dial = None;
         state.last_trouble = None;
         state.session = Some(Session {
             socket: id,
             since: now,
+            accepted,
+            last_before: SocketId(self.next_socket - 1),
             hello,
         });
+        if let Some(dial) = dial.filter(|dial| *dial != id) {
+            self.refuse(dial, NetError::Superseded, now);
+        }
         self.event_bytes += frame.body.len();
         self.peer_events.push_back(PeerEvent::Up(peer));
         self.peer_events.push_back(PeerEvent::Frame(peer, frame));
@@ -263,31 +296,41 @@ impl ShardNet {
         if now.since_us(session.since) >= self.limits.settled_ms_min * 1000 {
             state.failures = 0;
         }
+        let dials_first = state.dials_first;
         self.peer_events.push_back(PeerEvent::Down(peer));
         self.notice(Notice::PeerDown(peer, error));
-        self.redial(peer, now);
+        self.redial(peer, now, (!dials_first).then_some(self.limits.patience_ms));
     }
 
     pub(super) fn dial_ended(&mut self, peer: PeerId, error: NetError, now: Time) {
         let state = self.peers.get_mut(&peer).expect("dialled peers are known");
+        if state.session.is_some() {
+            // Given up for the session.
+            return;
+        }
         state.dial = None;
         if state.last_trouble.as_ref() != Some(&error) {
             state.last_trouble = Some(error.clone());
             self.notice(Notice::DialFailed(peer, error));
         }
-        self.redial(peer, now);
+        self.redial(peer, now, None);
     }
 
-    fn redial(&mut self, peer: PeerId, now: Time) {
+    /// Files the next dial: after some patience, or as earlier ones failed.
+    fn redial(&mut self, peer: PeerId, now: Time, patience_ms: Option<u64>) {
         let state = self.peers.get_mut(&peer).expect("peers are never removed");
-        if !state.dials || self.stopping || state.session.is_some() {
+        if self.stopping {
             return;
         }
         state.failures = state.failures.saturating_add(1);
         if state.address().is_none() {
             return;
         }
-        state.next_dial = Some(now.plus_us(self.backoff.wait_us(state.failures)));
+        let wait_us = match patience_ms {
+            Some(patience_ms) => self.backoff.upper_half_us(patience_ms),
+            None => self.backoff.wait_us(state.failures),
+        };
+        state.next_dial = Some(now.plus_us(wait_us));
     }
 
     /// The shard a peer's preface must name to reach this one.

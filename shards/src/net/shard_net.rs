@@ -3,7 +3,8 @@
 //! The carrier owns descriptors, moves bytes and brings the time; this room decides whom to dial and when, who may
 //! speak, what is delivered, and what is closed. What it promises:
 //!
-//! - one session per shard pair, dialled by the lower node; of two, the one accepted later stays;
+//! - one session per shard pair, dialled by the lower node, or by the higher after `patience_ms` without one; both
+//!   sides agree on which of two connections stays (see `sessions`);
 //! - [`PeerEvent::Up`] comes after both hellos were exchanged and judged, the peer's hello follows as the session's
 //!   first frame, and no frame of an earlier session comes after it;
 //! - every refusal is told to the other side (goodbye) and here ([`Notice`]);
@@ -110,13 +111,18 @@ impl ShardNet {
                 found: identity.id().clone(),
             });
         }
+        let mut backoff = Backoff::new(seed, limits.backoff_ms_min, limits.backoff_ms_max);
         let peers = peers
             .iter()
             .map(|(id, address)| {
                 assert!(id.node != local.node, "a shard is no peer of its own node");
-                let dials = local.node < id.node;
-                let mut peer = Peer::new(Some(*address), dials);
-                peer.next_dial = dials.then_some(now);
+                let dials_first = local.node < id.node;
+                let mut peer = Peer::new(Some(*address), dials_first);
+                peer.next_dial = Some(if dials_first {
+                    now
+                } else {
+                    now.plus_us(backoff.upper_half_us(limits.patience_ms))
+                });
                 (*id, peer)
             })
             .collect();
@@ -124,7 +130,7 @@ impl ShardNet {
             local,
             identity,
             limits,
-            backoff: Backoff::new(seed, limits.backoff_ms_min, limits.backoff_ms_max),
+            backoff,
             peers,
             sockets: BTreeMap::new(),
             next_socket: 1,
@@ -148,14 +154,23 @@ impl ShardNet {
         if peer.node == self.local.node {
             return;
         }
-        let dials = self.local.node < peer.node;
+        let dials_first = self.local.node < peer.node;
         let known = self.peers.entry(peer);
-        let known = known.or_insert_with(|| Peer::new(None, dials));
+        let known = known.or_insert_with(|| Peer::new(None, dials_first));
         let news = known.note(addresses);
         let idle = known.session.is_none() && known.dial.is_none();
-        if news && dials && idle && !self.stopping {
-            known.next_dial = known.address().map(|_| now);
+        if !news || !idle || self.stopping {
+            return;
         }
+        known.next_dial = match (known.address(), known.next_dial) {
+            (None, _) => None,
+            (Some(_), _) if dials_first => Some(now),
+            (Some(_), Some(at)) => Some(at),
+            (Some(_), None) => {
+                let wait_us = self.backoff.upper_half_us(self.limits.patience_ms);
+                Some(now.plus_us(wait_us))
+            }
+        };
     }
 
     /// How far `peer` had come when this shard heard it last; the next hello to it says so.

@@ -2,6 +2,7 @@
 
 #![allow(dead_code)]
 
+pub mod by_hand;
 pub mod world;
 
 use std::fs;

@@ -11,6 +11,8 @@ use clustor_wire::ids::{BootNumber, ChainNumber, ClusterId, Incarnation, NodeId,
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+use super::Ca;
+
 /// What one wire holds before its sender must wait, as a socket's buffer.
 const WIRE_BYTES_MAX: usize = 64 * 1024;
 
@@ -58,11 +60,33 @@ pub fn net_with(
     ShardNet::new(local, identity, &peers, limits, seed, now).expect("a net")
 }
 
+/// Nets that all are peers.
+pub fn world_of(locals: Vec<LocalShard>, ca: &Ca, seed: u64) -> World {
+    let nodes: Vec<u64> = locals.iter().map(|l| l.node.get()).collect();
+    let nets = locals
+        .into_iter()
+        .map(|local| {
+            let me = local.node.get();
+            let others: Vec<u64> = nodes.iter().copied().filter(|n| *n != me).collect();
+            let identity = ca.node(me);
+            (me, net_of(local, identity, &others, Time(1)))
+        })
+        .collect();
+    World::new(nets, seed)
+}
+
 /// One direction of one connection.
 #[derive(Default)]
 struct Wire {
     bytes: VecDeque<u8>,
     closed: bool,
+}
+
+/// What becomes of a dial that does not get through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blocked {
+    Refused,
+    Swallowed,
 }
 
 struct Link {
@@ -83,6 +107,10 @@ pub struct World {
     pub dials: Vec<(Time, usize, Dial)>,
     /// Whether dials reach anybody.
     pub reachable: bool,
+    /// Who does not get through to whom: the dial fails, or, where it is swallowed, never ends.
+    pub blocked: BTreeMap<(usize, usize), Blocked>,
+    /// How likely a wire is to bring nothing in a step.
+    pub lag: f64,
     /// Whether events are taken in each step.
     pub taking: bool,
     by_address: BTreeMap<SocketAddr, usize>,
@@ -109,6 +137,8 @@ impl World {
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
             dials: Vec::new(),
             reachable: true,
+            blocked: BTreeMap::new(),
+            lag: 0.0,
             taking: true,
             by_address,
             links: Vec::new(),
@@ -125,7 +155,9 @@ impl World {
         }
         for link in 0..self.links.len() {
             for end in 0..2 {
-                self.arrive(link, end);
+                if self.lag == 0.0 || !self.rng.random_bool(self.lag) {
+                    self.arrive(link, end);
+                }
             }
         }
         for at in 0..self.nets.len() {
@@ -160,6 +192,14 @@ impl World {
                 self.nets[at].on_closed(dial.socket, "connection refused", self.now);
                 continue;
             };
+            match self.blocked.get(&(at, to)) {
+                Some(Blocked::Refused) => {
+                    self.nets[at].on_closed(dial.socket, "connection refused", self.now);
+                    continue;
+                }
+                Some(Blocked::Swallowed) => continue,
+                None => {}
+            }
             let preface = Preface::peer(CLUSTER, dial.peer.shard);
             match self.nets[to].on_accepted(&preface, self.now) {
                 Ok(accepted) => {
@@ -265,9 +305,7 @@ impl World {
 
     /// Nothing passes any more, and nobody is told.
     pub fn freeze_all(&mut self) {
-        for link in &mut self.links {
-            link.gone = [true; 2];
-        }
+        self.links.clear();
     }
 
     /// What happened to peers of `at`, without frames.

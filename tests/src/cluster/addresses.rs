@@ -1,6 +1,6 @@
 //! Where nodes listen, and who knows of it: by its placement or by a configuration.
 //!
-//! As in the product the lower of two nodes dials, where the newest configuration or else its placement says that the other
+//! As in the product either of two nodes may dial, where the newest configuration or else its placement says that the other
 //! listens, and the other takes in whom its own placement or configurations name.
 
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -73,13 +73,14 @@ impl Addresses {
         self.told.insert((shard, other), at);
     }
 
-    /// Whether two shards find each other.
+    /// Whether one of two shards finds the other, which takes it in.
     pub fn meet(&self, layout: &Layout, a: PeerId, b: PeerId) -> bool {
-        let (dials, listens) = (a.min(b), a.max(b));
-        let told = self.told.get(&(dials, listens));
-        let found = told.is_some_and(|at| at.contains(&self.of(listens.node)))
-            || self.finds(layout, dials.node, listens);
-        let known = self.names(layout, listens.node, dials);
-        found && (known || self.told.contains_key(&(listens, dials)))
+        [(a, b), (b, a)].into_iter().any(|(dials, listens)| {
+            let told = self.told.get(&(dials, listens));
+            let found = told.is_some_and(|at| at.contains(&self.of(listens.node)))
+                || self.finds(layout, dials.node, listens);
+            let known = self.names(layout, listens.node, dials);
+            found && (known || self.told.contains_key(&(listens, dials)))
+        })
     }
 }
