@@ -13,6 +13,8 @@
 //! Before the first turn, recovery reads synchronously through [`BootDisk`], and says what is to become of the segments that
 //! an earlier process kept.
 
+pub mod pace;
+
 use clustor_wire::ids::{ChainNumber, PairNumber};
 
 use crate::buffer::Blocks;
@@ -131,10 +133,11 @@ pub const SPARE_ZERO_BLOCKS: u32 = 4;
 /// Make both files of a pair, zeroed with real writes.
 ///
 /// The carrier makes them under temporary names in the shard's directory (replacing what an aborted boot
-/// left), zeroes the ledger whole and a first piece of the segment, flushes both, renames them into place,
+/// left), zeroes them, flushes both, renames them into place,
 /// flushes the directory, and then reports [`DiskEvent::Prepared`] with a salt from the operating
-/// system's generator (the seed's, in simulation). The rest of the segment follows in flushed pieces, each
-/// reported as [`DiskEvent::Progress`].
+/// system's generator (the seed's, in simulation). Where nobody waits for the pair it is zeroed whole before that, little by
+/// little ([`pace`]). Where it is needed only its ledger and a first piece of the segment are; the rest of the segment follows in
+/// flushed pieces, each reported as [`DiskEvent::Progress`].
 ///
 /// Where a segment of just this size was kept ([`RetirePair`]), it becomes this pair's by being renamed: it was written
 /// once from end to end, so that only its first [`SPARE_ZERO_BLOCKS`] and its last block are zeroed, before it gets its

@@ -90,6 +90,137 @@ fn a_prepared_pair_is_zero_allocated_and_in_place() {
     );
 }
 
+/// Pair 1 is in place, and its opening has gone down.
+fn opened(ring: &mut ShardRing) {
+    prepare(ring, 1, 1_000, 300);
+    write(ring, 1, 0, 0);
+}
+
+/// A chain of one block in each file, to its end.
+fn write(ring: &mut ShardRing, pair: u64, log_block: u32, ledger_block: u32) -> Vec<DiskEvent> {
+    let run = || filled(Blocks::from_heap(1), 0xA1);
+    let op = chain(1, pair, log_block, run(), ledger_block, run());
+    ring.start(DiskOp::Chain(op))
+        .expect("the ring takes submissions");
+    let mut events = Vec::new();
+    until(ring, &mut events, |events| {
+        events
+            .iter()
+            .any(|event| matches!(event, DiskEvent::Chain { .. }))
+    });
+    events.retain(|event| !matches!(event, DiskEvent::Chain { .. }));
+    events
+}
+
+#[test]
+fn a_spare_is_zeroed_whole_before_it_gets_its_name_and_goes_on_beside_chains() {
+    let dir = directory();
+    let mut ring = ShardRing::open(dir.path()).expect("the ring opens");
+    opened(&mut ring);
+    ring.start(DiskOp::Prepare(PreparePair {
+        pair: PairNumber(2),
+        segment_blocks: 1_000,
+        ledger_blocks: 300,
+    }))
+    .expect("the ring takes submissions");
+    let mut events = Vec::new();
+    for block in 1..300 {
+        events.extend(write(&mut ring, 1, block, block));
+        if !events.is_empty() {
+            break;
+        }
+    }
+    // Whatever the chains did not see of it.
+    until(&mut ring, &mut events, |events| !events.is_empty());
+    assert!(
+        matches!(
+            &events[..],
+            [DiskEvent::Prepared {
+                segment_blocks_ready: 1_000,
+                recycled: false,
+                ..
+            }]
+        ),
+        "{events:?}"
+    );
+    let segment = fs::read(dir.path().join("wal/segment-2.log")).expect("in place");
+    assert_eq!(segment, vec![0; 1_000 * BLOCK_BYTES]);
+    let ledger = fs::read(dir.path().join("wal/durability-2.log")).expect("in place");
+    assert_eq!(ledger, vec![0; 300 * BLOCK_BYTES]);
+}
+
+#[test]
+fn a_spare_that_may_be_needed_soon_is_in_place_before_it_is_whole() {
+    let dir = directory();
+    let mut ring = ShardRing::open(dir.path()).expect("the ring opens");
+    opened(&mut ring);
+    // More than three quarters are used.
+    write(&mut ring, 1, 800, 1);
+    ring.start(DiskOp::Prepare(PreparePair {
+        pair: PairNumber(2),
+        segment_blocks: 1_000,
+        ledger_blocks: 300,
+    }))
+    .expect("the ring takes submissions");
+    let mut events = Vec::new();
+    until(&mut ring, &mut events, |events| {
+        matches!(
+            events.last(),
+            Some(DiskEvent::Progress {
+                segment_blocks_ready: 1_000,
+                ..
+            })
+        )
+    });
+    assert!(
+        matches!(
+            events[0],
+            DiskEvent::Prepared {
+                segment_blocks_ready: 256,
+                ..
+            }
+        ),
+        "{events:?}"
+    );
+}
+
+#[test]
+fn a_spare_that_is_removed_while_it_is_zeroed_is_gone() {
+    let dir = directory();
+    let mut ring = ShardRing::open(dir.path()).expect("the ring opens");
+    opened(&mut ring);
+    ring.start(DiskOp::Prepare(PreparePair {
+        pair: PairNumber(2),
+        segment_blocks: 20_000,
+        ledger_blocks: 300,
+    }))
+    .expect("the ring takes submissions");
+    write(&mut ring, 1, 1, 1);
+    ring.start(DiskOp::Remove(PairNumber(2)))
+        .expect("the ring takes submissions");
+    let mut events = Vec::new();
+    until(&mut ring, &mut events, |events| events.len() == 2);
+    assert!(
+        matches!(
+            &events[..],
+            [
+                DiskEvent::PrepareFailed {
+                    error: DiskError::Cancelled,
+                    ..
+                },
+                DiskEvent::Removed {
+                    outcome: Ok(()),
+                    ..
+                }
+            ]
+        ),
+        "{events:?}"
+    );
+    assert_eq!(names(&dir), ["durability-1.log", "segment-1.log"]);
+    // The next can be made.
+    prepare(&mut ring, 3, 64, 8);
+}
+
 #[test]
 fn two_pairs_have_different_salts() {
     let dir = directory();

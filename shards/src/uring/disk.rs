@@ -14,12 +14,13 @@ use super::chain::{ChainSteps, InFlight};
 use super::error::RingError;
 use super::files::{Files, Need};
 use super::free::Freed;
-use super::prepare::Preparing;
+use super::prepare::{Beside, Preparing};
 use super::read::Reading;
 use super::remove::{Kept, Removing};
 use super::ring::{Done, Mark, Owner, Ring};
 use super::slab::Slab;
 use crate::buffer::Blocks;
+use crate::disk::pace::Pace;
 use crate::disk::{
     DiskError, DiskEvent, DiskOp, DurableChain, FileId, FlushKind, PreparePair, ReadBlocks,
     RetirePair,
@@ -38,6 +39,8 @@ pub(super) struct Disk {
     reads: Slab<(u64, Reading)>,
     preparing: Option<Preparing>,
     prepares: VecDeque<PreparePair>,
+    /// How fast the next is made.
+    pace: Pace,
     removing: Option<Removing>,
     removals: VecDeque<RetirePair>,
     /// Segments of pairs that are gone, for pairs to come.
@@ -57,6 +60,7 @@ impl Disk {
             reads: Slab::new(),
             preparing: None,
             prepares: VecDeque::new(),
+            pace: Pace::default(),
             removing: None,
             removals: VecDeque::new(),
             kept: Vec::new(),
@@ -117,11 +121,19 @@ impl Disk {
         chain: DurableChain,
         steps: ChainSteps,
     ) -> Result<(), RingError> {
-        if steps != ChainSteps::Trailer
-            && let Some(writer) = &mut self.writer
-        {
-            writer.write(chain, steps);
-            return Ok(());
+        if steps != ChainSteps::Trailer {
+            self.pace.note(&chain);
+            let beside = Beside {
+                pace: &self.pace,
+                is_busy: true,
+            };
+            if let Some(preparing) = &mut self.preparing {
+                preparing.look(ring, &self.files, beside)?;
+            }
+            if let Some(writer) = &mut self.writer {
+                writer.write(chain, steps);
+                return Ok(());
+            }
         }
         let files = [FileId::segment(chain.pair), FileId::ledger(chain.pair)];
         let at = self.chains.insert(InFlight::new(chain, steps));
@@ -335,7 +347,18 @@ impl Disk {
                     .preparing
                     .as_mut()
                     .expect("a step of the pair being made");
-                let event = preparing.completed(step, done.result, ring, &mut self.files)?;
+                let writing = self.writer.as_ref().map_or(0, BlockingWriter::in_flight);
+                let beside = Beside {
+                    pace: &self.pace,
+                    is_busy: writing > 0 || self.chains.len() > 0,
+                };
+                let event =
+                    preparing.completed(step, done.result, ring, &mut self.files, beside)?;
+                match event {
+                    Some(DiskEvent::Prepared { .. }) => self.pace.made(preparing.order()),
+                    Some(DiskEvent::PrepareFailed { pair, .. }) => self.pace.failed(pair),
+                    _ => {}
+                }
                 self.events.extend(event);
                 if preparing.ended() {
                     for free in preparing.places_free().into_iter().flatten() {

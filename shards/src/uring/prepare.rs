@@ -1,14 +1,18 @@
 //! Making a pair: both files opened under temporary names, allocated, zeroed with real writes, flushed,
-//! renamed into place, the directory flushed; then the rest of the segment in flushed pieces. A segment that was kept was
-//! written before from end to end: of it only the front and the last block are zeroed, and it is ready when it is in place.
+//! renamed into place, the directory flushed. A segment that was kept was written before from end to end: of it only the
+//! front and the last block are zeroed.
 //!
-//! One pair is made at a time and one piece of it is in flight, so that a busy shard's chains wait behind at
-//! most one mebibyte of zeros. Everything goes through the shard's own ring, because the lock of the directory
+//! One pair is made at a time. Beside chains it is zeroed whole, little by little, before it is flushed and gets its name: a file
+//! system commits its journal then, and chains wait for that. A pair that the log needs gets its name as soon as its ledger and the
+//! first mebibyte of its segment are zeroed, and the rest of the segment follows in flushed pieces ([`Pace`]).
+//! Everything goes through the shard's own ring, because the lock of the directory
 //! is free only when that ring is gone: no late zero can land on a block that a later process wrote.
 
 use std::ffi::CString;
+use std::time::Duration;
 
 use io_uring::squeue::{Entry, Flags};
+use io_uring::types::Timespec;
 use io_uring::{opcode, types};
 
 use super::chain::{flush_entry, write_entry};
@@ -18,10 +22,25 @@ use super::files::{Files, c_name, temporary_name};
 use super::remove::Kept;
 use super::ring::{Mark, Owner, Ring};
 use crate::buffer::{BLOCK_BYTES, Blocks};
+use crate::disk::pace::{Pace, Step};
 use crate::disk::{DiskError, DiskEvent, FileId, PreparePair, SPARE_ZERO_BLOCKS};
 
-/// Blocks zeroed by one write: 1 MiB.
+/// Blocks zeroed by one write where the pair is needed: 1 MiB.
 const PIECE_BLOCKS: u32 = 256;
+/// Beside chains: 128 KiB, or as much as is due.
+const SMALL_PIECE_BLOCKS: u32 = 32;
+/// How long nothing is zeroed after a small piece: 25 MiB in a second at least are, or as many as are due.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Step of the pause; the others are writes of zeros (0 and 1, by file) and their flushes (2 and 3), or counted.
+const PAUSED: u8 = 7;
+
+/// What is known beside the pair itself: how its carrier's chains fare.
+#[derive(Clone, Copy)]
+pub(super) struct Beside<'a> {
+    pub(super) pace: &'a Pace,
+    /// Chains are in flight.
+    pub(super) is_busy: bool,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -53,8 +72,14 @@ pub(super) struct Preparing {
     error: Option<DiskError>,
     /// Blocks zeroed so far.
     zeroed: [u32; 2],
-    /// Blocks of the write in flight.
-    piece: [u32; 2],
+    /// First block of the write in flight, and the one behind its last.
+    piece: [(u32, u32); 2],
+    /// A flush follows the write in flight.
+    flushes: bool,
+    /// A pause is under way, beside whatever else is.
+    is_pausing: bool,
+    /// Its length; kept while the kernel may look at it.
+    pause: Box<Timespec>,
     prepared: bool,
     stop: bool,
 }
@@ -84,16 +109,23 @@ impl Preparing {
             outstanding: 0,
             error: None,
             zeroed: [0; 2],
-            piece: [0; 2],
+            piece: [(0, 0); 2],
+            flushes: false,
+            is_pausing: false,
+            pause: Box::new(Timespec::from(PAUSE)),
             prepared: false,
             stop: false,
         };
-        this.push(ring, files)?;
+        this.push(ring, files, Step::Hurry)?;
         Ok(this)
     }
 
     pub(super) const fn pair(&self) -> clustor_wire::ids::PairNumber {
         self.order.pair
+    }
+
+    pub(super) const fn order(&self) -> PreparePair {
+        self.order
     }
 
     /// Asks it to end as soon as nothing of it is in flight.
@@ -103,7 +135,7 @@ impl Preparing {
 
     /// Whether it ended. If the pair never came into place, its places in the table are free again.
     pub(super) fn ended(&self) -> bool {
-        self.stage == Stage::Ended
+        self.stage == Stage::Ended && !self.is_pausing
     }
 
     /// Places of the table that hold no file and go back.
@@ -118,7 +150,19 @@ impl Preparing {
         result: i32,
         ring: &mut Ring,
         files: &mut Files,
+        beside: Beside<'_>,
     ) -> Result<Option<DiskEvent>, RingError> {
+        if step == PAUSED {
+            self.is_pausing = false;
+            if self.outstanding > 0 || self.stage == Stage::Ended {
+                return Ok(None);
+            }
+            if self.stop {
+                return self.advance(ring, files, beside);
+            }
+            self.go_on(ring, files, beside)?;
+            return Ok(None);
+        }
         self.outstanding = self
             .outstanding
             .checked_sub(1)
@@ -127,7 +171,44 @@ impl Preparing {
         if self.outstanding > 0 {
             return Ok(None);
         }
-        self.advance(ring, files)
+        self.advance(ring, files, beside)
+    }
+
+    /// A chain went down: ends a pause if a piece is due.
+    pub(super) fn look(
+        &mut self,
+        ring: &mut Ring,
+        files: &Files,
+        beside: Beside<'_>,
+    ) -> Result<(), RingError> {
+        let waits = self.outstanding == 0 && self.stage != Stage::Ended && !self.stop;
+        if !waits || self.step(beside) == Step::Pause {
+            return Ok(());
+        }
+        self.go_on(ring, files, beside)
+    }
+
+    /// After a pause.
+    fn go_on(
+        &mut self,
+        ring: &mut Ring,
+        files: &Files,
+        beside: Beside<'_>,
+    ) -> Result<(), RingError> {
+        let step = self.step(beside);
+        if self.stage == Stage::Zero && self.may_come_into_place(step) {
+            self.stage = Stage::Flush;
+        }
+        self.push(ring, files, step)
+    }
+
+    fn step(&self, beside: Beside<'_>) -> Step {
+        let [done, all] = match self.recycled {
+            false => [self.zeroed, self.sizes()],
+            true => [[0, self.zeroed[1]], [0, self.order.ledger_blocks]],
+        };
+        let of = (done[0] + done[1], all[0].saturating_add(all[1]));
+        beside.pace.step(self.order.pair, of, beside.is_busy)
     }
 
     fn note(&mut self, step: u8, result: i32) {
@@ -149,18 +230,18 @@ impl Preparing {
         }
         match self.stage {
             Stage::Open => self.opened[which] = true,
-            Stage::Zero => self.wrote(which, result),
-            // The write of a piece is step 0, its flush step 1.
-            Stage::Rest if step == 0 => self.wrote(0, result),
+            // Behind the two writes their flushes.
+            Stage::Zero | Stage::Rest if step < 2 => self.wrote(which, result),
             _ => {}
         }
     }
 
     fn wrote(&mut self, which: usize, result: i32) {
-        let asked = self.piece[which] as usize * BLOCK_BYTES;
+        let (first, end) = self.piece[which];
+        let asked = (end - first) as usize * BLOCK_BYTES;
         let done = result.unsigned_abs() as usize;
         if done == asked {
-            self.zeroed[which] = self.next_zeros(which).1;
+            self.zeroed[which] = end;
         } else if self.error.is_none() {
             self.error = Some(DiskError::Short {
                 done: done as u64,
@@ -177,6 +258,7 @@ impl Preparing {
         &mut self,
         ring: &mut Ring,
         files: &mut Files,
+        beside: Beside<'_>,
     ) -> Result<Option<DiskEvent>, RingError> {
         if self.stop && self.error.is_none() {
             self.error = Some(DiskError::Cancelled);
@@ -197,14 +279,15 @@ impl Preparing {
                 return Ok(self.end_after_failure(files));
             }
             self.stage = Stage::CleanUp;
-            self.push(ring, files)?;
+            self.push(ring, files, Step::Hurry)?;
             return Ok(None);
         }
         let mut event = None;
+        let step = self.step(beside);
         self.stage = match self.stage {
             Stage::Open => Stage::Allocate,
             Stage::Allocate => Stage::Zero,
-            Stage::Zero if self.first_is_zeroed() => Stage::Flush,
+            Stage::Zero if self.may_come_into_place(step) => Stage::Flush,
             Stage::Zero => Stage::Zero,
             Stage::Flush => Stage::Rename,
             Stage::Rename => {
@@ -212,7 +295,7 @@ impl Preparing {
                 Stage::Rest
             }
             Stage::Rest => {
-                event = Some(DiskEvent::Progress {
+                event = self.flushes.then_some(DiskEvent::Progress {
                     pair: self.order.pair,
                     segment_blocks_ready: self.zeroed[0],
                 });
@@ -224,8 +307,22 @@ impl Preparing {
             self.release(files);
             return Ok(event);
         }
-        self.push(ring, files)?;
+        if step == Step::Pause && matches!(self.stage, Stage::Zero | Stage::Rest) {
+            self.begin_pause(ring)?;
+        } else {
+            self.push(ring, files, step)?;
+        }
         Ok(event)
+    }
+
+    fn begin_pause(&mut self, ring: &mut Ring) -> Result<(), RingError> {
+        if self.is_pausing {
+            return Ok(());
+        }
+        self.is_pausing = true;
+        let pause: *const Timespec = &raw const *self.pause;
+        let mark = Mark::new(Owner::Prepare, PAUSED, 0);
+        ring.push(&[opcode::Timeout::new(pause).build().user_data(mark.pack())])
     }
 
     fn end_after_failure(&mut self, files: &mut Files) -> Option<DiskEvent> {
@@ -245,21 +342,23 @@ impl Preparing {
         }
     }
 
-    fn first_is_zeroed(&self) -> bool {
-        self.zeroed[1] == self.order.ledger_blocks && self.zeroed[0] >= self.first_blocks()
+    /// Whether enough is zeroed for the pair to get its name: all of it, unless the log needs it.
+    fn may_come_into_place(&self, step: Step) -> bool {
+        (0..2).all(|which| self.zeroed[which] >= self.enough(which, step))
     }
 
-    /// Up to where the segment must be zeroed before it is in place.
-    fn first_blocks(&self) -> u32 {
-        match self.recycled {
-            true => self.order.segment_blocks,
-            false => self.order.segment_blocks.min(PIECE_BLOCKS),
+    /// How much of a file is zeroed before the pair gets its name.
+    fn enough(&self, which: usize, step: Step) -> u32 {
+        let size = self.sizes()[which];
+        match step == Step::Hurry && !self.recycled && which == 0 {
+            true => size.min(PIECE_BLOCKS),
+            false => size,
         }
     }
 
     /// The next blocks of a file to be zeroed: the first, and the one behind the last. Of a segment that was another's, what lies
     /// between the front and the last block stays as it is.
-    fn next_zeros(&self, which: usize) -> (u32, u32) {
+    fn next_zeros(&self, which: usize, step: Step) -> (u32, u32) {
         let (size, done) = (self.sizes()[which], self.zeroed[which]);
         if which == 0 && self.recycled {
             return match done {
@@ -267,7 +366,12 @@ impl Preparing {
                 _ => (size - 1, size),
             };
         }
-        (done, size.min(done + PIECE_BLOCKS))
+        let blocks = match step {
+            Step::Hurry => PIECE_BLOCKS,
+            Step::Next(due) => due.clamp(SMALL_PIECE_BLOCKS, PIECE_BLOCKS),
+            Step::Pause => SMALL_PIECE_BLOCKS,
+        };
+        (done, size.min(done + blocks))
     }
 
     fn in_place(&mut self, ring: &mut Ring, files: &mut Files) -> Result<DiskEvent, RingError> {
@@ -294,7 +398,7 @@ impl Preparing {
         })
     }
 
-    fn push(&mut self, ring: &mut Ring, files: &Files) -> Result<(), RingError> {
+    fn push(&mut self, ring: &mut Ring, files: &Files, step: Step) -> Result<(), RingError> {
         let directory = types::Fd(files.directory());
         let mut group: Vec<Entry> = Vec::with_capacity(4);
         let mark = |step: u8| Mark::new(Owner::Prepare, step, 0).pack();
@@ -322,12 +426,7 @@ impl Preparing {
                     group.push(opcode::Fallocate::new(types::Fixed(place), bytes).build());
                 }
             }
-            Stage::Zero => return self.push_zeros(ring),
-            Stage::Rest => {
-                let write = self.zero_entry(ring, 0).flags(Flags::IO_LINK);
-                group.push(write);
-                group.push(flush_entry(self.places[0]));
-            }
+            Stage::Zero | Stage::Rest => return self.push_zeros(ring, files, step),
             Stage::Flush => group.extend(self.places.map(|place| {
                 // The whole of it, size and allocation included.
                 opcode::Fsync::new(types::Fixed(place)).build()
@@ -369,31 +468,42 @@ impl Preparing {
         ring.push(&marked)
     }
 
-    /// The next piece of each file that still needs one.
-    fn push_zeros(&mut self, ring: &mut Ring) -> Result<(), RingError> {
-        let wanted = [self.first_blocks(), self.order.ledger_blocks];
-        let mut group = Vec::with_capacity(2);
-        for (which, step) in [(0, 0u8), (1, 1)] {
-            if self.zeroed[which] < wanted[which] {
-                let mark = Mark::new(Owner::Prepare, step, 0);
-                group.push(self.zero_entry(ring, which).user_data(mark.pack()));
+    /// The next piece of each file that still needs one where the pair is needed, else of one.
+    fn push_zeros(&mut self, ring: &mut Ring, files: &Files, step: Step) -> Result<(), RingError> {
+        let needed = step == Step::Hurry;
+        let mut group = Vec::with_capacity(4);
+        for which in [1, 0] {
+            let size = self.sizes()[which];
+            let enough = match self.stage {
+                Stage::Zero => self.enough(which, step),
+                _ => size,
+            };
+            if self.zeroed[which] >= enough || !needed && !group.is_empty() {
+                continue;
+            }
+            let (first, end) = self.next_zeros(which, step);
+            self.piece[which] = (first, end);
+            // Through the page cache a flush at the end would write everything at once.
+            self.flushes =
+                self.stage == Stage::Rest && (needed || end == size) || files.flags() == 0;
+            let to = u64::from(first) * BLOCK_BYTES as u64;
+            let bytes = (end - first) as usize * BLOCK_BYTES;
+            let write = write_entry(ring, (&self.zeros, 0, bytes), self.places[which], to, 0);
+            let mark = |step: usize| Mark::new(Owner::Prepare, step as u8, 0).pack();
+            let write = write.user_data(mark(which));
+            if self.flushes {
+                group.push(write.flags(Flags::IO_LINK));
+                group.push(flush_entry(self.places[which]).user_data(mark(2 + which)));
+            } else {
+                group.push(write);
             }
         }
         assert!(
             !group.is_empty(),
-            "a pair has at least one block in each file"
+            "a pair of which all is zeroed has its name, or gets it"
         );
-        self.outstanding = u8::try_from(group.len()).expect("two at most");
+        self.outstanding = u8::try_from(group.len()).expect("four at most");
         ring.push(&group)
-    }
-
-    fn zero_entry(&mut self, ring: &Ring, which: usize) -> Entry {
-        let (first, end) = self.next_zeros(which);
-        let blocks = end - first;
-        self.piece[which] = blocks;
-        let to = u64::from(first) * BLOCK_BYTES as u64;
-        let bytes = blocks as usize * BLOCK_BYTES;
-        write_entry(ring, (&self.zeros, 0, bytes), self.places[which], to, 0)
     }
 }
 

@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::file::{Luck, SectorMask};
-use super::{Crash, DiskImage, Fate, Name, SimDisk};
+use super::{Crash, DiskImage, Fate, Name, Pace, SimDisk};
 
 /// What a crash would decide about, in an order of the disk's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,6 +87,7 @@ impl SimDisk {
     fn forget_process(&mut self) {
         self.tasks.clear();
         self.kept.clear();
+        self.pace = Pace::default();
         let directory = &self.directory;
         self.files.retain(|inode, _| directory.mentions(*inode));
         self.events.clear();

@@ -125,10 +125,6 @@ impl SimFile {
         self.blocks
     }
 
-    pub(super) fn ready(&self) -> u32 {
-        self.ready
-    }
-
     /// Whether it was zeroed to its end.
     pub(super) fn is_whole(&self) -> bool {
         self.whole

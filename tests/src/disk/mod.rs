@@ -38,6 +38,7 @@ mod task;
 use std::collections::{BTreeMap, BTreeSet};
 
 use clustor_shards::buffer::Blocks;
+use clustor_shards::disk::pace::Pace;
 use clustor_shards::disk::{
     BootDisk, DiskError, DiskEvent, DiskOp, FileId, FileKind, FoundPair, PreparePair, RetirePair,
 };
@@ -171,6 +172,8 @@ pub struct SimDisk {
     tasks_begun: u64,
     /// Segments of pairs that are gone and are kept, as far as the process knows of them.
     kept: Vec<Kept>,
+    /// How fast the next pair is made.
+    pace: Pace,
     now_us: u64,
     events: Vec<DiskEvent>,
     /// Pieces of new files that can still be written, if that is limited.
@@ -207,6 +210,7 @@ impl SimDisk {
             tasks: BTreeMap::new(),
             tasks_begun: 0,
             kept: Vec::new(),
+            pace: Pace::default(),
             now_us: 0,
             events: Vec::new(),
             room: None,

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use clustor_shards::buffer::Blocks;
+use clustor_shards::disk::pace::Step;
 use clustor_shards::disk::{
     DiskError, DiskEvent, DurableChain, FileId, FileKind, FlushKind, PreparePair, ReadBlocks,
     RetirePair, SPARE_ZERO_BLOCKS, WriteTrailer,
@@ -40,6 +41,8 @@ enum Work {
         ledger: InodeId,
         /// Whose the segment was, if it was another pair's.
         recycled: Option<PairNumber>,
+        /// Blocks of the segment that are zeroed.
+        zeroed: u32,
         stage: PrepareStage,
     },
     Trailer {
@@ -78,7 +81,7 @@ enum PrepareStage {
     FlushDirectory,
     FlushingDirectory(u64),
     Zero,
-    FlushZeroed(u32),
+    FlushZeroed,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -168,6 +171,8 @@ fn end_chain(op: DurableChain, outcome: Result<(), DiskError>) -> Next {
     })
 }
 
+/// How long a pause in the zeroing of a pair takes.
+const PAUSE_US: u64 = 5_000;
 /// No file's.
 const NO_INODE: InodeId = InodeId(0);
 
@@ -196,6 +201,7 @@ impl SimDisk {
         let segment = open(FileKind::Segment, op.log_block, &op.log);
         let ledger = open(FileKind::Ledger, op.ledger_block, &op.ledger);
         self.assert_sealed_once(segment, &op);
+        self.pace.note(&op);
         self.task(Work::Chain {
             op,
             segment,
@@ -251,6 +257,7 @@ impl SimDisk {
             segment,
             ledger,
             recycled: kept.map(|kept| kept.pair),
+            zeroed: 0,
             stage: PrepareStage::Create,
         })
     }
@@ -334,14 +341,19 @@ impl SimDisk {
                 ChainStage::Flushing(..) => timing.flush_us,
             },
             Work::Read { .. } => timing.read_us,
-            Work::Prepare { stage, .. } => match stage {
+            Work::Prepare {
+                op, zeroed, stage, ..
+            } => match stage {
                 PrepareStage::Create | PrepareStage::Rename(_) | PrepareStage::FlushDirectory => {
                     (0, 0)
                 }
-                PrepareStage::ZeroFirst | PrepareStage::Zero => timing.write_us,
+                PrepareStage::ZeroFirst | PrepareStage::Zero => match self.pace(op, *zeroed) {
+                    Step::Pause => (timing.write_us.0, timing.write_us.1 + PAUSE_US),
+                    Step::Hurry | Step::Next(_) => timing.write_us,
+                },
                 PrepareStage::FlushFirst
                 | PrepareStage::FlushingDirectory(_)
-                | PrepareStage::FlushZeroed(_) => timing.flush_us,
+                | PrepareStage::FlushZeroed => timing.flush_us,
             },
             Work::Trailer { stage, .. } => match stage {
                 TrailerStage::Write => timing.write_us,
@@ -395,8 +407,9 @@ impl SimDisk {
                 segment,
                 ledger,
                 recycled,
+                zeroed,
                 stage,
-            } => self.advance_prepare(op, (segment, recycled), ledger, stage),
+            } => self.advance_prepare(op, (segment, recycled, zeroed), ledger, stage),
             Work::Trailer { op, segment, stage } => self.advance_trailer(op, segment, stage),
             Work::Remove {
                 order,
@@ -475,10 +488,11 @@ impl SimDisk {
     fn advance_prepare(
         &mut self,
         op: PreparePair,
-        (segment, was): (InodeId, Option<PairNumber>),
+        (segment, was, mut zeroed): (InodeId, Option<PairNumber>, u32),
         ledger: InodeId,
         stage: PrepareStage,
     ) -> Next {
+        let is_needed = self.pace(&op, zeroed) == Step::Hurry;
         let recycled = was.is_some();
         let writes = matches!(
             stage,
@@ -501,23 +515,31 @@ impl SimDisk {
                 }
                 self.files.remove(&ledger);
             }
+            self.pace.failed(op.pair);
             return Next::End(DiskEvent::PrepareFailed {
                 pair: op.pair,
                 error: DiskError::Full,
             });
         }
-        let first = match recycled {
-            true => op.segment_blocks,
-            false => self.options.first_piece_blocks.clamp(1, op.segment_blocks),
-        };
-        let ready = self.files.get(&segment).map_or(0, SimFile::ready);
+        let first = self.options.first_piece_blocks.max(1);
+        let piece = self.options.piece_blocks.max(1);
         let stage = match stage {
             PrepareStage::Create => PrepareStage::ZeroFirst,
             PrepareStage::ZeroFirst => {
+                let more = match zeroed {
+                    0 => first,
+                    _ => piece,
+                };
+                zeroed = zeroed.saturating_add(more).min(op.segment_blocks);
                 if recycled {
                     self.zero_ends(segment);
+                    zeroed = op.segment_blocks;
                 }
-                PrepareStage::FlushFirst
+                // A pair that nobody waits for is zeroed whole before it gets its name.
+                match is_needed || zeroed == op.segment_blocks {
+                    true => PrepareStage::FlushFirst,
+                    false => PrepareStage::ZeroFirst,
+                }
             }
             PrepareStage::FlushFirst => {
                 if let Some(file) = self.files.get_mut(&segment) {
@@ -545,7 +567,8 @@ impl SimDisk {
                 self.directory.flush_succeeds(cover);
                 self.counters.flushes += 1;
                 self.set_ready(ledger, op.ledger_blocks);
-                self.set_ready(segment, first);
+                self.set_ready(segment, zeroed);
+                self.pace.made(op);
                 let salt = self.rng.random();
                 if let Some(file) = self.files.get_mut(&segment) {
                     file.set_salt(salt);
@@ -553,21 +576,23 @@ impl SimDisk {
                 let event = DiskEvent::Prepared {
                     pair: op.pair,
                     salt,
-                    segment_blocks_ready: first,
+                    segment_blocks_ready: zeroed,
                     recycled,
                 };
-                if first == op.segment_blocks {
+                if zeroed == op.segment_blocks {
                     return Next::End(event);
                 }
                 self.events.push(event);
                 PrepareStage::Zero
             }
-            PrepareStage::Zero => PrepareStage::FlushZeroed(
-                ready
-                    .saturating_add(self.options.piece_blocks.max(1))
-                    .min(op.segment_blocks),
-            ),
-            PrepareStage::FlushZeroed(zeroed) => {
+            PrepareStage::Zero => {
+                zeroed = zeroed.saturating_add(piece).min(op.segment_blocks);
+                match is_needed || zeroed == op.segment_blocks {
+                    true => PrepareStage::FlushZeroed,
+                    false => PrepareStage::Zero,
+                }
+            }
+            PrepareStage::FlushZeroed => {
                 self.set_ready(segment, zeroed);
                 let event = DiskEvent::Progress {
                     pair: op.pair,
@@ -585,8 +610,17 @@ impl SimDisk {
             segment,
             ledger,
             recycled: was,
+            zeroed,
             stage,
         })
+    }
+
+    /// How the zeroing of a pair goes on.
+    fn pace(&self, op: &PreparePair, zeroed: u32) -> Step {
+        let is_chain = |task: &Task| matches!(task.work, Work::Chain { .. });
+        let is_busy = self.tasks.values().any(is_chain);
+        self.pace
+            .step(op.pair, (zeroed, op.segment_blocks), is_busy)
     }
 
     /// Writes zeros over the front and the last block of a segment that was another pair's.
