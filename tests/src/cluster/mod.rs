@@ -11,6 +11,7 @@
 //! - `addresses`: where nodes listen, and who knows of it
 //! - [`check`]: what must hold
 //! - [`world`]: all of it together, one event a step
+//! - [`marks`]: which paths a run reached
 //! - [`swarm`], `light`, [`load`], [`run`]: what a seed draws, its clients, and its run
 
 mod addresses;
@@ -23,6 +24,7 @@ pub mod layout;
 mod light;
 pub mod load;
 pub mod machine;
+pub mod marks;
 pub(crate) mod members;
 pub mod messages;
 pub mod network;

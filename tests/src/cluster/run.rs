@@ -14,13 +14,14 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::check::Violation;
 use super::load::Clients;
+use super::marks::Marks;
 use super::swarm::{Faults, Swarm};
 use super::trace::Trace;
 use super::world::{Happened, World};
 use faults::{FAULT_TOKEN, FAULTS};
 use moves::Moves;
 
-pub use moves::Marks;
+pub(super) use faults::fault_marks;
 
 /// From the last fault to a write and a read in every partition and to all replicas having applied everything,
 /// in microseconds of virtual time, at most. The slowest disks write some 50 chains in a second, in which all partitions of a
@@ -48,7 +49,7 @@ pub struct Report {
     pub reads: u64,
     /// Boots of shards.
     pub boots: u64,
-    /// Rare things that happened to members.
+    /// The paths that it reached.
     pub marks: Marks,
     /// Whether it came to its end, and was not cut short by the number of steps.
     pub finished: bool,
@@ -184,6 +185,9 @@ impl Run {
     }
 
     fn report(&self, finished: bool) -> Report {
+        let mut marks = self.world.marks.clone();
+        marks.add(&self.world.consensus().marks());
+        marks.add(&self.moves.marks);
         Report {
             seed: self.seed,
             steps: self.world.steps(),
@@ -192,7 +196,7 @@ impl Run {
             acknowledged: self.world.clients().acknowledged,
             reads: self.world.clients().reads,
             boots: self.world.hosts().map(|host| host.boots).sum(),
-            marks: self.moves.marks,
+            marks,
             finished,
         }
     }

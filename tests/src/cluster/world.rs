@@ -26,6 +26,7 @@ use super::check::modes::Modes;
 use super::deferred::EFFECTS_STAY;
 use super::host::Host;
 use super::layout::Layout;
+use super::marks::Marks;
 use super::messages::MessageKind;
 use super::network::{Network, NetworkOptions, Packet};
 use super::queue::Queue;
@@ -85,6 +86,8 @@ pub struct World {
     went_back: Vec<NodeId>,
     /// Messages that left, by sender, receiver and kind; counted where somebody asked for it.
     sent: Option<BTreeMap<(NodeId, NodeId, MessageKind), u64>>,
+    /// The paths that were reached.
+    pub(crate) marks: Marks,
     /// Nothing fails any more.
     pub calm: bool,
     /// Of 1,000 handles of deferred effects, how many a turn leaves alone.
@@ -122,6 +125,7 @@ impl World {
             images: BTreeMap::new(),
             went_back: Vec::new(),
             sent: None,
+            marks: Marks::default(),
             calm: false,
             effects_stay: EFFECTS_STAY,
             trace: Trace::Off,

@@ -142,12 +142,8 @@ fn many(seeds: &Seeds) -> ExitCode {
                 ("reads", report.reads),
                 ("boots", report.boots),
                 ("virtual_ms", report.virtual_us / 1000),
-                ("joins", report.marks.joins),
-                ("moves", report.marks.moves),
-                ("placements", report.marks.placements),
-                ("replacements", report.marks.replacements),
-                ("unheeded", report.marks.unheeded),
             ],
+            marks: Some(report.marks),
         })
     });
     ExitCode::from(u8::from(!held))

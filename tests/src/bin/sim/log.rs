@@ -75,6 +75,7 @@ pub fn run(seeds: &Seeds) -> ExitCode {
                 ("recycled", report.recycled),
                 ("quarantined", u64::from(report.quarantined)),
             ],
+            marks: None,
         })
     });
     ExitCode::from(u8::from(!held))

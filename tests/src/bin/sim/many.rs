@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clustor_sim::cluster::marks::Marks;
 
 /// From one line of progress to the next, at least.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
@@ -29,6 +30,9 @@ pub struct Enough {
     /// Print the summary as one line of JSON
     #[arg(long)]
     json: bool,
+    /// Also print how often each mark was reached, the rare ones being worth a look (of clusters only)
+    #[arg(long, conflicts_with = "json")]
+    marks: bool,
 }
 
 impl Enough {
@@ -49,6 +53,8 @@ pub struct Held {
     pub totals: Totals,
     /// Time that passed in it, in microseconds; 0 where there is none.
     pub virtual_us: u64,
+    /// The paths that it reached, where there are marks.
+    pub marks: Option<Marks>,
 }
 
 /// What all threads share.
@@ -61,6 +67,7 @@ struct Shared {
     virtual_us: u64,
     /// Time that runs took, added up over all threads.
     busy: Duration,
+    marks: Option<Marks>,
     said: Option<Instant>,
 }
 
@@ -81,6 +88,7 @@ pub fn run(
         totals: Totals::new(),
         virtual_us: 0,
         busy: Duration::ZERO,
+        marks: None,
         said: None,
     });
     let lock = || shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -148,6 +156,9 @@ impl Shared {
             Ok(held) => {
                 self.operations += held.operations;
                 self.virtual_us += held.virtual_us;
+                if let Some(marks) = held.marks {
+                    self.marks.get_or_insert_default().add(&marks);
+                }
                 for (name, number) in held.totals {
                     match self.totals.iter_mut().find(|(known, _)| *known == name) {
                         Some((_, total)) => *total += number,
@@ -181,13 +192,47 @@ fn summarize(enough: &Enough, shared: &Shared, first: u64, begun: Instant) {
         let busy_us = u64::try_from(shared.busy.as_micros()).unwrap_or(u64::MAX);
         all.push(("virtual_per_real", shared.virtual_us / busy_us.max(1)));
     }
-    let pairs = |each: fn(&(&str, u64)) -> String| all.iter().map(each).collect::<Vec<_>>();
-    print(&if enough.json {
-        let pairs = pairs(|(name, number)| format!("\"{name}\":{number}"));
-        format!("{{{}}}", pairs.join(","))
-    } else {
-        pairs(|(name, number)| format!("{name}={number}")).join(" ")
-    });
+    let mut pairs: Vec<(&str, String)> = all
+        .iter()
+        .map(|(name, number)| (*name, number.to_string()))
+        .collect();
+    if enough.json {
+        if let Some(marks) = &shared.marks {
+            let marks: Vec<String> = marks.all().map(|(n, t)| format!("\"{n}\":{t}")).collect();
+            pairs.push(("marks", format!("{{{}}}", marks.join(","))));
+        }
+        let pairs = pairs
+            .iter()
+            .map(|(name, what)| format!("\"{name}\":{what}"));
+        print(&format!("{{{}}}", pairs.collect::<Vec<_>>().join(",")));
+        return;
+    }
+    let pairs = pairs.iter().map(|(name, what)| format!("{name}={what}"));
+    print(&pairs.collect::<Vec<_>>().join(" "));
+    if let Some(marks) = &shared.marks {
+        say_marks(marks, enough.marks);
+    }
+}
+
+/// How many marks were reached, and which were not; with `each`, how often each was.
+fn say_marks(marks: &Marks, each: bool) {
+    if each {
+        for (name, times) in marks.all() {
+            print(&format!("{times:>12} {name}"));
+        }
+    }
+    let (never, reached): (Vec<_>, Vec<_>) = marks.all().partition(|(_, times)| *times == 0);
+    let never: Vec<_> = never.into_iter().map(|(name, _)| name).collect();
+    print(&format!(
+        "marks: {} of {} reached; not reached: {}",
+        reached.len(),
+        reached.len() + never.len(),
+        if never.is_empty() {
+            "none".to_owned()
+        } else {
+            never.join(" ")
+        }
+    ));
 }
 
 /// A line on the standard output.

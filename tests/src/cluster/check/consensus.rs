@@ -11,11 +11,12 @@ use clustor_engine::shard_core::ShardCore;
 use clustor_shards::log::{PartitionLog, TermRun};
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
-use clustor_wire::message::{PeerBatch, RaftBody, RaftMessage};
+use clustor_wire::message::{PeerBatch, RaftBody, RaftMessage, Role};
 
 use super::machines::Agreed;
 use super::{Violation, must};
 use crate::cluster::layout::Layout;
+use crate::cluster::marks::Marks;
 use crate::cluster::messages::name;
 
 /// A replica, put into words only where it broke a rule.
@@ -47,6 +48,8 @@ struct Replica {
     led: Term,
     /// The newest exit from a joint configuration that it acted on by its own record.
     left: LogIndex,
+    /// How it stood, once it was seen since it booted.
+    stood: Option<(Role, Change)>,
 }
 
 impl Replica {
@@ -82,6 +85,8 @@ struct Known {
     former: BTreeMap<PeerId, Replica>,
     /// Which halves decided from an index on, ascending.
     quorums: Vec<(LogIndex, Vec<Half>)>,
+    /// How often a log lost its end to that of a leader.
+    cut_back: u64,
 }
 
 /// The voters of a half.
@@ -173,6 +178,7 @@ impl Known {
 pub struct Consensus {
     known: BTreeMap<PartitionId, Known>,
     agreed: BTreeMap<PartitionId, Agreed>,
+    marks: Marks,
 }
 
 /// A vote that is about to leave.
@@ -189,7 +195,17 @@ impl Consensus {
         Self {
             known: ids().map(|id| (id, Known::default())).collect(),
             agreed: ids().map(|id| (id, Agreed::default())).collect(),
+            marks: Marks::default(),
         }
+    }
+
+    /// The paths that replicas were seen to take.
+    pub(crate) fn marks(&self) -> Marks {
+        let mut marks = self.marks.clone();
+        for known in self.known.values() {
+            marks.on_cut_back(known.cut_back);
+        }
+        marks
     }
 
     /// What the machines of a partition agreed on.
@@ -393,6 +409,7 @@ impl Consensus {
             replica.applied = LogIndex::ZERO;
             replica.verified = 0;
             replica.led = Term::ZERO;
+            replica.stood = None;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use rand::Rng;
 
 use super::super::check::Violation;
 use super::super::machine::SABOTAGES;
+use super::super::marks::named;
 use super::super::members;
 use super::super::swarm::{Every, draw_news};
 use super::Run;
@@ -62,6 +63,14 @@ pub(super) const FAULTS: [Fault; 19] = [
     Fault::Empty,
     Fault::Move,
 ];
+
+named!(MARKS, mark, Fault, "fault":
+    Kill Power Blackout Stop Cut Reset Stall Full Sabotage Disk Mode Heal Room Retune Members Clock Image Empty Move);
+
+/// The marks of faults that struck.
+pub(in crate::cluster) fn fault_marks() -> impl Iterator<Item = &'static str> {
+    MARKS.iter().copied()
+}
 
 fn token_of(fault: Fault) -> u64 {
     let place = FAULTS.iter().position(|known| *known == fault).unwrap_or(0);
@@ -121,6 +130,7 @@ impl Run {
         let Some(fault) = FAULTS.get(place).copied().filter(|_| !self.calm) else {
             return Ok(());
         };
+        self.world.marks.reach(mark(&fault));
         match fault {
             Fault::Kill => self.end_one(Crash::Kill),
             Fault::Power => self.end_one(Crash::Power),

@@ -12,6 +12,7 @@ use clustor_wire::ids::{Incarnation, NodeId, PartitionId};
 use rand::Rng;
 
 use super::super::layout::Layout;
+use super::super::marks::{JOINED, MOVED, Marks, PLACED, REPLACED, UNHEEDED};
 use super::super::members;
 use super::Run;
 use crate::disk::Crash;
@@ -21,21 +22,6 @@ const ROUND_US: u64 = 500_000;
 /// How long after the last fault an operator waits before everybody gets a new placement, in microseconds.
 const PATIENCE_US: u64 = 15_000_000;
 
-/// Rare things that happened to members in a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Marks {
-    /// A node that no placement names came to vote in a partition.
-    pub joins: u64,
-    /// A node moved and all partitions were told of it.
-    pub moves: u64,
-    /// Everybody needed a new placement in the end.
-    pub placements: u64,
-    /// The place of a voter was taken by one with another disk.
-    pub replacements: u64,
-    /// Such a one led, and was not heeded by who knew the former: another had to lead for a moment.
-    pub unheeded: u64,
-}
-
 /// Who moves, and what was seen of members.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
@@ -44,6 +30,7 @@ pub(super) struct Moves {
     voters: BTreeMap<(PartitionId, PeerId), Incarnation>,
     /// No earlier than then the operator looks again.
     next_round_us: u64,
+    placed: bool,
     pub marks: Marks,
 }
 
@@ -53,9 +40,9 @@ impl Moves {
         for voter in configuration.first() {
             let named = configuration.incarnation_of(*voter);
             match self.voters.insert((id, *voter), named) {
-                None if layout.unlisted.contains(&voter.node) => self.marks.joins += 1,
+                None if layout.unlisted.contains(&voter.node) => self.marks.reach(JOINED),
                 Some(before) if before != named && before != Incarnation::ZERO => {
-                    self.marks.replacements += 1;
+                    self.marks.reach(REPLACED);
                 }
                 _ => {}
             }
@@ -106,7 +93,7 @@ impl Run {
         }
         if untold == 0 {
             self.moves.moving = None;
-            self.moves.marks.moves += 1;
+            self.moves.marks.reach(MOVED);
         }
     }
 
@@ -120,8 +107,9 @@ impl Run {
         let is_patient = now_us < calm_since_us + PATIENCE_US;
         if !self.world.layout().unlisted.is_empty() || self.faults.moves.is_some() {
             self.tell_others();
-            if !is_patient && self.moves.marks.placements == 0 {
-                self.moves.marks.placements += 1;
+            if !is_patient && !self.moves.placed {
+                self.moves.placed = true;
+                self.moves.marks.reach(PLACED);
                 self.world.write_placements();
             }
         }
@@ -149,7 +137,7 @@ impl Run {
                 (!knows(leader)).then_some(next)
             });
             if unheeding.is_some() {
-                self.moves.marks.unheeded += 1;
+                self.moves.marks.reach(UNHEEDED);
                 let change = MembersRequest::Transfer(unheeding);
                 self.world
                     .read(leader, partition.id, RequestBody::Members(change));

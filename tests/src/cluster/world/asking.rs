@@ -52,6 +52,10 @@ impl World {
         );
         let host = self.host_mut(to);
         if host.runs() {
+            if let RequestBody::Members(request) = &body {
+                self.marks.on_members_asked(request);
+            }
+            let host = self.host_mut(to);
             host.inbox.requests.push(Request {
                 ticket,
                 partition,

@@ -40,6 +40,7 @@ impl World {
             let damaged = self.is_damaged(node);
             let host = self.hosts.get_mut(&shard).expect("a shard of the layout");
             let report = host.boot(&self.layout, now_us, seed)?;
+            self.marks.on_boot(host.boots, &report);
             let core = host.core.as_ref().expect("just booted");
             self.consensus.on_boot(shard, core, damaged)?;
             self.trace.note(now_us, || {

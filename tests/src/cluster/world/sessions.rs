@@ -158,6 +158,7 @@ impl World {
     pub(super) fn send(&mut self, from: PeerId, to: PeerId, frame: Frame) -> Result<(), Violation> {
         let batch = PeerBatch::decode(&frame.body)
             .map_err(|error| Violation::new("what is sent can be read", error.to_string()))?;
+        self.marks.on_sent(&batch);
         if let Some(sent) = &mut self.sent {
             for (kind, count) in messages::count(&batch) {
                 *sent.entry((from.node, to.node, kind)).or_default() += count;

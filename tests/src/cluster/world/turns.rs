@@ -82,7 +82,10 @@ impl World {
         {
             host.settle_some(&mut self.rng, self.effects_stay, self.calm);
         }
-        let host = self.host_mut(shard);
+        let host = self.hosts.get_mut(&shard).expect("a shard of the layout");
+        for event in &host.inbox.disk {
+            self.marks.on_event(event);
+        }
         let came = !host.inbox.is_empty();
         host.inbox.now = host.clock(now_us);
         host.inbox.wall_us = Some(host.clocks.wall_us(now_us));
@@ -103,8 +106,9 @@ impl World {
         for (to, frame) in outbox.peers {
             self.send(shard, to, frame)?;
         }
-        let host = self.host_mut(shard);
+        let host = self.hosts.get_mut(&shard).expect("a shard of the layout");
         for op in outbox.disk {
+            self.marks.on_op(&op);
             host.disk.submit(op);
         }
         host.disk_at = None;
@@ -186,6 +190,7 @@ impl World {
         self.consensus.after_turn(shard, core)?;
         self.modes.after_turn(shard, core)?;
         for reply in replies {
+            self.marks.on_reply(reply);
             self.trace
                 .note(self.now_us, || format!("answer {} {reply:?}", name(shard)));
             let acknowledged = self.clients.on_reply(&mut self.consensus, shard, reply)?;

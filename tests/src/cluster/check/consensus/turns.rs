@@ -5,7 +5,7 @@ use clustor_engine::raft::{Change, Glance};
 use clustor_engine::shard_core::ShardCore;
 use clustor_shards::log::PartitionLog;
 use clustor_shards::turn::PeerId;
-use clustor_wire::ids::{LogIndex, Term};
+use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use clustor_wire::message::Role;
 
 use super::super::machines::Agreed;
@@ -18,7 +18,9 @@ impl Consensus {
     pub(crate) fn after_turn(&mut self, me: PeerId, core: &ShardCore) -> Result<(), Violation> {
         for partition in core.partitions() {
             let mut glance = partition.glance();
+            let stands = (glance.role, partition.change());
             if glance.role == Role::Quarantined {
+                self.mark(glance.partition, me, stands);
                 continue;
             }
             let Some(log) = core.log().partition(glance.partition) else {
@@ -34,6 +36,8 @@ impl Consensus {
             let who = Who(glance.partition, me);
             let known = self.known.entry(glance.partition).or_default();
             known.look_at_log(who, &glance, log, durable)?;
+            self.mark(glance.partition, me, stands);
+            let known = self.known.entry(glance.partition).or_default();
             known.look_at_commit(who, &glance, log)?;
             if let Change::Finishing { exit, stated: None } = partition.change() {
                 let replica = known.replicas.entry(me).or_default();
@@ -45,6 +49,22 @@ impl Consensus {
             look_at_machine(who, replica, agreed, &glance, partition)?;
         }
         Ok(())
+    }
+
+    /// Marks a role and a step of a change of voters when it is new.
+    fn mark(&mut self, partition: PartitionId, me: PeerId, stands: (Role, Change)) {
+        let known = self.known.entry(partition).or_default();
+        let replica = known.replicas.entry(me).or_default();
+        let before = replica.stood.replace(stands);
+        if before == Some(stands) {
+            return;
+        }
+        if before.map(|(role, _)| role) != Some(stands.0) {
+            self.marks.on_role(stands.0);
+        }
+        if before.map(|(_, change)| change) != Some(stands.1) {
+            self.marks.on_change(&stands.1);
+        }
     }
 }
 
@@ -80,6 +100,7 @@ impl Known {
         if replica.last == log.last && replica.runs == log.terms {
             return Ok(());
         }
+        self.cut_back += u64::from(replica.stood.is_some() && log.last < replica.last);
         replica.last = log.last;
         replica.runs.clone_from(&log.terms);
         let mut before = log.base_term;
