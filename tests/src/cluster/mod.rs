@@ -13,6 +13,7 @@
 //! - [`world`]: all of it together, one event a step
 //! - [`marks`]: which paths a run reached
 //! - [`swarm`], `light`, [`load`], [`run`]: what a seed draws, its clients, and its run
+//! - [`simpler`], [`minimise`]: what can be left out of it
 
 mod addresses;
 pub mod check;
@@ -27,9 +28,11 @@ pub mod machine;
 pub mod marks;
 pub(crate) mod members;
 pub mod messages;
+pub mod minimise;
 pub mod network;
 mod queue;
 pub mod run;
+pub mod simpler;
 pub mod swarm;
 pub mod trace;
 pub mod world;

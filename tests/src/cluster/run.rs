@@ -15,6 +15,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use super::check::Violation;
 use super::load::Clients;
 use super::marks::Marks;
+use super::simpler::Simpler;
 use super::swarm::{Faults, Swarm};
 use super::trace::Trace;
 use super::world::{Happened, World};
@@ -85,20 +86,44 @@ impl Kind {
 /// A run that broke a rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "seed {seed} failed at step {step}, {at_us} us: {what}\nreplay: cargo run --release -p clustor-sim --bin sim -- {}--seed {seed} --steps {step}",
-    kind.option()
+    "seed {seed} failed at step {step}, {at_us} us: {what}\nreplay: {}",
+    self.replay()
 )]
 pub struct Failure {
     /// What it drew from.
     pub kind: Kind,
     /// The seed.
     pub seed: u64,
+    /// How what it drew was made simpler.
+    pub simpler: Vec<Simpler>,
     /// Events carried out.
     pub step: u64,
     /// Virtual time, in microseconds.
     pub at_us: u64,
-    /// The rule, or what panicked.
+    /// The rule, or what panicked, without the places and numbers of this run.
+    pub rule: String,
+    /// The rule and how it was broken, or what panicked.
     pub what: String,
+}
+
+impl Failure {
+    /// The command that replays it.
+    #[must_use]
+    pub fn replay(&self) -> String {
+        let (seed, step, kind) = (self.seed, self.step, self.kind.option());
+        let mut simpler = self
+            .simpler
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(",");
+        if !simpler.is_empty() {
+            simpler.insert_str(0, " --simpler ");
+        }
+        format!(
+            "cargo run --release -p clustor-sim --bin sim -- {kind}--seed {seed}{simpler} --steps {step}"
+        )
+    }
 }
 
 /// Runs a seed, for at most so many steps.
@@ -106,10 +131,44 @@ pub struct Failure {
 /// # Errors
 /// The rule that was broken, or the panic.
 pub fn run(kind: Kind, seed: u64, steps_max: u64, trace: Trace) -> Result<Report, Box<Failure>> {
+    run_simpler(kind, seed, &[], steps_max, trace)
+}
+
+/// Runs a seed with what it drew made simpler in these ways, one after the other.
+///
+/// # Errors
+/// The rule that was broken, or the panic.
+pub fn run_simpler(
+    kind: Kind,
+    seed: u64,
+    simpler: &[Simpler],
+    steps_max: u64,
+    trace: Trace,
+) -> Result<Report, Box<Failure>> {
+    let (swarm, rng) = draw(kind, seed, simpler);
+    play(seed, swarm, rng, steps_max, trace).map_err(|mut failure| {
+        failure.kind = kind;
+        failure.simpler = simpler.to_vec();
+        failure
+    })
+}
+
+/// What a seed draws, made simpler, and where the rest is drawn from.
+#[must_use]
+pub fn draw(kind: Kind, seed: u64, simpler: &[Simpler]) -> (Swarm, Xoshiro256PlusPlus) {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
-    let swarm = kind.draw(&mut rng);
-    play(seed, swarm, rng, steps_max, trace)
-        .map_err(|failure| Box::new(Failure { kind, ..*failure }))
+    let mut swarm = kind.draw(&mut rng);
+    for way in simpler {
+        // What changes nothing is no mistake: the ways before it may have done as much.
+        let _ = way.apply(&mut swarm);
+        if let Simpler::Draws(which) = way {
+            rng = Xoshiro256PlusPlus::seed_from_u64(seed);
+            for _ in 0..*which {
+                rng.jump();
+            }
+        }
+    }
+    (swarm, rng)
 }
 
 /// Runs what was drawn for a seed.
@@ -122,17 +181,22 @@ pub(crate) fn play(
 ) -> Result<Report, Box<Failure>> {
     let mut run = Run::new(seed, swarm, rng, steps_max, trace);
     let outcome = catch_unwind(AssertUnwindSafe(|| run.whole()));
-    let what = match outcome {
+    let (rule, what) = match outcome {
         Ok(Ok(finished)) => return Ok(run.report(finished)),
-        Ok(Err(violation)) => violation.to_string(),
-        Err(panic) => format!("panicked: {}", said(&*panic)),
+        Ok(Err(violation)) => (violation.rule.to_owned(), violation.to_string()),
+        Err(panic) => {
+            let what = format!("panicked: {}", said(&*panic));
+            (what.replace(|c: char| c.is_ascii_digit(), ""), what)
+        }
     };
     run.world.say(|| format!("FAILED {what}"));
     Err(Box::new(Failure {
         kind: Kind::Busy,
         seed,
+        simpler: Vec::new(),
         step: run.world.steps(),
         at_us: run.world.now_us(),
+        rule,
         what,
     }))
 }

@@ -3,14 +3,17 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use clustor_sim::cluster::run::{self, Kind, Report, STEPS_MAX};
+use clustor_sim::cluster::simpler::Simpler;
 use clustor_sim::cluster::trace::Trace;
 use clustor_sim::scenario;
 
 use crate::many::{self, Enough, Held, print};
+use crate::minimise;
 
 /// Seeds that are run, unless something is asked.
 const SEEDS: u64 = 100;
@@ -27,6 +30,13 @@ pub struct Seeds {
     /// With --seed: print nothing but the end
     #[arg(long, requires = "seed")]
     quiet: bool,
+    /// With --seed: make what it draws simpler in these ways first, a list (--minimise says which)
+    #[arg(long, requires = "seed", value_name = "LIST", value_delimiter = ',', value_parser = Simpler::from_str)]
+    simpler: Vec<Simpler>,
+    /// With --seed, of one that fails: look for a simpler run that breaks the same rule, for so long [default: 120]
+    #[arg(long, requires = "seed", conflicts_with_all = ["quiet", "simpler"], value_name = "SECONDS",
+          num_args = 0..=1, default_missing_value = "120")]
+    minimise: Option<u64>,
     /// Steps of a run, at most
     #[arg(long, default_value_t = STEPS_MAX)]
     steps: u64,
@@ -52,7 +62,10 @@ impl Seeds {
 /// Runs them.
 pub fn run(seeds: &Seeds) -> ExitCode {
     match (seeds.scenario.as_slice(), seeds.seed) {
-        ([], Some(seed)) => replay(seed, seeds),
+        ([], Some(seed)) => match seeds.minimise {
+            Some(seconds) => minimise::search(seeds.kind(), seed, seeds.steps, seconds),
+            None => replay(seed, seeds),
+        },
         ([], None) => many(seeds),
         (scripts, _) => play_all(scripts),
     }
@@ -103,7 +116,7 @@ fn replay(seed: u64, seeds: &Seeds) -> ExitCode {
     } else {
         Trace::Print(Box::new(print))
     };
-    match run::run(seeds.kind(), seed, seeds.steps, trace) {
+    match run::run_simpler(seeds.kind(), seed, &seeds.simpler, seeds.steps, trace) {
         Ok(report) => {
             print(&describe(&report));
             ExitCode::SUCCESS

@@ -3,6 +3,7 @@
 mod cluster;
 mod log;
 mod many;
+mod minimise;
 
 use std::process::ExitCode;
 
@@ -16,6 +17,7 @@ use clap::{Parser, Subcommand};
 /// Examples:
 ///   sim --seed 42                     replay one cluster and print what happened
 ///   sim --seed 42 --steps 1000        no further than that
+///   sim --seed 42 --minimise          it fails: look for a simpler run that fails alike
 ///   sim --seeds 1000 --seconds 60     fresh seeds, for a minute at most
 ///   sim --seeds 1000 --from 1         those seeds
 ///   sim --operations 1000000 --jobs 2 until so many requests were made of clusters, two runs at a time
