@@ -5,7 +5,7 @@
 //! [`Outcome::Applied`].
 
 use clustor_wire::ids::{LogIndex, Term};
-pub use clustor_wire::message::{IdempotencyKey, ReadLevel, Refusal, RefusalClause};
+pub use clustor_wire::message::{IdempotencyKey, LeaderAt, ReadLevel, Refusal, RefusalClause};
 
 /// What became of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +111,13 @@ pub fn describe(refusal: &Refusal) -> String {
     let mut line = format!("{} ({})", refusal.message, remedy(refusal.clause));
     if let Some(leader) = refusal.leader {
         line.push_str(&format!("; leader: node {leader}"));
+        if let Some(at) = refusal
+            .leader_at
+            .as_ref()
+            .filter(|at| !at.address.is_empty())
+        {
+            line.push_str(&format!(" at {}", at.address));
+        }
     }
     if refusal.retry_after_ms > 0 {
         line.push_str(&format!("; retry in {} ms", refusal.retry_after_ms));

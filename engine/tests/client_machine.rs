@@ -4,9 +4,11 @@
 mod client_support;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 
 use client_support::{
-    P, applied, at, bare_status, index_needed, not_leader, placement, refused, request, response,
+    P, applied, at, bare_status, index_needed, led_at, not_leader, placement, refused, request,
+    response,
 };
 use clustor_engine::client::{
     Answer, ClientSettings, Effect, Keying, Machine, PAYLOAD_BYTES_MAX, Question,
@@ -14,7 +16,7 @@ use clustor_engine::client::{
 use clustor_engine::outcome::{IdempotencyKey, Outcome, RefusalClause};
 use clustor_shards::turn::PeerId;
 use clustor_wire::frame::Frame;
-use clustor_wire::ids::{LogIndex, PartitionId};
+use clustor_wire::ids::{LogIndex, PartitionId, ShardId};
 use clustor_wire::message::{ClientRequestBody, ClientResponseBody, ReadLevel};
 
 const SECOND: u64 = 1_000_000;
@@ -26,6 +28,8 @@ struct World {
     now: u64,
     sent: VecDeque<(PeerId, Frame)>,
     dialled: Vec<PeerId>,
+    /// Where.
+    at: Vec<SocketAddr>,
     closed: Vec<PeerId>,
     answers: BTreeMap<u64, Answer>,
     /// Nodes that don't accept connections.
@@ -42,6 +46,7 @@ impl World {
             now: SECOND,
             sent: VecDeque::new(),
             dialled: Vec::new(),
+            at: Vec::new(),
             closed: Vec::new(),
             answers: BTreeMap::new(),
             dead: Vec::new(),
@@ -52,8 +57,9 @@ impl World {
     fn settle(&mut self) {
         while let Some(effect) = self.machine.poll() {
             match effect {
-                Effect::Dial(to) => {
+                Effect::Dial { to, address } => {
                     self.dialled.push(to);
+                    self.at.push(address);
                     if self.dead.contains(&to) {
                         self.machine
                             .disconnected(self.now, to, "connection refused");
@@ -90,6 +96,17 @@ impl World {
             only_in: None,
         };
         self.ask(question, 10 * SECOND)
+    }
+
+    /// An append that has all the time.
+    fn append_patiently(&mut self) -> u64 {
+        let question = Question::Append {
+            partition: P,
+            keying: Keying::New(KEY),
+            payload: b"+3".to_vec(),
+            only_in: None,
+        };
+        self.ask(question, 1_000 * SECOND)
     }
 
     /// The next request that was sent, waiting for it if need be.
@@ -592,4 +609,106 @@ fn closing_answers_everything_under_way() {
         Some(Outcome::NotExecuted { .. })
     ));
     assert_eq!(world.machine.under_way(), 0);
+}
+
+#[test]
+fn a_leader_that_no_placement_lists_is_asked_where_it_listens() {
+    let mut world = World::new(ClientSettings::default());
+    let ticket = world.append(Keying::New(KEY));
+    let (from, id, _) = world.next();
+    let unlisted = PeerId {
+        shard: ShardId(5),
+        ..at(9)
+    };
+    world.reply(from, id, led_at(unlisted, "10.0.0.9:7400"));
+    let (to, id, _) = world.next();
+    assert_eq!(to, unlisted);
+    assert_eq!(world.at.last(), Some(&"10.0.0.9:7400".parse().unwrap()));
+    world.reply(to, id, applied(7));
+    assert!(matches!(
+        world.outcome(ticket),
+        Some(Outcome::Applied { .. })
+    ));
+    // It is asked first from then on.
+    let ticket = world.append(Keying::New(IdempotencyKey(2)));
+    let (to, id, _) = world.next();
+    assert_eq!(to, unlisted);
+    // Once it answers no more, the others are.
+    world.dead.push(unlisted);
+    world.lose(to);
+    let (to, id_2, _) = world.next();
+    assert!([at(1), at(2), at(3)].contains(&to), "{to:?}");
+    assert!(id_2 > id);
+    world.reply(to, id_2, applied(8));
+    assert!(matches!(
+        world.outcome(ticket),
+        Some(Outcome::Applied { .. })
+    ));
+}
+
+#[test]
+fn a_leader_that_moved_is_dialled_where_it_is_said_to_listen_and_where_the_placement_says_in_turn()
+{
+    let mut world = World::new(ClientSettings::default());
+    world.dead.push(at(3));
+    let ticket = world.append_patiently();
+    for _ in 0..30 {
+        let (from, id, _) = world.next();
+        world.reply(from, id, led_at(at(3), "10.0.0.9:7400"));
+    }
+    let moved = "10.0.0.9:7400".parse().unwrap();
+    let placed = "127.0.0.1:3".parse().unwrap();
+    let dialled = world.dialled.iter().zip(&world.at);
+    let of_3: Vec<SocketAddr> = dialled
+        .filter(|(to, _)| **to == at(3))
+        .map(|(_, a)| *a)
+        .collect();
+    assert!(of_3.len() > 2, "{of_3:?}");
+    assert_eq!(of_3[..2], [moved, placed]);
+    world.dead.clear();
+    loop {
+        let (to, id, _) = world.next();
+        if to == at(3) {
+            world.reply(to, id, applied(7));
+            break;
+        }
+        world.reply(to, id, led_at(at(3), "10.0.0.9:7400"));
+    }
+    assert!(matches!(
+        world.outcome(ticket),
+        Some(Outcome::Applied { .. })
+    ));
+}
+
+#[test]
+fn a_leader_without_an_address_is_not_looked_for_and_names_are_bounded() {
+    let mut world = World::new(ClientSettings::default());
+    world.append_patiently();
+    for address in ["", "somewhere:7400", "10.0.0.9"] {
+        let (from, id, _) = world.next();
+        world.reply(from, id, led_at(at(9), address));
+    }
+    assert!(!world.dialled.contains(&at(9)));
+    // Nodes that name ever new ones, none of which answers.
+    for node in 10..60 {
+        let (from, id, _) = world.next();
+        world.dead.push(at(node));
+        world.reply(from, id, led_at(at(node), "10.0.0.9:7400"));
+    }
+    world.dialled.clear();
+    let mut asked = Vec::new();
+    for _ in 0..40 {
+        let (from, id, _) = world.next();
+        asked.push(from);
+        world.reply(from, id, not_leader(None));
+    }
+    assert!(asked.iter().all(|to| to.node.get() <= 3), "{asked:?}");
+    let mut unlisted: Vec<_> = world
+        .dialled
+        .iter()
+        .filter(|to| to.node.get() > 3)
+        .collect();
+    unlisted.sort_unstable();
+    unlisted.dedup();
+    assert!(unlisted.len() <= 4, "{unlisted:?}");
 }

@@ -58,6 +58,7 @@ fn a_refusal_says_what_to_do_and_where_the_leader_is() {
         message: "partition 7 is not led here".into(),
         retry_after_ms: 50,
         leader: Some(NodeId(2)),
+        leader_at: None,
         wal_committed: None,
     };
     let error = Outcome::NotExecuted { refusal }

@@ -133,14 +133,40 @@ impl Cluster {
         self.run(&["member", verb], &all)
     }
 
-    /// Who belongs to the partition: node and standing.
-    fn members(&self) -> Vec<(u64, String)> {
+    /// Who leads the partition, as the leader itself says.
+    fn leader(&self) -> u64 {
+        self.show()["leader"].as_u64().expect("a number")
+    }
+
+    /// What the leader says of the partition's members.
+    fn show(&self) -> Value {
         let shown = self.run(
             &["member", "show"],
             &["--json", "--timeout-ms", "60000", "1"],
         );
         assert_code(&shown, 0);
-        let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+        serde_json::from_slice(&shown.stdout).expect("JSON")
+    }
+
+    /// Waits until the leader has heard that a node has everything.
+    fn wait_for_all_on(&self, node: u16) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let shown = self.show();
+            let members = shown["members"].as_array().expect("members").iter();
+            let mut of_node = members.filter(|member| member["node"] == node);
+            let durable = of_node.next().and_then(|member| member["durable"].as_u64());
+            if durable >= shown["last_index"].as_u64() {
+                return;
+            }
+            assert!(Instant::now() < until, "{shown}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Who belongs to the partition: node and standing.
+    fn members(&self) -> Vec<(u64, String)> {
+        let shown = self.show();
         let members = shown["members"].as_array().expect("members").iter();
         members
             .filter(|member| member["standing"] != "leaving")
@@ -318,6 +344,10 @@ fn a_node_that_the_others_never_heard_of_joins_by_one_command_and_may_move() {
     );
     assert_code(&cluster.member("promote", &["1", "4"]), 0);
     assert_eq!(cluster.members(), voters(&[1, 2, 3, 4]));
+    // Nor does whoever writes while it leads: the others say where it listens.
+    assert_code(&cluster.member("transfer", &["1", "4"]), 0);
+    cluster.append("while 4 leads");
+    assert_eq!(cluster.leader(), 4);
     cluster.clients = new;
     cluster.append("b");
 
@@ -346,6 +376,10 @@ fn a_node_that_the_others_never_heard_of_joins_by_one_command_and_may_move() {
     std::fs::write(cluster.config(4), config).expect("written");
     cluster.boot(4);
     assert_code(&cluster.member("address", &["1", "4", &moved]), 0);
+    // The clients' placement names the former address.
+    assert_code(&cluster.member("transfer", &["1", "4"]), 0);
+    cluster.append("where 4 is");
+    assert_eq!(cluster.leader(), 4);
     assert_code(&cluster.member("transfer", &["1", "3"]), 0);
     cluster.kill(2);
     cluster.append("f");
@@ -448,6 +482,8 @@ fn a_disk_that_came_back_is_told_by_peers_that_ran_all_the_time() {
     for key in 0..8 {
         cluster.append(&key.to_string());
     }
+    // The others can do without it: they have to have heard of this life for it to be missed.
+    cluster.wait_for_all_on(3);
     cluster.kill(3);
     cluster.lose_disk(3);
     copy(&image, &cluster.data(3));

@@ -12,7 +12,7 @@ use clustor_wire::ids::{
 };
 use clustor_wire::message::{
     BATCH_HEARTBEATS_MAX, BATCH_MESSAGES_MAX, ClientRequest, ClientRequestBody, ClientResponse,
-    ClientResponseBody, DurabilityMode, Heartbeat, HeartbeatAck, MessageError, PairBeat,
+    ClientResponseBody, DurabilityMode, Heartbeat, HeartbeatAck, LeaderAt, MessageError, PairBeat,
     PartitionStatus, PeerBatch, PeerHello, QuietLed, RaftBody, RaftMessage, RefetchVerdict,
     Refusal, RefusalClause, Role, STATUS_PARTITIONS_MAX, ScrubStatus, ShardStatus,
 };
@@ -318,6 +318,10 @@ fn refusal(clause: RefusalClause) -> ClientResponse {
             message: "partition 7 is led by node 2: ask it".to_owned(),
             retry_after_ms: 250,
             leader: Some(NodeId(2)),
+            leader_at: Some(LeaderAt {
+                shard: ShardId(3),
+                address: "10.0.0.2:7400".to_owned(),
+            }),
             wal_committed: Some(LogIndex(0)),
         }),
     }

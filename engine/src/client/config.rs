@@ -1,6 +1,6 @@
 //! What a client is made of, and why it can't be made.
 
-use clustor_shards::net::{NetError, TlsIdentity};
+use clustor_shards::net::TlsIdentity;
 
 use super::settings::ClientSettings;
 use crate::security::Placement;
@@ -42,9 +42,6 @@ pub enum ClientError {
         /// The placement's.
         placement: String,
     },
-    /// A node's identity can't be named.
-    #[error("client: the placement's trust domain makes no identity: {0}")]
-    Identity(#[from] NetError),
     /// The system gave no random seed.
     #[error("client: no randomness from the system: {0}")]
     Seed(getrandom::Error),

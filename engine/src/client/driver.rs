@@ -4,18 +4,18 @@
 //! once: the more is under way, the more frames share a write.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clustor_shards::mesh::reply::ReplySender;
 use clustor_shards::net::{
-    ConnectionLimits, Expected, Preface, RECEIVE_BYTES_MAX, SpiffeId, TlsIdentity,
+    ConnectionLimits, Expected, Preface, RECEIVE_BYTES_MAX, Role, SpiffeId, TlsIdentity,
 };
 use clustor_shards::sys::boottime_us;
 use clustor_shards::turn::PeerId;
 use clustor_wire::frame::{FRAME_HEADER_BYTES, Frame};
-use clustor_wire::ids::NodeId;
 use mio::{Events, Interest, Poll, Token};
 
 use super::handle::{Shared, Submission};
@@ -38,7 +38,6 @@ pub(super) struct Driver {
     machine: Machine,
     limits: ConnectionLimits,
     identity: TlsIdentity,
-    expected: BTreeMap<NodeId, SpiffeId>,
     placement: Arc<Placement>,
     shared: Arc<Shared>,
     sockets: BTreeMap<usize, Socket>,
@@ -60,7 +59,6 @@ impl Driver {
         machine: Machine,
         settings: ClientSettings,
         identity: TlsIdentity,
-        expected: BTreeMap<NodeId, SpiffeId>,
         placement: Arc<Placement>,
         shared: Arc<Shared>,
     ) -> Self {
@@ -75,7 +73,6 @@ impl Driver {
                 ..ConnectionLimits::default()
             },
             identity,
-            expected,
             placement,
             shared,
             sockets: BTreeMap::new(),
@@ -199,22 +196,19 @@ impl Driver {
                 tracing::debug!(node = %to.node, shard = %to.shard, why, "client: connection closed");
                 self.close(to);
             }
-            Effect::Dial(to) => {
-                if let Err(why) = self.dial(to) {
+            Effect::Dial { to, address } => {
+                if let Err(why) = self.dial(to, address) {
                     self.machine.disconnected(boottime_us(), to, &why);
                 }
             }
         }
     }
 
-    fn dial(&mut self, to: PeerId) -> Result<(), String> {
-        let placed = self
-            .placement
-            .node(to.node)
-            .ok_or("the placement has no such node")?;
+    fn dial(&mut self, to: PeerId, address: SocketAddr) -> Result<(), String> {
         let preface = Preface::client(Some(self.placement.cluster()), Some(to.shard));
-        let expected = Expected::Exactly(self.expected[&to.node].clone());
-        let address = placed.address;
+        let node = SpiffeId::new(self.placement.trust_domain(), Role::Node(to.node))
+            .map_err(|error| error.to_string())?;
+        let expected = Expected::Exactly(node);
         let mut socket = Socket::dial(to, address, preface, &self.identity, expected, self.limits)?;
         let token = self.next_token;
         self.next_token += 1;

@@ -1,13 +1,11 @@
 //! The client as programs hold it: calls from any thread, one thread that carries them.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use clustor_shards::mesh::reply::{Lost, ReplyPool, ReplySender};
-use clustor_shards::net::{Role, SpiffeId};
 use clustor_shards::sys::boottime_us;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, ShardId, Term};
@@ -157,11 +155,6 @@ impl Client {
                 placement: placement.trust_domain().to_owned(),
             });
         }
-        let mut expected = BTreeMap::new();
-        for node in placement.nodes().keys() {
-            let id = SpiffeId::new(placement.trust_domain(), Role::Node(*node))?;
-            expected.insert(*node, id);
-        }
         let system = |what| move |why| ClientError::System { what, why };
         let poll = mio::Poll::new().map_err(system("epoll"))?;
         let waker = mio::Waker::new(poll.registry(), WAKE).map_err(system("eventfd"))?;
@@ -179,7 +172,6 @@ impl Client {
             machine,
             settings,
             identity,
-            expected,
             Arc::clone(&placement),
             Arc::clone(&shared),
         );

@@ -13,6 +13,7 @@
 //!
 //! Bounds: [`ClientSettings`].
 
+mod addresses;
 mod config;
 mod driver;
 mod handle;

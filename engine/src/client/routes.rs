@@ -1,17 +1,26 @@
-//! Which replica of a partition to ask: the placement's, one at a time, the leader as soon as somebody names it.
+//! Which replica of a partition to ask: the placement's, one at a time, the leader as soon as somebody names it, and that
+//! also where the placement does not list it.
 
 use std::collections::BTreeMap;
 
 use clustor_shards::turn::PeerId;
-use clustor_wire::ids::{LogIndex, NodeId, PartitionId};
+use clustor_wire::ids::{LogIndex, NodeId, PartitionId, ShardId};
 use clustor_wire::message::{PartitionStatus, Role};
 
 use crate::security::Placement;
 
+/// Replicas of a partition that the placement does not list, at most; a later one takes the place of the first.
+const UNLISTED_MAX: usize = 4;
+
 /// A partition's replicas and what is known of it.
 #[derive(Debug)]
 struct Route {
+    /// The placement's, then those that were named as leaders.
     replicas: Vec<PeerId>,
+    /// How many are the placement's.
+    listed: usize,
+    /// How many others were named.
+    named: usize,
     /// Position of the replica to ask next.
     guess: usize,
     /// Whether it answered as a leader does.
@@ -29,6 +38,8 @@ impl Routes {
         let routes = placement.partitions().iter().map(|(id, replicas)| {
             let route = Route {
                 replicas: replicas.clone(),
+                listed: replicas.len(),
+                named: 0,
                 guess: 0,
                 confirmed: false,
                 committed: None,
@@ -66,17 +77,35 @@ impl Routes {
         &self.0[&partition].replicas
     }
 
-    /// `from` does not lead. Returns whether the guess is now the replica on the node it named.
+    /// Takes up a replica that was named as the leader.
+    pub fn take_up(&mut self, partition: PartitionId, replica: PeerId) {
+        let route = self.route(partition);
+        if route.replicas.contains(&replica) {
+            return;
+        }
+        let place = route.listed + route.named % UNLISTED_MAX;
+        route.named += 1;
+        if place < route.replicas.len() {
+            route.replicas[place] = replica;
+        } else {
+            route.replicas.push(replica);
+        }
+    }
+
+    /// `from` does not lead. Returns whether the guess is now the replica on the node it named, and on that shard if it
+    /// named one.
     pub fn not_leader(
         &mut self,
         partition: PartitionId,
         from: PeerId,
         leader: Option<NodeId>,
+        shard: Option<ShardId>,
     ) -> bool {
         let route = self.route(partition);
+        let is_named = |at: &PeerId, node| at.node == node && shard.is_none_or(|s| s == at.shard);
         let named = leader
             .filter(|node| *node != from.node)
-            .and_then(|node| route.replicas.iter().position(|at| at.node == node));
+            .and_then(|node| route.replicas.iter().position(|at| is_named(at, node)));
         if let Some(at) = named {
             route.guess = at;
             route.confirmed = false;

@@ -93,6 +93,7 @@ pub(super) fn refusal(clause: RefusalClause, message: String, retry_after_ms: u3
         message,
         retry_after_ms,
         leader: None,
+        leader_at: None,
         wal_committed: None,
     }
 }

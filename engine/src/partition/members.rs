@@ -44,10 +44,7 @@ impl Partition {
         let message = format!("partition {}: {error}", self.id);
         match error {
             ChangeError::NotLeader { leader } => self.not_leader(*leader),
-            ChangeError::HandingOver { to } => Refusal {
-                leader: Some(to.node),
-                ..refusal(RefusalClause::NotLeader, message, 250)
-            },
+            ChangeError::HandingOver { to } => self.redirect(Some(*to), message, 250),
             ChangeError::UnderWay { .. }
             | ChangeError::Lags { .. }
             | ChangeError::WouldNotSurvive { .. } => refusal(RefusalClause::Busy, message, 250),

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use clustor_shards::turn::{ConnectionId, PeerId, Time};
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use clustor_wire::message::{
-    IdempotencyKey, PartitionStatus, RefetchVerdict, Refusal, RefusalClause,
+    IdempotencyKey, LeaderAt, PartitionStatus, RefetchVerdict, Refusal, RefusalClause,
 };
 
 use crate::gate::ControlFacts;
@@ -172,6 +172,7 @@ pub(crate) fn refusal(clause: RefusalClause, message: String, retry_after_ms: u3
         message,
         retry_after_ms,
         leader: None,
+        leader_at: None,
         wal_committed: None,
     }
 }
@@ -350,9 +351,22 @@ impl Partition {
                 self.id
             ),
         };
+        self.redirect(leader, message, 100)
+    }
+
+    /// A refusal that names who leads, or will, and where that listens.
+    fn redirect(&self, leader: Option<PeerId>, message: String, retry_after_ms: u32) -> Refusal {
+        let configuration = self.replica.configuration();
         Refusal {
             leader: leader.map(|leader| leader.node),
-            ..refusal(RefusalClause::NotLeader, message, 100)
+            leader_at: leader.map(|leader| LeaderAt {
+                shard: leader.shard,
+                address: configuration
+                    .address_of(leader)
+                    .unwrap_or_default()
+                    .to_owned(),
+            }),
+            ..refusal(RefusalClause::NotLeader, message, retry_after_ms)
         }
     }
 
@@ -361,10 +375,7 @@ impl Partition {
         let message = format!("partition {}: {error}", self.id);
         match error {
             ProposeError::NotLeader { leader } => self.not_leader(*leader),
-            ProposeError::HandingOver { to } => Refusal {
-                leader: Some(to.node),
-                ..refusal(RefusalClause::NotLeader, message, 250)
-            },
+            ProposeError::HandingOver { to } => self.redirect(Some(*to), message, 250),
             ProposeError::TooLarge { .. } => refusal(RefusalClause::TooLarge, message, 0),
             ProposeError::Full { .. } => refusal(RefusalClause::Busy, message, 250),
             ProposeError::MissingContent { .. } => {

@@ -28,7 +28,7 @@ pub const OBSERVERS_MAX: usize = 2;
 /// Members with a note, at most.
 pub const NOTES_MAX: usize = 9;
 /// Bytes of a member's address, at most.
-pub const ADDRESS_BYTES_MAX: usize = 48;
+pub const ADDRESS_BYTES_MAX: usize = clustor_wire::message::ADDRESS_BYTES_MAX;
 /// Bytes of a configuration, at most.
 pub const CONFIGURATION_BYTES_MAX: usize =
     HEAD_BYTES + 2 * VOTERS_MAX * VOTER_BYTES + NOTES_MAX * (NOTE_HEAD_BYTES + ADDRESS_BYTES_MAX);

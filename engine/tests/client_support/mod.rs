@@ -12,8 +12,8 @@ use clustor_shards::turn::PeerId;
 use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::{BootNumber, ClusterId, LogIndex, NodeId, PartitionId, ShardId, Term};
 use clustor_wire::message::{
-    ClientRequest, ClientResponse, ClientResponseBody, Refusal, RefusalClause, ScrubStatus,
-    ShardStatus,
+    ClientRequest, ClientResponse, ClientResponseBody, LeaderAt, Refusal, RefusalClause,
+    ScrubStatus, ShardStatus,
 };
 
 pub const DOMAIN: &str = "test.clustor";
@@ -97,6 +97,7 @@ pub fn refused(clause: RefusalClause) -> Refusal {
         message: format!("scripted {clause:?}"),
         retry_after_ms: 0,
         leader: None,
+        leader_at: None,
         wal_committed: None,
     }
 }
@@ -104,6 +105,18 @@ pub fn refused(clause: RefusalClause) -> Refusal {
 pub fn not_leader(leader: Option<u64>) -> ClientResponseBody {
     ClientResponseBody::NotExecuted(Refusal {
         leader: leader.map(NodeId),
+        ..refused(RefusalClause::NotLeader)
+    })
+}
+
+/// The same, and it says where that listens.
+pub fn led_at(leader: PeerId, address: &str) -> ClientResponseBody {
+    ClientResponseBody::NotExecuted(Refusal {
+        leader: Some(leader.node),
+        leader_at: Some(LeaderAt {
+            shard: leader.shard,
+            address: address.to_owned(),
+        }),
         ..refused(RefusalClause::NotLeader)
     })
 }

@@ -5873,6 +5873,8 @@ impl<'a> Refusal<'a> {
   pub const VT_RETRY_AFTER_MS: ::flatbuffers::VOffsetT = 8;
   pub const VT_LEADER: ::flatbuffers::VOffsetT = 10;
   pub const VT_WAL_COMMITTED: ::flatbuffers::VOffsetT = 12;
+  pub const VT_LEADER_SHARD: ::flatbuffers::VOffsetT = 14;
+  pub const VT_LEADER_ADDRESS: ::flatbuffers::VOffsetT = 16;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -5886,8 +5888,10 @@ impl<'a> Refusal<'a> {
     let mut builder = RefusalBuilder::new(_fbb);
     if let Some(x) = args.wal_committed { builder.add_wal_committed(x); }
     if let Some(x) = args.leader { builder.add_leader(x); }
+    if let Some(x) = args.leader_address { builder.add_leader_address(x); }
     builder.add_retry_after_ms(args.retry_after_ms);
     if let Some(x) = args.message { builder.add_message(x); }
+    if let Some(x) = args.leader_shard { builder.add_leader_shard(x); }
     if let Some(x) = args.clause { builder.add_clause(x); }
     builder.finish()
   }
@@ -5933,6 +5937,22 @@ impl<'a> Refusal<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Refusal::VT_WAL_COMMITTED, None)}
   }
+  /// The shard of that node; absent without leader.
+  #[inline]
+  pub fn leader_shard(&self) -> Option<u16> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u16>(Refusal::VT_LEADER_SHARD, None)}
+  }
+  /// Where that node listens: an IP address and a port, 48 bytes at most. Absent if the placement says.
+  #[inline]
+  pub fn leader_address(&self) -> Option<&'a str> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<&str>>(Refusal::VT_LEADER_ADDRESS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Refusal<'_> {
@@ -5946,6 +5966,8 @@ impl ::flatbuffers::Verifiable for Refusal<'_> {
      .visit_field::<u32>("retry_after_ms", Self::VT_RETRY_AFTER_MS, false)?
      .visit_field::<u64>("leader", Self::VT_LEADER, false)?
      .visit_field::<u64>("wal_committed", Self::VT_WAL_COMMITTED, false)?
+     .visit_field::<u16>("leader_shard", Self::VT_LEADER_SHARD, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("leader_address", Self::VT_LEADER_ADDRESS, false)?
      .finish();
     Ok(())
   }
@@ -5956,6 +5978,8 @@ pub struct RefusalArgs<'a> {
     pub retry_after_ms: u32,
     pub leader: Option<u64>,
     pub wal_committed: Option<u64>,
+    pub leader_shard: Option<u16>,
+    pub leader_address: Option<::flatbuffers::WIPOffset<&'a str>>,
 }
 impl<'a> Default for RefusalArgs<'a> {
   #[inline]
@@ -5966,6 +5990,8 @@ impl<'a> Default for RefusalArgs<'a> {
       retry_after_ms: 0,
       leader: None,
       wal_committed: None,
+      leader_shard: None,
+      leader_address: None,
     }
   }
 }
@@ -5996,6 +6022,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> RefusalBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<u64>(Refusal::VT_WAL_COMMITTED, wal_committed);
   }
   #[inline]
+  pub fn add_leader_shard(&mut self, leader_shard: u16) {
+    self.fbb_.push_slot_always::<u16>(Refusal::VT_LEADER_SHARD, leader_shard);
+  }
+  #[inline]
+  pub fn add_leader_address(&mut self, leader_address: ::flatbuffers::WIPOffset<&'b  str>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(Refusal::VT_LEADER_ADDRESS, leader_address);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> RefusalBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     RefusalBuilder {
@@ -6019,6 +6053,8 @@ impl ::core::fmt::Debug for Refusal<'_> {
       ds.field("retry_after_ms", &self.retry_after_ms());
       ds.field("leader", &self.leader());
       ds.field("wal_committed", &self.wal_committed());
+      ds.field("leader_shard", &self.leader_shard());
+      ds.field("leader_address", &self.leader_address());
       ds.finish()
   }
 }

@@ -213,8 +213,20 @@ pub struct Refusal {
     pub retry_after_ms: u32,
     /// The node that leads the partition, if the answerer knows.
     pub leader: Option<NodeId>,
+    /// Where on that node, if the answerer knows; `None` without `leader`.
+    pub leader_at: Option<LeaderAt>,
     /// `wal_committed`, with [`RefusalClause::IndexNeeded`].
     pub wal_committed: Option<LogIndex>,
+}
+
+/// Where to find a leader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaderAt {
+    /// Its shard.
+    pub shard: ShardId,
+    /// Where its node listens, an IP address and a port, of [`ADDRESS_BYTES_MAX`](super::ADDRESS_BYTES_MAX) bytes at most;
+    /// empty if the placement says.
+    pub address: String,
 }
 
 /// The clause by which something was refused.

@@ -17,9 +17,9 @@ mod peer_codec;
 
 pub use client::{
     ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
-    IdempotencyKey, MemberStanding, MemberStatus, MembersChange, MembersVerb, PartitionMembers,
-    PartitionStatus, ProfileReload, ReadLevel, Refusal, RefusalClause, Role, ScrubStatus,
-    ShardStatus, TurnedKnob,
+    IdempotencyKey, LeaderAt, MemberStanding, MemberStatus, MembersChange, MembersVerb,
+    PartitionMembers, PartitionStatus, ProfileReload, ReadLevel, Refusal, RefusalClause, Role,
+    ScrubStatus, ShardStatus, TurnedKnob,
 };
 pub use error::MessageError;
 pub use peer::{
@@ -38,6 +38,9 @@ pub const QUIET_LISTED_MAX: usize = 65_535;
 
 /// Most members in one [`PartitionMembers`].
 pub const MEMBERS_MAX: usize = 64;
+
+/// Most bytes of an address where a node listens, as a [`Refusal`] names it.
+pub const ADDRESS_BYTES_MAX: usize = 48;
 
 /// Most knobs in each list of one [`ProfileReload`].
 pub const TURNED_KNOBS_MAX: usize = 256;

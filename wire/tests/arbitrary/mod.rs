@@ -5,7 +5,7 @@ use clustor_wire::ids::{
 };
 use clustor_wire::message::{
     ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
-    Heartbeat, HeartbeatAck, IdempotencyKey, MemberStanding, MemberStatus, MembersChange,
+    Heartbeat, HeartbeatAck, IdempotencyKey, LeaderAt, MemberStanding, MemberStatus, MembersChange,
     MembersVerb, PairBeat, PartitionMembers, PartitionStatus, PeerBatch, PeerHello, ProfileReload,
     QuietLed, RaftBody, RaftMessage, ReadLevel, RefetchVerdict, Refusal, RefusalClause, Role,
     ScrubStatus, ShardStatus, TurnedKnob,
@@ -270,14 +270,22 @@ fn refusals() -> impl Strategy<Value = Refusal> {
         RefusalClause::MissingContent,
         RefusalClause::ApplyBudget,
     ]);
-    let leader = option::of(numbers().prop_map(NodeId));
+    let at = (any::<u16>(), "[0-9.:]{0,48}").prop_map(|(shard, address)| LeaderAt {
+        shard: ShardId(shard),
+        address,
+    });
+    let leader = option::of((numbers().prop_map(NodeId), option::of(at)));
     (clause, texts(), any::<u32>(), leader, option::of(indexes())).prop_map(
-        |(clause, message, retry_after_ms, leader, wal_committed)| Refusal {
-            clause,
-            message,
-            retry_after_ms,
-            leader,
-            wal_committed,
+        |(clause, message, retry_after_ms, leader, wal_committed)| {
+            let (leader, leader_at) = leader.unzip();
+            Refusal {
+                clause,
+                message,
+                retry_after_ms,
+                leader,
+                leader_at: leader_at.flatten(),
+                wal_committed,
+            }
         },
     )
 }

@@ -133,22 +133,21 @@ impl Machine {
 
     /// A sending was not executed. `current`: it is the one that decides what is done next.
     fn refused(&mut self, now: u64, from: PeerId, ticket: u64, current: bool, refused: Refusal) {
-        let asked = self
-            .asked
-            .get_mut(&ticket)
-            .expect("settled while under way");
-        let Some(partition) = asked.question.partition() else {
+        let Some(partition) = self.asked[&ticket].question.partition() else {
             self.refuse_for_good(ticket, refused);
             return;
         };
         let clause = refused.clause;
         let wanted_ms = refused.retry_after_ms;
-        let mut at_once = false;
+        let mut at_once =
+            clause == RefusalClause::NotLeader && self.redirected(partition, from, &refused);
         let mut again = true;
+        let asked = self
+            .asked
+            .get_mut(&ticket)
+            .expect("settled while under way");
         match clause {
-            RefusalClause::NotLeader => {
-                at_once = self.routes.not_leader(partition, from, refused.leader);
-            }
+            RefusalClause::NotLeader => {}
             RefusalClause::NotHere
             | RefusalClause::Stopping
             | RefusalClause::Unavailable

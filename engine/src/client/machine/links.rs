@@ -10,7 +10,7 @@ use clustor_shards::turn::PeerId;
 use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::{PartitionId, ShardId};
 use clustor_wire::message::{
-    ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, RefusalClause,
+    ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, Refusal, RefusalClause,
 };
 
 use super::super::link::State;
@@ -47,12 +47,48 @@ impl Machine {
     pub(super) fn dial(&mut self, now: u64, to: PeerId) {
         let until = now.saturating_add(self.settings.dial_us_max);
         let link = self.links.get_mut(&to).expect("a link that has a queue");
+        let address = self.addresses.of(to, link.failures);
         link.state = State::Dialling {
             until,
             greeted: false,
         };
         self.timers.set(until, Timer::Dial(to));
-        self.effects.push_back(Effect::Dial(to));
+        let address = address.expect("only what is placed or was told of has a link");
+        self.effects.push_back(Effect::Dial { to, address });
+    }
+
+    /// `from` does not lead. Returns whether it named another one that can be asked at once.
+    pub(super) fn redirected(
+        &mut self,
+        partition: PartitionId,
+        from: PeerId,
+        refused: &Refusal,
+    ) -> bool {
+        let at = refused.leader_at.as_ref();
+        if let (Some(node), Some(at)) = (refused.leader, at) {
+            let leader = PeerId {
+                node,
+                shard: at.shard,
+            };
+            if self.addresses.tell(leader, &at.address)
+                && let Some(link) = self.links.get_mut(&leader)
+            {
+                // What failed before failed elsewhere.
+                link.failures = 0;
+                if matches!(link.state, State::Down { .. }) {
+                    link.state = State::Idle;
+                }
+            }
+            if self.addresses.is_told(leader) {
+                self.greetings.entry(leader).or_insert(Some(partition));
+            }
+            if self.greetings.contains_key(&leader) {
+                self.routes.take_up(partition, leader);
+            }
+        }
+        let shard = at.map(|at| at.shard);
+        self.routes
+            .not_leader(partition, from, refused.leader, shard)
     }
 
     /// The connection to this shard stands: its TLS handshake is done and the certificate is the node's.

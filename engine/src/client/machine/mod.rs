@@ -8,6 +8,7 @@ mod answers;
 mod asked;
 mod links;
 
+use core::net::SocketAddr;
 use std::collections::{BTreeMap, VecDeque};
 
 use clustor_shards::turn::PeerId;
@@ -17,6 +18,7 @@ use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
 use self::asked::{Asked, Place};
+use super::addresses::Addresses;
 use super::link::{InFlight, Link, State};
 use super::question::{Answer, PAYLOAD_BYTES_MAX, Question};
 use super::routes::Routes;
@@ -29,7 +31,12 @@ use crate::security::Placement;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Open a connection to this shard, and report [`Machine::connected`] or [`Machine::disconnected`].
-    Dial(PeerId),
+    Dial {
+        /// Which shard. Whoever answers must have its node's certificate.
+        to: PeerId,
+        /// Where its node listens, as the placement or another node says.
+        address: SocketAddr,
+    },
     /// Send a frame on the connection to this shard. There is one.
     Send {
         /// Which shard.
@@ -61,6 +68,7 @@ pub struct Machine {
     settings: ClientSettings,
     random: SplitMix64,
     routes: Routes,
+    addresses: Addresses,
     links: BTreeMap<PeerId, Link>,
     /// What a link asks first, to learn that the node accepts it.
     greetings: BTreeMap<PeerId, Option<clustor_wire::ids::PartitionId>>,
@@ -79,6 +87,7 @@ impl Machine {
             settings,
             random: SplitMix64::seed_from_u64(seed),
             routes: Routes::new(placement),
+            addresses: Addresses::new(placement),
             links: BTreeMap::new(),
             greetings: links::greetings(placement),
             asked: BTreeMap::new(),

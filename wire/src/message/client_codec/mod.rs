@@ -10,8 +10,8 @@ mod values;
 
 use super::codec::{check_list, encode, verified};
 use super::{
-    ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, MEMBERS_MAX,
-    MessageError, STATUS_PARTITIONS_MAX,
+    ADDRESS_BYTES_MAX, ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody,
+    MEMBERS_MAX, MessageError, STATUS_PARTITIONS_MAX,
 };
 use crate::generated::fb;
 use reload::check_reload;
@@ -64,7 +64,7 @@ impl ClientResponse {
     /// Appends the message's FlatBuffers form to `out`.
     ///
     /// # Errors
-    /// A status lists more than [`STATUS_PARTITIONS_MAX`] partitions, or members are more than [`MEMBERS_MAX`], or a list of a reload is over its limit, or the message is larger than what a frame holds;
+    /// A status lists more than [`STATUS_PARTITIONS_MAX`] partitions, or members are more than [`MEMBERS_MAX`], or an address longer than [`ADDRESS_BYTES_MAX`], or a list of a reload is over its limit, or the message is larger than what a frame holds;
     /// `out` is then as it was.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), MessageError> {
         if let ClientResponseBody::Status(status) = &self.body {
@@ -72,6 +72,15 @@ impl ClientResponse {
         }
         if let ClientResponseBody::Members(members) = &self.body {
             check_list("MembersReply.members", members.members.len(), MEMBERS_MAX)?;
+        }
+        if let ClientResponseBody::NotExecuted(refusal) = &self.body
+            && let Some(at) = &refusal.leader_at
+        {
+            check_list(
+                "Refusal.leader_address",
+                at.address.len(),
+                ADDRESS_BYTES_MAX,
+            )?;
         }
         if let ClientResponseBody::Reload(reload) = &self.body {
             check_reload(reload)?;

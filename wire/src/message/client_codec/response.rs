@@ -1,13 +1,13 @@
 //! What a client is answered.
 
-use super::super::codec::{Scratch, UnionOffset, id128, malformed, partition_of};
-use super::super::{ClientResponseBody, MessageError, Refusal};
+use super::super::codec::{Scratch, UnionOffset, check_list, id128, malformed, partition_of};
+use super::super::{ADDRESS_BYTES_MAX, ClientResponseBody, LeaderAt, MessageError, Refusal};
 use super::members::{build_members, members};
 use super::reload::{build_reload, reload, reload_bytes};
 use super::status::{build_status, shard_status};
 use super::values::{read_level, refusal_clause};
 use crate::generated::fb;
-use crate::ids::{LogIndex, NodeId, Term};
+use crate::ids::{LogIndex, NodeId, ShardId, Term};
 
 /// The sum of a response's byte vectors and texts.
 pub(super) fn response_bytes(body: &ClientResponseBody) -> usize {
@@ -15,7 +15,10 @@ pub(super) fn response_bytes(body: &ClientResponseBody) -> usize {
         ClientResponseBody::Applied { reply, .. } | ClientResponseBody::Read { reply, .. } => {
             reply.len()
         }
-        ClientResponseBody::NotExecuted(refusal) => refusal.message.len(),
+        ClientResponseBody::NotExecuted(refusal) => {
+            let at = refusal.leader_at.as_ref();
+            refusal.message.len() + at.map_or(0, |at| at.address.len())
+        }
         ClientResponseBody::Unknown { why, .. } => why.len(),
         ClientResponseBody::Status(status) => {
             let texts = status
@@ -56,12 +59,16 @@ pub(super) fn build_response_body(
             (fb::ClientResponseBody::Applied, offset)
         }
         ClientResponseBody::NotExecuted(refusal) => {
+            let at = refusal.leader_at.as_ref();
+            let address = at.filter(|at| !at.address.is_empty());
             let args = fb::RefusalArgs {
                 clause: Some(fb::RefusalClause(refusal.clause as u8)),
                 message: Some(b.create_string(&refusal.message)),
                 retry_after_ms: refusal.retry_after_ms,
                 leader: refusal.leader.map(NodeId::get),
                 wal_committed: refusal.wal_committed.map(LogIndex::get),
+                leader_shard: at.map(|at| at.shard.get()),
+                leader_address: address.map(|at| b.create_string(&at.address)),
             };
             let offset = fb::Refusal::create(b, &args).as_union_value();
             (fb::ClientResponseBody::Refusal, offset)
@@ -175,11 +182,18 @@ pub(super) fn response_body(
 }
 
 fn refusal(m: fb::Refusal<'_>) -> Result<Refusal, MessageError> {
+    let address = m.leader_address().unwrap_or_default();
+    check_list("Refusal.leader_address", address.len(), ADDRESS_BYTES_MAX)?;
+    let shard = m.leader().and(m.leader_shard());
     Ok(Refusal {
         clause: refusal_clause(m.clause())?,
         message: m.message().to_owned(),
         retry_after_ms: m.retry_after_ms(),
         leader: m.leader().map(NodeId),
+        leader_at: shard.map(|shard| LeaderAt {
+            shard: ShardId(shard),
+            address: address.to_owned(),
+        }),
         wal_committed: m.wal_committed().map(LogIndex),
     })
 }
