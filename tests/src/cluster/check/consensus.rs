@@ -30,7 +30,7 @@ impl fmt::Display for Who {
 }
 
 /// One replica as it was last seen.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Replica {
     term: Term,
     committed: LogIndex,
@@ -81,8 +81,9 @@ struct Known {
     /// The last entry that a replica of that term was the first to know as committed.
     commits: BTreeMap<Term, LogIndex>,
     replicas: BTreeMap<PeerId, Replica>,
-    /// What replicas were before their disks went back: what they vouched for then was counted.
-    former: BTreeMap<PeerId, Replica>,
+    /// What replicas were before their disks went back or lost something: what they vouched for then may have been counted, or
+    /// may be once somebody gets round to it.
+    former: BTreeMap<PeerId, Vec<Replica>>,
     /// Which halves decided from an index on, ascending.
     quorums: Vec<(LogIndex, Vec<Half>)>,
     /// How often a log lost its end to that of a leader.
@@ -134,8 +135,8 @@ fn halves(who: Who, log: &PartitionLog, committed: LogIndex) -> Result<Vec<Half>
 
 impl Known {
     fn held_before(&self, me: PeerId, index: LogIndex, term: Term) -> bool {
-        let former = self.former.get(&me);
-        former.is_some_and(|former| former.holds(index, term))
+        let mut former = self.former.get(&me).into_iter().flatten();
+        former.any(|former| former.holds(index, term))
     }
 
     fn committed_term(&self, index: LogIndex) -> Option<Term> {
@@ -332,7 +333,7 @@ impl Consensus {
     pub(crate) fn went_back(&mut self, me: PeerId) {
         for known in self.known.values_mut() {
             if let Some(replica) = known.replicas.remove(&me) {
-                known.former.insert(me, replica);
+                known.former.entry(me).or_default().push(replica);
             }
         }
     }
@@ -377,6 +378,10 @@ impl Consensus {
             if !silent {
                 let log = core.log().partition(*id);
                 survived(who, replica, log, damaged)?;
+                if log.is_some_and(|log| log.whole_until() < replica.durable) {
+                    let former = known.former.entry(me).or_default();
+                    former.push(replica.clone());
+                }
                 let change = core.partition(*id).map(Partition::change);
                 if let Some(Change::Joint { entered, .. }) = change {
                     must(

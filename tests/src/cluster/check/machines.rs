@@ -44,14 +44,15 @@ impl Agreed {
         self.ops.contains_key(&op)
     }
 
-    /// Compares what a machine took from its `verified`th command on.
+    /// Compares what a machine took from its `verified`th command on, and the one before that again: a machine that was made
+    /// anew meanwhile may have got as far.
     pub(crate) fn compare(
         &mut self,
         who: Who,
         verified: usize,
         taken: &[Taken],
     ) -> Result<(), Violation> {
-        for (place, item) in taken.iter().enumerate().skip(verified) {
+        for (place, item) in taken.iter().enumerate().skip(verified.saturating_sub(1)) {
             if let Some(known) = self.taken.get(place) {
                 must(known == item, "machines take the same commands", || {
                     format!("{who}: command {place} is {item:?}, elsewhere {known:?}")
@@ -63,14 +64,14 @@ impl Agreed {
         Ok(())
     }
 
-    /// Compares the timers that expired in a machine from the `verified`th on.
+    /// Compares the timers that expired in a machine in the same way.
     pub(crate) fn compare_expired(
         &mut self,
         who: Who,
         verified: usize,
         expired: &[Expiry],
     ) -> Result<(), Violation> {
-        for (place, expiry) in expired.iter().enumerate().skip(verified) {
+        for (place, expiry) in expired.iter().enumerate().skip(verified.saturating_sub(1)) {
             if let Some(known) = self.expired.get(place) {
                 must(
                     known == expiry,

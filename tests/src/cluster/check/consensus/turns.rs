@@ -158,6 +158,7 @@ impl Known {
                 None => halves(who, log, before)?,
             };
             self.is_durable(who, index, term, &halves)?;
+            self.is_led_with(who, glance.term, index, term)?;
             self.committed.push(term);
             if self.quorums.last().is_none_or(|(_, last)| *last != halves) {
                 self.quorums.push((index, halves.clone()));
@@ -178,6 +179,30 @@ impl Known {
                 )
             },
         )
+    }
+
+    /// Somebody in an earlier term is the first to know of this entry: who leads a later one has had it since it was elected.
+    fn is_led_with(
+        &self,
+        who: Who,
+        known_in: Term,
+        index: LogIndex,
+        term: Term,
+    ) -> Result<(), Violation> {
+        for (later, leader) in self.leaders.range(known_in.next()..) {
+            let replica = self.replicas.get(leader);
+            let leads = replica.filter(|replica| replica.led == *later && replica.term == *later);
+            must(
+                leads.is_none_or(|replica| replica.term_at(index) == Some(term)),
+                "a leader has everything committed",
+                || {
+                    format!(
+                        "{who}: committed {index} of term {term} in term {known_in}, {leader:?} leads term {later} without it"
+                    )
+                },
+            )?;
+        }
+        Ok(())
     }
 
     fn is_durable(
@@ -262,9 +287,8 @@ fn look_at_machine(
         || format!("{who}: {applied} after {}", replica.applied),
     )?;
     replica.applied = applied;
-    let ahead = applied > glance.wal_committed || applied > replica.durable;
     must(
-        !ahead || glance.missing > 0,
+        applied <= glance.wal_committed.min(replica.durable),
         "what is applied is committed and durable here",
         || {
             format!(
