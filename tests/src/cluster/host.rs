@@ -148,13 +148,12 @@ impl Host {
         self.core.is_some()
     }
 
-    /// Whether damage, a failed disk or an old one keeps it silent.
+    /// Whether damage or an old disk keeps it silent for good.
     #[must_use]
     pub fn is_silenced(&self) -> bool {
-        self.core.as_ref().is_some_and(|core| {
-            let log = core.log();
-            log.quarantine().is_some() || log.failure().is_some() || core.behind().is_some()
-        })
+        self.core
+            .as_ref()
+            .is_some_and(|core| core.log().quarantine().is_some() || core.behind().is_some())
     }
 
     /// A partition of it, while it runs.

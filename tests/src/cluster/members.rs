@@ -17,8 +17,8 @@ pub(crate) fn leader(world: &World, id: PartitionId) -> Option<(PeerId, &Configu
     world
         .hosts()
         .filter_map(|host| Some((host.id, host.partition(id)?)))
-        .filter(|(_, partition)| partition.status().role == Role::Leader)
-        .max_by_key(|(_, partition)| partition.status().term)
+        .filter(|(_, partition)| partition.glance().role == Role::Leader)
+        .max_by_key(|(_, partition)| partition.glance().term)
         .map(|(shard, partition)| (shard, partition.configuration()))
 }
 

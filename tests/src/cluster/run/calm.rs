@@ -119,8 +119,9 @@ impl Run {
         Ok(())
     }
 
-    /// Whether every replica has applied everything that is committed and holds all of it; those whose damage keeps
-    /// them silent are passed over.
+    /// Whether every replica has applied everything that is committed and holds all of it. Only where a disk was damaged may
+    /// one stay out for good: quarantined, on an older image of its disk, or on another disk than the one that the leader's
+    /// configuration names, which wants an operator.
     fn all_applied(&self) -> bool {
         self.world.layout().partitions.iter().all(|partition| {
             let committed = self.world.consensus().committed(partition.id);
@@ -138,13 +139,11 @@ impl Run {
                 && configuration.members(peer(u64::MAX, 0)).all(|voter| {
                     let host = self.world.host(voter);
                     let named = configuration.incarnation_of(voter);
-                    let silent = self.world.is_damaged(voter.node)
-                        && host.is_none_or(|h| {
-                            h.is_silenced()
-                                || h.is_left_out(partition.id)
-                                || h.is_other_than(partition.id, named)
+                    let stays_out = self.world.is_damaged(voter.node)
+                        && host.is_some_and(|host| {
+                            host.is_silenced() || host.is_other_than(partition.id, named)
                         });
-                    silent
+                    stays_out
                         || host
                             .and_then(|host| host.partition(partition.id))
                             .is_some_and(|found| {
