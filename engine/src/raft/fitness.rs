@@ -18,12 +18,13 @@ use super::replication::Leading;
 /// A replica has caught up when it is this many entries behind, at most, or as many as the leader appended within
 /// [`LOOK_EVERY_MS`], if those are more.
 pub const CATCH_UP_ENTRIES: u64 = 1_024;
-/// Or when it is this many bytes of frames behind, at most.
+/// Or when it is this many bytes of frames behind, at most, unless [`Limits`](super::Limits) say otherwise.
 pub const CATCH_UP_BYTES: usize = 4 << 20;
 /// Who answers and does not catch up within this many milliseconds is not waited for any longer: a learner is refused its
 /// vote by that name, and a joint configuration with it among the new voters is left, back.
 pub const CATCH_UP_MS_MAX: u64 = 120_000;
-/// A new voter that is more bytes of frames behind than this lags structurally: the joint configuration is not left forward.
+/// A new voter that is more bytes of frames behind than this, unless [`Limits`](super::Limits) say otherwise, lags structurally:
+/// the joint configuration is not left forward.
 pub const STRUCTURAL_LAG_BYTES: usize = 64 << 20;
 /// The same for one that has not caught up for this many milliseconds.
 pub const STRUCTURAL_LAG_MS: u64 = 30_000;
@@ -89,7 +90,7 @@ impl Replica {
         let held = leading.of(peer).map_or(0, |p| p.durable_index().get());
         let behind = self.log.last().get().saturating_sub(held);
         let few = behind <= CATCH_UP_ENTRIES.max(leading.fitness.as_ref().map_or(0, |f| f.pace));
-        let small = || self.is_within(turn, LogIndex(held), CATCH_UP_BYTES);
+        let small = || self.is_within(turn, LogIndex(held), self.limits.catch_up_bytes_max);
         (few || small(), behind)
     }
 
@@ -222,7 +223,8 @@ impl Replica {
                 let peer = progress.peer();
                 let caught_up = self.behind(turn, leading, peer).0;
                 let held = progress.durable_index();
-                let far = !caught_up && !self.is_within(turn, held, STRUCTURAL_LAG_BYTES);
+                let bytes_max = self.limits.structural_lag_bytes_max;
+                let far = !caught_up && !self.is_within(turn, held, bytes_max);
                 (self.answers(turn, leading, peer), caught_up, far)
             })
             .collect();

@@ -509,4 +509,5 @@ fn check_bounds(timers: &Timers, limits: &Limits) {
     assert!(timers.election_backoff_ms_max >= timers.election_ms_max);
     assert!(timers.rpc_ms_min > 0 && timers.rpc_ms_max >= timers.rpc_ms_min);
     assert!(limits.inflight_batches_max > 0);
+    assert!(limits.structural_lag_bytes_max >= limits.catch_up_bytes_max);
 }

@@ -7,6 +7,7 @@ use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{Incarnation, LogIndex, NodeId, PartitionId, Term};
 
 use super::configuration::{Configuration, ConfigurationError};
+use super::fitness::{CATCH_UP_BYTES, STRUCTURAL_LAG_BYTES};
 use super::lease::LeaseBounds;
 use super::membership::ConfigurationAt;
 
@@ -71,6 +72,10 @@ pub struct Limits {
     pub uncommitted_bytes_max: u64,
     /// Reads that wait for leadership to be confirmed, at most.
     pub reads_waiting_max: usize,
+    /// Frames, in bytes, that a replica which has caught up lacks, at most; not above the next.
+    pub catch_up_bytes_max: usize,
+    /// Frames, in bytes, that a new voter lacks at most when a joint configuration is left forward.
+    pub structural_lag_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -82,6 +87,8 @@ impl Default for Limits {
             inflight_bytes_max: 1 << 20,
             uncommitted_bytes_max: 4 << 20,
             reads_waiting_max: 4096,
+            catch_up_bytes_max: CATCH_UP_BYTES,
+            structural_lag_bytes_max: STRUCTURAL_LAG_BYTES,
         }
     }
 }
