@@ -149,7 +149,7 @@ impl Run {
                             .is_some_and(|found| {
                                 found.applied() >= committed
                                     && found.machine().is_some()
-                                    && found.status().missing == 0
+                                    && found.glance().missing == 0
                             })
                 })
         })
