@@ -107,6 +107,8 @@ pub struct Rolling {
     pub rollovers: u64,
     /// Pairs that were removed.
     pub reclaims: u64,
+    /// What was done for all of them.
+    pub counts: Counts,
 }
 
 /// What is under way besides appends. The numbers grow when it begins and when it ends.
@@ -259,6 +261,7 @@ impl<'a> ShardBench<'a> {
             reclaim: Measured::new(),
             rollovers: 0,
             reclaims: 0,
+            counts: Counts::default(),
         };
         let before = self.beside;
         let begun = Instant::now();
@@ -284,6 +287,7 @@ impl<'a> ShardBench<'a> {
         }
         rolling.rollovers = (self.beside.rolling - before.rolling) / 2;
         rolling.reclaims = (self.beside.reclaiming - before.reclaiming) / 2;
+        rolling.counts = self.counts;
         Ok(rolling)
     }
 

@@ -87,6 +87,7 @@ fn measure(
             reclaim,
             rollovers,
             reclaims: reclaimed,
+            counts,
         } = shard.measure_rolling(work, plan.time, reclaims)?;
         drop(shard);
         std::fs::remove_dir_all(&directory).map_err(|source| BenchError::Output {
@@ -96,8 +97,8 @@ fn measure(
         let lone = RigWork {
             steps: ChainSteps::Full,
             depth: 1,
-            blocks: 1,
             flush: profile.flush,
+            ..super::device_work(counts, profile.flush)
         };
         let device = device.measure(lone, plan.time.min(std::time::Duration::from_secs(1)))?;
         let mut all = Measured::new();
@@ -106,14 +107,22 @@ fn measure(
         }
         let mut beside = quiet.clone();
         beside.join(&reclaim, false);
-        for (measured, rounds) in [all, quiet, preparing, rollover, reclaim, beside]
+        let quiet_p999_us = quiet.quantile_us(0.999);
+        let appends = all.operations();
+        for (at, (measured, rounds)) in [all, quiet, preparing, rollover, reclaim, beside]
             .into_iter()
             .zip(&mut *rounds)
+            .enumerate()
         {
+            // The others are a few, and tell nothing of one in a thousand.
+            let is_compared = matches!(LINES[at], "all" | "quiet+reclaim");
             rounds.push(Round {
                 device: Some((lone, device.clone())),
                 rollovers: Some(rollovers),
                 reclaims: reclaims.then_some(reclaimed),
+                chain_blocks: counts.blocks_per_chain(),
+                operations_per_chain: appends as f64 / counts.chains.max(1) as f64,
+                quiet_p999_us: is_compared.then_some(quiet_p999_us),
                 ..Round::new(measured)
             });
         }

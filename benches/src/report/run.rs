@@ -79,6 +79,8 @@ pub struct Round {
     pub rollovers: Option<u64>,
     /// Pairs that were removed, where that was measured.
     pub reclaims: Option<u64>,
+    /// p99.9 of what met nothing in the same round, in microseconds: what rollovers and reclaims are held against.
+    pub quiet_p999_us: Option<f64>,
 }
 
 impl Round {
@@ -98,7 +100,16 @@ impl Round {
             instructions: None,
             rollovers: None,
             reclaims: None,
+            quiet_p999_us: None,
         }
+    }
+
+    /// How much more than what met nothing all but one in a thousand took, in full chains of the device.
+    fn over_quiet_chains(&self) -> Option<f64> {
+        let more = self.measured.quantile_us(0.999) - self.quiet_p999_us?;
+        let (_, device) = self.device.as_ref()?;
+        let chains = more / device.quantile_us(0.5);
+        chains.is_finite().then_some(chains)
     }
 
     fn operations(&self) -> f64 {
@@ -159,6 +170,10 @@ pub struct Run {
     pub rollovers: Option<u64>,
     /// Pairs that were removed, where that was measured.
     pub reclaims: Option<u64>,
+    /// p99.9 above that of what met nothing, over the device's p50: in full chains.
+    pub p999_over_quiet_chains: Option<f64>,
+    /// The same in writes with a flush, half a full chain each, where pairs were removed.
+    pub p999_over_quiet_flushes: Option<f64>,
     /// The device beside it.
     pub device: Option<DeviceBeside>,
     /// p50 over the device's p50.
@@ -239,6 +254,12 @@ impl Run {
             instructions_per_operation: some(&|round| round.instructions).map(f64::round),
             rollovers: rounds.iter().map(|round| round.rollovers).sum(),
             reclaims: rounds.iter().map(|round| round.reclaims).sum(),
+            p999_over_quiet_chains: some(&Round::over_quiet_chains).map(hundredth),
+            p999_over_quiet_flushes: some(&|round| {
+                round.reclaims?;
+                Some(2.0 * round.over_quiet_chains()?)
+            })
+            .map(hundredth),
             device: beside(rounds),
             ratio_to_device: ratio(0.5),
             ratio_p99_to_device: ratio(0.99),

@@ -2,7 +2,9 @@
 
 use super::{MeasuredAt, Report, Run};
 
-const HEADER: [(&str, usize); 21] = [
+/// How many columns there are.
+const COLUMNS: usize = 23;
+const HEADER: [(&str, usize); COLUMNS] = [
     ("what", 6),
     ("mode", 12),
     ("suite", 17),
@@ -24,6 +26,8 @@ const HEADER: [(&str, usize); 21] = [
     ("instr/op", 9),
     ("rate:peer", 9),
     ("p99:peer", 8),
+    ("+chains", 7),
+    ("+flushes", 8),
 ];
 
 /// Shows the machine and a row for each line.
@@ -38,8 +42,11 @@ pub(super) fn print(report: &Report) {
         machine.writer_mode
     );
     println!();
-    let with_peers = report.runs.iter().any(|run| run.rate_to_peer.is_some());
-    let columns = HEADER.len() - if with_peers { 0 } else { 2 };
+    let any = |has: fn(&Run) -> bool| report.runs.iter().any(has);
+    let mut columns = [true; COLUMNS];
+    columns[19..21].fill(any(|run| run.rate_to_peer.is_some()));
+    columns[21] = any(|run| run.rollovers.is_some());
+    columns[22] = any(|run| run.reclaims.is_some());
     row(&HEADER.map(|(title, _)| title.to_owned()), columns);
     for run in &report.runs {
         row(&cells(run), columns);
@@ -47,12 +54,12 @@ pub(super) fn print(report: &Report) {
     print_handles(report);
     if let Some(rollovers) = report.runs.iter().filter_map(|run| run.rollovers).max() {
         println!(
-            "\nRollovers: up to {rollovers} in a line. A full chain of the device is the measure of what they may cost."
+            "\nRollovers: up to {rollovers} in a line. +chains: p99.9 above that of quiet, in full chains of the device as long as these."
         );
     }
     if let Some(reclaims) = report.runs.iter().filter_map(|run| run.reclaims).max() {
         println!(
-            "Reclaims: up to {reclaims} in a line. Half a full chain, a write and its flush, is the measure of what they may cost."
+            "Reclaims: up to {reclaims} in a line. +flushes: the same in writes with a flush, half a full chain."
         );
     }
     if !report.complete {
@@ -74,7 +81,7 @@ fn print_handles(report: &Report) {
     }
 }
 
-fn cells(run: &Run) -> [String; 21] {
+fn cells(run: &Run) -> [String; COLUMNS] {
     let ratio = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.2}"));
     let at = match run.measured_at {
         MeasuredAt::Shard => "shard",
@@ -110,13 +117,16 @@ fn cells(run: &Run) -> [String; 21] {
             .map_or_else(|| "-".to_owned(), |count| format!("{count:.0}")),
         ratio(run.rate_to_peer),
         ratio(run.p99_to_peer),
+        ratio(run.p999_over_quiet_chains),
+        ratio(run.p999_over_quiet_flushes),
     ]
 }
 
 /// Words to the left, numbers to the right.
-fn row(cells: &[String; 21], columns: usize) {
+fn row(cells: &[String; COLUMNS], shown: [bool; COLUMNS]) {
     let mut line = String::new();
-    for (place, (cell, (_, width))) in cells.iter().zip(HEADER).take(columns).enumerate() {
+    let columns = cells.iter().zip(HEADER).enumerate();
+    for (place, (cell, (_, width))) in columns.filter(|(place, _)| shown[*place]) {
         let cell = if place < 5 {
             format!("{cell:<width$} ")
         } else {
