@@ -170,6 +170,18 @@ pub struct RetirePair {
     pub kept_max: u32,
 }
 
+impl RetirePair {
+    /// Removes no pair, only the segments that are kept above `kept_max`. No pair has the number zero.
+    #[must_use]
+    pub const fn give_back(kept_max: u32) -> Self {
+        Self {
+            pair: PairNumber::ZERO,
+            keep_blocks: None,
+            kept_max,
+        }
+    }
+}
+
 /// Write the trailer of a closed pair's segment, then flush the segment: two ordered steps.
 #[derive(Debug)]
 pub struct WriteTrailer {

@@ -3,7 +3,7 @@
 mod support;
 
 use clustor_shards::buffer::Block;
-use clustor_shards::disk::{DiskOp, FileId, RetirePair, SPARE_ZERO_BLOCKS};
+use clustor_shards::disk::{DiskError, DiskEvent, DiskOp, FileId, RetirePair, SPARE_ZERO_BLOCKS};
 use clustor_shards::log::format::{LogFormat, Suite};
 use clustor_shards::log::inspect::{Judgement, PairView, inspect};
 use clustor_shards::log::{LogOptions, Mode, RecoverError, Recovery, Retirement, ShardLog};
@@ -221,6 +221,142 @@ fn segments_are_kept_of_the_profiles_size_and_none_while_the_disk_fills() {
         assert_eq!(order.kept_max, 0);
     }
     assert_eq!(disk.kept.len(), 0, "what was kept is given back");
+}
+
+/// A log with two kept segments.
+fn with_two_kept(disk: &mut MemoryDisk) -> ShardLog {
+    let mut log = started(disk, options());
+    log.create_partition(P, Incarnation(5), b"voters");
+    fill(&mut log, disk, 1, 200);
+    log.set_floor(P, LogIndex(190));
+    reclaim(&mut log, disk);
+    assert_eq!(disk.kept.len(), 2);
+    log
+}
+
+fn used(log: &mut ShardLog, percent: u8) {
+    let event = DiskEvent::Used { percent };
+    log.on_event(Time(0), event, &mut Retirement::default());
+}
+
+#[test]
+fn what_is_kept_is_given_back_once_when_the_disk_fills_up_though_no_pair_goes() {
+    let mut disk = MemoryDisk::default();
+    let mut log = with_two_kept(&mut disk);
+    used(&mut log, 79);
+    assert_eq!(reclaim(&mut log, &mut disk), []);
+    let files = disk.files.len();
+    used(&mut log, 80);
+    assert_eq!(
+        reclaim(&mut log, &mut disk),
+        [RetirePair::give_back(0)],
+        "from disk_soft_percent on"
+    );
+    assert!(disk.kept.is_empty());
+    assert_eq!(disk.files.len(), files, "nothing else goes");
+    for percent in [81, 95, 70] {
+        used(&mut log, percent);
+        assert_eq!(reclaim(&mut log, &mut disk), [], "there is nothing more");
+    }
+    used(&mut log, 90);
+    assert_eq!(reclaim(&mut log, &mut disk), [RetirePair::give_back(0)]);
+    assert!(log.failure().is_none());
+}
+
+#[test]
+fn a_start_on_a_full_disk_gives_back_what_it_kept() {
+    let mut disk = MemoryDisk::default();
+    drop(with_two_kept(&mut disk));
+    let mut log = recover_with(&mut disk, options()).log;
+    used(&mut log, 95);
+    let retired = reclaim(&mut log, &mut disk);
+    assert!(retired.contains(&RetirePair::give_back(0)), "{retired:?}");
+    assert!(log.is_open());
+    assert!(disk.kept.is_empty());
+}
+
+#[test]
+fn a_spare_is_made_of_what_is_kept_before_that_is_given_back() {
+    let mut disk = MemoryDisk::default();
+    let mut log = with_two_kept(&mut disk);
+    let mut retirement = Retirement::default();
+    // Chains go down until a spare is asked for; it is not answered.
+    let mut ask = None;
+    let mut last = 200;
+    while ask.is_none() {
+        last += 1;
+        append(&mut log, 1, 1, last, &[last as u8; 3000], Mode::Strict);
+        loop {
+            let mut ops = Vec::new();
+            log.poll(Time(0), &mut ops);
+            if ops.is_empty() {
+                break;
+            }
+            for op in ops {
+                if let DiskOp::Prepare(_) = &op {
+                    ask = Some(op);
+                } else {
+                    let event = disk.carry(op);
+                    log.on_event(Time(0), event, &mut retirement);
+                }
+            }
+        }
+    }
+    used(&mut log, 95);
+    assert_eq!(
+        reclaim(&mut log, &mut disk),
+        [],
+        "the spare may be made of it"
+    );
+    let event = disk.carry(ask.expect("asked for"));
+    let recycled = matches!(event, DiskEvent::Prepared { recycled: true, .. });
+    assert!(recycled, "{event:?}");
+    log.on_event(Time(0), event, &mut retirement);
+    let retired = reclaim(&mut log, &mut disk);
+    assert!(retired.contains(&RetirePair::give_back(0)), "{retired:?}");
+    assert!(disk.kept.is_empty());
+}
+
+#[test]
+fn what_is_kept_is_given_back_where_a_spare_finds_no_space() {
+    let mut disk = MemoryDisk::default();
+    let mut log = with_two_kept(&mut disk);
+    // Of another size than what is kept.
+    for kept in &mut disk.kept {
+        kept.push(Block::ZERO);
+    }
+    let mut retirement = Retirement::default();
+    let mut last = 200;
+    let mut failed = false;
+    while !failed {
+        last += 1;
+        append(&mut log, 1, 1, last, &[last as u8; 3000], Mode::Strict);
+        let mut ops = Vec::new();
+        loop {
+            log.poll(Time(0), &mut ops);
+            if ops.is_empty() {
+                break;
+            }
+            for op in ops.drain(..) {
+                let event = match op {
+                    DiskOp::Prepare(order) => {
+                        failed = true;
+                        DiskEvent::PrepareFailed {
+                            pair: order.pair,
+                            error: DiskError::Full,
+                        }
+                    }
+                    op => disk.carry(op),
+                };
+                log.on_event(Time(0), event, &mut retirement);
+            }
+        }
+    }
+    assert_eq!(log.spare_failure(), Some(&DiskError::Full));
+    used(&mut log, 100);
+    let retired = reclaim(&mut log, &mut disk);
+    assert!(retired.contains(&RetirePair::give_back(0)), "{retired:?}");
+    assert_eq!(log.spare_failure(), None, "it was tried again");
 }
 
 /// The first operations of a start, before anything has been answered.

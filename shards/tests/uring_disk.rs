@@ -711,6 +711,16 @@ fn kept_segments_are_given_back_when_fewer_may_be_kept() {
     assert_eq!(names(&dir).len(), 4);
     retire(&mut ring, 4, None, 1);
     assert_eq!(names(&dir), [kept[0]]);
+    // No pair is named: only what is kept goes.
+    prepare(&mut ring, 5, 8, 4);
+    let order = RetirePair::give_back(0);
+    retire(
+        &mut ring,
+        order.pair.get(),
+        order.keep_blocks,
+        order.kept_max,
+    );
+    assert_eq!(names(&dir), ["durability-5.log", "segment-5.log"]);
 }
 
 #[test]

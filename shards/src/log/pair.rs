@@ -81,6 +81,11 @@ impl Spare {
         matches!(self, Spare::Ready(_))
     }
 
+    /// Whether it could not be made, and is to be tried again.
+    pub fn has_failed(&self) -> bool {
+        matches!(self, Spare::Failed(_))
+    }
+
     /// Whether it is zeroed to its end.
     pub fn is_whole(&self) -> bool {
         matches!(self, Spare::Ready(ready) if ready.blocks_ready >= ready.asked.segment_blocks)

@@ -60,6 +60,8 @@ pub(super) struct Closing {
     stage: Stage,
     /// Everything that was decided when the stage began has retired.
     has_settled: bool,
+    /// Segments that may be kept, as far as the disk was told, or more.
+    kept_max: u32,
     turn_at: Option<Time>,
 }
 
@@ -110,9 +112,10 @@ impl Moving {
 }
 
 impl Closing {
-    /// `older`: the pairs of earlier boots.
-    pub fn after_boot(older: &[OlderPair]) -> Self {
+    /// `older`: the pairs of earlier boots; `kept_max`: segments that the start kept at most.
+    pub fn after_boot(older: &[OlderPair], kept_max: u32) -> Self {
         Self {
+            kept_max,
             copy_until: older.last().map_or(PairNumber::ZERO, |older| older.pair),
             ..Self::default()
         }
@@ -540,13 +543,29 @@ impl ShardLog {
         out.push(DiskOp::Retire(RetirePair {
             pair,
             keep_blocks: segment_blocks.filter(|blocks| *blocks == self.options.segment_blocks),
-            // What is kept is given back first where the file system fills up.
-            kept_max: match self.pressure() {
-                Pressure::None => self.options.kept_segments_max,
-                Pressure::Soft | Pressure::Hard => 0,
-            },
+            kept_max: self.kept_max(),
         }));
         Stage::Idle
+    }
+
+    /// Segments that may be kept: none where the file system fills up.
+    fn kept_max(&self) -> u32 {
+        match self.pressure() {
+            Pressure::None => self.options.kept_segments_max,
+            Pressure::Soft | Pressure::Hard => 0,
+        }
+    }
+
+    /// Gives kept segments back when fewer may be kept than before. Not while a spare is asked for, which may be made of
+    /// one: its space would be asked for anew.
+    pub(super) fn give_back_kept(&mut self, out: &mut Vec<DiskOp>) {
+        let kept_max = self.kept_max();
+        if kept_max >= self.closing.kept_max {
+            self.closing.kept_max = kept_max;
+        } else if !self.waits_for_spare() {
+            self.closing.kept_max = kept_max;
+            out.push(DiskOp::Retire(RetirePair::give_back(kept_max)));
+        }
     }
 }
 

@@ -668,6 +668,10 @@ impl SimDisk {
                 while self.kept.len() > order.kept_max as usize {
                     let given_up = self.kept.pop().expect("more than none");
                     self.directory.change(Name::Kept(given_up.pair), None);
+                    // Their space is there for new files.
+                    if let Some(room) = &mut self.room {
+                        *room += 1 + given_up.blocks / self.options.piece_blocks.max(1);
+                    }
                 }
                 match kind {
                     FileKind::Segment => RemoveStage::Unlink(FileKind::Ledger),

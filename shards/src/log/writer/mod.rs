@@ -254,7 +254,7 @@ impl ShardLog {
             current: None,
             spare: Spare::None,
             spare_failure: None,
-            closing: Closing::after_boot(&restored.older),
+            closing: Closing::after_boot(&restored.older, restored.options.kept_segments_max),
             older: restored.older,
             ciphers: restored.ciphers,
             passed_over: restored.passed_over,

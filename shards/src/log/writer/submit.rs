@@ -47,6 +47,7 @@ impl ShardLog {
             }
         }
         self.ask_for_spare(now, out);
+        self.give_back_kept(out);
         if self.open_since_boot {
             out.extend(self.passed_over.drain(..).map(DiskOp::Remove));
             if self.may_close_pairs() {
@@ -146,6 +147,11 @@ impl ShardLog {
                 kept_max: self.options.kept_segments_max,
             }));
         }
+    }
+
+    /// Whether a spare is asked for, or about to be.
+    pub(in crate::log) fn waits_for_spare(&self) -> bool {
+        !self.spares_leaving.is_empty() || !(self.spare.is_ready() || self.spare.has_failed())
     }
 
     fn ask_for_spare(&mut self, now: Time, out: &mut Vec<DiskOp>) {
