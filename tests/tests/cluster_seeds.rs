@@ -7,6 +7,9 @@ use clustor_sim::cluster::trace::Trace;
 /// Seeds that are run; `CLUSTOR_SIM_SEEDS` asks for more.
 const SEEDS: u64 = 400;
 
+/// Seeds after which every replica loses a third of its log.
+const HELICAL_SEEDS: u64 = 30;
+
 /// Seeds that found something once: a replica was not told of rot that reclaiming had come across; a log asked for turns while its
 /// disk hung; votes that came late made a leader of a term that was over, and the rule asked it for what came after.
 const KEPT: [u64; 3] = [753_267_350_347, 805_352_654_033, 809_309_380_007];
@@ -64,6 +67,15 @@ fn every_rule_holds_on_every_seed() {
         missed.is_empty() || seeds() < SEEDS,
         "nobody reached {missed:?}"
     );
+}
+
+#[test]
+fn helical_damage_heals_by_itself() {
+    let mut rotten = 0;
+    for seed in 1..=HELICAL_SEEDS {
+        rotten += held(Kind::Helical, seed).rotten;
+    }
+    assert!(rotten > 100 * HELICAL_SEEDS, "{rotten} extents");
 }
 
 #[test]

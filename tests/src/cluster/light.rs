@@ -40,6 +40,7 @@ impl Swarm {
             faults: draw_faults(rng),
             load: draw_load(rng),
             chaos_us: rng.random_range(LIFE_US.0..=LIFE_US.1),
+            helical: false,
         }
     }
 }

@@ -12,7 +12,7 @@
 //! - [`check`]: what must hold
 //! - [`world`]: all of it together, one event a step
 //! - [`marks`]: which paths a run reached
-//! - [`swarm`], `light`, [`load`], [`run`]: what a seed draws, its clients, and its run
+//! - [`swarm`], `light`, `helical`, [`load`], [`run`]: what a seed draws, its clients, and its run
 //! - [`simpler`], [`minimise`]: what can be left out of it
 
 mod addresses;
@@ -20,6 +20,7 @@ pub mod check;
 mod clocks;
 mod deferred;
 pub mod guest;
+mod helical;
 pub mod host;
 pub mod layout;
 mod light;

@@ -13,6 +13,7 @@ use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::check::Violation;
+use super::helical;
 use super::load::Clients;
 use super::marks::Marks;
 use super::simpler::Simpler;
@@ -21,6 +22,8 @@ use super::trace::Trace;
 use super::world::{Happened, World};
 use faults::{FAULT_TOKEN, FAULTS};
 use moves::Moves;
+
+use crate::disk::Crash;
 
 pub(super) use faults::fault_marks;
 
@@ -50,6 +53,8 @@ pub struct Report {
     pub reads: u64,
     /// Boots of shards.
     pub boots: u64,
+    /// Extents that rotted at the end of a run with helical damage.
+    pub rotten: u64,
     /// The paths that it reached.
     pub marks: Marks,
     /// Whether it came to its end, and was not cut short by the number of steps.
@@ -64,6 +69,8 @@ pub enum Kind {
     Busy,
     /// Many minutes in which hardly anything happens, and faults are minutes apart.
     Light,
+    /// A few seconds of load without faults, then a restart of all, on each of which another third of the log is rotten.
+    Helical,
 }
 
 impl Kind {
@@ -71,6 +78,7 @@ impl Kind {
         match self {
             Self::Busy => Swarm::draw(rng),
             Self::Light => Swarm::draw_light(rng),
+            Self::Helical => Swarm::draw_helical(rng),
         }
     }
 
@@ -79,6 +87,7 @@ impl Kind {
         match self {
             Self::Busy => "",
             Self::Light => "--light ",
+            Self::Helical => "--helical ",
         }
     }
 }
@@ -215,6 +224,8 @@ struct Run {
     world: World,
     faults: Faults,
     chaos_us: u64,
+    helical: bool,
+    rotten: u64,
     clients: Clients,
     rng: Xoshiro256PlusPlus,
     calm: bool,
@@ -241,6 +252,8 @@ impl Run {
             world,
             faults: swarm.faults,
             chaos_us: swarm.chaos_us,
+            helical: swarm.helical,
+            rotten: 0,
             clients,
             rng,
             calm: false,
@@ -260,6 +273,7 @@ impl Run {
             acknowledged: self.world.clients().acknowledged,
             reads: self.world.clients().reads,
             boots: self.world.hosts().map(|host| host.boots).sum(),
+            rotten: self.rotten,
             marks,
             finished,
         }
@@ -286,8 +300,23 @@ impl Run {
                 return Ok(false);
             }
         }
+        if !self.helical {
+            self.calm_down();
+            return self.must_live();
+        }
+        self.clients.resting = true;
+        self.drain()?;
+        self.clients.silent = false;
+        for node in self.world.layout().nodes() {
+            self.world.crash(node, Crash::Power);
+        }
+        self.rotten = helical::let_thirds_rot(&mut self.world)?;
         self.calm_down();
-        self.must_live()
+        let finished = self.must_live()?;
+        if finished {
+            helical::is_whole(&self.world)?;
+        }
+        Ok(finished)
     }
 
     /// One step; false if there are to be no more.

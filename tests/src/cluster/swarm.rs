@@ -76,6 +76,35 @@ pub struct Faults {
     pub rot: bool,
 }
 
+impl Faults {
+    /// None at all.
+    pub const NONE: Self = Self {
+        kill: None,
+        power: None,
+        blackout: None,
+        stop: None,
+        down_us_max: 10_000,
+        cut: None,
+        cut_us_max: 10_000,
+        reset: None,
+        stall: None,
+        stall_us_max: 1_000,
+        full: None,
+        sabotage: None,
+        mode: None,
+        disk: None,
+        retune: None,
+        members: None,
+        moves: None,
+        clock: None,
+        drift_ppm_max: 0,
+        image: None,
+        empty: None,
+        fragile: None,
+        rot: false,
+    };
+}
+
 /// The load of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
@@ -116,6 +145,8 @@ pub struct Swarm {
     pub load: Load,
     /// How long faults are on, in microseconds.
     pub chaos_us: u64,
+    /// Whether every replica loses another third of its log then, and all restart.
+    pub helical: bool,
 }
 
 pub(super) fn pick<T: Copy>(rng: &mut Xoshiro256PlusPlus, from: &[T]) -> T {
@@ -144,6 +175,7 @@ impl Swarm {
             },
             load: draw_load(rng),
             chaos_us: rng.random_range(1_000_000..8_000_000),
+            helical: false,
             layout,
         }
     }
@@ -159,6 +191,7 @@ impl Swarm {
             faults,
             load: draw_load(rng),
             chaos_us: rng.random_range(1_000_000..8_000_000),
+            helical: false,
             layout,
         };
         // Drawn last: what a seed draws before it stays what it was.

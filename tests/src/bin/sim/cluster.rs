@@ -27,6 +27,9 @@ pub struct Seeds {
     /// Draw long lives in which hardly anything happens, instead of short ones full of load and faults
     #[arg(long)]
     light: bool,
+    /// Seconds of load, then a restart of all nodes, on each of which another third of the log is rotten
+    #[arg(long, conflicts_with = "light")]
+    helical: bool,
     /// With --seed: print nothing but the end
     #[arg(long, requires = "seed")]
     quiet: bool,
@@ -47,7 +50,7 @@ pub struct Seeds {
     #[arg(long)]
     from: Option<u64>,
     /// Play these scripts; print what happens, if it is one
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["seed", "seeds", "seconds", "operations", "from", "light"])]
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["seed", "seeds", "seconds", "operations", "from", "light", "helical"])]
     scenario: Vec<PathBuf>,
     #[command(flatten)]
     enough: Enough,
@@ -55,7 +58,11 @@ pub struct Seeds {
 
 impl Seeds {
     const fn kind(&self) -> Kind {
-        if self.light { Kind::Light } else { Kind::Busy }
+        match (self.light, self.helical) {
+            (true, _) => Kind::Light,
+            (_, true) => Kind::Helical,
+            _ => Kind::Busy,
+        }
     }
 }
 
@@ -154,6 +161,7 @@ fn many(seeds: &Seeds) -> ExitCode {
                 ("acknowledged", report.acknowledged),
                 ("reads", report.reads),
                 ("boots", report.boots),
+                ("rotten", report.rotten),
                 ("virtual_ms", report.virtual_us / 1000),
             ],
             marks: Some(report.marks),
