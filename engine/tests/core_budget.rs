@@ -107,6 +107,7 @@ impl Node {
             shards: 1,
             seed: 31,
             placement: None,
+            placed: Arc::default(),
             control: Box::new(clustor_engine::gate::SelfGoverned),
             stopwatch: Box::new(script.clone()),
             acks: AckBox::new(|| ()),

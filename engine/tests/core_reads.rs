@@ -74,6 +74,7 @@ impl Node {
             shards: 1,
             seed: 31,
             placement: None,
+            placed: Arc::default(),
             control: Box::new(said.clone()),
             stopwatch: Box::new(Still),
             acks: AckBox::new(|| ()),

@@ -71,6 +71,7 @@ impl Node {
             shards: 1,
             seed: id * 31,
             placement: None,
+            placed: std::sync::Arc::default(),
             control: Box::new(clustor_engine::gate::SelfGoverned),
             acks: AckBox::new(|| ()),
             silent: None,

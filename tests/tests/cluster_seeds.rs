@@ -15,7 +15,7 @@ const HELICAL_SEEDS: u64 = 30;
 const KEPT: [u64; 3] = [753_267_350_347, 805_352_654_033, 809_309_380_007];
 
 /// Marks that some hundreds of seeds may miss: what is drawn once in a run at most, and what no client of a run asks for.
-const RARE: [&str; 14] = [
+const RARE: [&str; 15] = [
     "refused.NotHere",
     "refused.TooLarge",
     "refused.ModeConflict",
@@ -29,6 +29,7 @@ const RARE: [&str; 14] = [
     "damage.Extent",
     "damage.Trailer",
     "damage.Pair",
+    "members.placed",
     "members.unheeded",
 ];
 

@@ -388,6 +388,29 @@ fn a_node_that_the_others_never_heard_of_joins_by_one_command_and_may_move() {
 }
 
 #[test]
+fn a_leader_that_only_the_nodes_placements_list_is_named_with_its_address() {
+    let mut cluster = Cluster::of(3);
+    cluster.append("a");
+    let known = cluster.clients.clone();
+    cluster.prepare_4();
+    for node in 1..=3 {
+        cluster.kill(node);
+        let config = std::fs::read_to_string(cluster.config(node)).expect("a config");
+        let config = config.replace("\"placement.toml\"", "\"new/placement.toml\"");
+        std::fs::write(cluster.config(node), config).expect("written");
+    }
+    for node in 1..=4 {
+        cluster.boot(node);
+    }
+    assert_code(&cluster.member("add", &["1", "4"]), 0);
+    assert_code(&cluster.member("promote", &["1", "4"]), 0);
+    assert_code(&cluster.member("transfer", &["1", "4"]), 0);
+    cluster.clients = known;
+    cluster.append("b");
+    assert_eq!(cluster.leader(), 4);
+}
+
+#[test]
 fn a_leader_that_moved_reaches_a_lower_node_that_was_down_when_the_others_were_told() {
     let mut cluster = Cluster::of(3);
     cluster.append("a");

@@ -159,6 +159,7 @@ impl EngineBuilder {
             });
         }
         let shards_total = u16::try_from(shards.len()).unwrap_or(u16::MAX);
+        let placed = seat.placed();
         let mut plans = Vec::with_capacity(shards.len());
         let mut submitters = Vec::with_capacity(shards.len());
         for (number, shard) in (0u16..).zip(&mut shards) {
@@ -189,6 +190,7 @@ impl EngineBuilder {
                         shards: shards_total,
                         seed: seed()?,
                         placement: seat.placement_file(),
+                        placed: Arc::clone(&placed),
                         control: Box::new(SelfGoverned),
                         stopwatch: Box::new(ProcessStopwatch::start()),
                         acks,

@@ -1,5 +1,9 @@
 //! Where an engine sits: alone, or as one node of a cluster under a signed placement.
 
+use core::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use clustor_shards::host::Claim;
 #[cfg(feature = "net")]
 use clustor_shards::runtime::{Listening, serve};
@@ -89,6 +93,24 @@ impl Seat {
     #[expect(clippy::unused_self, reason = "a member has one")]
     pub fn placement_file(&self) -> Option<Vec<u8>> {
         None
+    }
+
+    /// Where nodes listen by the placement.
+    #[cfg(feature = "net")]
+    pub fn placed(&self) -> Arc<BTreeMap<NodeId, SocketAddr>> {
+        let members = self.member.iter();
+        let nodes = members.flat_map(|member| member.placement.nodes());
+        Arc::new(
+            nodes
+                .map(|(node, placed)| (*node, placed.address))
+                .collect(),
+        )
+    }
+
+    #[cfg(not(feature = "net"))]
+    #[expect(clippy::unused_self, reason = "a member has some")]
+    pub fn placed(&self) -> Arc<BTreeMap<NodeId, SocketAddr>> {
+        Arc::default()
     }
 
     /// What opens the sockets of a shard.

@@ -26,10 +26,12 @@ pub mod pace;
 mod pause;
 mod reads;
 
+use core::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use clustor_shards::turn::{ConnectionId, PeerId, Time};
-use clustor_wire::ids::{LogIndex, PartitionId, Term};
+use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 use clustor_wire::message::{
     IdempotencyKey, LeaderAt, PartitionStatus, RefetchVerdict, Refusal, RefusalClause,
 };
@@ -128,6 +130,8 @@ pub struct Partition {
     next_read: u64,
     /// Where handles of deferred items say what became of them.
     acks: Arc<AckBox>,
+    /// Where nodes listen by the placement.
+    placed: Arc<BTreeMap<NodeId, SocketAddr>>,
     /// How long an effect, or a machine without progress, may take, in milliseconds.
     patience_ms: u64,
     leadership: Leadership,
@@ -184,6 +188,7 @@ impl Partition {
         factory: MachineFactory,
         profile: &Profile,
         acks: &Arc<AckBox>,
+        placed: &Arc<BTreeMap<NodeId, SocketAddr>>,
         now: Time,
     ) -> Self {
         let mut replica = replica;
@@ -203,6 +208,7 @@ impl Partition {
             busy: Lent::default(),
             next_read: 0,
             acks: Arc::clone(acks),
+            placed: Arc::clone(placed),
             patience_ms: profile.ack_ms_max,
             leadership: Leadership::Follower,
             stopping: false,
@@ -356,15 +362,17 @@ impl Partition {
 
     /// A refusal that names who leads, or will, and where that listens.
     fn redirect(&self, leader: Option<PeerId>, message: String, retry_after_ms: u32) -> Refusal {
-        let configuration = self.replica.configuration();
+        let address = |of: PeerId| {
+            let noted = self.replica.configuration().address_of(of);
+            let noted = noted.filter(|noted| !noted.is_empty()).map(str::to_owned);
+            let placed = || self.placed.get(&of.node).map(SocketAddr::to_string);
+            noted.or_else(placed).unwrap_or_default()
+        };
         Refusal {
             leader: leader.map(|leader| leader.node),
             leader_at: leader.map(|leader| LeaderAt {
                 shard: leader.shard,
-                address: configuration
-                    .address_of(leader)
-                    .unwrap_or_default()
-                    .to_owned(),
+                address: address(leader),
             }),
             ..refusal(RefusalClause::NotLeader, message, retry_after_ms)
         }

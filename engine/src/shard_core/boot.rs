@@ -1,5 +1,6 @@
 //! Recovery, and partitions from what the log holds.
 
+use core::net::SocketAddr;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use clustor_shards::log::{
     ShardLog,
 };
 use clustor_shards::turn::{PeerId, Time};
-use clustor_wire::ids::{ClusterId, Incarnation, PartitionId};
+use clustor_wire::ids::{ClusterId, Incarnation, NodeId, PartitionId};
 
 use super::addresses::Addresses;
 use super::campaigns::Campaigns;
@@ -60,6 +61,8 @@ pub struct CoreConfig {
     pub seed: u64,
     /// The bytes of the signed placement, handed to clients that ask.
     pub placement: Option<Vec<u8>>,
+    /// Where nodes listen by the placement, for clients that must ask another one.
+    pub placed: Arc<BTreeMap<NodeId, SocketAddr>>,
     /// The control plane's word on its partitions; [`crate::gate::SelfGoverned`] where there is none.
     pub control: Box<dyn ControlView + Send>,
     /// What machines are timed by.
@@ -160,6 +163,7 @@ impl ShardCore {
                 spec.factory,
                 &config.profile,
                 &config.acks,
+                &config.placed,
                 now,
             );
             partitions.push((id, Box::new(partition)));

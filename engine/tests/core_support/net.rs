@@ -95,6 +95,7 @@ impl Node {
             // Another at each start: what is drawn and not on disk is drawn otherwise.
             seed: id * 31 + now.0,
             placement: None,
+            placed: std::sync::Arc::default(),
             control: Box::new(clustor_engine::gate::SelfGoverned),
             stopwatch: Box::new(Still),
             acks: AckBox::new(|| ()),

@@ -255,6 +255,7 @@ impl Host {
                 .count() as u16,
             seed,
             placement: None,
+            placed: Arc::default(),
             control: Box::new(SelfGoverned),
             stopwatch: Box::new(self.spent.clone()),
             acks: Arc::clone(&self.acks),

@@ -5945,7 +5945,7 @@ impl<'a> Refusal<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u16>(Refusal::VT_LEADER_SHARD, None)}
   }
-  /// Where that node listens: an IP address and a port, 48 bytes at most. Absent if the placement says.
+  /// Where that node listens: an IP address and a port, 48 bytes at most. Absent where that is not known.
   #[inline]
   pub fn leader_address(&self) -> Option<&'a str> {
     // Safety:

@@ -225,7 +225,7 @@ pub struct LeaderAt {
     /// Its shard.
     pub shard: ShardId,
     /// Where its node listens, an IP address and a port, of [`ADDRESS_BYTES_MAX`](super::ADDRESS_BYTES_MAX) bytes at most;
-    /// empty if the placement says.
+    /// empty where that is not known.
     pub address: String,
 }
 

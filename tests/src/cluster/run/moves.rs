@@ -1,7 +1,7 @@
 //! Nodes that move to another address, and what an operator does about it: the others are told, partition by partition.
 //!
-//! Until they are, those who dial the node don't find it. Who was down meanwhile, or is new to a partition, may know nobody
-//! who could tell it: it needs a placement that says where the others are.
+//! Until they are, those who dial the node don't find it, but it finds them. Who was down while a node joined may not know
+//! it, nor anybody else who could tell it: it needs a placement that lists the others.
 
 use std::collections::BTreeMap;
 
