@@ -99,6 +99,26 @@ fn four_lanes_are_four_checksums_of_every_fourth_word() {
 }
 
 #[test]
+fn lanes_over_runs_apart_are_joined_to_those_over_all() {
+    let bytes: Vec<u8> = (0..90_000u32).map(|at| (at * 11 % 253) as u8).collect();
+    let lanes_of = |bytes: &[u8]| {
+        let mut lanes = FourLaneCrc::default();
+        lanes.update(bytes);
+        lanes
+    };
+    let mut joined = FourLaneCrc::default();
+    let mut fed = FourLaneCrc::default();
+    let mut rest = bytes.as_slice();
+    for len in [0, 1, 16, 4_000, 17, 65_536, 15, 300, 1 << 13] {
+        let (run, behind) = rest.split_at(len);
+        fed.update(run);
+        joined = joined.followed_by(lanes_of(run), run.len());
+        assert_eq!(joined, fed, "{len} bytes more");
+        rest = behind;
+    }
+}
+
+#[test]
 fn every_sealed_block_lies_in_a_range_that_its_ledger_reserved() {
     let mut disk = MemoryDisk::default();
     let _ = rolled(&mut disk);

@@ -75,6 +75,19 @@ impl FourLaneCrc {
         }
     }
 
+    /// The checksum of what made this one and, behind it, what made `next`, which was fed as `bytes` bytes: as if both had been
+    /// fed to one.
+    #[must_use]
+    pub fn followed_by(self, next: Self, bytes: usize) -> Self {
+        let rows = bytes.div_ceil(LANES * WORD);
+        let shift = lane_shift(rows as u64 * WORD as u64);
+        let mut lanes = self.0;
+        for (lane, next) in lanes.iter_mut().zip(next.0) {
+            *lane = times(shift, *lane) ^ next;
+        }
+        Self(lanes)
+    }
+
     /// The lanes, packed little-endian into 128 bits.
     #[must_use]
     pub fn to_bytes(self) -> [u8; LANES * WORD] {
@@ -88,6 +101,47 @@ impl FourLaneCrc {
     fn decode(r: &mut Reader<'_>) -> Result<Self, Truncated> {
         Ok(Self([r.u32()?, r.u32()?, r.u32()?, r.u32()?]))
     }
+}
+
+/// CRC32C's polynomial, its bits reversed as those of every remainder here: x^0 is the highest (RFC 3720, B.4).
+const POLYNOMIAL: u32 = 0x82f6_3b78;
+/// x^(2^n) modulo the polynomial.
+const SQUARES: [u32; 40] = {
+    let mut squares = [1 << 30; 40];
+    let mut n = 1;
+    while n < squares.len() {
+        squares[n] = times(squares[n - 1], squares[n - 1]);
+        n += 1;
+    }
+    squares
+};
+
+/// The product of two remainders.
+const fn times(a: u32, mut b: u32) -> u32 {
+    let mut product = 0;
+    let mut bit = 1 << 31;
+    while bit != 0 {
+        if a & bit != 0 {
+            product ^= b;
+        }
+        b = (b >> 1) ^ if b & 1 == 1 { POLYNOMIAL } else { 0 };
+        bit >>= 1;
+    }
+    product
+}
+
+/// What a checksum is multiplied by when `bytes` bytes are behind what made it: x^(8 bytes).
+fn lane_shift(bytes: u64) -> u32 {
+    let mut shift = 1 << 31;
+    let mut bits = bytes;
+    for square in &SQUARES[3..] {
+        if bits & 1 == 1 {
+            shift = times(*square, shift);
+        }
+        bits >>= 1;
+    }
+    assert!(bits == 0, "an extent is no longer than its segment");
+    shift
 }
 
 /// Figures of a segment up to some chain; each slot holds those up to its own.
@@ -113,8 +167,18 @@ impl SegmentFigures {
         self.add_place(place, records.len() as u32, count);
     }
 
-    /// As [`Self::add_extent`], without the checksum of the entries: how many bytes of records, and how many of them.
-    pub(super) fn add_place(&mut self, place: (u32, u32), bytes: u32, count: u32) {
+    /// As [`Self::add_extent`], where the records were seen before: their checksum, their bytes, how many there are.
+    pub(super) fn add_seen(
+        &mut self,
+        place: (u32, u32),
+        (entries, bytes): (FourLaneCrc, u32),
+        count: u32,
+    ) {
+        self.entries = self.entries.followed_by(entries, bytes as usize);
+        self.add_place(place, bytes, count);
+    }
+
+    fn add_place(&mut self, place: (u32, u32), bytes: u32, count: u32) {
         self.records += u64::from(count);
         let (first_block, blocks) = place;
         let mut row = [0; LANES * WORD];

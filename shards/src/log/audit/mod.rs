@@ -31,6 +31,7 @@ use super::recovery::files::{Files, SlotState};
 use super::recovery::judge::SlotMark;
 use super::seal::SegmentCipher;
 use super::slot::{ExtentDigest, Slot};
+use super::trailer::FourLaneCrc;
 use super::writer::ShardLog;
 use crate::buffer::{BLOCK_BYTES, Block, BlockPool, SizeClass};
 use crate::disk::{BootDisk, FileId};
@@ -106,8 +107,9 @@ impl SlotSeen {
 pub(super) struct Whole {
     blocks: u32,
     records: u32,
-    /// Bytes of its records' frames.
+    /// Bytes of its records' frames, and their checksum.
     record_bytes: u32,
+    entries: FourLaneCrc,
     previous: ExtentDigest,
     digest: ExtentDigest,
     /// Over its records, where the pair keeps leaves.
@@ -117,7 +119,10 @@ pub(super) struct Whole {
 impl Whole {
     fn of(cipher: &SegmentCipher, extent: &OpenExtent, digest: ExtentDigest) -> Self {
         let records = extent.records();
+        let mut entries = FourLaneCrc::default();
+        entries.update(records);
         Self {
+            entries,
             blocks: extent.header.blocks,
             records: extent.header.records,
             record_bytes: records.len() as u32,

@@ -1,7 +1,5 @@
-//! Figures of a segment formed anew from its extents, to be compared with what its slots and its trailer state.
-//!
-//! The checksum of the entries is left out: each extent's own says as much, and joining it over extents that were
-//! verified apart from each other costs more than reading them.
+//! Figures of a segment formed anew from its extents, to be compared with what its slots and its trailer state. Extents are
+//! verified apart from each other, and in any order; their checksums are joined here.
 
 use clustor_wire::ids::ChainNumber;
 
@@ -34,9 +32,9 @@ impl Recount {
     /// Takes the extent of the next chain.
     pub fn add(&mut self, first_block: u32, whole: &Whole) {
         self.next = self.next.next();
-        self.figures.add_place(
+        self.figures.add_seen(
             (first_block, whole.blocks),
-            whole.record_bytes,
+            (whole.entries, whole.record_bytes),
             whole.records,
         );
         if let (Some(tree), Some(root)) = (&mut self.tree, &whole.root) {
@@ -46,9 +44,7 @@ impl Recount {
 
     /// Whether a slot or trailer states the same.
     pub fn fits(&self, stated: &SegmentFigures) -> bool {
-        let what =
-            |figures: &SegmentFigures| (figures.records, figures.offsets, figures.merkle_root);
-        what(&self.figures) == what(stated)
+        self.figures == *stated
     }
 
     /// The Merkle root, where the pair keeps leaves.

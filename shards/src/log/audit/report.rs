@@ -65,7 +65,7 @@ pub enum Damaged {
     Pair,
     /// The pair that was written last: both headers are bad.
     BothHeaders,
-    /// A slot or trailer states other figures, or another Merkle root, than the extents give, all of them authentic:
+    /// A slot or trailer states other figures, other checksums, or another Merkle root, than the extents give, all of them authentic:
     /// whoever wrote them erred, or held the keys.
     Figures,
 }
@@ -86,7 +86,7 @@ impl core::fmt::Display for Damaged {
             Self::Pair => "this older pair is gone, or both its headers are bad",
             Self::BothHeaders => "both headers are bad",
             Self::Figures => {
-                "the extents are whole, but give other figures or another Merkle root than is stated"
+                "the extents are whole, but give other figures, checksums or another Merkle root than is stated"
             }
         })
     }

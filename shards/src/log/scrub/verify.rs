@@ -239,7 +239,14 @@ impl ShardLog {
             return;
         };
         recount.add(place.first_block, whole);
-        if place.figures.is_none_or(|stated| recount.fits(&stated)) {
+        let closed = self.older.iter().find(|older| older.pair == step.pair);
+        let trailer = closed.and_then(|older| older.trailer);
+        let at_end = trailer.filter(|trailer| trailer.last.0 == place.chain);
+        let mut stated = place
+            .figures
+            .into_iter()
+            .chain(at_end.map(|trailer| trailer.figures));
+        if stated.all(|stated| recount.fits(&stated)) {
             sweep.recount = Some(recount);
             return;
         }
