@@ -1,6 +1,6 @@
 //! Cores on honest disks, and a network in memory between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use clustor_engine::machine::deferred::AckBox;
 use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
@@ -8,6 +8,7 @@ use clustor_engine::outcome::{IdempotencyKey, Leadership, Outcome};
 use clustor_engine::profile::Profile;
 use clustor_engine::request::{Reply, Request, RequestBody, Wait};
 use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
+use clustor_shards::disk::DiskOp;
 use clustor_shards::turn::{Application, ClientOp, Inbox, Outbox, PeerEvent, PeerId, Time};
 use clustor_wire::frame::Frame;
 use clustor_wire::ids::{BootNumber, ClusterId, LogIndex};
@@ -41,6 +42,9 @@ pub struct Node {
     pub due: Option<Time>,
     /// Its disk answers nothing.
     pub hangs: bool,
+    /// How long its disk takes for each operation, in milliseconds; they end in order.
+    pub slow_ms: u64,
+    slow: VecDeque<(Time, DiskOp)>,
 }
 
 impl Node {
@@ -111,6 +115,8 @@ impl Node {
             answers: Vec::new(),
             due: Some(now),
             hangs: false,
+            slow_ms: 0,
+            slow: VecDeque::new(),
         }
     }
 
@@ -119,12 +125,23 @@ impl Node {
         self.inbox.now = now;
         self.core.turn(&mut self.inbox, &mut outbox);
         for op in outbox.disk.into_iter().filter(|_| !self.hangs) {
-            self.inbox.disk.push(self.disk.carry(op));
+            if self.slow_ms == 0 && self.slow.is_empty() {
+                self.inbox.disk.push(self.disk.carry(op));
+            } else {
+                self.slow.push_back((now.plus_ms(self.slow_ms), op));
+            }
         }
         self.replies.append(&mut outbox.replies);
         self.answers.append(&mut outbox.clients);
         self.due = outbox.deadline;
         outbox.peers
+    }
+
+    /// What its disk has done by now.
+    fn end_slow(&mut self, now: Time) {
+        while let Some((_, op)) = self.slow.pop_front_if(|(at, _)| *at <= now) {
+            self.inbox.disk.push(self.disk.carry(op));
+        }
     }
 
     pub fn append(&mut self, ticket: u64, payload: &[u8], key: Option<u128>) {
@@ -179,6 +196,7 @@ impl Net {
             self.now = self.now.plus_ms(1);
             let mut sent = Vec::new();
             for (id, node) in &mut self.nodes {
+                node.end_slow(self.now);
                 let due = node.due.is_some_and(|due| due <= self.now);
                 if due || !node.inbox.is_empty() {
                     sent.extend(node.turn(self.now).into_iter().map(|(to, f)| (*id, to, f)));
