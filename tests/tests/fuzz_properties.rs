@@ -1,19 +1,27 @@
 //! The properties that `tests/fuzz` tries without end: here with the committed seeds, and with bytes that proptest
 //! draws.
 
-use std::path::Path;
+mod fuzz_seeds;
 
-use clustor_shards::log::record::{RecordKind, encode_record};
+use std::path::{Path, PathBuf};
+
+use clustor_shards::log::record::{RecordKind, encode_record, records};
 use clustor_sim::fuzz::{forger_agrees, frames, ledger_replay, profile, segment_recovery};
-use clustor_wire::frame::{Frame, encode_frame};
+use clustor_wire::frame::{Frame, FrameDecoder, FrameKind, encode_frame};
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
+use clustor_wire::message::{ClientRequest, ClientResponse, PeerBatch, PeerHello};
+use fuzz_seeds::{Form, valid_seeds};
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, any, proptest};
 
-fn each_seed(target: &str, property: fn(&[u8])) {
-    let seeds = Path::new(env!("CARGO_MANIFEST_DIR"))
+fn seeds_of(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz/seeds")
-        .join(target);
+        .join(target)
+}
+
+fn each_seed(target: &str, property: fn(&[u8])) {
+    let seeds = seeds_of(target);
     let mut tried = 0;
     for seed in std::fs::read_dir(&seeds).expect("seeds are committed") {
         let seed = seed.expect("a directory can be listed").path();
@@ -35,6 +43,47 @@ fn the_committed_seeds_hold() {
     each_seed("ledger_replay", ledger_replay);
     each_seed("frames", frames);
     each_seed("profile", profile);
+}
+
+fn assert_decodes(kind: FrameKind, body: &[u8]) {
+    let error = match kind {
+        FrameKind::PeerHello => PeerHello::decode(body).err(),
+        FrameKind::PeerBatch => PeerBatch::decode(body).err(),
+        FrameKind::ClientRequest => ClientRequest::decode(body).err(),
+        FrameKind::ClientResponse => ClientResponse::decode(body).err(),
+        FrameKind::Goodbye => None,
+    };
+    assert_eq!(error, None, "{kind:?}");
+}
+
+/// Where this fails after a change of a format: `cargo run -p clustor-sim --example fuzz_seeds` writes them anew.
+#[test]
+fn the_seeds_that_are_meant_to_be_valid_are_what_the_formats_are() {
+    for seed in valid_seeds() {
+        let file = seeds_of("frames").join(seed.name);
+        let bytes = std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", seed.name));
+        let mut stream = &bytes[1..];
+        match seed.form {
+            Form::Bare(kind) => assert_decodes(kind, stream),
+            Form::Frames(count) => {
+                let mut decoder = FrameDecoder::new();
+                for _ in 0..count {
+                    let frame = decoder.decode(&mut stream).expect("a frame");
+                    let frame = frame.expect("a whole frame");
+                    assert_decodes(frame.kind, &frame.body);
+                }
+                assert!(stream.is_empty());
+            }
+            Form::Records(count) => {
+                assert_eq!(records(stream).filter(Result::is_ok).count(), count);
+            }
+        }
+        assert_eq!(
+            bytes, seed.bytes,
+            "{} is not what is written today",
+            seed.name
+        );
+    }
 }
 
 fn an_edit() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
