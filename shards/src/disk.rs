@@ -367,7 +367,8 @@ pub trait BootDisk {
 
     /// Of the segments that an earlier process kept ([`RetirePair`]), keeps up to `count` of `blocks` blocks for pairs to come, and
     /// removes the others. The directory is flushed before this returns, because that process may have ended before it had done
-    /// so. A segment that has the name of a pair as well is not kept: it may still be that pair's.
+    /// so. A segment that has the name of a pair as well is not kept: it may still be that pair's. Where nothing may be written
+    /// yet, all this happens when it may, before anything else.
     ///
     /// # Errors
     /// When the directory can't be read, changed or flushed.

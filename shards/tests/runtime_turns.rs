@@ -310,7 +310,21 @@ fn a_shard_that_can_not_be_built_stops_the_start() {
         plan(&dir.path().join("shard-0")),
         plan(&dir.path().join("shard-1")),
     ];
-    plans[1].build = Box::new(|_| Err("the log is damaged".to_owned()));
+    // Shard 0 is built long before.
+    let (built_here, built) = channel();
+    let (began_here, began) = channel::<ShardId>();
+    plans[0].build = Box::new(move |boot| {
+        let shard = boot.shard;
+        *boot.on_begin = Some(Box::new(move || {
+            began_here.send(shard).expect("it listens")
+        }));
+        built_here.send(()).expect("it listens");
+        Ok(Bench::new(boot))
+    });
+    plans[1].build = Box::new(move |_| {
+        built.recv().expect("shard 0 is built");
+        Err("the log is damaged".to_owned())
+    });
     match start(&NodeOptions::default(), plans) {
         Err(StartError::Build { shard, source }) => {
             assert_eq!(shard, ShardId(1));
@@ -318,6 +332,7 @@ fn a_shard_that_can_not_be_built_stops_the_start() {
         }
         other => panic!("it is refused: {other:?}"),
     }
+    assert_eq!(began.try_iter().count(), 0, "and none has begun to write");
     let again = node(dir.path(), 2);
     again.shutdown(Duration::from_secs(5)).expect("it stops");
 }

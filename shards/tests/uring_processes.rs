@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use clustor_shards::buffer::{BLOCK_BYTES, BlockPool, Blocks, SizeClass};
 use clustor_shards::disk::{DiskError, DiskEvent, DiskOp};
-use clustor_shards::runtime::{EXIT_PANIC, NodeOptions, ShardPlan, start};
+use clustor_shards::runtime::{Build, EXIT_PANIC, NodeOptions, ShardPlan, start};
 use clustor_shards::turn::{Application, Inbox, Outbox};
 use clustor_shards::uring::{RingError, ShardRing, WriterChoice, WriterMode};
 use clustor_wire::ids::ShardId;
@@ -31,7 +31,7 @@ const MEMLOCK_LIMIT: &str = "ulimit -l 256; exec \"$0\"";
 
 type Case = (&'static str, fn());
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 7] = [
     (
         "a_failed_or_short_log_write_keeps_the_ledger_untouched",
         a_failed_or_short_log_write_keeps_the_ledger_untouched,
@@ -56,6 +56,10 @@ const CASES: [Case; 6] = [
         "a_panic_in_a_turn_ends_the_process_with_a_report",
         a_panic_in_a_turn_ends_the_process_with_a_report,
     ),
+    (
+        "a_panic_at_boot_ends_the_process_while_other_shards_wait",
+        a_panic_at_boot_ends_the_process_while_other_shards_wait,
+    ),
 ];
 
 fn main() -> ExitCode {
@@ -68,6 +72,7 @@ fn main() -> ExitCode {
             "writing-blocking" => writing(&place, WriterChoice::Blocking),
             "poor" => poor(&place),
             "panicking" => panicking(&place),
+            "panicking-at-boot" => panicking_at_boot(&place),
             other => panic!("no such role: {other}"),
         }
         return ExitCode::SUCCESS;
@@ -333,10 +338,11 @@ fn poor(place: &Path) {
     );
 }
 
-fn a_panic_in_a_turn_ends_the_process_with_a_report() {
+/// What a process of this role says, which ends by a panic of shard 1.
+fn last_words(role: &str) -> String {
     let dir = directory();
     let mut child = Killed(
-        again("panicking", dir.path(), "exec \"$0\"")
+        again(role, dir.path(), "exec \"$0\"")
             .stderr(Stdio::piped())
             .spawn()
             .expect("the shell runs"),
@@ -352,6 +358,28 @@ fn a_panic_in_a_turn_ends_the_process_with_a_report() {
     let status = child.0.wait().expect("waited for");
     assert_eq!(status.code(), Some(EXIT_PANIC), "{said}");
     assert!(said.contains("shard 1 panicked at"), "which shard: {said}");
+    said
+}
+
+fn a_panic_at_boot_ends_the_process_while_other_shards_wait() {
+    let said = last_words("panicking-at-boot");
+    assert!(said.contains("no way to boot"), "why: {said}");
+    assert!(!said.contains("shard 0 began"), "none may write: {said}");
+}
+
+fn panicking_at_boot(place: &Path) {
+    let waits: Build<Panics, String> = Box::new(|boot| {
+        *boot.on_begin = Some(Box::new(|| panic!("shard 0 began")));
+        Ok(Panics)
+    });
+    let panics: Build<Panics, String> = Box::new(|_| panic!("no way to boot"));
+    let plans = vec![plan(place, 0, waits), plan(place, 1, panics)];
+    let node = start(&NodeOptions::default(), plans);
+    panic!("the process has ended: {node:?}");
+}
+
+fn a_panic_in_a_turn_ends_the_process_with_a_report() {
+    let said = last_words("panicking");
     assert!(said.contains("uring_processes.rs:"), "where: {said}");
     assert!(said.contains("the answer was 41"), "why: {said}");
     assert!(said.contains("RUST_BACKTRACE=1"), "what to do: {said}");
@@ -374,17 +402,19 @@ impl Application for Panics {
     }
 }
 
+fn plan(place: &Path, shard: u16, build: Build<Panics, String>) -> ShardPlan<Panics, String> {
+    ShardPlan {
+        directory: place.join(format!("shard-{shard}")),
+        writer: WriterChoice::Auto,
+        pool: Vec::new(),
+        build,
+        deliver: Box::new(|()| ()),
+    }
+}
+
 fn panicking(place: &Path) {
-    let plan = |shard: u16| -> ShardPlan<Panics, String> {
-        ShardPlan {
-            directory: place.join(format!("shard-{shard}")),
-            writer: WriterChoice::Auto,
-            pool: Vec::new(),
-            build: Box::new(|_| Ok(Panics)),
-            deliver: Box::new(|()| ()),
-        }
-    };
-    let node = start(&NodeOptions::default(), vec![plan(0), plan(1)]).expect("it starts");
+    let plans = [0, 1].map(|shard| plan(place, shard, Box::new(|_| Ok(Panics))));
+    let node = start(&NodeOptions::default(), plans.into()).expect("it starts");
     for (shard, request) in [(0, 42), (1, 41)] {
         node.submitter(ShardId(shard))
             .try_submit(request)

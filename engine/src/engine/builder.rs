@@ -18,7 +18,7 @@ use clustor_wire::ids::{PartitionId, ShardId};
 use super::budget::Budget;
 use super::handle::Port;
 use super::leaders::Leaders;
-use super::recovering::{Watched, leave_record};
+use super::recovering::{Watched, record_to_leave};
 #[cfg(feature = "net")]
 use super::seat::Member;
 use super::seat::{Core, Seat, Sockets};
@@ -121,8 +121,9 @@ impl EngineBuilder {
     /// profile's `log_encoding` and `wal_codec`.
     ///
     /// # Errors
-    /// [`EngineError`]. Nothing runs then; and nothing was written where the error is about the builder, the
-    /// profile, or a directory that is someone else's.
+    /// [`EngineError`]. Nothing runs then; and nothing was written where the error is about the builder, the profile, the
+    /// file system, a directory that is someone else's, or a log of any shard that this start must not use (another key,
+    /// another encoding, a newer format): locks aside, the directory is what it was.
     pub fn start(mut self) -> Result<Engine, EngineError> {
         self.profile = environment::apply(self.profile)?;
         self.check()?;
@@ -329,7 +330,8 @@ fn build(
         let (core, report) = ShardCore::boot(config, boot.pool, boot.now, &mut disk, &keys)?;
         let work = disk.work();
         tracing::info!(shard = %boot.shard, boot = %report.boot, ?work, ?report, "recovered");
-        leave_record(&directory, identity, &core, &report, work);
+        let record = record_to_leave(directory, identity, &core, &report, work);
+        *boot.on_begin = Some(record);
         if report.format.sealing == Suite::None {
             tracing::warn!(
                 shard = %boot.shard,

@@ -1,12 +1,13 @@
 //! Watching a recovery: how much of the log it has read, said from time to time, and left behind as the boot's record.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use clustor_shards::buffer::Blocks;
 use clustor_shards::disk::{BootDisk, DiskError, FileId, FoundPair};
 use clustor_shards::host::{BootRecord, RecoveryWork};
 use clustor_shards::log::{LogIdentity, RecoveryReport};
+use clustor_shards::runtime::OnBegin;
 use clustor_wire::ids::ShardId;
 
 use crate::shard_core::ShardCore;
@@ -89,14 +90,15 @@ impl BootDisk for Watched<'_> {
     }
 }
 
-/// Leaves the boot's record in the shard's directory. One that can't be written is no reason not to start.
-pub(super) fn leave_record(
-    directory: &Path,
+/// The boot's record, to be left in the shard's directory when anything may be written there. One that can't be written is
+/// no reason not to start.
+pub(super) fn record_to_leave(
+    directory: PathBuf,
     identity: LogIdentity,
     core: &ShardCore,
     report: &RecoveryReport,
     work: RecoveryWork,
-) {
+) -> OnBegin {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let now_ms = now.map_or(0, |now| now.as_millis());
     let record = BootRecord {
@@ -106,7 +108,10 @@ pub(super) fn leave_record(
         work,
         written_unix_ms: u64::try_from(now_ms).unwrap_or(u64::MAX),
     };
-    if let Err(error) = record.put(directory) {
-        tracing::warn!(shard = %identity.shard, directory = %directory.display(), %error, "the boot's record can't be written");
-    }
+    let record = record.written();
+    Box::new(move || {
+        if let Err(error) = record.put(&directory) {
+            tracing::warn!(shard = %identity.shard, directory = %directory.display(), %error, "the boot's record can't be written");
+        }
+    })
 }

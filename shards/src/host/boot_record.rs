@@ -1,7 +1,7 @@
 //! What a start found in a shard's log and decided, left behind for people and their tools.
 //!
-//! `shard-N/boot_record.json` is replaced whole at each boot, when the log has been read and before anything is written to
-//! it; docs/specification.md, section 7, lists its fields. Nothing reads it back: a start goes by the log alone, and one
+//! `shard-N/boot_record.json` is replaced whole at each boot, when the logs of all shards have been read and before anything is
+//! written to them; docs/specification.md, section 7, lists its fields. Nothing reads it back: a start goes by the log alone, and one
 //! that can't leave its record goes on.
 
 use std::io;
@@ -54,15 +54,25 @@ pub struct BootRecord<'a> {
     pub written_unix_ms: u64,
 }
 
-impl BootRecord<'_> {
+/// A record's text, apart from the log that it is about.
+#[derive(Debug, Clone)]
+pub struct WrittenRecord(String);
+
+impl WrittenRecord {
     /// Replaces the record of the shard whose directory this is (`DATA/shard-N`).
     ///
     /// # Errors
     /// When it can't be written; the one before it is then still there.
     pub fn put(&self, directory: &Path) -> io::Result<()> {
-        let mut text = format!("{:#}", self.to_json());
-        text.push('\n');
-        files::put(directory, BOOT_RECORD, 0o600, text.as_bytes())
+        files::put(directory, BOOT_RECORD, 0o600, self.0.as_bytes())
+    }
+}
+
+impl BootRecord<'_> {
+    /// The record as it is written.
+    #[must_use]
+    pub fn written(&self) -> WrittenRecord {
+        WrittenRecord(format!("{:#}\n", self.to_json()))
     }
 
     /// The record as JSON. What may exceed 2^53 is a string.

@@ -13,7 +13,9 @@ mod offline;
 mod policy;
 mod scrub;
 
-pub use boot_record::{BootRecord, RECORD_INCIDENTS_MAX, RECORD_PARTITIONS_MAX, RecoveryWork};
+pub use boot_record::{
+    BootRecord, RECORD_INCIDENTS_MAX, RECORD_PARTITIONS_MAX, RecoveryWork, WrittenRecord,
+};
 pub use data_dir::{Claim, DataDir, DataDirError, Identity, LOCK_WAIT, LONE_NODE};
 pub use host_override::{
     OVERRIDE_DAYS_MAX, Override, OverrideError, override_file, parse_overrides,

@@ -8,6 +8,9 @@
 //! A panic in a turn, and a ring that fails, end the process with a report ([`EXIT_PANIC`], [`EXIT_RING`]):
 //! memory is then not to be trusted, disk is, and recovery begins from there.
 //!
+//! Building what runs on a shard writes nothing, and no shard begins to write before all of the node are built: a start
+//! that is refused leaves the data directory as it was.
+//!
 //! With feature `net` a node that listens has one more thread, the control plane's: it accepts, reads the preface,
 //! and hands the descriptor to its shard, whose ring carries it from then on.
 //!
@@ -20,6 +23,7 @@ mod carrier;
 mod control;
 mod error;
 mod fatal;
+mod gate;
 mod node;
 mod shard;
 #[cfg(feature = "net")]
@@ -32,4 +36,4 @@ pub use fatal::{EXIT_PANIC, EXIT_RING};
 #[cfg(feature = "net")]
 pub use node::serve;
 pub use node::{Node, NodeOptions, Stopper, start};
-pub use shard::{Boot, Build, Deliver, ShardPlan};
+pub use shard::{Boot, Build, Deliver, OnBegin, ShardPlan};

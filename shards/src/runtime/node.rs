@@ -17,6 +17,7 @@ use super::carrier::Arrival;
 use super::control::{self, Control, Listening};
 use super::error::{StartError, StopError};
 use super::fatal;
+use super::gate::Gate;
 use super::shard::{BootError, Ends, Shard, ShardPlan};
 use crate::mesh::{Bell, Doorbell, SubmissionQueue, Submitter, Wake, full_mesh};
 use crate::sys::{self, EventFd};
@@ -56,6 +57,8 @@ pub(super) struct Shared {
     abandoned: AtomicBool,
     /// Shards that have not settled.
     unsettled: AtomicUsize,
+    /// Where shards that were built wait for the others.
+    gate: Gate,
     bells: Vec<Bell>,
     /// The control-plane thread's, once there is one.
     #[cfg(feature = "net")]
@@ -86,12 +89,14 @@ impl Shared {
 
     fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        self.gate.shut();
         self.ring_all();
     }
 
     fn abandon(&self) {
         self.stopping.store(true, Ordering::Release);
         self.abandoned.store(true, Ordering::Release);
+        self.gate.shut();
         self.ring_all();
     }
 
@@ -152,7 +157,8 @@ impl<R> std::fmt::Debug for Node<R> {
     }
 }
 
-/// Starts a node: one thread for each plan, shard 0 first. Returns when every shard has built its application.
+/// Starts a node: one thread for each plan, shard 0 first. Returns when every shard has built its application and may
+/// write. None may before all are built: where one is refused, what is in the directories stays as it was.
 ///
 /// # Errors
 /// The first failure of any shard; the others are stopped before it is returned.
@@ -193,6 +199,7 @@ where
         stopping: AtomicBool::new(false),
         abandoned: AtomicBool::new(false),
         unsettled: AtomicUsize::new(count),
+        gate: Gate::default(),
         bells,
         #[cfg(feature = "net")]
         control: OnceLock::new(),
@@ -241,7 +248,10 @@ where
         }
     }
     drop(ready_sender);
-    node.wait_until_ready(&ready)
+    node.wait_for_all(&ready)?;
+    shared.gate.open();
+    node.wait_for_all(&ready)?;
+    Ok(node)
 }
 
 /// Starts a node that others can reach: as [`start`], and then the control-plane thread that accepts connections.
@@ -271,7 +281,7 @@ where
     }
 }
 
-/// What a shard's thread says to the node's.
+/// What a shard's thread says to the node's: `ready` when it is built, and again when it has begun.
 struct Said<E> {
     ready: Sender<Result<(), StartError<E>>>,
     ended: Sender<ShardId>,
@@ -323,21 +333,31 @@ fn live<A, E>(
         drop(ready.send(Err(error)));
         return;
     }
-    match Shard::boot(plan, ends) {
-        Ok((booted, doorbell)) => {
-            // If nobody listens the node was given up, and says so through the flag as well.
-            drop(ready.send(Ok(())));
-            drop(ready);
-            if let Err(error) = booted.run(doorbell) {
-                fatal::ring_failed(shard, &error);
-            }
+    let shared = Arc::clone(&ends.shared);
+    // If nobody listens to what is said the node was given up, and says so through gate and flag as well.
+    let (mut booted, doorbell) = match Shard::boot(plan, ends) {
+        Ok(booted) => booted,
+        Err(error) => {
+            let error = match error {
+                BootError::Ring(source) => StartError::Ring { shard, source },
+                BootError::Build(source) => StartError::Build { shard, source },
+            };
+            drop(ready.send(Err(error)));
+            return;
         }
-        Err(BootError::Ring(source)) => {
-            drop(ready.send(Err(StartError::Ring { shard, source })));
-        }
-        Err(BootError::Build(source)) => {
-            drop(ready.send(Err(StartError::Build { shard, source })));
-        }
+    };
+    drop(ready.send(Ok(())));
+    if !shared.gate.wait() {
+        return;
+    }
+    if let Err(source) = booted.begin() {
+        drop(ready.send(Err(StartError::Ring { shard, source })));
+        return;
+    }
+    drop(ready.send(Ok(())));
+    drop(ready);
+    if let Err(error) = booted.run(doorbell) {
+        fatal::ring_failed(shard, &error);
     }
 }
 
@@ -392,11 +412,11 @@ impl<R> Node<R> {
         Err(StopError::Stuck(left))
     }
 
-    /// Waits until every shard has built its application; gives the node up if one has not.
-    fn wait_until_ready<E>(
-        mut self,
+    /// Waits until every shard has said once more that it is ready; gives the node up if one has failed.
+    fn wait_for_all<E>(
+        &mut self,
         ready: &Receiver<Result<(), StartError<E>>>,
-    ) -> Result<Self, StartError<E>> {
+    ) -> Result<(), StartError<E>> {
         for _ in 0..self.submitters.len() {
             let said = ready.recv();
             if !matches!(said, Ok(Ok(()))) {
@@ -407,7 +427,7 @@ impl<R> Node<R> {
                 });
             }
         }
-        Ok(self)
+        Ok(())
     }
 
     #[cfg(feature = "net")]

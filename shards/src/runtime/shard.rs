@@ -37,6 +37,9 @@ pub struct Boot<'a> {
     pub mode: WriterMode,
     /// The time.
     pub now: Time,
+    /// Where to put what is to be done on this thread as soon as anything may be written: when every shard of the node has
+    /// been built, before the first turn.
+    pub on_begin: &'a mut Option<OnBegin>,
     /// Where to put the shard's sockets, if it has peers or clients.
     #[cfg(feature = "net")]
     pub net: &'a mut Option<ShardNet>,
@@ -52,8 +55,10 @@ impl std::fmt::Debug for Boot<'_> {
     }
 }
 
-/// Builds an application on its shard's thread. It recovers the log there.
+/// Builds an application on its shard's thread. It recovers the log there, and writes nothing.
 pub type Build<A, E> = Box<dyn FnOnce(Boot<'_>) -> Result<A, E> + Send>;
+/// What is done once, when anything may be written.
+pub type OnBegin = Box<dyn FnOnce()>;
 /// Takes replies on the shard's thread, and must not block.
 pub type Deliver<P> = Box<dyn FnMut(P) + Send>;
 
@@ -114,6 +119,8 @@ pub(super) struct Shard<A: Application> {
     shared: Arc<Shared>,
     inbox: Inbox<A::Request, A::Mesh>,
     outbox: Outbox<A::Reply, A::Mesh>,
+    /// What is done when writing begins.
+    on_begin: Option<OnBegin>,
     /// Whether no turn was taken yet.
     fresh: bool,
     /// Whether the last turn was told to stop.
@@ -123,16 +130,17 @@ pub(super) struct Shard<A: Application> {
 }
 
 impl<A: Application> Shard<A> {
-    /// Opens the ring and builds the application.
+    /// Opens the ring and builds the application. Nothing is written before [`Self::begin`].
     pub(super) fn boot<E>(
         plan: ShardPlan<A, E>,
         ends: Ends<A>,
     ) -> Result<(Self, Doorbell), BootError<E>> {
         let mut ring =
-            ShardRing::open_with(&plan.directory, plan.writer).map_err(BootError::Ring)?;
+            ShardRing::open_reading(&plan.directory, plan.writer).map_err(BootError::Ring)?;
         ring.listen(&ends.event).map_err(BootError::Ring)?;
         let mut pool = BlockPool::new(&plan.pool);
         let mode = ring.register_pool(&mut pool);
+        let mut on_begin = None;
         #[cfg(feature = "net")]
         let mut net = None;
         let app = (plan.build)(Boot {
@@ -141,6 +149,7 @@ impl<A: Application> Shard<A> {
             pool,
             mode,
             now: Time(sys::boottime_us()),
+            on_begin: &mut on_begin,
             #[cfg(feature = "net")]
             net: &mut net,
         })
@@ -164,11 +173,21 @@ impl<A: Application> Shard<A> {
             shared: ends.shared,
             inbox: Inbox::default(),
             outbox: Outbox::default(),
+            on_begin,
             fresh: true,
             stopping: false,
             settled: false,
         };
         Ok((shard, ends.doorbell))
+    }
+
+    /// Every shard of the node is here: from now on the shard may write.
+    pub(super) fn begin(&mut self) -> Result<(), RingError> {
+        self.ring.begin_writing()?;
+        if let Some(on_begin) = self.on_begin.take() {
+            on_begin();
+        }
+        Ok(())
     }
 
     /// Takes turns until the node stops.

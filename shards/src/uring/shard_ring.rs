@@ -32,6 +32,14 @@ const WRITER_PAUSE: Duration = Duration::from_millis(1);
 /// Place 0 of the ring's table of files holds the lock file.
 const LOCK_PLACE: u32 = 0;
 
+/// Whether the files may be changed.
+enum Writing {
+    /// Not yet. How many segments of how many blocks recovery wants to be kept, once it has said so.
+    Awaited { keep: Option<(u32, u32)> },
+    /// They may.
+    Begun,
+}
+
 /// The ring of one shard, and the directory that it holds the lock of.
 ///
 /// Stays on the thread that made it. Operations are started, handed over together by one [`ShardRing::enter`],
@@ -48,6 +56,7 @@ pub struct ShardRing {
     used_percent: u8,
     used_due_us: u64,
     choice: WriterChoice,
+    writing: Writing,
     /// Closed after the ring, which holds it too.
     _lock: File,
     done: Vec<Done>,
@@ -78,6 +87,18 @@ impl ShardRing {
     /// # Errors
     /// See [`RingError`]; [`RingError::NoDirectIo`] only where the ring was asked for by name.
     pub fn open_with(directory: &Path, choice: WriterChoice) -> Result<Self, RingError> {
+        let mut this = Self::open_reading(directory, choice)?;
+        this.begin_writing()?;
+        Ok(this)
+    }
+
+    /// As [`Self::open_with`], to be read from only, until [`Self::begin_writing`]: what an earlier boot left stays. Only
+    /// missing directories are made and the lock is taken, without which another process could write what is read; and whether
+    /// there is direct I/O is tried on a file that is gone again.
+    ///
+    /// # Errors
+    /// As for [`Self::open_with`].
+    pub fn open_reading(directory: &Path, choice: WriterChoice) -> Result<Self, RingError> {
         let ring = Ring::new()?;
         let wal = directory.join("wal");
         make_directories(directory, &wal)?;
@@ -86,7 +107,6 @@ impl ShardRing {
         let handle: OwnedFd = File::open(&wal)
             .map_err(wrong("opening the directory", &wal))?
             .into();
-        remove_leftovers(&wal)?;
         let direct = match choice {
             WriterChoice::Blocking => false,
             WriterChoice::Auto | WriterChoice::Registered => has_direct_io(&wal)?,
@@ -110,6 +130,7 @@ impl ShardRing {
             ring,
             disk: Disk::new(Files::new(handle, wal.clone(), direct), writer),
             choice,
+            writing: Writing::Awaited { keep: None },
             #[cfg(feature = "net")]
             sockets: None,
             bell: None,
@@ -119,6 +140,25 @@ impl ShardRing {
             _lock: lock,
             done: Vec::with_capacity(256),
         })
+    }
+
+    /// Ends what [`Self::open_reading`] began: removes what an earlier boot left, and what recovery does not keep.
+    ///
+    /// # Errors
+    /// When the directory can't be read, changed or flushed.
+    pub fn begin_writing(&mut self) -> Result<(), RingError> {
+        let before = core::mem::replace(&mut self.writing, Writing::Begun);
+        let Writing::Awaited { keep } = before else {
+            return Ok(());
+        };
+        remove_leftovers(&self.path)?;
+        if let Some((blocks, count)) = keep {
+            self.disk.kept = kept_segments(&self.path, blocks, count).map_err(wrong(
+                "sorting out the segments that were kept in",
+                &self.path,
+            ))?;
+        }
+        Ok(())
     }
 
     /// Registers the memory of a pool from which nothing was taken yet, so that its runs are written without
@@ -171,7 +211,11 @@ impl ShardRing {
     ///
     /// # Errors
     /// Only when the ring itself fails; what becomes of the operation is an event.
+    ///
+    /// # Panics
+    /// Before [`Self::begin_writing`].
     pub fn start(&mut self, op: DiskOp) -> Result<(), RingError> {
+        self.assert_writing();
         self.disk.start(&mut self.ring, op)
     }
 
@@ -179,8 +223,20 @@ impl ShardRing {
     ///
     /// # Errors
     /// Only when the ring itself fails.
+    ///
+    /// # Panics
+    /// Before [`Self::begin_writing`].
     pub fn start_chain(&mut self, chain: DurableChain, steps: ChainSteps) -> Result<(), RingError> {
+        self.assert_writing();
         self.disk.start_chain(&mut self.ring, chain, steps)
+    }
+
+    fn assert_writing(&self) {
+        assert!(
+            matches!(self.writing, Writing::Begun),
+            "{}: nothing is started on a ring that only reads",
+            self.path.display()
+        );
     }
 
     /// Hands everything started to the kernel: one system call, or none if there is nothing to hand over.
@@ -407,6 +463,10 @@ impl BootDisk for ShardRing {
     }
 
     fn keep(&mut self, blocks: u32, count: u32) -> Result<(), DiskError> {
+        if let Writing::Awaited { keep } = &mut self.writing {
+            *keep = Some((blocks, count));
+            return Ok(());
+        }
         let text = |error: io::Error| DiskError::Io(format!("segments that were kept: {error}"));
         self.disk.kept = kept_segments(&self.path, blocks, count).map_err(text)?;
         Ok(())
