@@ -1,5 +1,7 @@
 //! Random lives of a shard's log. A failure names its seed and the command that replays it.
 
+use std::collections::BTreeMap;
+
 use clustor_sim::log_life::life::live;
 
 /// Lives that are lived; `CLUSTOR_SIM_SEEDS` asks for more.
@@ -24,6 +26,8 @@ fn lives() -> u64 {
 fn nothing_spoken_for_is_lost_in_random_lives() {
     let (mut opened, mut damaged, mut quarantined, mut failed, mut missing) = (0, 0, 0, 0, 0);
     let (mut recycled, mut kept_for_later) = (0, 0);
+    let (mut rolled_back, mut stuck, mut no_room) = (0, 0, 0);
+    let mut damages = BTreeMap::new();
     for seed in 1..=lives() {
         let report = live(seed, false).unwrap_or_else(|failure| panic!("{failure}"));
         opened += report.opened;
@@ -33,6 +37,12 @@ fn nothing_spoken_for_is_lost_in_random_lives() {
         missing += report.missing;
         recycled += report.recycled;
         kept_for_later += report.kept_for_later;
+        rolled_back += u64::from(report.rolled_back);
+        stuck += u64::from(report.stuck > 0);
+        no_room += u64::from(report.no_room > 0);
+        for (kind, count) in report.damages {
+            *damages.entry(kind).or_insert(0) += count;
+        }
     }
     // The lives must be worth living: they come to work, meet every kind of trouble, and rarely end silent.
     assert!(opened > 2 * lives());
@@ -41,6 +51,13 @@ fn nothing_spoken_for_is_lost_in_random_lives() {
     assert!(missing > 0);
     assert!(recycled > lives() / 2, "{recycled}");
     assert!(kept_for_later > lives() / 10, "{kept_for_later}");
+    assert!(rolled_back > lives() / 50, "{rolled_back}");
+    assert!(stuck > lives() / 25, "{stuck}");
+    assert!(no_room > lives() / 10, "{no_room}");
+    assert_eq!(damages.len(), 12);
+    for (kind, count) in damages {
+        assert!(count > lives() / 100, "{kind}: {count}");
+    }
     assert!(quarantined < damaged / 10, "{quarantined} of {damaged}");
 }
 

@@ -6,7 +6,7 @@ use rand::Rng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::file::Luck;
-use super::{Fate, InodeId, SECTOR_BYTES, SimDisk};
+use super::{Fate, InodeId, SECTOR_BYTES, SilentFaults, SimDisk};
 
 /// What is planted into the next write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,13 +82,15 @@ impl SimDisk {
             .write_fault_next
             .take_if(|(planted, _)| *planted == kind)
             .map(|(_, fault)| fault);
-        let rng = &mut self.rng;
         self.counters.writes += 1;
         match fault {
             None => {}
             Some(WriteFault::Error | WriteFault::Short) => self.counters.writes_failed += 1,
-            Some(_) => self.counters.silent_faults += 1,
+            Some(WriteFault::Lost) => self.silent_fault(kind).lost += 1,
+            Some(WriteFault::Misdirected) => self.silent_fault(kind).misdirected += 1,
+            Some(WriteFault::MisdirectedFile) => self.silent_fault(kind).misdirected_file += 1,
         }
+        let rng = &mut self.rng;
         let (inode, block) = match fault {
             Some(WriteFault::MisdirectedFile) => {
                 let others: Vec<_> = self
@@ -132,6 +134,15 @@ impl SimDisk {
         }
     }
 
+    /// Counts one more, and says where it is to be counted by how.
+    fn silent_fault(&mut self, kind: FileKind) -> &mut SilentFaults {
+        self.counters.silent_faults += 1;
+        match kind {
+            FileKind::Segment => &mut self.counters.segment_faults,
+            FileKind::Ledger => &mut self.counters.ledger_faults,
+        }
+    }
+
     /// The last write to a file, one that is durable when it ends, ends.
     fn end_durable_write(&mut self, kind: FileKind, inode: InodeId) -> Result<(), DiskError> {
         let file = self
@@ -149,8 +160,8 @@ impl SimDisk {
                 return Err(DiskError::Io(what.into()));
             }
             Some((_, FlushFault::Lie)) => {
-                self.counters.silent_faults += 1;
                 file.last_write_lies();
+                self.silent_fault(kind).lied += 1;
             }
             None => file.last_write_settles(),
         }
@@ -179,8 +190,8 @@ impl SimDisk {
                 return Err(DiskError::Io("planted: the flush failed".into()));
             }
             Some((_, FlushFault::Lie)) => {
-                self.counters.silent_faults += 1;
                 file.flush_lies(cover);
+                self.silent_fault(kind).lied += 1;
             }
             None => file.flush_succeeds(cover),
         }

@@ -139,6 +139,27 @@ pub struct SimDiskCounters {
     pub writes_failed: u64,
     /// Writes and flushes that went wrong and were reported as done.
     pub silent_faults: u32,
+    /// Those of segments.
+    pub segment_faults: SilentFaults,
+    /// Those of ledgers.
+    pub ledger_faults: SilentFaults,
+    /// Operations that got stuck.
+    pub stuck: u64,
+    /// Steps in the making of pairs for which there was no room.
+    pub no_room: u64,
+}
+
+/// What went wrong and was reported as done, by how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SilentFaults {
+    /// Writes that were none.
+    pub lost: u32,
+    /// Writes that went elsewhere in their file, or nowhere.
+    pub misdirected: u32,
+    /// Writes that went to another file, or nowhere.
+    pub misdirected_file: u32,
+    /// Flushes that were none.
+    pub lied: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

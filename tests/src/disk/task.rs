@@ -381,6 +381,7 @@ impl SimDisk {
         let sticks = self.stick_next.take_if(|kind| task.is_of(*kind));
         if sticks.is_some() {
             task.stuck = true;
+            self.counters.stuck += 1;
             self.tasks.insert(id, task);
             return;
         }
@@ -507,6 +508,7 @@ impl SimDisk {
             None => true,
         };
         if writes && !fits {
+            self.counters.no_room += 1;
             if !matches!(stage, PrepareStage::Zero) {
                 if let Some(pair) = was {
                     self.directory.change(Name::Kept(pair), None);

@@ -45,10 +45,14 @@ pub struct LifeReport {
     pub kept_for_later: u64,
     /// Operations that got stuck.
     pub stuck: u64,
+    /// Steps in the making of pairs for which there was no room.
+    pub no_room: u64,
     /// Whether the disk came back as an older image of itself.
     pub rolled_back: bool,
     /// How often something durable was damaged.
     pub damaged: u32,
+    /// How often in each way, by its name: all of them, in the same order in each report.
+    pub damages: Vec<(&'static str, u64)>,
     /// Whether it ended in quarantine.
     pub quarantined: bool,
     /// Entries whose content was missing at the end.
@@ -103,16 +107,25 @@ struct Life {
     boots: u64,
     opened: u64,
     crashes: u64,
-    stuck: u64,
     decisions: u64,
     appends: u64,
     quarantined: bool,
     rolled_back: bool,
     image: Option<OldImage>,
+    done: Done,
     partitions: u128,
     boots_max: u32,
     floor_chance: f64,
     strict_chance: f64,
+}
+
+/// Damages done at once, by how; those of writes and flushes are the disk's to count.
+#[derive(Debug, Default)]
+struct Done {
+    rot: u64,
+    unreadable: u64,
+    untouched_slot_unreadable: u64,
+    lost_file: u64,
 }
 
 /// What became of a stretch of a life.
@@ -169,12 +182,12 @@ impl Life {
             boots: 0,
             opened: 0,
             crashes: 0,
-            stuck: 0,
             decisions: 0,
             appends: 0,
             quarantined: false,
             rolled_back: false,
             image: None,
+            done: Done::default(),
             partitions: rng.random_range(1..=4),
             boots_max: rng.random_range(2..=6),
             floor_chance: pick(&mut rng, &[0.0, 0.05, 0.3]),
@@ -195,13 +208,35 @@ impl Life {
             flushes_failed: counters.flushes_failed,
             recycled: counters.recycled,
             kept_for_later: counters.kept_for_later,
-            stuck: self.stuck,
+            stuck: counters.stuck,
+            no_room: counters.no_room,
             rolled_back: self.rolled_back,
             damaged: self.shard.faults().damage,
+            damages: self.damages(),
             quarantined: self.quarantined,
             missing: self.shard.history.missing_count() as u64,
             trace: Vec::new(),
         }
+    }
+
+    /// How often something was damaged, in each way that a swarm may draw.
+    fn damages(&self) -> Vec<(&'static str, u64)> {
+        let counters = self.shard.disk.counters();
+        let (segment, ledger) = (counters.segment_faults, counters.ledger_faults);
+        vec![
+            ("rot", self.done.rot),
+            ("unreadable", self.done.unreadable),
+            ("unreadable_slot", self.done.untouched_slot_unreadable),
+            ("lost_file", self.done.lost_file),
+            ("segment_write_lost", segment.lost.into()),
+            ("ledger_write_lost", ledger.lost.into()),
+            ("segment_misdirected", segment.misdirected.into()),
+            ("ledger_misdirected", ledger.misdirected.into()),
+            ("segment_misfiled", segment.misdirected_file.into()),
+            ("ledger_misfiled", ledger.misdirected_file.into()),
+            ("segment_flush_lied", segment.lied.into()),
+            ("ledger_flush_lied", ledger.lied.into()),
+        ]
     }
 
     fn live(&mut self) -> Result<(), Violation> {
@@ -428,7 +463,6 @@ impl Life {
             ];
             let kind = pick(&mut self.rng, &kinds);
             self.shard.disk.stick_next(kind);
-            self.stuck += 1;
             self.shard.note(|| format!("a {kind:?} will get stuck"));
         }
         if self.rng.random_bool(swarm.full_chance) {
@@ -487,6 +521,13 @@ impl Life {
         };
         if let Some(what) = what {
             self.shard.damage += 1;
+            match damage {
+                Damage::Rot => self.done.rot += 1,
+                Damage::Unreadable => self.done.unreadable += 1,
+                Damage::UntouchedSlotUnreadable => self.done.untouched_slot_unreadable += 1,
+                Damage::LostFile => self.done.lost_file += 1,
+                Damage::Write(..) | Damage::LyingFlush(_) => {}
+            }
             self.shard.note(|| what);
         }
     }

@@ -59,22 +59,27 @@ pub fn run(seeds: &Seeds) -> ExitCode {
     };
     let held = many::run(&seeds.enough, from, count, |seed| {
         let report = life::live(seed, false).map_err(|failure| failure.to_string())?;
+        let mut totals = vec![
+            ("crashes", report.crashes),
+            ("boots", report.boots),
+            ("opened", report.opened),
+            ("decisions", report.decisions),
+            ("disk_steps", report.steps),
+            ("flushes_failed", report.flushes_failed),
+            ("stuck", report.stuck),
+            ("no_room", report.no_room),
+            ("rolled_back", u64::from(report.rolled_back)),
+            ("damaged", u64::from(report.damaged)),
+            ("missing", report.missing),
+            ("recycled", report.recycled),
+            ("kept_for_later", report.kept_for_later),
+            ("quarantined", u64::from(report.quarantined)),
+        ];
+        totals.extend(report.damages);
         Ok(Held {
             operations: report.appends,
             virtual_us: 0,
-            totals: vec![
-                ("crashes", report.crashes),
-                ("boots", report.boots),
-                ("opened", report.opened),
-                ("decisions", report.decisions),
-                ("disk_steps", report.steps),
-                ("flushes_failed", report.flushes_failed),
-                ("stuck", report.stuck),
-                ("damaged", u64::from(report.damaged)),
-                ("missing", report.missing),
-                ("recycled", report.recycled),
-                ("quarantined", u64::from(report.quarantined)),
-            ],
+            totals,
             marks: None,
         })
     });
