@@ -192,6 +192,7 @@ fn batch_of_everything() -> PeerBatch {
         messages: one_of_each_raft_body().into_iter().map(message).collect(),
         lease_ms: 5,
         clock_alarm: true,
+        slow_device: true,
         pair: Some(PairBeat {
             count: 2,
             digest: u64::MAX,

@@ -161,7 +161,7 @@ tunables! {
         /// The flush under way is the window in which it gathers. Lower it where fewer, longer flushes are faster.
         group_chains_max: (1..=8) live,
         /// A chain that takes longer than this, in milliseconds, speaks against group mode; three within a minute forbid it.
-        /// Well above the device's usual worst flush.
+        /// After three in a row, or half a second of such, others lead where they can. Well above the device's usual worst flush.
         slow_chain_ms: (1..=10_000) live,
         /// What the device has not answered within this time, in milliseconds, is taken for failed: the shard falls silent, others lead.
         /// Far above the longest pause that the device, or what it is attached by, makes and recovers from.

@@ -51,6 +51,11 @@ pub(super) struct Leading {
 }
 
 impl Leading {
+    /// Whether it leads for long enough to be asked to move.
+    pub(super) fn is_settled(&self, now: Time) -> bool {
+        now >= self.since.plus_ms(SETTLED_MS)
+    }
+
     pub(super) fn of_mut(&mut self, peer: PeerId) -> Option<&mut Progress> {
         self.progress.iter_mut().find(|p| p.peer() == peer)
     }
@@ -189,8 +194,7 @@ impl Replica {
             self.become_follower(turn, self.term, None);
             return;
         }
-        let settled = turn.now >= leading.since.plus_ms(SETTLED_MS);
-        if settled && self.log.missing_from(self.applicable.next()).is_some() {
+        if leading.is_settled(turn.now) && self.log.missing_from(self.applicable.next()).is_some() {
             // If nobody answers there is nobody to lead instead.
             let _ = self.transfer_leadership(turn, None);
         }

@@ -1,4 +1,4 @@
-//! Handing leadership over, at a shutdown or where the disk failed.
+//! Handing leadership over: at a shutdown, where the disk failed or is slow, or because somebody asked for it.
 
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::message::{RaftBody, RaftMessage};
@@ -36,6 +36,32 @@ impl Replica {
         turn: &Turn<'_>,
         wanted: Option<PeerId>,
     ) -> Result<PeerId, TransferError> {
+        self.transfer_to_one(turn, |peer| wanted.is_none_or(|wanted| wanted == peer))
+    }
+
+    /// The same for a leader whose device is slow, to a voter that `fits`. One that was elected a moment ago is left in peace,
+    /// and so is one that is quiet.
+    ///
+    /// # Errors
+    /// [`TransferError`]; then nothing happened.
+    pub fn leave_slow_device(
+        &mut self,
+        turn: &Turn<'_>,
+        fits: impl Fn(PeerId) -> bool,
+    ) -> Result<PeerId, TransferError> {
+        match &self.role {
+            RoleState::Leader(leading) if leading.quiet || !leading.is_settled(turn.now) => {
+                Err(TransferError::NobodyAnswers)
+            }
+            _ => self.transfer_to_one(turn, fits),
+        }
+    }
+
+    fn transfer_to_one(
+        &mut self,
+        turn: &Turn<'_>,
+        fits: impl Fn(PeerId) -> bool,
+    ) -> Result<PeerId, TransferError> {
         let patience = u64::from(self.timers.election_ms_max);
         self.wake_leader(turn.now);
         let RoleState::Leader(leading) = &mut self.role else {
@@ -47,7 +73,7 @@ impl Replica {
         let to = leading
             .progress
             .iter()
-            .filter(|p| wanted.is_none_or(|wanted| wanted == p.peer()))
+            .filter(|p| fits(p.peer()))
             .filter(|p| self.configuration.contains(p.peer()))
             .filter(|p| turn.now < p.heard.plus_ms(patience))
             .max_by_key(|p| (p.matched(), p.durable_index()))

@@ -207,6 +207,7 @@ impl ShardCore {
             failure_told: quarantined,
             turned_at: now,
             rest_at: None,
+            slow_device: None,
             stopping_since: None,
             patience_ms: config.profile.election_ms_max,
             profile_refused: None,

@@ -74,6 +74,7 @@ impl ShardCore {
         if !self.peers.admits(from.id(), &batch) || !self.shared.log.is_open() {
             return;
         }
+        self.peers.told_of_device(now, from.id(), batch.slow_device);
         let Some(incarnation) = self.peers.incarnation(from.id()) else {
             return;
         };

@@ -25,6 +25,8 @@ pub(super) struct Sender {
     pub lease_ms: u32,
     /// Its clock can't be trusted.
     pub clock_alarm: bool,
+    /// Its device is slow.
+    pub slow_device: bool,
 }
 
 /// What waits for each peer.
@@ -91,6 +93,7 @@ impl Links {
             batch.retired_chain = sender.retired_chain;
             batch.lease_ms = sender.lease_ms;
             batch.clock_alarm = sender.clock_alarm;
+            batch.slow_device = sender.slow_device;
             let mut waiting = core::mem::take(&mut batch.messages).into_iter().peekable();
             loop {
                 let mut bytes = 0;

@@ -19,6 +19,7 @@
 //! - `peers`: what is remembered of peers' disks, and what they hold against the own one
 //! - `reloads`: clients that ask for the profile to be read anew
 //! - `retired`: what the disk brought back
+//! - `slow_device`: leaving a device that is slow
 //! - `trouble`: what is wrong with the shard, in words
 
 mod addresses;
@@ -35,6 +36,7 @@ mod pairs;
 mod peers;
 mod reloads;
 mod retired;
+mod slow_device;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,6 +69,7 @@ use pairs::Pairs;
 use peers::Peers;
 pub use peers::{RECORD_CHAINS, RECORD_MS};
 use reloads::Reloads;
+use slow_device::SlowDevice;
 
 /// What shards of one node say to each other; nothing yet: partitions don't move between shards, and whoever asks
 /// the wrong one is told the right one.
@@ -158,6 +161,8 @@ pub struct ShardCore {
     turned_at: Time,
     /// When memory is given back if nothing happens until then.
     rest_at: Option<Time>,
+    /// `None` while the device is not slow.
+    slow_device: Option<SlowDevice>,
     /// Since when the shard is stopping.
     stopping_since: Option<Time>,
     patience_ms: u64,
@@ -353,6 +358,7 @@ impl ShardCore {
             retired_chain: retired,
             lease_ms: self.timers.promise_ms(),
             clock_alarm: self.shared.clocks.is_raised(),
+            slow_device: self.shared.log.is_device_slow(),
         };
         self.links
             .flush(sender, &mut self.shared.output, &mut outbox.peers);
@@ -474,6 +480,7 @@ impl Application for ShardCore {
         self.tend_pairs(now);
         self.tend_modes(now);
         self.tend_timers(now);
+        self.leave_slow_device(now);
         let done = inbox.stopping && self.wind_down(now);
         self.finish_replicas(now);
         self.carry_out(now);

@@ -39,6 +39,8 @@ struct Session {
     /// When something was said on it last, and up to which chain of this shard's that told.
     said_at: Time,
     said: ChainNumber,
+    /// When it said last that its device is not slow, if that is what it said last.
+    fast_at: Option<Time>,
 }
 
 /// The memory.
@@ -140,6 +142,7 @@ impl Peers {
                 boot: hello.boot,
                 said_at: now,
                 said: self.own.chain,
+                fast_at: None,
             },
         );
         let PeerHello { incarnation, .. } = *hello;
@@ -171,6 +174,19 @@ impl Peers {
             },
         );
         true
+    }
+
+    /// A batch of the present session said whether its sender's device is slow.
+    pub fn told_of_device(&mut self, now: Time, peer: PeerId, is_slow: bool) {
+        if let Some(session) = self.sessions.get_mut(&peer) {
+            session.fast_at = (!is_slow).then_some(now);
+        }
+    }
+
+    /// Whether a peer said at that time or later that its device is not slow, and not the contrary since.
+    pub fn is_fast_since(&self, peer: PeerId, since: Time) -> bool {
+        let session = self.sessions.get(&peer);
+        session.is_some_and(|session| session.fast_at.is_some_and(|at| at >= since))
     }
 
     /// The incarnation that speaks in the present session.

@@ -29,6 +29,13 @@ impl ShardCore {
         if let Some(trouble) = self.disk_trouble() {
             return trouble;
         }
+        if log.is_device_slow() {
+            return format!(
+                "the device is slow: chains take {} ms (slow_chain_ms = {}): others lead where they can; see what else uses the disk",
+                log.chain_us() / 1000,
+                log.options().slow_chain_ms
+            );
+        }
         if self.shared.clocks.is_raised() {
             return "the clocks can't be trusted: no leases, linearizable reads ask a majority; see docs/operations.md, Leases".to_owned();
         }

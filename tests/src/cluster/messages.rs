@@ -109,6 +109,7 @@ pub(crate) fn take_out(batch: &mut PeerBatch, kind: MessageKind) -> Option<PeerB
         retired_chain: batch.retired_chain,
         lease_ms: batch.lease_ms,
         clock_alarm: batch.clock_alarm,
+        slow_device: batch.slow_device,
         ..PeerBatch::default()
     };
     match kind {

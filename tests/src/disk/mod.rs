@@ -352,6 +352,12 @@ impl SimDisk {
         self.directory.files().map(|(file, _)| file).collect()
     }
 
+    /// Writes and flushes take exactly so long from here on, in microseconds.
+    pub fn slow_down(&mut self, us: u64) {
+        self.options.timing.write_us = (us, us);
+        self.options.timing.flush_us = (us, us);
+    }
+
     /// Size of a file in blocks.
     #[must_use]
     pub fn file_blocks(&self, file: FileId) -> Option<u32> {

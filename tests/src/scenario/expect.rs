@@ -33,6 +33,10 @@ fn value(host: &Host, name: &str) -> Result<u64, String> {
         "applied" => status.applied.get(),
         "missing" => status.missing,
         "trouble" => u64::from(!status.trouble.is_empty()),
+        "shard_trouble" => {
+            let status = host.core.as_ref().map(|core| core.status(None));
+            u64::from(status.is_some_and(|status| !status.trouble.is_empty()))
+        }
         "lease" => {
             let now = host.core.as_ref().map(|core| core.status(Some(P)));
             let held = now.is_some_and(|now| now.partitions.iter().all(|p| p.lease_held));
@@ -72,7 +76,7 @@ fn value(host: &Host, name: &str) -> Result<u64, String> {
         "vote" => state.vote.map_or(0, NodeId::get),
         _ => {
             return Err(format!(
-                "{name} is not term, last, durable, committed, applied, missing, trouble, lease, keys_max, p99, breaches, backlog, vote, voters, halves, change, member or towards"
+                "{name} is not term, last, durable, committed, applied, missing, trouble, shard_trouble, lease, keys_max, p99, breaches, backlog, vote, voters, halves, change, member or towards"
             ));
         }
     })

@@ -147,6 +147,8 @@ pub(super) enum Line {
     Rot(NodeId, FileKind, u64),
     Stall(NodeId, u64),
     Slow(NodeId, u64),
+    /// A node's disk takes so long over each write and flush.
+    Disk(NodeId, u64),
     /// What becomes of a node's clocks.
     Clock(NodeId, ClockChange),
     Crash(NodeId, Crash, Fate),
@@ -379,6 +381,11 @@ fn command(verb: &str, words: &mut Words<'_>) -> Result<Line, ParseError> {
         "rot" => Line::Rot(words.node()?, words.file()?, words.number("a block")?),
         "stall" => Line::Stall(words.node()?, words.duration()?),
         "slow" => Line::Slow(words.node()?, words.duration()?),
+        "disk" => {
+            let node = words.node()?;
+            words.must("takes")?;
+            Line::Disk(node, words.duration()?)
+        }
         "clock" => clock(words)?,
         "crash" => crash(words)?,
         "image" => Line::Image(words.node()?),

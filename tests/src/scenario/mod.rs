@@ -28,6 +28,7 @@
 //! | `rot 2 segment 6` | a block of the newest such file of a node turns over bits |
 //! | `stall 2 300ms` | a process gets no processor |
 //! | `slow 2 3ms` | a node's machines take so long over each batch |
+//! | `disk 2 takes 300ms` | a node's disk takes so long over each write and each flush |
 //! | `clock 2 jumps 200ms`, `clock 2 runs 150`, `clock 2 drifts 102` | a node's clock jumps ahead, or runs at so many percent of its wall clock; both of its clocks run at so many percent of the others' |
 //! | `crash 2 kill`, `crash 2 power lost` | ends a process, or a node's power; what was not flushed is lost, landed, torn, or drawn |
 //! | `image 2`, `goback 2` | keeps an image of a node's disk, and puts it back while the node is down |
@@ -36,7 +37,7 @@
 //! | `count` | counts messages from 0 |
 //! | `settle` | ends all of the above, starts what is down, and waits until all agree |
 //! | `expect 1 leader term>=2 applied=5` | role and numbers: term, last, durable, committed, applied, vote, missing, lease (1 held), keys_max, p99 (what its machine takes over a batch, in us), breaches (of its machine's budget), backlog (how many entries may wait for the machine, 0 for any number), |
-//! | | trouble (1 if its status tells of any), voters (those after a change under way), halves (2 while it is joint), change (0 none, 1 joint, 2 leaving, 3 finishing), member (0 no, 1 voter, 2 learner, 3 observer), towards (its leadership: 0 follower, 1 elected, 2 ready, 3 draining, 4 lost) |
+//! | | trouble (1 if its status tells of any), shard_trouble (the same for its shard's), voters (those after a change under way), halves (2 while it is joint), change (0 none, 1 joint, 2 leaving, 3 finishing), member (0 no, 1 voter, 2 learner, 3 observer), towards (its leadership: 0 follower, 1 elected, 2 ready, 3 draining, 4 lost) |
 //! | `expect all applied>=3`, `expect leaders 1` | of all running nodes |
 //! | `expect led 300` | how many partitions somebody leads |
 //! | `expect m begun` | what was asked about members has begun |

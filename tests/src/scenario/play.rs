@@ -321,6 +321,10 @@ impl Stage {
             }
             Line::Rot(node, file, block) => self.rot(node, file, block)?,
             Line::Clock(node, change) => self.turn_clock(node, change)?,
+            Line::Disk(node, us) => {
+                let shard = self.shard(node)?;
+                self.world.slow_disk(shard, us);
+            }
             Line::Slow(node, us) => self.world.slow(self.shard(node)?, us),
             Line::Stall(node, us) => self.world.stall(self.shard(node)?, us),
             Line::Crash(node, crash, fate) => self.world.crash_with(node, crash, fate),

@@ -159,6 +159,7 @@ fn batch_of(bodies: Vec<RaftBody>) -> Vec<u8> {
         messages: bodies.into_iter().map(message).collect(),
         lease_ms: 900,
         clock_alarm: true,
+        slow_device: false,
         pair: None,
     })
 }

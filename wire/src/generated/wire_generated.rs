@@ -4331,6 +4331,7 @@ impl<'a> PeerBatch<'a> {
   pub const VT_LEASE_MS: ::flatbuffers::VOffsetT = 14;
   pub const VT_CLOCK_ALARM: ::flatbuffers::VOffsetT = 16;
   pub const VT_PAIR: ::flatbuffers::VOffsetT = 18;
+  pub const VT_SLOW_DEVICE: ::flatbuffers::VOffsetT = 20;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -4349,6 +4350,7 @@ impl<'a> PeerBatch<'a> {
     if let Some(x) = args.messages { builder.add_messages(x); }
     if let Some(x) = args.heartbeat_acks { builder.add_heartbeat_acks(x); }
     if let Some(x) = args.heartbeats { builder.add_heartbeats(x); }
+    builder.add_slow_device(args.slow_device);
     builder.add_clock_alarm(args.clock_alarm);
     builder.finish()
   }
@@ -4419,6 +4421,14 @@ impl<'a> PeerBatch<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<PairBeat>>(PeerBatch::VT_PAIR, None)}
   }
+  /// The sender's device is slow: leadership is not handed to it.
+  #[inline]
+  pub fn slow_device(&self) -> bool {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<bool>(PeerBatch::VT_SLOW_DEVICE, Some(false)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PeerBatch<'_> {
@@ -4435,6 +4445,7 @@ impl ::flatbuffers::Verifiable for PeerBatch<'_> {
      .visit_field::<u32>("lease_ms", Self::VT_LEASE_MS, false)?
      .visit_field::<bool>("clock_alarm", Self::VT_CLOCK_ALARM, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<PairBeat>>("pair", Self::VT_PAIR, false)?
+     .visit_field::<bool>("slow_device", Self::VT_SLOW_DEVICE, false)?
      .finish();
     Ok(())
   }
@@ -4448,6 +4459,7 @@ pub struct PeerBatchArgs<'a> {
     pub lease_ms: u32,
     pub clock_alarm: bool,
     pub pair: Option<::flatbuffers::WIPOffset<PairBeat<'a>>>,
+    pub slow_device: bool,
 }
 impl<'a> Default for PeerBatchArgs<'a> {
   #[inline]
@@ -4461,6 +4473,7 @@ impl<'a> Default for PeerBatchArgs<'a> {
       lease_ms: 0,
       clock_alarm: false,
       pair: None,
+      slow_device: false,
     }
   }
 }
@@ -4503,6 +4516,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PeerBatchBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<PairBeat>>(PeerBatch::VT_PAIR, pair);
   }
   #[inline]
+  pub fn add_slow_device(&mut self, slow_device: bool) {
+    self.fbb_.push_slot::<bool>(PeerBatch::VT_SLOW_DEVICE, slow_device, false);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PeerBatchBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PeerBatchBuilder {
@@ -4528,6 +4545,7 @@ impl ::core::fmt::Debug for PeerBatch<'_> {
       ds.field("lease_ms", &self.lease_ms());
       ds.field("clock_alarm", &self.clock_alarm());
       ds.field("pair", &self.pair());
+      ds.field("slow_device", &self.slow_device());
       ds.finish()
   }
 }

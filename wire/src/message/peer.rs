@@ -54,6 +54,8 @@ pub struct PeerBatch {
     pub clock_alarm: bool,
     /// Partitions that are quiet between the two shards.
     pub pair: Option<PairBeat>,
+    /// The sender's device is slow: leadership is not handed to it.
+    pub slow_device: bool,
 }
 
 /// Says, while partitions are quiet between two shards, that the sender is there, and which it leads quietly.

@@ -130,6 +130,7 @@ impl PeerBatch {
                 .collect::<Result<_, _>>()?,
             lease_ms: batch.lease_ms(),
             clock_alarm: batch.clock_alarm(),
+            slow_device: batch.slow_device(),
         })
     }
 }
@@ -205,6 +206,7 @@ fn build_batch(scratch: &mut Scratch, batch: &PeerBatch) -> WIPOffset<fb::PeerBa
             lease_ms: batch.lease_ms,
             clock_alarm: batch.clock_alarm,
             pair,
+            slow_device: batch.slow_device,
         },
     )
 }

@@ -170,7 +170,7 @@ pub fn batches() -> impl Strategy<Value = PeerBatch> {
             numbers(),
             numbers(),
             any::<u32>(),
-            any::<bool>(),
+            any::<(bool, bool)>(),
             option::of(pair_beats()),
         ),
         prop::collection::vec(heartbeat, 0..5),
@@ -179,7 +179,7 @@ pub fn batches() -> impl Strategy<Value = PeerBatch> {
     )
         .prop_map(
             |(
-                (boot, retired, lease_ms, clock_alarm, pair),
+                (boot, retired, lease_ms, (clock_alarm, slow_device), pair),
                 heartbeats,
                 heartbeat_acks,
                 messages,
@@ -193,6 +193,7 @@ pub fn batches() -> impl Strategy<Value = PeerBatch> {
                     lease_ms,
                     clock_alarm,
                     pair,
+                    slow_device,
                 }
             },
         )

@@ -12,6 +12,7 @@
 
 mod decide;
 mod retire;
+mod slowness;
 mod submit;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -39,6 +40,7 @@ use crate::alike::Alike;
 use crate::buffer::BlockPool;
 use crate::disk::DiskError;
 use crate::turn::{PeerId, PeerPast, Time};
+use slowness::Slowness;
 
 /// How an append is made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,6 +195,7 @@ pub struct ShardLog {
     close_at: Option<Time>,
     /// When chains that took too long retired, the latest last.
     slow: VecDeque<Time>,
+    slowness: Slowness,
     /// How long chains take, smoothed over about eight, in microseconds.
     chain_us: u64,
     /// Partitions whose last group batches waited too long, with how many did in a row.
@@ -276,6 +279,7 @@ impl ShardLog {
             now: Time::default(),
             close_at: None,
             slow: VecDeque::new(),
+            slowness: Slowness::default(),
             chain_us: 0,
             late: BTreeMap::new(),
             overrun: Vec::new(),
@@ -425,6 +429,13 @@ impl ShardLog {
     pub fn slow_chains(&self, now: Time, window_us: u64) -> usize {
         let recent = |at: &&Time| now.since_us(**at) <= window_us;
         self.slow.iter().rev().take_while(recent).count()
+    }
+
+    /// Whether the device is slow: three chains in a row took longer than the options' `slow_chain_ms`, or all of the last 500 ms
+    /// did in the mean, and since then no five in a row took less than 80 % of it.
+    #[must_use]
+    pub const fn is_device_slow(&self) -> bool {
+        self.slowness.is_slow()
     }
 
     /// Takes the partitions of which [`OVERRUNS_MAX`] group batches in a row went to the disk later than twice

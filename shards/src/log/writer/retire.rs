@@ -125,7 +125,9 @@ impl ShardLog {
             0 => took_us,
             smoothed => smoothed - smoothed / 8 + took_us / 8,
         };
-        if took_us > self.options.slow_chain_ms * 1000 {
+        let bound_us = self.options.slow_chain_ms * 1000;
+        self.slowness.measure(now, took_us, bound_us);
+        if took_us > bound_us {
             if self.slow.len() == SLOW_CHAINS_MAX {
                 self.slow.pop_front();
             }

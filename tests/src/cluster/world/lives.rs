@@ -248,6 +248,12 @@ impl World {
         host.stalled_until = host.stalled_until.max(until);
     }
 
+    /// A shard's disk takes so long over each write and each flush from here on.
+    pub fn slow_disk(&mut self, shard: PeerId, us: u64) {
+        self.note(|| format!("slow disk of {}: {us} us", name(shard)));
+        self.host_mut(shard).disk.slow_down(us);
+    }
+
     /// A shard's machines take so long over each batch from here on.
     pub fn slow(&mut self, shard: PeerId, batch_us: u64) {
         self.note(|| format!("slow {}: {batch_us} us a batch", name(shard)));
