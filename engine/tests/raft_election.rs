@@ -308,6 +308,84 @@ fn failed_elections_widen_the_window_up_to_two_seconds() {
     assert!(*waits.last().expect("some") >= 1000);
 }
 
+fn is_heartbeat(packet: &Packet) -> bool {
+    matches!(packet.say, Say::Heartbeat(..))
+}
+
+fn is_pre_vote_response(packet: &Packet) -> bool {
+    matches!(packet.say.body(), Some(RaftBody::PreVoteResponse { .. }))
+}
+
+/// Whether an answer to a pre-vote tells of a slow path after so many late heartbeats in a row.
+fn tells_after_late_heartbeats(late: usize) -> bool {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.pass(200);
+    for _ in 0..late {
+        // Each comes 205 ms after the one before: 50 are usual, and 150 more are too many.
+        cluster.pass_but(5, is_heartbeat);
+        cluster.now = cluster.now.plus_ms(200);
+        cluster.take(is_heartbeat);
+        cluster.turn(1, |_, _| {});
+        cluster.run();
+    }
+    cluster.isolate(1);
+    cluster.now = cluster.now.plus_ms(151);
+    cluster.time_out(2);
+    cluster.run_but(is_pre_vote_response);
+    let answers = cluster.take(is_pre_vote_response);
+    let answer = answers.iter().find(|packet| packet.to == 2);
+    match answer.and_then(|packet| packet.say.body()) {
+        Some(RaftBody::PreVoteResponse { high_rtt, .. }) => *high_rtt,
+        _ => panic!("3 answers: {answers:?}"),
+    }
+}
+
+#[test]
+fn three_late_heartbeats_in_a_row_are_told_to_whoever_asks() {
+    assert!(!tells_after_late_heartbeats(0));
+    assert!(!tells_after_late_heartbeats(2));
+    assert!(tells_after_late_heartbeats(3));
+}
+
+#[test]
+fn a_slow_path_widens_the_window_once_a_term_however_many_tell_of_it() {
+    let mut cluster = Cluster::new(5);
+    for number in 3..=5 {
+        cluster.isolate(number);
+    }
+    let tell = |cluster: &mut Cluster, from| {
+        let term = cluster.status(1).term;
+        cluster.deliver(Packet {
+            from,
+            to: 1,
+            say: Say::Message(RaftMessage {
+                partition: PARTITION,
+                term,
+                body: RaftBody::PreVoteResponse {
+                    granted: false,
+                    high_rtt: true,
+                },
+            }),
+        });
+    };
+    let mut waits = Vec::new();
+    for _ in 0..3 {
+        cluster.time_out(1);
+        let due = cluster.node(1).replica.next_deadline().expect("a deadline");
+        waits.push(due.since_us(cluster.now) / 1000);
+        for _ in 0..2 {
+            tell(&mut cluster, 2);
+        }
+        assert_eq!(cluster.status(1).role, Role::PreCandidate);
+        cluster.take(|_| true);
+    }
+    // Once for the failed election, and in the first round once for the slow path.
+    for (wait, window) in waits.iter().zip([300, 675, 1012]) {
+        assert!((window / 2..=window).contains(wait), "{waits:?}");
+    }
+}
+
 #[test]
 fn a_candidate_with_an_older_log_is_refused() {
     let mut cluster = Cluster::new(3);

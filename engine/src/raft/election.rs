@@ -175,7 +175,7 @@ impl Replica {
         }
         votes.take(from, granted);
         if high_rtt {
-            self.widen_window();
+            self.widen_for_slow_path(asked);
         }
         match self.count_votes() {
             Ballot::Won => self.campaign(turn, false),
@@ -350,6 +350,15 @@ impl Replica {
     fn widen_window(&mut self) {
         let wider = self.window_ms + self.window_ms / 2;
         self.window_ms = wider.min(self.timers.election_backoff_ms_max);
+    }
+
+    /// Somebody's path to the leader was slow: the election for `term` is given more time, once, however many say so and
+    /// however often they are asked. It ends with the next leader that is heard.
+    fn widen_for_slow_path(&mut self, term: Term) {
+        if self.widened_for < term {
+            self.widened_for = term;
+            self.widen_window();
+        }
     }
 
     /// A leader of this term was heard: no election for a while.

@@ -265,7 +265,8 @@ impl Progress {
 
     /// It has nothing behind `at` in common with this log: try there, unless it ends below the log's base.
     pub(super) fn rejected(&mut self, at: LogIndex, below_base: bool) {
-        self.needs_snapshot = below_base;
+        // A late one may be of the time before it had what is known to be on its disk.
+        self.needs_snapshot = below_base && self.durable_index() < at;
         let at = at.max(self.durable_index());
         self.matched = self.matched.min(at);
         self.probe(at.next());

@@ -140,6 +140,8 @@ pub struct Replica {
     pub(super) owed: Owed,
     pub(super) election_due: Time,
     pub(super) window_ms: u32,
+    /// The latest term for which the window was widened because the path to the leader was slow.
+    pub(super) widened_for: Term,
     /// It follows without being told anything: its leader's shard is heard in its place.
     pub(super) quiet: bool,
     /// Until then it gives no vote: it may have forgotten a promise, or mistaken its end.
@@ -199,6 +201,7 @@ impl Replica {
             sync_followers: false,
             addresses_moved: true,
             window_ms: timers.election_ms_max,
+            widened_for: Term::ZERO,
             timers,
             limits: config.limits,
             leaf: config.leaf,
