@@ -284,6 +284,21 @@ fn a_partition_shrinks_and_grows_and_a_node_whose_disk_is_gone_is_replaced() {
 
     assert_code(&cluster.member("transfer", &["1", "2"]), 0);
 
+    // As an observer it gets the log, never votes, and is no learner that could be promoted.
+    assert_code(&cluster.member("remove", &["1", "4"]), 0);
+    assert_code(&cluster.member("observe", &["1", "4"]), 0);
+    assert_eq!(cluster.members()[3], (4, "observer".to_owned()));
+    assert_code(&cluster.member("observe", &["1", "4"]), 0);
+    cluster.append("observed");
+    cluster.wait_for_all_on(4);
+    assert_eq!(cluster.members()[3], (4, "observer".to_owned()));
+    assert_code(&cluster.member("remove", &["1", "4"]), 0);
+    assert_eq!(cluster.members(), voters(&[1, 2, 3]));
+    assert_code(&cluster.member("add", &["1", "4"]), 0);
+    assert_code(&cluster.member("promote", &["1", "4"]), 0);
+    assert_eq!(cluster.members(), voters(&[1, 2, 3, 4]));
+    assert_code(&cluster.member("transfer", &["1", "2"]), 0);
+
     // The disk of 3 is gone. On an empty one it is not the voter that it was, and says so.
     cluster.kill(3);
     cluster.lose_disk(3);
