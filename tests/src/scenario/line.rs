@@ -156,6 +156,8 @@ pub(super) enum Line {
     GoBack(NodeId),
     Empty(NodeId),
     Stop(NodeId),
+    /// A node asks all others for votes in a term, whatever they would have answered to a pre-vote.
+    Stand(NodeId, u64),
     Count,
     Settle,
     Expect(Expectation),
@@ -392,6 +394,11 @@ fn command(verb: &str, words: &mut Words<'_>) -> Result<Line, ParseError> {
         "empty" => Line::Empty(words.node()?),
         "goback" => Line::GoBack(words.node()?),
         "stop" => Line::Stop(words.node()?),
+        "stand" => {
+            let node = words.node()?;
+            words.must("in")?;
+            Line::Stand(node, words.number("a term")?)
+        }
         "count" => Line::Count,
         "settle" => Line::Settle,
         "expect" => Line::Expect(expectation(words)?),

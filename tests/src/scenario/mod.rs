@@ -34,6 +34,7 @@
 //! | `image 2`, `goback 2` | keeps an image of a node's disk, and puts it back while the node is down |
 //! | `empty 2` | puts an empty disk into a node that is down |
 //! | `stop 2` | stops a node in order |
+//! | `stand 3 in 5` | others get requests for their votes in term 5 that node 3 never sent: as from a server that does not ask first whether it would win |
 //! | `count` | counts messages from 0 |
 //! | `settle` | ends all of the above, starts what is down, and waits until all agree |
 //! | `expect 1 leader term>=2 applied=5` | role and numbers: term, last, durable, committed, applied, vote, missing, lease (1 held), keys_max, p99 (what its machine takes over a batch, in us), breaches (of its machine's budget), backlog (how many entries may wait for the machine, 0 for any number), |

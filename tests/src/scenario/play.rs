@@ -9,7 +9,7 @@ use clustor_engine::request::{MembersRequest, Reply, RequestBody, Wait};
 use clustor_shards::disk::FileKind;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
-use clustor_wire::message::Role;
+use clustor_wire::message::{RaftBody, RaftMessage, Role};
 
 use super::line::{Asked, ClockChange, Line, ParseError, parse};
 use crate::cluster::check::Violation;
@@ -342,9 +342,33 @@ impl Stage {
                 self.world.go_back(node);
             }
             Line::Stop(node) => self.world.stop(node),
+            Line::Stand(node, term) => self.stand(node, Term(term))?,
             Line::Count => self.world.count_sent(),
             Line::Settle => self.settle()?,
             Line::Expect(expectation) => self.expect(&expectation)?,
+        }
+        Ok(())
+    }
+
+    /// Asks everybody for a vote in the name of `node`, with a log as recent as its own could be.
+    fn stand(&mut self, node: NodeId, term: Term) -> Result<(), String> {
+        let from = self.shard(node)?;
+        let host = self.world.host(from);
+        let status = host.and_then(|host| Some(host.partition(P)?.status()));
+        let status = status.ok_or_else(|| "a node that runs".to_owned())?;
+        let request = RaftMessage {
+            partition: P,
+            term,
+            body: RaftBody::Vote {
+                last_index: status.last_index,
+                last_term: status.term,
+                transfer: false,
+            },
+        };
+        for to in self.world.layout().shards.clone() {
+            if to != from {
+                self.world.say_as(from, to, request.clone());
+            }
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use core::net::SocketAddr;
 use clustor_shards::turn::{PeerEvent, PeerId};
 use clustor_wire::frame::Frame;
 use clustor_wire::ids::NodeId;
-use clustor_wire::message::{PeerBatch, RaftBody};
+use clustor_wire::message::{PeerBatch, RaftBody, RaftMessage};
 use rand::Rng;
 
 use super::super::check::consensus::VoteSent;
@@ -87,6 +87,26 @@ impl World {
         for packet in self.network.release() {
             self.queue.push(self.now_us, Event::Frame(packet));
         }
+    }
+
+    /// A message reaches `to` as from `from`, which never sent it, on the session that they have.
+    pub(crate) fn say_as(&mut self, from: PeerId, to: PeerId, message: RaftMessage) {
+        let Some(core) = self.hosts.get(&from).and_then(|host| host.core.as_ref()) else {
+            return;
+        };
+        let batch = PeerBatch {
+            boot: core.log().boot(),
+            retired_chain: core.log().retired_chain(),
+            messages: vec![message],
+            ..PeerBatch::default()
+        };
+        let packet = Packet {
+            from,
+            to,
+            session: self.network.session(from, to),
+            frame: messages::frame(&batch),
+        };
+        self.queue.push(self.now_us, Event::Frame(packet));
     }
 
     pub(super) fn drop_session(&mut self, me: PeerId, other: PeerId) {
