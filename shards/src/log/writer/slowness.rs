@@ -32,11 +32,13 @@ impl Slowness {
 
     /// A chain took so long, and should have taken `bound_us` at most.
     pub(super) fn measure(&mut self, now: Time, took_us: u64, bound_us: u64) {
-        // Each counts for the share of the window that it took, and that has passed since the one before.
+        // Each counts for the time that it took, half of the window at most: one alone that is a little late is no mean. What
+        // came before counts for less as time passes, and time in which nothing was asked of the device for nothing.
         let window_us = MEAN_OVER_MS * 1000;
-        let share_us = now.since_us(self.last).min(took_us).min(window_us);
+        let since_us = now.since_us(self.last).min(window_us);
+        let share_us = since_us.min(took_us).min(window_us / 2);
         self.last = now;
-        let kept = u128::from(self.mean_us) * u128::from(window_us - share_us);
+        let kept = u128::from(self.mean_us) * u128::from(window_us - since_us);
         let mean = (kept + u128::from(took_us) * u128::from(share_us)) / u128::from(window_us);
         self.mean_us = u64::try_from(mean).unwrap_or(u64::MAX);
         let in_a_row =
