@@ -7,18 +7,14 @@
 use std::collections::BTreeSet;
 
 use clustor_shards::disk::{FileId, FileKind};
-use clustor_shards::log::LogIdentity;
-use clustor_shards::log::inspect::{ChainView, Judgement, PairView, SlotView, inspect};
+use clustor_shards::log::inspect::{ChainView, Judgement, PairView, SlotView};
 use clustor_shards::log::record::RecordKind;
-use clustor_shards::log::recovery::RecoverError;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, PartitionId};
 use clustor_wire::message::Role;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-use super::check::{Violation, must};
-use super::host::SimKey;
-use super::layout::CLUSTER;
+use super::check::{Violation, must, provable};
 use super::messages::name;
 use super::swarm::{Faults, Swarm};
 use super::world::World;
@@ -30,9 +26,10 @@ const CLIENTS_MAX: u64 = 16;
 /// Of so many extents each replica loses one.
 const SHARE: u64 = 3;
 
-/// An entry, and an extent's: on which blocks of which file they lie.
+/// An entry.
 type Entry = (PartitionId, LogIndex);
 
+/// An extent with entries, and where it lies.
 struct Extent {
     file: FileId,
     first_block: u32,
@@ -94,19 +91,8 @@ pub(super) fn let_thirds_rot(world: &mut World) -> Result<u64, Violation> {
 
 /// The extents of entries on a disk, but for those of openings.
 fn extents(shard: PeerId, disk: &SimDisk) -> Result<Vec<Extent>, Violation> {
-    let mut copy = SimDisk::new(0);
-    copy.restore(disk.image());
-    let identity = LogIdentity {
-        cluster: CLUSTER,
-        node: shard.node,
-        shard: shard.shard,
-    };
     let mut found = Vec::new();
-    inspect(&mut copy, identity, &SimKey, |pair| {
-        found.extend(extents_of(&pair));
-        Ok::<(), RecoverError>(())
-    })
-    .map_err(|error| Violation::new("a shard's files can be read", error.to_string()))?;
+    provable::each_pair(shard, disk, |pair| found.extend(extents_of(pair)))?;
     Ok(found)
 }
 

@@ -61,19 +61,9 @@ fn draw_faults(rng: &mut Xoshiro256PlusPlus) -> Faults {
         reset: every(),
         stall: every(),
         stall_us_max: 1_000_000,
-        full: None,
-        sabotage: None,
         mode: every(),
-        disk: None,
-        retune: None,
-        members: None,
-        moves: None,
-        clock: None,
         drift_ppm_max: pick(rng, &[0, 50, 500]),
-        image: None,
-        empty: None,
-        fragile: None,
-        rot: false,
+        ..Faults::NONE
     }
 }
 

@@ -457,15 +457,9 @@ fn draw_faults(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Faults {
         sabotage,
         mode,
         disk,
-        retune: None,
-        members: None,
-        moves: None,
-        clock: None,
-        drift_ppm_max: 0,
-        image: None,
-        empty: None,
         fragile,
         rot: fragile.is_some() && rng.random_bool(0.5),
+        ..Faults::NONE
     }
 }
 

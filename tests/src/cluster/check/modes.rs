@@ -4,18 +4,16 @@ use std::collections::BTreeMap;
 
 use clustor_engine::raft::Transition;
 use clustor_engine::shard_core::ShardCore;
-use clustor_shards::log::inspect::{PairView, SlotView, inspect};
+use clustor_shards::log::Mode;
+use clustor_shards::log::inspect::{PairView, SlotView};
 use clustor_shards::log::record::RecordKind;
-use clustor_shards::log::recovery::RecoverError;
-use clustor_shards::log::{LogIdentity, Mode};
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use clustor_wire::message::Role;
 
 use super::consensus::Who;
+use super::provable::each_pair;
 use super::{Violation, must};
-use crate::cluster::host::SimKey;
-use crate::cluster::layout::CLUSTER;
 use crate::cluster::messages::name;
 use crate::disk::SimDisk;
 
@@ -102,22 +100,10 @@ impl Modes {
 
     /// Looks at a shard's files: nothing stands in a chain together with a change of the mode.
     pub(crate) fn fenced(&self, shard: PeerId, disk: &SimDisk) -> Result<(), Violation> {
-        let mut copy = SimDisk::new(0);
-        copy.restore(disk.image());
-        let identity = LogIdentity {
-            cluster: CLUSTER,
-            node: shard.node,
-            shard: shard.shard,
-        };
-        let mut broken = None;
-        let looked = inspect(&mut copy, identity, &SimKey, |pair| {
-            broken = broken.take().or_else(|| self.unfenced(&pair));
-            Ok::<(), RecoverError>(())
-        });
-        let what = match looked {
-            Ok(()) => broken,
-            Err(error) => Some(error.to_string()),
-        };
+        let mut what = None;
+        each_pair(shard, disk, |pair| {
+            what = what.take().or_else(|| self.unfenced(pair));
+        })?;
         must(
             what.is_none(),
             "a change of the mode has its own chain",
