@@ -240,6 +240,19 @@ fn a_named_base_narrows_limits_and_the_error_names_it() {
         "mine.toml:1: hash = \"blake3\" is not \"sha256\", all that base = \"zfs\" allows"
     );
     Profile::parse("base = \"throughput\"\nhash = \"blake3\"\n", "mine.toml").expect("allowed");
+    for base in ["wan", "zfs"] {
+        let text = format!("base = \"{base}\"\nlease_ms = 10\nleases = true\n");
+        let error = Profile::parse(&text, "mine.toml").expect_err("not there");
+        assert_eq!(
+            error.to_string(),
+            format!("mine.toml:3: leases = true is not false, all that base = \"{base}\" allows")
+        );
+        Profile::parse(&text.replace("true", "false"), "mine.toml").expect("as it is");
+    }
+    for base in ["latency", "throughput"] {
+        let text = format!("base = \"{base}\"\nleases = true\n");
+        Profile::parse(&text, "mine.toml").expect("allowed");
+    }
     Profile::parse("segment_bytes = 4_294_967_296\n", "mine.toml").expect("no base is named");
 }
 

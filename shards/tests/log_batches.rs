@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::collections::VecDeque;
+
 use clustor_shards::disk::{DiskError, DiskEvent, DiskOp, DurableChain, FlushKind};
 use clustor_shards::log::{HardState, LogOptions, LogRefusal, Mode, Retirement, ShardLog};
 use clustor_shards::turn::Time;
@@ -121,6 +123,129 @@ fn a_group_batch_goes_at_its_age_and_says_when_that_is() {
         next > due && next <= due.plus_ms(patience_ms),
         "only the disk"
     );
+}
+
+/// A device on which each chain takes a time of its own, under appends that come at regular intervals.
+struct Load {
+    held: Held,
+    /// When each chain in flight ends.
+    ends: VecDeque<u64>,
+    index: u64,
+    since_chain: u64,
+    /// When the oldest append of the open batch came.
+    opened_us: Option<u64>,
+    chains_max: usize,
+    waited_us_max: u64,
+}
+
+impl Load {
+    fn new(options: LogOptions) -> Self {
+        Self {
+            held: Held::new(options),
+            ends: VecDeque::new(),
+            index: 0,
+            since_chain: 0,
+            opened_us: None,
+            chains_max: 0,
+            waited_us_max: 0,
+        }
+    }
+
+    /// Goes on for `for_us` with chains of `chain_us`; how many appends each chain took along.
+    fn run(&mut self, for_us: u64, every_us: u64, chain_us: u64) -> Vec<u64> {
+        let until = self.held.now.0 + for_us;
+        let mut next_append = self.held.now.0 + every_us;
+        let mut taken = Vec::new();
+        (self.chains_max, self.waited_us_max) = (0, 0);
+        loop {
+            let end = self.ends.front().copied().unwrap_or(u64::MAX);
+            let age = self.held.log.deadline().map_or(u64::MAX, |due| due.0);
+            let now = next_append.min(end).min(age);
+            if now > until {
+                return taken;
+            }
+            self.held.now = Time(now);
+            if now == end {
+                self.ends.pop_front();
+                self.held.end_one();
+            }
+            if now == next_append {
+                next_append += every_us;
+                self.index += 1;
+                self.held.group(self.index);
+                self.since_chain += 1;
+                self.opened_us.get_or_insert(now);
+            }
+            let went = self.held.poll();
+            self.ends.extend((0..went).map(|_| now + chain_us));
+            self.chains_max = self.chains_max.max(self.ends.len());
+            if went > 0 && !self.held.log.has_open_batch() {
+                taken.push(core::mem::take(&mut self.since_chain));
+                let opened_us = self.opened_us.take().unwrap_or(now);
+                self.waited_us_max = self.waited_us_max.max(now - opened_us);
+            }
+        }
+    }
+}
+
+fn mean(taken: &[u64]) -> f64 {
+    taken.iter().sum::<u64>() as f64 / taken.len() as f64
+}
+
+/// A chain that ends is what lets the next go: the time that a batch gathers for is that of the device's chain, divided
+/// by how many are in flight, whatever that time is and from the first chain on that takes as long.
+#[test]
+fn a_batch_gathers_for_as_long_as_the_device_takes_and_follows_it_at_once() {
+    for chains in [1, 2, 4] {
+        let mut load = Load::new(LogOptions {
+            group_chains_max: chains,
+            ..LogOptions::for_segment_bytes(16 << 20)
+        });
+        for chain_us in [100, 4_000, 500, 100] {
+            let every_us = 10;
+            load.run(2 * chain_us, every_us, chain_us);
+            let taken = load.run(20 * chain_us, every_us, chain_us);
+            let window_us = chain_us as f64 / chains as f64;
+            let expected = window_us / every_us as f64;
+            let mean = mean(&taken);
+            assert!(
+                (mean - expected).abs() <= 0.1 * expected + 1.0,
+                "{chains} chains of {chain_us} us: {mean} in each, {expected} come in a window"
+            );
+            assert_eq!(load.chains_max, chains, "chains of {chain_us} us");
+            assert!(
+                load.waited_us_max <= chain_us,
+                "{} us in chains of {chain_us} us",
+                load.waited_us_max
+            );
+        }
+    }
+}
+
+/// Where the device takes longer than the profile lets a batch wait, its age lets it go, as long as a chain may be submitted.
+#[test]
+fn the_profiles_ceilings_bound_the_window_of_a_slow_device() {
+    let options = LogOptions {
+        group_chains_max: 1,
+        ..LogOptions::for_segment_bytes(16 << 20)
+    };
+    let age_us = options.batch_ms_max * 1000;
+    let mut load = Load::new(options);
+    let chain_us = 4 * age_us;
+    load.run(2 * chain_us, 100, chain_us);
+    load.run(10 * chain_us, 100, chain_us);
+    assert_eq!(load.waited_us_max, age_us);
+    assert!((4..=5).contains(&load.chains_max), "{}", load.chains_max);
+
+    // And the bytes do, where appends come faster than the age.
+    let mut load = Load::new(LogOptions {
+        batch_bytes_max: 4096,
+        ..options
+    });
+    load.run(chain_us, 10, chain_us / 2);
+    let taken = load.run(4 * chain_us, 10, chain_us / 2);
+    assert!(taken.iter().all(|entries| *entries < 100), "{taken:?}");
+    assert!(load.chains_max > 1);
 }
 
 #[test]

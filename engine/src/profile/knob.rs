@@ -42,6 +42,8 @@ pub enum Allowed {
     Word(&'static [&'static str]),
     /// On or off.
     Switch,
+    /// On or off, and nothing else.
+    Fixed(bool),
 }
 
 impl core::fmt::Display for Allowed {
@@ -62,6 +64,7 @@ impl core::fmt::Display for Allowed {
                 Ok(())
             }
             Self::Switch => f.write_str("true or false"),
+            Self::Fixed(on) => write!(f, "{on}"),
         }
     }
 }
@@ -238,6 +241,7 @@ impl Allowed {
             (Self::Number { min, max }, Value::Number(number)) => (*min..=*max).contains(&number),
             (Self::Word(words), Value::Word(word)) => words.contains(&word),
             (Self::Switch, Value::Switch(_)) => true,
+            (Self::Fixed(only), Value::Switch(on)) => *only == on,
             _ => false,
         }
     }

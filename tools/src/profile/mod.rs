@@ -286,6 +286,7 @@ fn allowed_json(allowed: Allowed) -> serde_json::Value {
         Allowed::Number { min, max } => json!({ "min": min, "max": max }),
         Allowed::Word(words) => json!({ "words": words }),
         Allowed::Switch => json!({ "words": [true, false] }),
+        Allowed::Fixed(on) => json!({ "words": [on] }),
     }
 }
 
