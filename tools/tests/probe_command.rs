@@ -96,7 +96,18 @@ fn a_device_is_measured_and_the_proposed_profile_is_good() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let told: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
     let measured = &told["measured"];
-    assert_eq!(measured["chains"].as_array().map(Vec::len), Some(20));
+    let chains = measured["chains"].as_array().expect("a list");
+    for flush in ["fdatasync", "dsync"] {
+        let of_this = chains.iter().filter(|cell| cell["flush"] == flush);
+        assert_eq!(of_this.count(), 20, "four depths, five sizes: {flush}");
+    }
+    for cell in chains {
+        let chains = cell["latency"]["count"].as_u64().expect("a number");
+        assert!(
+            chains > 0 && cell["chains_per_s"].as_f64() > Some(0.0),
+            "{cell}"
+        );
+    }
     assert_eq!(measured["flush"]["count"], 128);
     for of in [
         "flush",

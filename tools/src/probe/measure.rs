@@ -23,6 +23,10 @@ pub const FLUSHES: u32 = 128;
 pub const DEPTHS: [u32; 4] = [1, 2, 4, 8];
 /// Log blocks in a chain: 4 KiB to 1 MiB.
 pub const CHAIN_BLOCKS: [u32; 5] = [1, 4, 16, 64, 256];
+/// Kinds of chains: both are made as a shard makes them.
+pub const KINDS: [FlushKind; 2] = [FlushKind::Fdatasync, FlushKind::Dsync];
+/// A cell's time is divided among so many turns, in which the kinds alternate.
+const TURNS: u32 = 3;
 /// 64 MiB.
 const SEGMENT_BLOCKS: u32 = 16_384;
 const LEDGER_BLOCKS: u32 = 4_096;
@@ -38,12 +42,15 @@ const LATENCY_NS_MAX: u64 = 60_000_000_000;
 #[derive(Debug, Clone)]
 pub struct Latencies(Histogram<u64>);
 
-impl Latencies {
-    fn new() -> Self {
+impl Default for Latencies {
+    fn default() -> Self {
         Self(Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("the bounds are in order"))
     }
+}
 
-    fn record(&mut self, latency: Duration) {
+impl Latencies {
+    /// One more, of a nanosecond to a minute; what lies outside counts as the nearest.
+    pub fn record(&mut self, latency: Duration) {
         let ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
         self.0.saturating_record(ns.max(1));
     }
@@ -74,9 +81,11 @@ impl Latencies {
     }
 }
 
-/// A chain at a depth and size.
+/// A chain of one kind at a depth and size.
 #[derive(Debug, Clone)]
 pub struct Cell {
+    /// How its writes are made durable.
+    pub flush: FlushKind,
     /// Chains in flight.
     pub depth: u32,
     /// Log blocks in each.
@@ -105,7 +114,7 @@ pub struct Measurements {
     pub write_through: Latencies,
     /// Write, then flush, into blocks that are allocated and were never written.
     pub write_flush_fresh: Latencies,
-    /// The chain of a shard: log write, flush, ledger write, flush.
+    /// The chain of a shard: log write, flush, ledger write, flush; or both writes durable as they complete. By size, depth and kind.
     pub chains: Vec<Cell>,
     /// Megabyte by megabyte, each flushed, in bytes a second.
     pub sequential: f64,
@@ -168,7 +177,7 @@ pub fn measure(
     written.flush()?;
 
     go.step("the flush alone")?;
-    let mut flush = Latencies::new();
+    let mut flush = Latencies::default();
     for at in 0..FLUSHES {
         written.write(&buffer, 1, at)?;
         let begun = Instant::now();
@@ -180,8 +189,11 @@ pub fn measure(
     go.step("write and flush against one durable write, written blocks against fresh ones")?;
     let fresh = Plain::open(&directory.join("fresh"))?;
     fresh.allocate(u64::from(FLUSHES) * BLOCK_BYTES as u64)?;
-    let (mut write_flush, mut write_through, mut write_flush_fresh) =
-        (Latencies::new(), Latencies::new(), Latencies::new());
+    let (mut write_flush, mut write_through, mut write_flush_fresh) = (
+        Latencies::default(),
+        Latencies::default(),
+        Latencies::default(),
+    );
     for at in 0..FLUSHES {
         let begun = Instant::now();
         written.write(&buffer, 1, 2 * at)?;
@@ -238,27 +250,34 @@ fn measure_chains(
     for blocks in CHAIN_BLOCKS {
         for depth in DEPTHS {
             go.step(&format!("chains of {} KiB, {depth} in flight", blocks * 4))?;
-            let work = RigWork {
-                steps: ChainSteps::Full,
-                blocks,
-                depth,
-                flush: FlushKind::Fdatasync,
-            };
-            // The first few warm it up.
-            rig.keep(work, time / 8, || go.check().is_ok(), |_| {})?;
-            let mut latencies = Latencies::new();
-            let took = rig.keep(
-                work,
-                time,
-                || go.check().is_ok(),
-                |latency| latencies.record(latency),
-            )?;
-            cells.push(Cell {
+            let mut measured = KINDS.map(|kind| (kind, Latencies::default(), Duration::ZERO));
+            for turn in 0..TURNS {
+                for (flush, latencies, took) in &mut measured {
+                    let work = RigWork {
+                        steps: ChainSteps::Full,
+                        blocks,
+                        depth,
+                        flush: *flush,
+                    };
+                    if turn == 0 {
+                        // The first few warm it up.
+                        rig.keep(work, time / 8, || go.check().is_ok(), |_| {})?;
+                    }
+                    *took += rig.keep(
+                        work,
+                        time / TURNS,
+                        || go.check().is_ok(),
+                        |latency| latencies.record(latency),
+                    )?;
+                }
+            }
+            cells.extend(measured.map(|(flush, latencies, took)| Cell {
+                flush,
                 depth,
                 blocks,
                 per_second: latencies.count() as f64 / took.as_secs_f64(),
                 latencies,
-            });
+            }));
         }
     }
     Ok((cells, writer))

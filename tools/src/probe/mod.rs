@@ -3,8 +3,10 @@
 //! Everything is made in a directory of its own, removed at the end, also after ^C. What is measured: `measure`; what is
 //! proposed: `propose`; how it is shown: `show`.
 
-mod measure;
-mod propose;
+#[doc(hidden)]
+pub mod measure;
+#[doc(hidden)]
+pub mod propose;
 mod show;
 
 use std::io::{IsTerminal as _, Write, stderr};
@@ -14,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
-use clustor_engine::profile::Profile;
+use clustor_engine::profile::{Profile, Word as _};
 use clustor_shards::host::{Judgement, file_system};
 use clustor_shards::sys::free_bytes;
 use serde_json::json;
@@ -54,7 +56,7 @@ pub struct ProbeArgs {
     /// The shipped profile whose knobs are turned.
     #[arg(long, default_value = "latency", value_parser = Profile::SHIPPED)]
     base: String,
-    /// How long chains are measured at each depth and size, in milliseconds.
+    /// How long chains of either kind are measured at each depth and size, in milliseconds.
     #[arg(long, default_value_t = 300, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=60_000))]
     cell_ms: u64,
     /// Print one JSON object.
@@ -63,8 +65,11 @@ pub struct ProbeArgs {
 }
 
 /// Whoever measures asks whether to go on, and says where it is.
-trait Go {
+#[doc(hidden)]
+pub trait Go {
+    /// The next thing is measured.
     fn step(&mut self, what: &str) -> Result<(), ProbeError>;
+    /// Whether to go on.
     fn check(&self) -> Result<(), ProbeError>;
 }
 
@@ -268,13 +273,9 @@ fn print(
     ] {
         show::draw(title, latencies, width, out)?;
     }
-    if let Some(lone) = measured.chains.first() {
-        show::draw(
-            "\nthe full chain, 4 KiB, alone",
-            &lone.latencies,
-            width,
-            out,
-        )?;
+    for lone in measured.chains.iter().take_while(|cell| cell.depth == 1) {
+        let title = format!("\nthe full chain, 4 KiB, alone, {}", lone.flush.word());
+        show::draw(&title, &lone.latencies, width, out)?;
     }
     writeln!(out)?;
     for line in show::summary(measured) {

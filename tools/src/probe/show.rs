@@ -2,9 +2,10 @@
 
 use std::io::{self, Write};
 
+use clustor_engine::profile::Word as _;
 use serde_json::{Value, json};
 
-use super::measure::{Cell, DEPTHS, Latencies, Measurements};
+use super::measure::{Cell, DEPTHS, KINDS, Latencies, Measurements};
 use super::propose::Turn;
 
 /// A terminal's width where none is known.
@@ -123,22 +124,26 @@ pub fn summary(measured: &Measurements) -> Vec<String> {
             "1 MiB writes, each flushed        {} MiB/s",
             mib(measured.sequential)
         ),
-        String::new(),
-        format!(
-            "the full chain ({}): p50 us, chains/s, MiB/s of log, by chains in flight",
-            measured.writer
-        ),
     ];
-    let depths: Vec<String> = DEPTHS.iter().map(|depth| format!("{depth:^23}")).collect();
-    lines.push(
-        format!("{:>8} {}", "size", depths.join(" "))
-            .trim_end()
-            .to_owned(),
-    );
-    for row in measured.chains.chunks(DEPTHS.len()) {
-        let cells: Vec<String> = row.iter().map(cell).collect();
-        let size = row.first().map_or(0, |cell| cell.blocks * 4);
-        lines.push(format!("{:>8} {}", format!("{size} KiB"), cells.join(" ")));
+    for kind in KINDS {
+        lines.push(String::new());
+        lines.push(format!(
+            "the full chain, {} ({}): p50 us, chains/s, MiB/s of log, by chains in flight",
+            kind.word(),
+            measured.writer
+        ));
+        let depths: Vec<String> = DEPTHS.iter().map(|depth| format!("{depth:^23}")).collect();
+        lines.push(
+            format!("{:>8} {}", "size", depths.join(" "))
+                .trim_end()
+                .to_owned(),
+        );
+        let of_kind: Vec<&Cell> = measured.chains.iter().filter(|c| c.flush == kind).collect();
+        for row in of_kind.chunks(DEPTHS.len()) {
+            let cells: Vec<String> = row.iter().copied().map(cell).collect();
+            let size = row.first().map_or(0, |cell| cell.blocks * 4);
+            lines.push(format!("{:>8} {}", format!("{size} KiB"), cells.join(" ")));
+        }
     }
     lines
 }
@@ -187,6 +192,7 @@ pub fn measurements_json(measured: &Measurements) -> Value {
         .iter()
         .map(|cell| {
             json!({
+                "flush": cell.flush.word(),
                 "depth": cell.depth,
                 "log_bytes": u64::from(cell.blocks) * 4096,
                 "chains_per_s": (cell.per_second * 10.0).round() / 10.0,
