@@ -33,17 +33,27 @@ fn kind(id: EntryId) -> RecordKind {
     }
 }
 
+/// Whether it is a configuration.
+pub(super) fn is_configuration(id: EntryId) -> bool {
+    kind(id) == RecordKind::Configuration
+}
+
 /// Bytes of the body.
 pub(super) fn body_bytes(id: EntryId) -> usize {
     ((id & !CONFIGURATION_BIT) >> LENGTH_SHIFT) as usize
 }
 
-/// The frame of entry `id` at (term, index).
-pub(super) fn frame(partition: PartitionId, term: Term, index: LogIndex, id: EntryId) -> Vec<u8> {
+/// Its body.
+pub(super) fn body(id: EntryId) -> Vec<u8> {
     let mut body = id.to_le_bytes().to_vec();
     body.resize(body_bytes(id), id as u8);
+    body
+}
+
+/// The frame of entry `id` at (term, index).
+pub(super) fn frame(partition: PartitionId, term: Term, index: LogIndex, id: EntryId) -> Vec<u8> {
     let mut frame = Vec::new();
-    encode_record(&mut frame, kind(id), partition, term, index, &body);
+    encode_record(&mut frame, kind(id), partition, term, index, &body(id));
     frame
 }
 

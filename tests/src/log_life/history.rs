@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 
+use super::entry;
+
 /// What an entry is known by: no two appends of a life have the same.
 pub type EntryId = u64;
 
@@ -109,6 +111,8 @@ pub struct Recovered {
     pub missing: BTreeSet<LogIndex>,
     /// What the entries are, where they were read back.
     pub content: BTreeMap<LogIndex, EntryId>,
+    /// The configurations that it goes by, in order; index 0 is the first one.
+    pub configurations: Vec<(LogIndex, Vec<u8>)>,
 }
 
 /// A promise that was not kept.
@@ -164,6 +168,28 @@ pub enum Violation {
         term: Term,
         /// The claimed vote.
         vote: Option<NodeId>,
+    },
+    /// A log at rest vouches for less than it holds: nobody would ever count the rest.
+    #[error("partition {partition}: at rest it vouches up to {vouched} and holds up to {holds}")]
+    Withheld {
+        /// Where.
+        partition: PartitionId,
+        /// Up to where it vouches; 0 if not at all.
+        vouched: LogIndex,
+        /// Up to where all is there.
+        holds: LogIndex,
+    },
+    /// A replica would go by other configurations than those that its log holds.
+    #[error(
+        "partition {partition}: goes by the configurations at {goes_by:?}, its log holds those at {holds:?}"
+    )]
+    WrongConfiguration {
+        /// Where.
+        partition: PartitionId,
+        /// Where those stand that were recovered.
+        goes_by: Vec<LogIndex>,
+        /// Where those stand that were decided.
+        holds: Vec<LogIndex>,
     },
     /// Replicas were quarantined although nothing was damaged.
     #[error("quarantined without a fault: {0}")]
@@ -337,6 +363,7 @@ impl History {
         };
         let state = self.fold(place);
         for (partition, found) in recovered {
+            check_configurations(*partition, &state[partition], found)?;
             for index in &found.missing {
                 let entry = state[partition]
                     .entry(*index)
@@ -455,6 +482,36 @@ impl History {
         }
         out
     }
+}
+
+/// Configurations lie in two files, and are known even where their entries are missing: all above the base, and the newest
+/// one up to it.
+fn check_configurations(
+    partition: PartitionId,
+    state: &PartitionState,
+    found: &Recovered,
+) -> Result<(), Violation> {
+    let mut holds: Vec<(LogIndex, Vec<u8>)> = Vec::new();
+    for (index, entry) in (1..).map(LogIndex).zip(&state.entries) {
+        if entry::is_configuration(entry.id) {
+            if index <= found.base {
+                holds.clear();
+            }
+            holds.push((index, entry::body(entry.id)));
+        }
+    }
+    let is_first = |at: &&(LogIndex, Vec<u8>)| at.0 == LogIndex::ZERO;
+    let has_first = holds.first().is_none_or(|(index, _)| *index > found.base);
+    let (first, others): (Vec<_>, Vec<_>) = found.configurations.iter().partition(is_first);
+    if others.into_iter().eq(&holds) && first.len() == usize::from(has_first) {
+        return Ok(());
+    }
+    let places = |all: &[(LogIndex, Vec<u8>)]| all.iter().map(|(index, _)| *index).collect();
+    Err(Violation::WrongConfiguration {
+        partition,
+        goes_by: places(&found.configurations),
+        holds: places(&holds),
+    })
 }
 
 /// How far one partition's log, replayed, agrees with what was recovered of it.

@@ -22,6 +22,9 @@ use super::shard::{Boot, OldImage, Shard};
 use super::swarm::{self, Damage, Swarm, pick};
 use crate::disk::{Crash, Fate, FlushFault, SimDisk, SimDiskOptions, StuckKind, WriteFault};
 
+/// How often a boot comes to rest before it crashes, if it comes so far.
+const RESTS: f64 = 0.25;
+
 /// What a life came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LifeReport {
@@ -249,6 +252,9 @@ impl Life {
             }
             if self.work()? == Stretch::Lived {
                 self.shard.check_patience()?;
+                if self.rng.random_bool(RESTS) {
+                    self.rest()?;
+                }
                 self.crash();
             }
         }
@@ -261,6 +267,7 @@ impl Life {
             return Ok(());
         }
         self.shard.settle()?;
+        self.shard.check_vouches()?;
         self.shard.check_closed()?;
         self.shard.check_reclaimed()?;
         if !self.shard.is_open() && !self.shard.has_failed() {
@@ -269,6 +276,14 @@ impl Life {
         self.shard.check_admits()?;
         self.opened += 1;
         Ok(())
+    }
+
+    /// A while in which nothing is decided and nothing is in the way.
+    fn rest(&mut self) -> Result<(), Violation> {
+        self.make_room();
+        self.shard.disk.unstick();
+        self.shard.settle()?;
+        self.shard.check_vouches()
     }
 
     /// Whatever filled the disk is gone.

@@ -119,6 +119,11 @@ pub(super) fn given_back(log: &PartitionLog) -> Recovered {
             .flat_map(|range| index_range(range.first, range.last))
             .collect(),
         content: BTreeMap::new(),
+        configurations: log
+            .configurations
+            .iter()
+            .map(|at| (at.index, at.body.to_vec()))
+            .collect(),
     }
 }
 

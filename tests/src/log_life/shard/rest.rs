@@ -1,5 +1,6 @@
 //! How a log comes to rest, and what must hold then.
 
+use clustor_shards::log::ShardLog;
 use clustor_wire::ids::LogIndex;
 
 use super::super::history::{Faults, Violation};
@@ -103,6 +104,38 @@ impl Shard {
             ))),
             None => Ok(()),
         }
+    }
+
+    /// A log at rest vouches for all that it holds, as far as nothing of it is missing: what is not removed has retired.
+    ///
+    /// # Errors
+    /// [`Violation::Withheld`] if it vouches for less.
+    pub fn check_vouches(&self) -> Result<(), Violation> {
+        let at_rest = |log: &&ShardLog| {
+            log.is_open()
+                && log.is_settled()
+                && log.failure().is_none()
+                && log.quarantine().is_none()
+        };
+        let Some(log) = self.log.as_ref().filter(at_rest) else {
+            return Ok(());
+        };
+        for (partition, state) in self.history.state() {
+            let missing = log
+                .partition(*partition)
+                .and_then(|held| held.missing.first());
+            let holds = missing.map_or(state.last(), |range| range.first.prev());
+            let vouched = log.durable(*partition).map(|proof| proof.index());
+            // Copies of what was missing are on their way for as long as the scrub takes.
+            if vouched != Some(holds) && log.copies_in_flight(*partition) == 0 {
+                return Err(Violation::Withheld {
+                    partition: *partition,
+                    vouched: vouched.unwrap_or_default(),
+                    holds,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Where there is room and nothing is damaged, appends are taken.
