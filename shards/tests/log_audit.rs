@@ -7,9 +7,7 @@ use std::collections::BTreeSet;
 
 use clustor_shards::buffer::{Block, Blocks};
 use clustor_shards::disk::{BootDisk, DiskError, FileId, FoundPair};
-use clustor_shards::log::audit::{
-    Audit, AuditReport, Checked, Checker, Damaged, Finding, Outcome, Piece, Role,
-};
+use clustor_shards::log::audit::{Audit, AuditReport, Damaged, Finding, Outcome, Role};
 use clustor_shards::log::inspect::{PairView, SlotView, inspect};
 use clustor_shards::log::merkle::{MerkleHash, MerkleTree, leaf_hash};
 use clustor_shards::log::nonce::GapVerdict;
@@ -20,7 +18,9 @@ use clustor_shards::log::{
 };
 use clustor_wire::ids::{Incarnation, LogIndex, NodeId, PairNumber, PartitionId, Term};
 use signing::sign;
-use support::{MemoryDisk, TestKey, append, identity, options, pool, recover, settle, start};
+use support::{
+    MemoryDisk, TestKey, append, audit, identity, options, pool, recover, settle, start,
+};
 
 const P: PartitionId = PartitionId(1);
 const ENTRIES: u64 = 45;
@@ -62,28 +62,6 @@ fn written_with(format: LogFormat) -> MemoryDisk {
     log.hard_state(P, vote);
     settle(&mut log, &mut disk);
     disk
-}
-
-fn check(audit: &mut Audit, disk: &mut dyn BootDisk, pieces: Vec<Piece>) {
-    let mut checker = Checker::new(audit, disk);
-    // The order is nobody's business.
-    let checked: Vec<Checked> = pieces
-        .iter()
-        .rev()
-        .map(|piece| checker.check(piece))
-        .collect();
-    for checked in checked {
-        audit.take(checked);
-    }
-}
-
-fn audit(disk: &mut dyn BootDisk) -> Result<AuditReport, RecoverError> {
-    let mut audit = Audit::begin(disk, identity(), &TestKey(9))?;
-    let pieces = audit.ledger_pieces();
-    check(&mut audit, disk, pieces);
-    let pieces = audit.extent_pieces();
-    check(&mut audit, disk, pieces);
-    audit.finish(disk, &TestKey(9))
 }
 
 fn touched(disk: &MemoryDisk) -> Vec<(FileId, u32)> {

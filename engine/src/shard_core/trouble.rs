@@ -2,6 +2,7 @@
 
 use clustor_shards::disk::DiskError;
 use clustor_shards::log::Pressure;
+use clustor_shards::log::nonce::GapVerdict;
 
 use clustor_wire::message::PartitionStatus;
 
@@ -38,6 +39,11 @@ impl ShardCore {
         }
         if self.shared.clocks.is_raised() {
             return "the clocks can't be trusted: no leases, linearizable reads ask a majority; see docs/operations.md, Leases".to_owned();
+        }
+        if let (GapVerdict::Alarm | GapVerdict::Incident, bytes) = log.nonce_gaps() {
+            return format!(
+                "the nonces of {bytes} bytes are not accounted for: see docs/operations.md, Nonces that are not accounted for"
+            );
         }
         match &self.profile_refused {
             Some(why) => format!("the profile was not reloaded, the one before it stays: {why}"),

@@ -89,7 +89,7 @@ impl BootRecord<'_> {
             "state": self.state(),
             "quarantine": self.log.quarantine().map(ToString::to_string),
             "recovery": self.recovery(),
-            "nonces": nonces(&self.report.nonces),
+            "nonces": self.nonces(),
             "geometry": geometry(self.log.options()),
             "io_writer_mode": writer_mode(self.log.options().io_writer_mode),
             "partitions_total": self.log.partitions().count(),
@@ -130,26 +130,30 @@ impl BootRecord<'_> {
             "incidents": incidents.map(ToString::to_string).collect::<Vec<_>>(),
         })
     }
-}
 
-/// Totals, and the pairs of which something was given up or is not accounted for.
-fn nonces(accounts: &[NonceAccount]) -> Value {
-    let total = |of: fn(&NonceAccount) -> u64| accounts.iter().map(of).sum::<u64>().to_string();
-    let told = |account: &&NonceAccount| account.abandoned_bytes + account.gaps.bytes() > 0;
-    let pairs = accounts.iter().filter(told).take(RECORD_PAIRS_MAX);
-    json!({
-        "reserved_bytes": total(|account| account.reserved_bytes),
-        "sealed_bytes": total(|account| account.sealed_bytes),
-        "abandoned_bytes": total(|account| account.abandoned_bytes),
-        "unreserved_bytes": total(|account| account.gaps.unreserved_bytes),
-        "unsealed_bytes": total(|account| account.gaps.unsealed_bytes),
-        "pairs": pairs.map(|account| json!({
-            "pair": account.pair.get().to_string(),
-            "abandoned_bytes": account.abandoned_bytes.to_string(),
-            "unreserved_bytes": account.gaps.unreserved_bytes.to_string(),
-            "unsealed_bytes": account.gaps.unsealed_bytes.to_string(),
-        })).collect::<Vec<_>>(),
-    })
+    /// The verdict, totals, and the pairs of which something was given up or is not accounted for.
+    fn nonces(&self) -> Value {
+        let accounts = &self.report.nonces;
+        let total = |of: fn(&NonceAccount) -> u64| accounts.iter().map(of).sum::<u64>().to_string();
+        let told = |account: &&NonceAccount| account.abandoned_bytes + account.gaps.bytes() > 0;
+        let pairs = accounts.iter().filter(told).take(RECORD_PAIRS_MAX);
+        json!({
+            "verdict": self.report.nonce_verdict.to_string(),
+            "judged_bytes": total(NonceAccount::gap_bytes),
+            "reserved_bytes": total(|account| account.reserved_bytes),
+            "sealed_bytes": total(|account| account.sealed_bytes),
+            "abandoned_bytes": total(|account| account.abandoned_bytes),
+            "unreserved_bytes": total(|account| account.gaps.unreserved_bytes),
+            "unsealed_bytes": total(|account| account.gaps.unsealed_bytes),
+            "pairs": pairs.map(|account| json!({
+                "pair": account.pair.get().to_string(),
+                "abandoned_bytes": account.abandoned_bytes.to_string(),
+                "unreserved_bytes": account.gaps.unreserved_bytes.to_string(),
+                "unsealed_bytes": account.gaps.unsealed_bytes.to_string(),
+                "has_lost_slots": account.has_lost_slots,
+            })).collect::<Vec<_>>(),
+        })
+    }
 }
 
 fn geometry(options: &LogOptions) -> Value {

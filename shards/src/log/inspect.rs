@@ -10,7 +10,7 @@ use super::extent::{ExtentHeader, OpenExtent};
 use super::header::PairHeader;
 use super::item::{Item, items};
 use super::keys::{KeyProvider, LogIdentity, ShardKeys};
-use super::nonce::{NonceAccount, NonceEvidence};
+use super::nonce::{NonceAccount, NonceLedger, accounts};
 use super::pair::cipher_of;
 use super::record::{RecordHeader, records};
 use super::recovery::RecoverError;
@@ -135,25 +135,53 @@ pub fn inspect<E: From<RecoverError>>(
     let mut files = Files::new(disk, &keys);
     let pairs = files.survey(&found)?;
     let roles = roles(&mut files, &pairs, &mut Vec::new());
-    let abandoned: Vec<PairNumber> = pairs
-        .iter()
-        .filter_map(|pair| given_up(&mut files, pair))
-        .collect();
+    let accounts = nonces(&mut files, &pairs, &roles);
     for pair in pairs {
         let role = roles.iter().find(|(number, _)| *number == pair.pair);
         let role = role.map_or(Role::Unused, |(_, role)| *role);
-        each(view(&mut files, pair, role, &abandoned))?;
+        let account = accounts.iter().find(|account| account.pair == pair.pair);
+        each(view(&mut files, pair, role, account.copied()))?;
     }
     Ok(())
 }
 
-/// The pair of whose nonces this one's opening gave up what was left.
-fn given_up(files: &mut Files<'_>, found: &PairFiles) -> Option<PairNumber> {
-    let opening = files.slots(found.header.as_ref()?, 1).into_iter().next()?;
-    Some(said(&opening)?.nonces.abandoned?.pair)
+/// What became of the nonces of the pairs that count.
+fn nonces(
+    files: &mut Files<'_>,
+    pairs: &[PairFiles],
+    roles: &[(PairNumber, Role)],
+) -> Vec<NonceAccount> {
+    let mut ledgers = Vec::with_capacity(pairs.len());
+    for pair in pairs {
+        let role = roles.iter().find(|(number, _)| *number == pair.pair);
+        let (Some((_, role)), Some(header)) = (role, &pair.header) else {
+            continue;
+        };
+        let slots = files.slots(header, u32::MAX);
+        let certain = last_certain(header, *role, &slots);
+        let good = slots.iter().map(|slot| said(slot).copied());
+        ledgers.push(NonceLedger::of(header, good, certain));
+    }
+    accounts(&ledgers)
 }
 
-fn view(files: &mut Files<'_>, found: PairFiles, role: Role, abandoned: &[PairNumber]) -> PairView {
+/// The last chain that is known to have retired.
+fn last_certain(header: &PairHeader, role: Role, slots: &[SlotState]) -> ChainNumber {
+    match role {
+        Role::Older { last_certain } => last_certain,
+        Role::Chosen | Role::Unused => {
+            let said = slots.iter().filter_map(said);
+            certain_chain(header, said.map(|slot| slot.retired))
+        }
+    }
+}
+
+fn view(
+    files: &mut Files<'_>,
+    found: PairFiles,
+    role: Role,
+    nonces: Option<NonceAccount>,
+) -> PairView {
     let copies = [FileKind::Segment, FileKind::Ledger];
     let mut view = PairView {
         pair: found.pair,
@@ -163,7 +191,7 @@ fn view(files: &mut Files<'_>, found: PairFiles, role: Role, abandoned: &[PairNu
         checkpoint: None,
         checkpoint_copies: [false; 2],
         trailer: None,
-        nonces: None,
+        nonces,
         chains: Vec::new(),
     };
     let Some(header) = view.header.clone() else {
@@ -172,17 +200,7 @@ fn view(files: &mut Files<'_>, found: PairFiles, role: Role, abandoned: &[PairNu
     (view.checkpoint, view.checkpoint_copies) = files.checkpoint(&header);
     view.trailer = Some(files.trailer(header.pair, header.segment_blocks));
     let slots = files.slots(&header, u32::MAX);
-    let counts = role != Role::Unused;
-    view.nonces = counts.then(|| {
-        let good = slots.iter().filter_map(said);
-        let is_open = role == Role::Chosen;
-        NonceEvidence::of(&header, good, abandoned, is_open).account(header.pair)
-    });
-    let retired = slots.iter().filter_map(said).map(|slot| slot.retired);
-    let last_certain = match role {
-        Role::Older { last_certain } => last_certain,
-        Role::Chosen | Role::Unused => certain_chain(&header, retired),
-    };
+    let last_certain = last_certain(&header, role, &slots);
     let cipher = cipher_of(files.keys, &header);
     let mut follows = header.body_block();
     let mut ended = false;

@@ -3,13 +3,15 @@
 //! A nonce is a pair's number and a block number, a key is a pair's own (its salt is fresh), so no nonce is used
 //! twice by construction. The accounting is evidence for whoever examines a directory: every sealed block lies in a
 //! range that a ledger slot had reserved, and every reserved block was either sealed by a chain whose slot is there, or
-//! given up by a later pair's opening. What is neither lies in a *gap*.
+//! given up by a later pair's opening, which gives up what any pair before it had left. What is neither lies in a *gap*.
+//! Every start judges the gaps ([`judge_accounts`]), and so does a scrub at rest; while the writer runs, it asserts that it
+//! seals nothing that it has not reserved.
 //!
 //! Ranges are contiguous from block 1 on (block 0 is authenticated, not sealed). Those of an opening's own blocks,
 //! and the first beyond it, ride in the opening's slot; a later range rides in a slot that is due anyway and may be used
 //! once its chain has retired. It is asked for so early that no append waits for it.
 
-use clustor_wire::ids::{ChainNumber, PairNumber};
+use clustor_wire::ids::{BootNumber, ChainNumber, PairNumber};
 use serde::{Deserialize, Serialize};
 
 use super::codec::{Reader, Truncated, Writer};
@@ -60,13 +62,13 @@ pub enum AbandonReason {
     Ended = 2,
 }
 
-/// What is reserved of a pair and not sealed will never be.
+/// What is reserved of a pair, or of any before it, and not sealed will never be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NonceReservationAbandon {
-    /// Whose segment.
+    /// Whose segment; with it those of all pairs before it.
     pub pair: PairNumber,
-    /// Why.
+    /// Why the pair's own.
     pub reason: AbandonReason,
 }
 
@@ -256,46 +258,119 @@ impl Reservation {
     }
 }
 
+/// What a pair's ledger says of nonces: its own, and what is left of those of the pairs before it.
+#[derive(Debug, Clone)]
+pub(super) struct NonceLedger {
+    pair: PairNumber,
+    boot: BootNumber,
+    first_chain: ChainNumber,
+    evidence: NonceEvidence,
+    /// Of an authentic opening's slot: the pair up to which it gives up what was left, `ZERO` where there is none.
+    gives_up: Option<PairNumber>,
+    /// Slots that are certain are lost, so that nobody knows what they had reserved.
+    has_lost_slots: bool,
+}
+
+impl NonceLedger {
+    /// `slots`: by their numbers, as far as they were read; `None` where one is not authentic. `last_certain`: the last
+    /// chain that is known to have retired. What is behind it may be unwritten or cut short; no block was sealed by a range in it.
+    pub fn of(
+        header: &PairHeader,
+        slots: impl Iterator<Item = Option<Slot>>,
+        last_certain: ChainNumber,
+    ) -> Self {
+        let mut this = Self {
+            pair: header.pair,
+            boot: header.boot,
+            first_chain: header.first_chain,
+            evidence: NonceEvidence {
+                sealed: vec![(1, header.checkpoint_blocks)],
+                ..NonceEvidence::default()
+            },
+            gives_up: None,
+            has_lost_slots: false,
+        };
+        let mut next = header.first_chain;
+        for slot in slots {
+            if let Some(slot) = slot {
+                extend(&mut this.evidence.sealed, (slot.first_block, slot.blocks));
+                let own = (slot.nonces.reserved).filter(|range| range.pair == header.pair);
+                let range = own.map(|range| (range.start, range.blocks));
+                if let Some(range) = range {
+                    extend(&mut this.evidence.reserved, range);
+                }
+                if next == header.first_chain {
+                    let given_up = slot.nonces.abandoned;
+                    this.gives_up = Some(given_up.map_or(PairNumber::ZERO, |it| it.pair));
+                }
+            } else {
+                this.has_lost_slots |= next <= last_certain;
+            }
+            next = next.next();
+        }
+        this.has_lost_slots |= next <= last_certain;
+        this
+    }
+
+    /// The pair, and its first chain.
+    pub fn place(&self) -> (PairNumber, ChainNumber) {
+        (self.pair, self.first_chain)
+    }
+}
+
+/// Adds a run, to the last one where it follows that.
+fn extend(runs: &mut Vec<(u32, u32)>, (first, blocks): (u32, u32)) {
+    match runs.last_mut() {
+        Some((before, count)) if before.checked_add(*count) == Some(first) => {
+            *count = count.saturating_add(blocks);
+        }
+        _ => runs.push((first, blocks)),
+    }
+}
+
+/// What became of the nonces of the pairs that count, ascending, each by its own ledger and the openings behind it.
+pub(super) fn accounts(ledgers: &[NonceLedger]) -> Vec<NonceAccount> {
+    let mut accounts = Vec::with_capacity(ledgers.len());
+    let mut given_up = PairNumber::ZERO;
+    let mut ended_by = None;
+    for ledger in ledgers.iter().rev() {
+        let evidence = NonceEvidence {
+            is_abandoned: given_up >= ledger.pair,
+            is_open: ended_by.is_none(),
+            ..ledger.evidence.clone()
+        };
+        accounts.push(NonceAccount {
+            boot: ledger.boot,
+            ended_by,
+            has_lost_slots: ledger.has_lost_slots,
+            ..evidence.account(ledger.pair)
+        });
+        if let Some(gives_up) = ledger.gives_up {
+            given_up = given_up.max(gives_up);
+            ended_by = Some(ledger.boot);
+        }
+    }
+    accounts.reverse();
+    accounts
+}
+
 /// What a pair's ledger, and the openings of later pairs, say of its nonces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NonceEvidence {
-    /// Ranges reserved, in the order of the slots: first block and blocks.
+    /// Runs of blocks that were reserved, in the order of the slots: first block and blocks.
     pub reserved: Vec<(u32, u32)>,
     /// Runs of blocks that were sealed: the checkpoint's, and those of the extents of authentic slots.
     pub sealed: Vec<(u32, u32)>,
     /// Whether a later pair's opening gave up the rest.
     pub is_abandoned: bool,
-    /// Whether it is the newest pair, which may still be filled, or was left by the end of its process and
+    /// Whether no later opening is authentic: it may still be filled, or was left by the end of its process and
     /// waits for the next boot to give up the rest.
     pub is_open: bool,
 }
 
 impl NonceEvidence {
-    /// What the authentic slots of a pair's ledger say. `abandoned`: the pairs that later openings gave up.
-    pub(super) fn of<'a>(
-        header: &PairHeader,
-        slots: impl Iterator<Item = &'a Slot>,
-        abandoned: &[PairNumber],
-        is_open: bool,
-    ) -> Self {
-        let mut evidence = Self {
-            sealed: vec![(1, header.checkpoint_blocks)],
-            is_abandoned: abandoned.contains(&header.pair),
-            is_open,
-            ..Self::default()
-        };
-        for slot in slots {
-            evidence.sealed.push((slot.first_block, slot.blocks));
-            let own = (slot.nonces.reserved).filter(|range| range.pair == header.pair);
-            let range = own.map(|range| (range.start, range.blocks));
-            evidence.reserved.extend(range);
-        }
-        evidence
-    }
-
     /// What it comes to.
-    #[must_use]
-    pub fn account(&self, pair: PairNumber) -> NonceAccount {
+    fn account(&self, pair: PairNumber) -> NonceAccount {
         let (reserved, sealed) = (merged(&self.reserved), merged(&self.sealed));
         let bytes = |blocks: u64| blocks * BLOCK_BYTES as u64;
         let given_up = if self.is_abandoned {
@@ -309,6 +384,7 @@ impl NonceEvidence {
             sealed_bytes: bytes(difference(&sealed, &[])),
             abandoned_bytes: bytes(given_up),
             gaps: gaps(self),
+            ..NonceAccount::default()
         }
     }
 }
@@ -318,6 +394,13 @@ impl NonceEvidence {
 pub struct NonceAccount {
     /// Of which pair.
     pub pair: PairNumber,
+    /// The boot that wrote it.
+    pub boot: BootNumber,
+    /// The boot whose opening came next, as far as that is authentic.
+    pub ended_by: Option<BootNumber>,
+    /// Slots of its ledger that are certain are lost. What they said is unknown, and damage of its own: gaps beside
+    /// them tell nothing, and are not judged.
+    pub has_lost_slots: bool,
     /// Reserved.
     pub reserved_bytes: u64,
     /// Sealed, by the checkpoint and by chains whose slots are authentic.
@@ -326,6 +409,30 @@ pub struct NonceAccount {
     pub abandoned_bytes: u64,
     /// Not accounted for.
     pub gaps: NonceGaps,
+}
+
+impl NonceAccount {
+    /// Bytes in gaps that no lost slot explains.
+    #[must_use]
+    pub fn gap_bytes(&self) -> u64 {
+        if self.has_lost_slots {
+            0
+        } else {
+            self.gaps.bytes()
+        }
+    }
+
+    /// Those of them that were there at the start of `boot` as well: what the pair sealed without a range if an earlier boot
+    /// wrote it, what it left if an earlier one came behind it.
+    fn gap_bytes_before(&self, boot: BootNumber) -> u64 {
+        let (unreserved, unsealed) = (self.gaps.unreserved_bytes, self.gaps.unsealed_bytes);
+        match (self.boot < boot, self.ended_by.is_some_and(|by| by < boot)) {
+            _ if self.has_lost_slots => 0,
+            (true, true) => unreserved + unsealed,
+            (true, false) => unreserved,
+            (false, _) => 0,
+        }
+    }
 }
 
 /// Bytes of a pair whose nonces are not accounted for.
@@ -356,6 +463,18 @@ pub enum GapVerdict {
     Incident,
     /// An incident at the boot before as well, or together with a failed integrity check.
     Quarantine,
+}
+
+impl core::fmt::Display for GapVerdict {
+    /// One lower-case word, as in the tools' output.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Healthy => "healthy",
+            Self::Alarm => "alarm",
+            Self::Incident => "incident",
+            Self::Quarantine => "quarantine",
+        })
+    }
 }
 
 /// The blocks of `runs` as ascending runs that do not touch: first block, and the one behind the last.
@@ -415,6 +534,22 @@ pub fn gaps(evidence: &NonceEvidence) -> NonceGaps {
             difference(&reserved, &sealed)
         }),
     }
+}
+
+/// Judges what the nonces of a shard came to, as [`judge`]. `integrity_failed`: content that counts is missing, or worse.
+///
+/// What the boot before found needs no note of it: what it has read it can't have changed, so it is what lies in the pairs of the boots
+/// before it. That boot is the one that wrote the newest pair.
+#[must_use]
+pub fn judge_accounts(accounts: &[NonceAccount], integrity_failed: bool) -> GapVerdict {
+    let before = accounts
+        .last()
+        .map_or(BootNumber::ZERO, |newest| newest.boot);
+    let known = accounts
+        .iter()
+        .map(|account| account.gap_bytes_before(before));
+    let bytes = accounts.iter().map(NonceAccount::gap_bytes);
+    judge(bytes.sum(), known.sum(), integrity_failed)
 }
 
 /// Judges the bytes in gaps of a shard, given those that the boot before found, and whether an integrity check failed.

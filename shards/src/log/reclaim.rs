@@ -62,6 +62,8 @@ pub(super) struct Closing {
     has_settled: bool,
     /// Segments that may be kept, as far as the disk was told, or more.
     kept_max: u32,
+    /// Pairs that stay: their nonces are not accounted for, and what is in them is all there is to say why.
+    evidence: BTreeSet<PairNumber>,
     turn_at: Option<Time>,
 }
 
@@ -112,10 +114,11 @@ impl Moving {
 }
 
 impl Closing {
-    /// `older`: the pairs of earlier boots; `kept_max`: segments that the start kept at most.
-    pub fn after_boot(older: &[OlderPair], kept_max: u32) -> Self {
+    /// `older`: the pairs of earlier boots; `kept_max`: segments that the start kept at most; `evidence`: pairs that stay.
+    pub fn after_boot(older: &[OlderPair], kept_max: u32, evidence: BTreeSet<PairNumber>) -> Self {
         Self {
             kept_max,
+            evidence,
             copy_until: older.last().map_or(PairNumber::ZERO, |older| older.pair),
             ..Self::default()
         }
@@ -257,6 +260,11 @@ impl ShardLog {
         let is_new = self.closing.scanned != now_oldest;
         let is_closed = oldest.trailer_durable || oldest.trailer.is_none();
         if now < self.closing.scan_at || !(is_new || self.closing.have_risen) {
+            return Stage::Idle;
+        }
+        if self.closing.evidence.contains(&oldest.pair) {
+            self.closing.scanned = now_oldest;
+            self.closing.have_risen = false;
             return Stage::Idle;
         }
         if !is_closed {

@@ -7,9 +7,11 @@ use clustor_shards::buffer::{Block, BlockPool, Blocks, SizeClass};
 use clustor_shards::disk::{
     BootDisk, DiskError, DiskEvent, DiskOp, FileId, FoundPair, RetirePair, SPARE_ZERO_BLOCKS,
 };
+use clustor_shards::log::audit::{Audit, AuditReport, Checked, Checker, Piece};
 use clustor_shards::log::record::{RecordKind, decode_record, encode_record};
 use clustor_shards::log::{
-    Kek, KeyError, KeyProvider, LogIdentity, LogOptions, Mode, Recovery, Retirement, ShardLog,
+    Kek, KeyError, KeyProvider, LogIdentity, LogOptions, Mode, RecoverError, Recovery, Retirement,
+    ShardLog,
 };
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{ClusterId, LogIndex, NodeId, PartitionId, ShardId, Term};
@@ -234,4 +236,27 @@ pub fn append(log: &mut ShardLog, partition: u128, term: u64, index: u64, body: 
 pub fn durable(log: &ShardLog, partition: u128) -> u64 {
     log.durable(PartitionId(partition))
         .map_or(0, |durable| durable.index().get())
+}
+
+fn check(audit: &mut Audit, disk: &mut dyn BootDisk, pieces: Vec<Piece>) {
+    let mut checker = Checker::new(audit, disk);
+    // The order is nobody's business.
+    let checked: Vec<Checked> = pieces
+        .iter()
+        .rev()
+        .map(|piece| checker.check(piece))
+        .collect();
+    for checked in checked {
+        audit.take(checked);
+    }
+}
+
+/// Everything read, verified and judged.
+pub fn audit(disk: &mut dyn BootDisk) -> Result<AuditReport, RecoverError> {
+    let mut audit = Audit::begin(disk, identity(), &TestKey(9))?;
+    let pieces = audit.ledger_pieces();
+    check(&mut audit, disk, pieces);
+    let pieces = audit.extent_pieces();
+    check(&mut audit, disk, pieces);
+    audit.finish(disk, &TestKey(9))
 }

@@ -36,7 +36,7 @@ named!(ASKED, asked, MemberChange, "asked": AddLearner AddObserver Address Remov
 named!(CHANGES, change, Change, "members": None Joint Finishing);
 named!(OPS, op, DiskOp, "disk": Chain Read Prepare Trailer Remove Retire);
 named!(ERRORS, error, DiskError, "error": Full Short Cancelled NoFile Stuck Io);
-named!(DAMAGES, damage, Damage, "damage": Header Checkpoint Slot Extent Trailer Pair);
+named!(DAMAGES, damage, Damage, "damage": Header Checkpoint Slot Extent Trailer Pair Nonces);
 
 pub(super) use named;
 

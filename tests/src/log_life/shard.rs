@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use clustor_shards::buffer::BlockPool;
 use clustor_shards::disk::{DiskEvent, DiskOp};
+use clustor_shards::log::nonce::NonceAccount;
 use clustor_shards::log::recovery::{Damage, Incident};
 use clustor_shards::log::{
     Kek, KeyError, KeyProvider, LogIdentity, LogOptions, RecoveryReport, Retirement, ShardLog,
@@ -237,6 +238,7 @@ impl Shard {
             };
         self.note(|| format!("boot: {:?}", recovery.report));
         self.check_incidents(&recovery.report)?;
+        self.check_nonces(&recovery.report)?;
         let log = recovery.log;
         if let Some(quarantine) = log.quarantine() {
             if !self.faults().is_damaged() {
@@ -273,6 +275,15 @@ impl Shard {
         };
         match report.incidents.iter().find(|i| !explained(i)) {
             Some(incident) => Err(Violation::FalseAlarm(incident.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    /// Whatever was damaged, every nonce is accounted for where the ledgers are whole.
+    fn check_nonces(&self, report: &RecoveryReport) -> Result<(), Violation> {
+        let unexplained = |account: &&NonceAccount| account.gap_bytes() > 0;
+        match report.nonces.iter().find(unexplained) {
+            Some(account) => Err(Violation::FalseAlarm(format!("nonces: {account:?}"))),
             None => Ok(()),
         }
     }

@@ -51,6 +51,7 @@ fn nonces(account: &NonceAccount) -> Value {
         "abandoned_bytes": account.abandoned_bytes.to_string(),
         "unreserved_bytes": account.gaps.unreserved_bytes.to_string(),
         "unsealed_bytes": account.gaps.unsealed_bytes.to_string(),
+        "has_lost_slots": account.has_lost_slots,
     })
 }
 

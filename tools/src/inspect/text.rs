@@ -260,10 +260,15 @@ fn print_chain(out: &mut dyn Write, chain: &ChainView, wanted: Wanted) -> io::Re
 }
 
 fn nonces_line(account: &NonceAccount) -> String {
+    let why = if account.has_lost_slots {
+        ", beside ledger slots that are lost"
+    } else {
+        ""
+    };
     let gaps = match account.gaps.bytes() {
         0 => String::new(),
         _ => format!(
-            "; NOT ACCOUNTED FOR: {} sealed without a reservation, {} reserved and neither sealed nor abandoned",
+            "; NOT ACCOUNTED FOR{why}: {} sealed without a reservation, {} reserved and neither sealed nor abandoned",
             account.gaps.unreserved_bytes, account.gaps.unsealed_bytes
         ),
     };

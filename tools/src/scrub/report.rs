@@ -48,13 +48,14 @@ pub(super) fn print(
             let gaps: u64 = report
                 .pairs
                 .iter()
+                .filter(|pair| !pair.has_lost_slots)
                 .map(|pair| pair.nonce_gaps.bytes())
                 .sum();
             writeln!(
                 out,
                 "  nonces of {} are not accounted for: {}",
                 bytes(gaps),
-                nonces_name(report.nonces)
+                report.nonces
             )?;
         }
         if let Some(quarantine) = &report.quarantine {
@@ -140,15 +141,6 @@ const fn outcome_name(outcome: Outcome) -> &'static str {
     }
 }
 
-const fn nonces_name(verdict: GapVerdict) -> &'static str {
-    match verdict {
-        GapVerdict::Healthy => "healthy",
-        GapVerdict::Alarm => "alarm",
-        GapVerdict::Incident => "incident",
-        GapVerdict::Quarantine => "quarantine",
-    }
-}
-
 const fn damage_name(damaged: Damaged) -> &'static str {
     match damaged {
         Damaged::Header(FileKind::Segment) => "segment_header",
@@ -191,7 +183,7 @@ fn shard_json(report: &AuditReport) -> Value {
         })).collect::<Vec<_>>(),
         "torn": report.torn.map(|chain| chain.get().to_string()),
         "quarantine": report.quarantine.as_ref().map(ToString::to_string),
-        "nonces": nonces_name(report.nonces),
+        "nonces": report.nonces.to_string(),
     })
 }
 
@@ -212,6 +204,7 @@ fn pair_json(pair: &PairReport) -> Value {
         "merkle_root": pair.merkle_root.map(|root| hex(&root)),
         "nonce_unreserved_bytes": pair.nonce_gaps.unreserved_bytes,
         "nonce_unsealed_bytes": pair.nonce_gaps.unsealed_bytes,
+        "has_lost_slots": pair.has_lost_slots,
     })
 }
 

@@ -16,19 +16,19 @@ mod recount;
 mod report;
 mod verdict;
 
-use clustor_wire::ids::{ChainNumber, PairNumber};
+use clustor_wire::ids::ChainNumber;
 
 use super::extent::{OpenExtent, open_extent};
 use super::format::LogFormat;
 use super::header::PairHeader;
 use super::keys::{KeyProvider, LogIdentity, ShardKeys};
 use super::merkle::{MerkleHash, extent_root};
-use super::nonce::{self, GapVerdict, NonceEvidence, NonceGaps};
+use super::nonce::{self, GapVerdict, NonceGaps, NonceLedger};
 use super::options::LogOptions;
 use super::pair::cipher_of;
 use super::recovery::RecoverError;
 use super::recovery::files::{Files, SlotState};
-use super::recovery::judge::SlotMark;
+use super::recovery::judge::{SlotMark, certain_chain};
 use super::seal::SegmentCipher;
 use super::slot::{ExtentDigest, Slot};
 use super::trailer::FourLaneCrc;
@@ -146,6 +146,15 @@ impl AuditedPair {
     fn header_in_use(&self) -> Option<&PairHeader> {
         self.header.as_ref().filter(|_| self.role != Role::Unused)
     }
+
+    /// The last chain that is known to have retired.
+    fn last_certain(&self, header: &PairHeader) -> ChainNumber {
+        let retired = |seen: &SlotSeen| Some(seen.slot?.retired);
+        match self.role {
+            Role::Older { last_certain } => last_certain,
+            _ => certain_chain(header, self.slots.iter().filter_map(retired)),
+        }
+    }
 }
 
 /// An audit under way.
@@ -191,6 +200,7 @@ impl Audit {
                     extent_bytes: 0,
                     ledger_bytes: 0,
                     nonce_gaps: NonceGaps::default(),
+                    has_lost_slots: false,
                     merkle_root: None,
                 },
             };
@@ -336,26 +346,25 @@ impl Audit {
 
     /// Compares what the ledgers reserved with what was sealed.
     fn judge_nonces(&mut self) -> GapVerdict {
-        let abandoned: Vec<PairNumber> = self
-            .pairs
-            .iter()
-            .filter_map(|pair| Some(pair.slots.first()?.slot?.nonces.abandoned?.pair))
-            .collect();
-        for pair in &mut self.pairs {
+        let is_loss = |finding: &Finding| finding.outcome > Outcome::Restored;
+        let is_damaged = self.findings.iter().any(is_loss);
+        let mut ledgers: Vec<NonceLedger> = Vec::with_capacity(self.pairs.len());
+        for pair in &self.pairs {
             let Some(header) = pair.header_in_use() else {
                 continue;
             };
-            let slots = pair.slots.iter().filter_map(|seen| seen.slot.as_ref());
-            let is_open = pair.role == Role::Chosen;
-            let evidence = NonceEvidence::of(header, slots, &abandoned, is_open);
-            pair.report.nonce_gaps = nonce::gaps(&evidence);
+            let slots = pair.slots.iter().map(|seen| seen.slot);
+            ledgers.push(NonceLedger::of(header, slots, pair.last_certain(header)));
         }
-        let gaps = self.pairs.iter().map(|pair| pair.report.nonce_gaps.bytes());
-        let is_damaged = self
-            .findings
-            .iter()
-            .any(|finding| finding.outcome > Outcome::Restored);
-        nonce::judge(gaps.sum(), 0, is_damaged)
+        let accounts = nonce::accounts(&ledgers);
+        for account in &accounts {
+            let mut pairs = self.pairs.iter_mut();
+            if let Some(of) = pairs.find(|pair| pair.report.pair == account.pair) {
+                of.report.nonce_gaps = account.gaps;
+                of.report.has_lost_slots = account.has_lost_slots;
+            }
+        }
+        nonce::judge_accounts(&accounts, is_damaged)
     }
 }
 

@@ -155,6 +155,8 @@ pub struct PairReport {
     pub ledger_bytes: u64,
     /// Bytes whose nonces are not accounted for.
     pub nonce_gaps: NonceGaps,
+    /// Slots of its ledger that are certain are lost: its gaps tell nothing, and are not judged.
+    pub has_lost_slots: bool,
     /// The Merkle root over its extents, formed anew and equal to what is stated; `None` without leaves, or where an
     /// extent is bad.
     pub merkle_root: Option<MerkleHash>,
@@ -175,8 +177,8 @@ pub struct AuditReport {
     pub torn: Option<ChainNumber>,
     /// The damage for which a start would keep the shard silent.
     pub quarantine: Option<Quarantine>,
-    /// What the bytes whose nonces are not accounted for amount to, over all pairs. What an earlier scrub found is not
-    /// known here, so only damage beside them makes a quarantine of them.
+    /// What the bytes whose nonces are not accounted for amount to, over all pairs: what a start would make of them, if it
+    /// knew of all damage that was found here.
     pub nonces: GapVerdict,
 }
 

@@ -9,7 +9,7 @@ use super::super::pair::cipher_of;
 use super::super::recovery::Damage;
 use super::super::recovery::choose::{Choice, choose};
 use super::super::recovery::files::{Files, PairFiles, SlotState};
-use super::super::recovery::judge::{SlotMark, Verdict, certain_chain, judge};
+use super::super::recovery::judge::{SlotMark, Verdict, judge};
 use super::super::recovery::walk::{position_behind_opening, walk};
 use super::super::seal::SegmentCipher;
 use super::super::slot::ExtentDigest;
@@ -150,15 +150,7 @@ pub(super) fn judge_pair(
     let Some(header) = pair.header_in_use().cloned() else {
         return;
     };
-    let last_certain = match pair.role {
-        Role::Older { last_certain } => last_certain,
-        _ => certain_chain(
-            &header,
-            pair.slots
-                .iter()
-                .filter_map(|seen| Some(seen.slot?.retired)),
-        ),
-    };
+    let last_certain = pair.last_certain(&header);
     let cipher = cipher_of(files.keys, &header);
     let mut follows = header.body_block();
     let mut previous: Option<ExtentDigest> = Some([0; 32]);

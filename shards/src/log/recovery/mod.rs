@@ -24,7 +24,7 @@ use clustor_wire::ids::{BootNumber, ChainNumber, PairNumber};
 use super::format::{LogFormat, SuiteUnavailable};
 use super::header::{FORMAT_VERSION, HeaderMismatch};
 use super::keys::{KeyError, KeyProvider, LogIdentity, ShardKeys};
-use super::nonce::NonceAccount;
+use super::nonce::{GapVerdict, NonceAccount};
 use super::options::{LogOptions, OnAuthenticationFailure, OptionsError};
 use super::writer::{Restored, ShardLog};
 use crate::buffer::BlockPool;
@@ -49,6 +49,9 @@ pub struct Quarantine {
 pub(super) const ROT_QUARANTINES: &str =
     "an extent can't be read or is not authentic, and on_authentication_failure is \"quarantine\"";
 
+/// Why gaps in the accounting of nonces quarantine a shard.
+pub(super) const NONCES_QUARANTINE: &str = "more than 4 MiB of nonces are not accounted for, at the start before as well or beside missing content, though their ledgers are whole";
+
 /// Damage that recovery found and dealt with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Damage {
@@ -64,6 +67,8 @@ pub enum Damage {
     Trailer,
     /// A listed older pair is gone, or its headers are bad.
     Pair,
+    /// Nonces of the pair are not accounted for, and those of all pairs are more than a crash or a bad slot explains.
+    Nonces,
 }
 
 /// One damaged place.
@@ -86,6 +91,7 @@ impl core::fmt::Display for Incident {
             Damage::Extent => "an extent was rotten, what it held is missing",
             Damage::Trailer => "a trailer was bad and is restored from the checkpoint",
             Damage::Pair => "an older pair is gone or unreadable, what it held is missing",
+            Damage::Nonces => "nonces are not accounted for, though the ledger is whole",
         };
         write!(f, "pair {}, chain {}: {what}", self.pair, self.chain)
     }
@@ -114,6 +120,8 @@ pub struct RecoveryReport {
     pub incidents: Vec<Incident>,
     /// What became of the nonces of each pair that counts, ascending. Of an older pair, as far as its certain chains tell.
     pub nonces: Vec<NonceAccount>,
+    /// What the bytes of it that are not accounted for amount to.
+    pub nonce_verdict: GapVerdict,
 }
 
 /// A boot that came so far that its pairs were written to, and still live.
@@ -271,6 +279,7 @@ impl ShardLog {
         if options.on_authentication_failure == OnAuthenticationFailure::Quarantine {
             walked.quarantine_rot();
         }
+        let (nonces, nonce_verdict) = walked.judge_nonces();
         let boots = boots_of(&pairs, &walked);
         let chosen = walked.chosen;
         let keep = |pair: PairNumber| walked.older.iter().any(|older| older.pair == pair);
@@ -279,6 +288,12 @@ impl ShardLog {
             .map(|found| found.pair)
             .filter(|pair| !keep(*pair))
             .collect();
+        let is_evidence = |account: &&NonceAccount| {
+            nonce_verdict >= GapVerdict::Incident && account.gap_bytes() > 0
+        };
+        let evidence = nonces.iter().filter(is_evidence);
+        let evidence = evidence.map(|account| account.pair).collect();
+        let gap_bytes = nonces.iter().map(NonceAccount::gap_bytes).sum();
         let report = RecoveryReport {
             boot: numbers.boot,
             format: options.format,
@@ -288,7 +303,8 @@ impl ShardLog {
             torn: walked.torn,
             rewritten: walked.rewrite.count,
             missing: walked.missing(),
-            nonces: walked.nonce_accounts(),
+            nonces,
+            nonce_verdict,
             incidents: walked.incidents,
         };
         let spares = match options.kept_segments_max {
@@ -312,6 +328,8 @@ impl ShardLog {
             certain: walked.fold,
             rewrite: walked.rewrite,
             locations: walked.locations,
+            evidence,
+            nonce_gaps: (nonce_verdict, gap_bytes),
             quarantine: walked.quarantine,
             restore_headers: walked.restore_headers,
         });

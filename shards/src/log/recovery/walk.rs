@@ -11,7 +11,7 @@ use super::super::fold::{Content, ShardFold, encode_missing};
 use super::super::header::PairHeader;
 use super::super::item::{BadItems, Item, ItemBuilder, items};
 use super::super::location::{ExtentPlace, Locations};
-use super::super::nonce::{NonceAccount, NonceEvidence};
+use super::super::nonce::{self, GapVerdict, NonceAccount, NonceLedger};
 use super::super::pair::cipher_of;
 use super::super::record::{RecordKind, decode_record, records};
 use super::super::seal::SegmentCipher;
@@ -20,7 +20,7 @@ use super::super::trailer::{self, Trailer, TrailerState};
 use super::choose::Choice;
 use super::files::{Files, PairFiles, SlotState};
 use super::judge::{SlotMark, Verdict, certain_chain, judge};
-use super::{Damage, Incident, Quarantine, ROT_QUARANTINES};
+use super::{Damage, Incident, NONCES_QUARANTINE, Quarantine, ROT_QUARANTINES};
 
 /// What the walk found.
 #[derive(Default)]
@@ -38,10 +38,8 @@ pub(in crate::log) struct Walked {
     pub locations: Locations,
     pub incidents: Vec<Incident>,
     pub quarantine: Option<Quarantine>,
-    /// What each pair's ledger says of its nonces, ascending.
-    pub nonces: Vec<(PairNumber, NonceEvidence)>,
-    /// Pairs of which a later opening gave up what was left.
-    abandoned: Vec<PairNumber>,
+    /// What each pair's ledger says of nonces, ascending.
+    pub nonces: Vec<NonceLedger>,
     /// Pairs of which one header is bad: both are to be written again.
     pub restore_headers: Vec<PairHeader>,
 }
@@ -101,29 +99,41 @@ impl Walked {
         }
     }
 
-    /// Notes what a ledger says of its own pair's nonces, and of those of the pair before it.
-    fn note_nonces(&mut self, header: &PairHeader, slots: &[SlotState], is_open: bool) {
+    /// Notes what a ledger says of nonces.
+    fn note_nonces(&mut self, header: &PairHeader, slots: &[SlotState], last_certain: ChainNumber) {
         let good = |state: &SlotState| match state {
             SlotState::Good(slot, _) => Some(*slot),
             _ => None,
         };
-        let slots: Vec<Slot> = slots.iter().filter_map(good).collect();
-        let given_up = |slot: &Slot| Some(slot.nonces.abandoned?.pair);
-        self.abandoned.extend(slots.first().and_then(given_up));
-        let evidence = NonceEvidence::of(header, slots.iter(), &[], is_open);
-        self.nonces.push((header.pair, evidence));
+        let ledger = NonceLedger::of(header, slots.iter().map(good), last_certain);
+        self.nonces.push(ledger);
     }
 
-    /// What became of every pair's nonces.
-    pub fn nonce_accounts(&self) -> Vec<NonceAccount> {
-        let account = |(pair, evidence): &(PairNumber, NonceEvidence)| {
-            let evidence = NonceEvidence {
-                is_abandoned: self.abandoned.contains(pair),
-                ..evidence.clone()
-            };
-            evidence.account(*pair)
-        };
-        self.nonces.iter().map(account).collect()
+    /// Judges what became of every pair's nonces, and what follows from it.
+    pub fn judge_nonces(&mut self) -> (Vec<NonceAccount>, GapVerdict) {
+        let accounts = nonce::accounts(&self.nonces);
+        let is_loss = |found: &Incident| matches!(found.damage, Damage::Extent | Damage::Pair);
+        let integrity_failed =
+            self.missing() > 0 || self.quarantine.is_some() || self.incidents.iter().any(is_loss);
+        let verdict = nonce::judge_accounts(&accounts, integrity_failed);
+        if verdict >= GapVerdict::Incident {
+            let gaps = self.nonces.iter().zip(&accounts);
+            let gaps = gaps.filter(|(_, account)| account.gap_bytes() > 0);
+            let places: Vec<_> = gaps.map(|(ledger, _)| ledger.place()).collect();
+            for (pair, chain) in &places {
+                self.incident(*pair, *chain, Damage::Nonces);
+            }
+            if let (GapVerdict::Quarantine, None, Some((pair, chain))) =
+                (verdict, &self.quarantine, places.first())
+            {
+                self.quarantine = Some(Quarantine {
+                    pair: *pair,
+                    chain: *chain,
+                    what: NONCES_QUARANTINE,
+                });
+            }
+        }
+        (accounts, verdict)
     }
 
     fn check_headers(&mut self, found: &PairFiles, header: &PairHeader) {
@@ -181,8 +191,8 @@ pub(in crate::log) fn walk(files: &mut Files<'_>, pairs: &[PairFiles], choice: C
     }
     let half_gone = take_out_gone(pairs, &mut walked);
     check_trailers(files, &mut walked);
-    walked.note_nonces(&header, &slots, true);
     walk_chosen(files, &header, &slots, &checkpoint, &mut walked);
+    walked.note_nonces(&header, &slots, walked.certain);
     walked.check_rewrite();
     let closed = closed_pair(&header, &slots, walked.certain);
     walked.older.push(closed);
@@ -310,7 +320,7 @@ fn walk_older(files: &mut Files<'_>, pairs: &[PairFiles], older: OlderPair, walk
     let certain = older.last_certain.get().saturating_add(1);
     let count = certain.saturating_sub(header.first_chain.get());
     let slots = files.slots(&header, u32::try_from(count).unwrap_or(u32::MAX));
-    walked.note_nonces(&header, &slots, false);
+    walked.note_nonces(&header, &slots, older.last_certain);
     let cipher = cipher_of(files.keys, &header);
     let mut follows = header.body_block();
     for (chain, slot) in (header.first_chain.get()..).map(ChainNumber).zip(&slots) {

@@ -15,7 +15,7 @@ mod retire;
 mod slowness;
 mod submit;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use clustor_wire::ids::{BootNumber, ChainNumber, LogIndex, PairNumber, PartitionId};
@@ -26,6 +26,7 @@ use super::fold::{Content, PartitionLog, ShardFold};
 use super::header::PairHeader;
 use super::keys::ShardKeys;
 use super::location::{ExtentPlace, Locations};
+use super::nonce::GapVerdict;
 use super::options::LogOptions;
 use super::pair::{OpenPair, Spare};
 use super::patience::Patience;
@@ -151,6 +152,7 @@ pub struct ShardLog {
     /// Set when the boot's mark has retired: from then on the shard may speak.
     open_since_boot: bool,
     quarantine: Option<Quarantine>,
+    nonce_gaps: (GapVerdict, u64),
     pub(super) failure: Option<DiskError>,
     pub(super) patience: Patience,
     /// How much of the file system is used, in percent, as far as it was said.
@@ -227,6 +229,9 @@ pub(super) struct Restored {
     pub certain: ShardFold,
     pub rewrite: Batch,
     pub locations: Locations,
+    /// Pairs that are kept because of what their nonces came to.
+    pub evidence: BTreeSet<PairNumber>,
+    pub nonce_gaps: (GapVerdict, u64),
     pub quarantine: Option<Quarantine>,
     pub restore_headers: Vec<PairHeader>,
 }
@@ -251,13 +256,18 @@ impl ShardLog {
             phase: Phase::Draining,
             open_since_boot: false,
             quarantine: restored.quarantine,
+            nonce_gaps: restored.nonce_gaps,
             failure: None,
             patience: Patience::default(),
             used_percent: 0,
             current: None,
             spare: Spare::None,
             spare_failure: None,
-            closing: Closing::after_boot(&restored.older, restored.options.kept_segments_max),
+            closing: Closing::after_boot(
+                &restored.older,
+                restored.options.kept_segments_max,
+                restored.evidence,
+            ),
             older: restored.older,
             ciphers: restored.ciphers,
             passed_over: restored.passed_over,
@@ -325,6 +335,12 @@ impl ShardLog {
         self.current
             .as_ref()
             .map_or(PairNumber::ZERO, |pair| pair.header.pair)
+    }
+
+    /// What the bytes whose nonces were not accounted for at the start amount to, and how many they are.
+    #[must_use]
+    pub fn nonce_gaps(&self) -> (GapVerdict, u64) {
+        self.nonce_gaps
     }
 
     /// The failure that ended this log, if any.
