@@ -117,6 +117,10 @@ impl Cluster {
     }
 
     fn boot(&self, number: usize, disk: MemoryDisk) -> Node {
+        self.boot_behind(number, disk, LogIndex::ZERO)
+    }
+
+    fn boot_behind(&self, number: usize, disk: MemoryDisk, base: LogIndex) -> Node {
         let config = ReplicaConfig {
             partition: PARTITION,
             incarnation: Incarnation::ZERO,
@@ -128,7 +132,7 @@ impl Cluster {
             leaf: None,
             mode: Mode::Group,
         };
-        Node::boot(number, config, (disk, self.cache_bytes), self.now)
+        Node::boot(number, config, (disk, self.cache_bytes), base, self.now)
     }
 
     pub fn node(&mut self, number: usize) -> &mut Node {
@@ -151,8 +155,13 @@ impl Cluster {
 
     /// Starts a killed node again, from its disk.
     pub fn restart(&mut self, number: usize) {
+        self.restart_behind(number, LogIndex::ZERO);
+    }
+
+    /// The same, as if its log had let go of everything up to `base`.
+    pub fn restart_behind(&mut self, number: usize, base: LogIndex) {
         let disk = core::mem::take(&mut self.node(number).disk);
-        let node = self.boot(number, disk);
+        let node = self.boot_behind(number, disk, base);
         *self.node(number) = node;
         for other in 1..=self.voters {
             if other != number && self.node(other).up {
@@ -233,7 +242,7 @@ impl Cluster {
         assert!(after.wal_committed >= before.wal_committed);
         assert!(after.applicable >= before.applicable);
         assert!(
-            after.applicable <= after.durable,
+            after.applicable <= after.durable.max(after.base),
             "applied only what is durable"
         );
         if after.role == Role::Leader {

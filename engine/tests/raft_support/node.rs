@@ -11,7 +11,7 @@ use clustor_shards::disk::{DiskEvent, DiskOp};
 use clustor_shards::log::record::{Record, RecordKind, records};
 use clustor_shards::log::{
     HardState, Kek, KeyError, KeyProvider, LogIdentity, LogOptions, Mode, ReadRefusal, Retirement,
-    ShardLog,
+    ShardLog, TermRun,
 };
 use clustor_shards::turn::{PeerEvent, PeerId, Time};
 use clustor_wire::frame::{Frame, FrameKind};
@@ -63,6 +63,27 @@ pub struct Node {
     pub up: bool,
 }
 
+/// Has a log begin behind `base`.
+fn raise(restored: &mut Restored, base: LogIndex) {
+    let Some(run) = restored.runs.iter().rfind(|run| run.first <= base) else {
+        return;
+    };
+    assert!(base > restored.base && base <= restored.last);
+    let covering = TermRun {
+        term: run.term,
+        first: base.next(),
+    };
+    (restored.base, restored.base_term) = (base, run.term);
+    restored.runs.retain(|run| run.first > base);
+    let begins = restored
+        .runs
+        .first()
+        .map_or(restored.last.next(), |run| run.first);
+    if covering.first < begins {
+        restored.runs.insert(0, covering);
+    }
+}
+
 fn recover(number: usize, disk: &mut MemoryDisk) -> ShardLog {
     let identity = LogIdentity {
         cluster: ClusterId(7),
@@ -80,11 +101,13 @@ fn recover(number: usize, disk: &mut MemoryDisk) -> ShardLog {
 }
 
 impl Node {
-    /// Starts from its disk; a disk on which nothing is gets the first configuration. The cache has so many bytes.
+    /// Starts from its disk; a disk on which nothing is gets the first configuration. The cache has so many bytes. What lies up
+    /// to `base` the replica does not know of.
     pub(super) fn boot(
         number: usize,
         config: ReplicaConfig,
         (mut disk, cache_bytes): (MemoryDisk, usize),
+        base: LogIndex,
         now: Time,
     ) -> Self {
         let mut log = recover(number, &mut disk);
@@ -96,7 +119,8 @@ impl Node {
             );
         }
         let restored = log.partition(PARTITION).expect("it is there");
-        let restored = Restored::from_log(restored).expect("its configuration is read");
+        let mut restored = Restored::from_log(restored).expect("its configuration is read");
+        raise(&mut restored, base);
         let mut cache = EntryCache::new(cache_bytes);
         let replica = Replica::new(config, restored, now, &mut cache);
         let mut node = Self {
