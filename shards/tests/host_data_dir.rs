@@ -104,7 +104,11 @@ fn a_locked_directory_is_refused_after_a_wait() {
     let path = temp.path().join("data");
     let first = DataDir::open(&path, Claim::Alone).expect("first start");
     let error = DataDir::open(&path, Claim::Alone).expect_err("in use");
-    assert!(matches!(error, DataDirError::Locked { .. }), "{error}");
+    let DataDirError::Locked { holder, .. } = error else {
+        panic!("{error}");
+    };
+    // Not every file system says who it is.
+    assert!(holder.is_none_or(|pid| pid == std::process::id()));
     drop(first);
     DataDir::open(&path, Claim::Alone).expect("free again");
 }

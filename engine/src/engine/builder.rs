@@ -130,7 +130,13 @@ impl EngineBuilder {
         let mut seat = self.take_seat()?;
         let (path, silent) = judge_host(&self.data)?;
         self.check_room(path, seat.shards)?;
+        if DataDir::is_new(&self.data)? {
+            // A port that is refused leaves no directory behind.
+            seat.listen()?;
+        }
+        // Otherwise the directory comes first: of two starts alike, the second is told what it should not have shared.
         let directory = DataDir::open(&self.data, seat.claim)?;
+        seat.listen()?;
         let options = NodeOptions {
             requests_max: self.profile.queue_requests_max as usize,
             mesh_messages_max: MESH_MESSAGES_MAX,

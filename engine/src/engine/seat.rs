@@ -132,6 +132,22 @@ impl Seat {
         Ok(())
     }
 
+    /// Takes a member's port, unless it has.
+    #[cfg(feature = "net")]
+    pub fn listen(&mut self) -> Result<(), EngineError> {
+        self.member.as_mut().map_or(Ok(()), cluster::Seated::listen)
+    }
+
+    #[cfg(not(feature = "net"))]
+    #[expect(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "a member has a port"
+    )]
+    pub fn listen(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Starts the shards, and for a member the thread that accepts connections.
     pub fn start(
         &mut self,
@@ -187,6 +203,7 @@ mod cluster {
 
     pub(in crate::engine) struct Seated {
         pub placement: Arc<Placement>,
+        address: SocketAddr,
         pub listener: Option<TcpListener>,
         pub control_cpu: usize,
         node: NodeId,
@@ -195,7 +212,7 @@ mod cluster {
 
     impl Seat {
         /// A member's seat. Everything that can be refused is, before anything is written: the certificate, the
-        /// encoding of the log, the partitions, the port.
+        /// encoding of the log, the partitions. The port is not taken yet.
         pub fn of_member(
             member: Member,
             log_encoding: Encoding,
@@ -234,14 +251,14 @@ mod cluster {
             }
             let topology = Topology::detect().map_err(EngineError::Processors)?;
             let address = member.listen.unwrap_or(placed.address);
-            let listener = listen(address)?;
             Ok(Self {
                 claim: Claim::Member(member.placement.cluster(), node),
                 shards: usize::from(placed.shards),
                 cpus: topology.data,
                 member: Some(Seated {
                     placement: Arc::new(member.placement),
-                    listener: Some(listener),
+                    address,
+                    listener: None,
                     control_cpu: topology.control,
                     node,
                     identity: member.identity,
@@ -266,6 +283,14 @@ mod cluster {
     }
 
     impl Seated {
+        /// Takes the port, unless it has.
+        pub fn listen(&mut self) -> Result<(), EngineError> {
+            if self.listener.is_none() {
+                self.listener = Some(listen(self.address)?);
+            }
+            Ok(())
+        }
+
         pub fn place(&self, partition: PartitionId) -> Result<Place, EngineError> {
             let not_placed = EngineError::OtherPartitions {
                 partition,

@@ -13,7 +13,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -143,10 +143,13 @@ pub enum DataDirError {
         path: PathBuf,
     },
     /// Another process uses it, or another engine of this process.
-    #[error("{path}: in use by another process, also after {} s; one directory serves one node", LOCK_WAIT.as_secs())]
+    #[error("{path}: in use by another process{}, also after {} s; one directory serves one node: stop that process, or use another directory",
+        holder.map_or_else(String::new, |pid| format!(" (process id {pid})")), LOCK_WAIT.as_secs())]
     Locked {
         /// The directory.
         path: PathBuf,
+        /// The process that holds the lock, where the system tells.
+        holder: Option<u32>,
     },
     /// A node runs on it, or is going down.
     #[error(
@@ -362,11 +365,28 @@ fn lock(directory: &Path) -> Result<File, DataDirError> {
             Err(TryLockError::WouldBlock) => {
                 return Err(DataDirError::Locked {
                     path: directory.to_owned(),
+                    holder: holder(&file),
                 });
             }
             Err(TryLockError::Error(error)) => return Err(io_error(&path)(error)),
         }
     }
+}
+
+/// The process that holds a lock on the file, by proc_locks(5). It is not told of file systems whose device has another
+/// number there, nor of processes outside this one's container.
+fn holder(file: &File) -> Option<u32> {
+    let of = file.metadata().ok()?;
+    let (major, minor) = (libc::major(of.dev()), libc::minor(of.dev()));
+    let place = format!("{major:02x}:{minor:02x}:{}", of.ino());
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        match fields.as_slice() {
+            [_, "FLOCK", _, _, pid, at, ..] if *at == place => pid.parse().ok(),
+            _ => None,
+        }
+    })
 }
 
 fn new_identity(claim: Claim) -> Result<Identity, DataDirError> {
