@@ -141,7 +141,10 @@ fn a_second_start_on_a_directory_in_use_is_refused() {
         let said = text(&second.stderr);
         assert!(said.contains("data-1: in use by another process"), "{said}");
         let pid = format!("(process id {})", node.0.id());
-        assert!(!said.contains("process id") || said.contains(&pid), "{said}");
+        assert!(
+            !said.contains("process id") || said.contains(&pid),
+            "{said}"
+        );
     }
     drop(node);
 }

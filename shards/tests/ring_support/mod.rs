@@ -2,7 +2,9 @@
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 use clustor_shards::buffer::{BLOCK_BYTES, Block, BlockPool, Blocks, SizeClass};
-use clustor_shards::disk::{DiskEvent, DiskOp, DurableChain, FlushKind, PreparePair};
+use clustor_shards::disk::{
+    DiskError, DiskEvent, DiskOp, DurableChain, FileId, FlushKind, PreparePair, ReadBlocks,
+};
 use clustor_shards::uring::ShardRing;
 use clustor_wire::ids::{ChainNumber, PairNumber};
 use std::path::Path;
@@ -102,4 +104,35 @@ pub fn chain(
 pub fn block_of(path: &Path, block: usize) -> Vec<u8> {
     let bytes = std::fs::read(path).expect("the file can be read");
     bytes[block * BLOCK_BYTES..(block + 1) * BLOCK_BYTES].to_vec()
+}
+
+/// What a file holds.
+///
+/// # Errors
+/// Of the read.
+pub fn read_back(
+    ring: &mut ShardRing,
+    file: FileId,
+    block: u32,
+    blocks: usize,
+) -> Result<Vec<u8>, DiskError> {
+    let into = filled(Blocks::from_heap(blocks), 0xEE);
+    ring.start(DiskOp::Read(ReadBlocks {
+        token: 9,
+        file,
+        block,
+        into,
+    }))
+    .expect("the ring takes submissions");
+    let mut events = Vec::new();
+    until(ring, &mut events, |events| !events.is_empty());
+    match events.pop() {
+        Some(DiskEvent::Read {
+            token: 9,
+            outcome,
+            blocks,
+            ..
+        }) => outcome.map(|()| blocks.as_slice().iter().flat_map(|block| block.0).collect()),
+        other => panic!("a read is answered by its event, not {other:?}"),
+    }
 }
