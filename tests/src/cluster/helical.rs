@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use clustor_shards::disk::{FileId, FileKind};
+use clustor_shards::log::OnAuthenticationFailure;
 use clustor_shards::log::inspect::{ChainView, Judgement, PairView, SlotView};
 use clustor_shards::log::record::RecordKind;
 use clustor_shards::turn::PeerId;
@@ -47,6 +48,8 @@ impl Swarm {
             let redundant = layout.partitions.iter().all(|p| p.voters.len() > 2);
             if redundant && swarm.faults.members.is_none() {
                 swarm.faults = Faults::NONE;
+                // Whoever is quarantined for what it lost gets nothing back before an operator comes.
+                layout.profile.on_authentication_failure = OnAuthenticationFailure::default();
                 swarm.helical = true;
                 swarm.chaos_us = swarm.chaos_us.min(CHAOS_US_MAX);
                 swarm.load.clients = swarm.load.clients.min(CLIENTS_MAX);
@@ -83,7 +86,7 @@ pub(super) fn let_thirds_rot(world: &mut World) -> Result<u64, Violation> {
             rotten += 1;
         }
         world.say(|| format!("{} entries on {} rot", mine.len(), name(shard)));
-        world.mark_damaged(shard.node);
+        world.mark_lossy(shard.node);
         lost.extend(mine);
     }
     Ok(rotten)

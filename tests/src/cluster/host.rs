@@ -52,6 +52,10 @@ pub struct Host {
     pub(crate) last_turn_us: u64,
     /// What its partitions had applied after the last turn, added up.
     pub(crate) applied: u64,
+    /// Whether it found its device slow when it was seen last.
+    pub(crate) slow_device: bool,
+    /// Whether its log had failed then.
+    pub(crate) failed: bool,
     /// Orders the shard's machines to fail.
     pub(crate) sabotage: Sabotage,
     /// What handles of deferred effects say; a new one each boot.
@@ -85,7 +89,7 @@ impl Host {
         Self {
             id,
             core: None,
-            disk: SimDisk::with_options(seed, layout.disk),
+            disk: SimDisk::with_options(seed, layout.disk_of(id.node)),
             inbox: Inbox::default(),
             turn_at: None,
             disk_at: None,
@@ -95,6 +99,8 @@ impl Host {
             idle_turns: 0,
             last_turn_us: 0,
             applied: 0,
+            slow_device: false,
+            failed: false,
             sabotage: Sabotage::default(),
             acks: AckBox::new(|| ()),
             handles: Handles::default(),
@@ -203,6 +209,8 @@ impl Host {
         seed: u64,
     ) -> Result<RecoveryReport, Violation> {
         self.boots += 1;
+        self.slow_device = false;
+        self.failed = false;
         self.acks = AckBox::new(|| ());
         self.handles = Handles::default();
         self.inbox = Inbox::default();

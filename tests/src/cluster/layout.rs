@@ -8,7 +8,7 @@ use clustor_wire::ids::{ClusterId, NodeId, PartitionId, ShardId};
 
 use super::guest::Plan;
 use super::machine::Cost;
-use crate::disk::SimDiskOptions;
+use crate::disk::{SimDiskOptions, Timing};
 
 /// The id of every simulated cluster.
 pub const CLUSTER: ClusterId = ClusterId(7);
@@ -50,6 +50,8 @@ pub struct Layout {
     pub profiles: BTreeMap<NodeId, Profile>,
     /// The disks.
     pub disk: SimDiskOptions,
+    /// Nodes whose disks are faster or slower than that.
+    pub timings: BTreeMap<NodeId, Timing>,
     /// Nodes whose machines are on disk, and after how many batches they save themselves.
     pub on_disk: BTreeMap<NodeId, u32>,
     /// Nodes whose machines take time.
@@ -86,6 +88,7 @@ impl Layout {
             profile,
             profiles: BTreeMap::new(),
             disk: SimDiskOptions::default(),
+            timings: BTreeMap::new(),
             on_disk: BTreeMap::new(),
             costs: BTreeMap::new(),
             guest: None,
@@ -137,6 +140,16 @@ impl Layout {
     #[must_use]
     pub fn profile_of(&self, node: NodeId) -> &Profile {
         self.profiles.get(&node).unwrap_or(&self.profile)
+    }
+
+    /// A node's disks.
+    #[must_use]
+    pub fn disk_of(&self, node: NodeId) -> SimDiskOptions {
+        let timing = self.timings.get(&node).copied();
+        SimDiskOptions {
+            timing: timing.unwrap_or(self.disk.timing),
+            ..self.disk
+        }
     }
 
     /// A partition.

@@ -7,7 +7,7 @@ use clustor_engine::raft::{Change, MemberChange};
 use clustor_engine::request::{MembersRequest, Reply};
 use clustor_shards::disk::{DiskError, DiskEvent, DiskOp};
 use clustor_shards::log::{Damage, RecoveryReport};
-use clustor_wire::message::{PeerBatch, RefusalClause, Role};
+use clustor_wire::message::{PeerBatch, RaftBody, RefetchVerdict, RefusalClause, Role};
 
 use super::messages::MessageKind;
 
@@ -36,6 +36,7 @@ named!(ASKED, asked, MemberChange, "asked": AddLearner AddObserver Address Remov
 named!(CHANGES, change, Change, "members": None Joint Finishing);
 named!(OPS, op, DiskOp, "disk": Chain Read Prepare Trailer Remove Retire);
 named!(ERRORS, error, DiskError, "error": Full Short Cancelled NoFile Stuck Io);
+named!(VERDICTS, verdict, RefetchVerdict, "refetched": Have Missing Compacted Never);
 named!(DAMAGES, damage, Damage, "damage": Header Checkpoint Slot Extent Trailer Pair Nonces);
 
 pub(super) use named;
@@ -63,7 +64,17 @@ pub(super) const REPLACED: &str = "members.replaced";
 /// Such a one led, and was not heeded by who knew the former: another had to lead for a moment.
 pub(super) const UNHEEDED: &str = "members.unheeded";
 
+/// A leader whose device was slow handed over.
+const SLOW_LEFT: &str = "slow.left";
+/// A device was slow.
+const SLOW: &str = "slow.device";
+/// It was fit again.
+const SLOW_NO_MORE: &str = "slow.fit-again";
+
 const OTHERS: &[&str] = &[
+    SLOW,
+    SLOW_LEFT,
+    SLOW_NO_MORE,
     ANSWER_DUPLICATE,
     ANSWER_UNKNOWN,
     TRANSFER_ASKED,
@@ -82,7 +93,7 @@ const OTHERS: &[&str] = &[
 ];
 
 /// Every mark but those of faults.
-const GROUPS: [&[&str]; 10] = [
+const GROUPS: [&[&str]; 11] = [
     MESSAGES,
     REFUSALS,
     LEADERSHIPS,
@@ -92,6 +103,7 @@ const GROUPS: [&[&str]; 10] = [
     OPS,
     ERRORS,
     DAMAGES,
+    VERDICTS,
     OTHERS,
 ];
 
@@ -106,8 +118,8 @@ pub struct Marks {
 impl Marks {
     /// The names of all marks, in groups.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        let faults = super::run::fault_marks();
-        GROUPS.into_iter().flatten().copied().chain(faults)
+        let run = super::run::fault_marks().chain(super::run::harm_marks());
+        GROUPS.into_iter().flatten().copied().chain(run)
     }
 
     /// Each mark and how often it was reached, 0 for never.
@@ -139,6 +151,12 @@ impl Marks {
         *self.reached.entry(name).or_default() += 1;
     }
 
+    pub(super) fn reach_times(&mut self, name: &'static str, times: u64) {
+        if times > 0 {
+            *self.reached.entry(name).or_default() += times;
+        }
+    }
+
     pub(super) fn on_sent(&mut self, batch: &PeerBatch) {
         let mut count = |kind: MessageKind, times: usize| {
             self.messages[kind as usize] += times as u64;
@@ -148,6 +166,13 @@ impl Marks {
         count(MessageKind::PairBeat, usize::from(batch.pair.is_some()));
         for message in &batch.messages {
             count(MessageKind::of(message), 1);
+        }
+        for message in &batch.messages {
+            match message.body {
+                RaftBody::Refetched { verdict: said, .. } => self.reach(verdict(&said)),
+                RaftBody::TimeoutNow if batch.slow_device => self.reach(SLOW_LEFT),
+                _ => {}
+            }
         }
     }
 
@@ -199,9 +224,20 @@ impl Marks {
     }
 
     pub(super) fn on_cut_back(&mut self, times: u64) {
-        if times > 0 {
-            *self.reached.entry(LOG_CUT_BACK).or_default() += times;
+        self.reach_times(LOG_CUT_BACK, times);
+    }
+
+    /// A shard's log has failed.
+    pub(super) fn on_failure(&mut self, why: &DiskError) {
+        // What hangs reports nothing: the log's patience ends.
+        if matches!(why, DiskError::Stuck { .. }) {
+            self.reach(error(why));
         }
+    }
+
+    /// Whether a shard finds its device slow has changed.
+    pub(super) fn on_slowness(&mut self, slow: bool) {
+        self.reach(if slow { SLOW } else { SLOW_NO_MORE });
     }
 
     pub(super) fn on_op(&mut self, what: &DiskOp) {

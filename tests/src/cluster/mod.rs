@@ -12,7 +12,7 @@
 //! - [`check`]: what must hold
 //! - [`world`]: all of it together, one event a step
 //! - [`marks`]: which paths a run reached
-//! - [`swarm`], `light`, `helical`, [`load`], [`run`]: what a seed draws, its clients, and its run
+//! - [`swarm`], [`more`], `light`, `helical`, [`load`], [`run`]: what a seed draws, its clients, and its run
 //! - [`simpler`], [`minimise`]: what can be left out of it
 
 mod addresses;
@@ -30,6 +30,7 @@ pub mod marks;
 pub(crate) mod members;
 pub mod messages;
 pub mod minimise;
+pub mod more;
 pub mod network;
 mod queue;
 pub mod run;

@@ -1,6 +1,7 @@
 //! One seed: a cluster under load and faults, then without faults, until it has shown that it lives.
 
 mod calm;
+mod disks;
 mod faults;
 mod moves;
 mod probe;
@@ -9,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use clustor_engine::request::Reply;
 use clustor_shards::turn::PeerId;
+use clustor_wire::ids::NodeId;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -16,15 +18,17 @@ use super::check::Violation;
 use super::helical;
 use super::load::Clients;
 use super::marks::Marks;
+use super::more;
 use super::simpler::Simpler;
 use super::swarm::{Faults, Swarm};
 use super::trace::Trace;
 use super::world::{Happened, World};
-use faults::{FAULT_TOKEN, FAULTS};
+use faults::{FAULT_TOKEN, FAULTS, Flapping};
 use moves::Moves;
 
 use crate::disk::Crash;
 
+pub(super) use disks::harm_marks;
 pub(super) use faults::fault_marks;
 
 /// From the last fault to a write and a read in every partition and to all replicas having applied everything,
@@ -228,8 +232,13 @@ struct Run {
     rotten: u64,
     clients: Clients,
     rng: Xoshiro256PlusPlus,
+    /// For the faults of [`super::more`].
+    more: Xoshiro256PlusPlus,
     calm: bool,
     moves: Moves,
+    /// A node whose disks are slow for a while.
+    slowed: Option<NodeId>,
+    flapping: Option<Flapping>,
 }
 
 impl Run {
@@ -240,6 +249,7 @@ impl Run {
         steps_max: u64,
         trace: Trace,
     ) -> Self {
+        let more = more::stream(&more::stream(&rng));
         let mut world = World::new(swarm.layout.clone(), swarm.network, rng.random());
         world.trace = trace;
         world.set_proofs(PROOFS_MAX);
@@ -256,8 +266,11 @@ impl Run {
             rotten: 0,
             clients,
             rng,
+            more,
             calm: false,
             moves: Moves::default(),
+            slowed: None,
+            flapping: None,
         }
     }
 
@@ -265,6 +278,7 @@ impl Run {
         let mut marks = self.world.marks.clone();
         marks.add(&self.world.consensus().marks());
         marks.add(&self.moves.marks);
+        self.count_harm(&mut marks);
         Report {
             seed: self.seed,
             steps: self.world.steps(),

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use clustor_engine::profile::Profile;
 use clustor_wire::ids::{NodeId, PartitionId};
 
 use super::layout::{Layout, PartitionLayout};
@@ -37,7 +38,7 @@ pub enum Simpler {
 type Without = (&'static str, fn(&mut Swarm));
 
 /// What a run can do without.
-const WITHOUT: [Without; 36] = [
+const WITHOUT: [Without; 40] = [
     ("kill", |s| s.faults.kill = None),
     ("power", |s| s.faults.power = None),
     ("blackout", |s| s.faults.blackout = None),
@@ -61,6 +62,10 @@ const WITHOUT: [Without; 36] = [
     ("repeats", |s| s.network.repeated = 0),
     ("late", |s| s.network.late = 0),
     ("delays", |s| s.network.delay_us = FAST_US),
+    ("harm", without_harm),
+    ("slow", without_slow),
+    ("flap", |s| s.faults.flap = None),
+    ("speeds", without_speeds),
     ("slow-disks", |s| without_slow_disks(&mut s.layout)),
     ("reads", |s| s.load.reads = 0),
     ("lease-reads", |s| s.load.lease_reads = 0),
@@ -98,7 +103,36 @@ fn without_leases(swarm: &mut Swarm) {
 fn without_disk_faults(faults: &mut Faults) {
     faults.disk = None;
     faults.rot = false;
-    if faults.image.is_none() && faults.empty.is_none() {
+    without_fragile(faults);
+}
+
+fn without_harm(swarm: &mut Swarm) {
+    swarm.faults.harm = None;
+    without_fragile(&mut swarm.faults);
+    let profile = &mut swarm.layout.profile;
+    let shipped = Profile::latency();
+    profile.stuck_io_ms = shipped.stuck_io_ms;
+    profile.on_authentication_failure = shipped.on_authentication_failure;
+}
+
+fn without_slow(swarm: &mut Swarm) {
+    swarm.faults.slow = None;
+    if swarm.layout.timings.is_empty() {
+        swarm.layout.profile.slow_chain_ms = Profile::latency().slow_chain_ms;
+    }
+}
+
+fn without_speeds(swarm: &mut Swarm) {
+    swarm.layout.timings.clear();
+    if swarm.faults.slow.is_none() {
+        swarm.layout.profile.slow_chain_ms = Profile::latency().slow_chain_ms;
+    }
+}
+
+/// Where nothing happens to it no disk is apart.
+fn without_fragile(faults: &mut Faults) {
+    let others = faults.disk.is_none() && faults.harm.is_none();
+    if others && faults.image.is_none() && faults.empty.is_none() {
         faults.fragile = None;
     }
 }

@@ -16,6 +16,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use super::deferred::EFFECTS_STAY;
 use super::layout::{Layout, PartitionLayout, peer, small};
 use super::machine::Cost;
+use super::more::{self, Harm, Shape};
 use super::network::NetworkOptions;
 use crate::disk::{SimDiskOptions, Timing};
 
@@ -74,6 +75,16 @@ pub struct Faults {
     pub fragile: Option<NodeId>,
     /// It does not fail but rot, once: a block that was at rest when the node ended.
     pub rot: bool,
+    /// Harm that is done to it besides, and how often it is tried; what takes content away happens once.
+    pub harm: Option<(Harm, u64)>,
+    /// A disk is slow for a while.
+    pub slow: Every,
+    /// A write and a flush take at most this long on it then.
+    pub slow_io_us_max: u64,
+    /// For at most this long.
+    pub slow_us_max: u64,
+    /// A link goes down and up many times.
+    pub flap: Every,
 }
 
 impl Faults {
@@ -102,6 +113,11 @@ impl Faults {
         empty: None,
         fragile: None,
         rot: false,
+        harm: None,
+        slow: None,
+        slow_io_us_max: 1_000,
+        slow_us_max: 1_000,
+        flap: None,
     };
 }
 
@@ -183,8 +199,11 @@ impl Swarm {
     /// Draws everything.
     #[must_use]
     pub fn draw(rng: &mut Xoshiro256PlusPlus) -> Self {
+        // What came later is drawn from a stream of its own: what a seed draws from its first one stays what it was.
+        let mut more = more::stream(rng);
+        let shape = Shape::draw(&mut more);
         let nodes = pick(rng, &[1, 3, 3, 3, 3, 5]);
-        let layout = draw_layout(rng, nodes);
+        let layout = draw_layout(rng, shape.nodes.unwrap_or(nodes), shape.shards);
         let faults = draw_faults(rng, &layout);
         let mut swarm = Self {
             network: draw_network(rng),
@@ -277,12 +296,14 @@ impl Swarm {
                 swarm.faults.moves = Some(rng.random_range(100_000..=1_000_000));
             }
         }
+        swarm.draw_more(&mut more);
         swarm
     }
 }
 
-fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64) -> Layout {
+fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64, shards: Option<u16>) -> Layout {
     let shards_per_node = pick(rng, &[1, 1, 2]);
+    let shards_per_node = shards.unwrap_or(shards_per_node);
     let shards: Vec<PeerId> = (1..=nodes)
         .flat_map(|node| (0..shards_per_node).map(move |shard| peer(node, shard)))
         .collect();
@@ -291,7 +312,7 @@ fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64) -> Layout {
         .map(|id| {
             let mut on: Vec<u64> = (1..=nodes).collect();
             on.shuffle(rng);
-            let voters = if nodes == 5 && rng.random_bool(0.5) {
+            let voters = if nodes >= 5 && rng.random_bool(0.5) {
                 3
             } else if rng.random_bool(0.1) {
                 1
@@ -342,6 +363,7 @@ fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64) -> Layout {
         profile,
         profiles: BTreeMap::new(),
         disk,
+        timings: BTreeMap::new(),
         on_disk: BTreeMap::new(),
         costs: BTreeMap::new(),
         guest: None,
@@ -375,7 +397,7 @@ fn slow_down(rng: &mut Xoshiro256PlusPlus, layout: &mut Layout) {
 }
 
 /// More nodes, and on every node that does not vote in a partition an empty replica of it that may come to.
-fn add_spares(rng: &mut Xoshiro256PlusPlus, layout: &mut Layout) {
+pub(super) fn add_spares(rng: &mut Xoshiro256PlusPlus, layout: &mut Layout) {
     let nodes = layout.nodes().len() as u64;
     let per_node = layout.shards.iter().map(|s| s.shard.get()).max();
     let per_node = per_node.unwrap_or(0) + 1;

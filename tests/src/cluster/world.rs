@@ -77,8 +77,10 @@ pub struct World {
     clients: Clients,
     /// Copies of disks may still be recovered this often, to look for what was acknowledged.
     proofs_left: u32,
-    /// Nodes whose disks lie, with what they may have lost.
+    /// Nodes whose disks may fail.
     damaged: Vec<NodeId>,
+    /// Those that may have lost what they vouched for.
+    lossy: Vec<NodeId>,
     stopping: Vec<NodeId>,
     /// Images of disks that may come back.
     images: BTreeMap<PeerId, DiskImage>,
@@ -121,6 +123,7 @@ impl World {
             clients: Clients::default(),
             proofs_left: 0,
             damaged: Vec::new(),
+            lossy: Vec::new(),
             stopping: Vec::new(),
             images: BTreeMap::new(),
             went_back: Vec::new(),
@@ -201,17 +204,32 @@ impl World {
         self.proofs_left = proofs;
     }
 
-    /// A node's disk may lose content from now on.
+    /// A node's disk may fail from now on, so that the node falls silent and finds what it has not said durable yet damaged.
     pub fn mark_damaged(&mut self, node: NodeId) {
         if !self.damaged.contains(&node) {
             self.damaged.push(node);
         }
     }
 
-    /// Whether a node's disk may have lost content.
+    /// A node's disk has lost content that it may have vouched for, or will.
+    pub fn mark_lossy(&mut self, node: NodeId) {
+        self.mark_damaged(node);
+        if !self.lossy.contains(&node) {
+            self.lossy.push(node);
+        }
+    }
+
+    /// Whether a node's disk may have failed.
     #[must_use]
     pub fn is_damaged(&self, node: NodeId) -> bool {
         self.damaged.contains(&node)
+    }
+
+    /// Whether a node's disk may have lost content that it vouched for.
+    #[must_use]
+    pub fn is_lossy(&self, node: NodeId) -> bool {
+        let lies = |host: &Host| host.id.node == node && host.disk.counters().silent_faults > 0;
+        self.lossy.contains(&node) || self.damaged.contains(&node) && self.hosts.values().any(lies)
     }
 
     /// Counts the messages that leave, from 0.

@@ -143,8 +143,8 @@ pub struct SimDiskCounters {
     pub segment_faults: SilentFaults,
     /// Those of ledgers.
     pub ledger_faults: SilentFaults,
-    /// Operations that got stuck.
-    pub stuck: u64,
+    /// Operations that got stuck, in the order of [`StuckKind`].
+    pub stuck: [u64; 4],
     /// Steps in the making of pairs for which there was no room.
     pub no_room: u64,
 }
@@ -356,6 +356,11 @@ impl SimDisk {
     pub fn slow_down(&mut self, us: u64) {
         self.options.timing.write_us = (us, us);
         self.options.timing.flush_us = (us, us);
+    }
+
+    /// Micro-steps take so long from here on.
+    pub fn set_timing(&mut self, timing: Timing) {
+        self.options.timing = timing;
     }
 
     /// Size of a file in blocks.

@@ -379,9 +379,9 @@ impl SimDisk {
             return;
         };
         let sticks = self.stick_next.take_if(|kind| task.is_of(*kind));
-        if sticks.is_some() {
+        if let Some(kind) = sticks {
             task.stuck = true;
-            self.counters.stuck += 1;
+            self.counters.stuck[kind as usize] += 1;
             self.tasks.insert(id, task);
             return;
         }

@@ -211,7 +211,7 @@ impl Life {
             flushes_failed: counters.flushes_failed,
             recycled: counters.recycled,
             kept_for_later: counters.kept_for_later,
-            stuck: counters.stuck,
+            stuck: counters.stuck.iter().sum(),
             no_room: counters.no_room,
             rolled_back: self.rolled_back,
             damaged: self.shard.faults().damage,

@@ -358,13 +358,29 @@ impl Consensus {
         known.is_some_and(|known| known.held_before(me, index, term))
     }
 
-    /// A shard booted: what it vouched for and what it said must have survived. `damaged` disks may have lost
-    /// content, never votes.
+    /// Whether a shard vouches for an entry, by what it said last.
+    pub(crate) fn vouches(
+        &self,
+        partition: PartitionId,
+        me: PeerId,
+        index: LogIndex,
+        term: Term,
+    ) -> bool {
+        let replica = self
+            .known
+            .get(&partition)
+            .and_then(|known| known.replicas.get(&me));
+        replica.is_some_and(|replica| replica.holds(index, term))
+    }
+
+    /// A shard booted: what it vouched for and what it said must have survived. `damaged` disks may keep it silent, and
+    /// `lossy` ones may have lost content; what it does not own up to by silence has its name still, and votes survive.
     pub(crate) fn on_boot(
         &mut self,
         me: PeerId,
         core: &ShardCore,
         damaged: bool,
+        lossy: bool,
     ) -> Result<(), Violation> {
         for (id, known) in &mut self.known {
             let Some(replica) = known.replicas.get_mut(&me) else {
@@ -377,7 +393,7 @@ impl Consensus {
             })?;
             if !silent {
                 let log = core.log().partition(*id);
-                survived(who, replica, log, damaged)?;
+                survived(who, replica, log, lossy)?;
                 if log.is_some_and(|log| log.whole_until() < replica.durable) {
                     let former = known.former.entry(me).or_default();
                     former.push(replica.clone());
@@ -425,7 +441,7 @@ fn survived(
     who: Who,
     replica: &Replica,
     log: Option<&PartitionLog>,
-    damaged: bool,
+    lossy: bool,
 ) -> Result<(), Violation> {
     let durable = replica.durable;
     let recovered = log.and_then(|log| log.term_at(durable));
@@ -441,7 +457,7 @@ fn survived(
     )?;
     let whole = log.map_or(LogIndex::ZERO, PartitionLog::whole_until);
     must(
-        damaged || whole >= durable,
+        lossy || whole >= durable,
         "content that is vouched for survives a restart",
         || format!("{who}: vouched for {durable}, recovered whole until {whole}"),
     )?;

@@ -27,6 +27,7 @@ impl Run {
             ..NetworkOptions::CALM
         });
         self.make_room();
+        self.hurry_disks();
         for node in self.world.layout().nodes() {
             self.world
                 .turn_clocks(node, |clocks, now| clocks.run_wild(now, 0));

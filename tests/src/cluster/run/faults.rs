@@ -1,10 +1,9 @@
 //! The faults of a run: when each strikes, and how.
 
 use clustor_engine::request::RequestBody;
-use clustor_shards::disk::FileKind;
 use clustor_shards::log::Mode;
 use clustor_shards::turn::PeerId;
-use clustor_wire::ids::{LogIndex, NodeId, PartitionId};
+use clustor_wire::ids::{NodeId, PartitionId};
 use rand::Rng;
 
 use super::super::check::Violation;
@@ -13,7 +12,7 @@ use super::super::marks::named;
 use super::super::members;
 use super::super::swarm::{Every, draw_news};
 use super::Run;
-use crate::disk::{Crash, StuckKind, WriteFault};
+use crate::disk::Crash;
 
 /// Wake tokens from here on are the run's own; below are clients'.
 pub(super) const FAULT_TOKEN: u64 = 1 << 62;
@@ -40,9 +39,14 @@ pub(super) enum Fault {
     Image,
     Empty,
     Move,
+    Harm,
+    Slow,
+    Hurry,
+    Flap,
+    Flip,
 }
 
-pub(super) const FAULTS: [Fault; 19] = [
+pub(super) const FAULTS: [Fault; 24] = [
     Fault::Kill,
     Fault::Power,
     Fault::Blackout,
@@ -62,17 +66,37 @@ pub(super) const FAULTS: [Fault; 19] = [
     Fault::Image,
     Fault::Empty,
     Fault::Move,
+    Fault::Harm,
+    Fault::Slow,
+    Fault::Hurry,
+    Fault::Flap,
+    Fault::Flip,
 ];
 
+/// A link that goes down and up.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Flapping {
+    link: (NodeId, NodeId),
+    /// In both directions.
+    both: bool,
+    /// Sessions end with it, and begin anew.
+    resets: bool,
+    pause_us_max: u64,
+    down: bool,
+    /// Turns that are left.
+    left: u32,
+}
+
 named!(MARKS, mark, Fault, "fault":
-    Kill Power Blackout Stop Cut Reset Stall Full Sabotage Disk Mode Heal Room Retune Members Clock Image Empty Move);
+    Kill Power Blackout Stop Cut Reset Stall Full Sabotage Disk Mode Heal Room Retune Members Clock Image Empty Move
+    Harm Slow Hurry Flap Flip);
 
 /// The marks of faults that struck.
 pub(in crate::cluster) fn fault_marks() -> impl Iterator<Item = &'static str> {
     MARKS.iter().copied()
 }
 
-fn token_of(fault: Fault) -> u64 {
+pub(super) fn token_of(fault: Fault) -> u64 {
     let place = FAULTS.iter().position(|known| *known == fault).unwrap_or(0);
     FAULT_TOKEN | place as u64
 }
@@ -98,14 +122,21 @@ impl Run {
             Fault::Image => faults.image,
             Fault::Empty => faults.empty,
             Fault::Move => faults.moves,
-            Fault::Heal | Fault::Room => None,
+            Fault::Harm => faults.harm.map(|(_, every)| every),
+            Fault::Slow => faults.slow,
+            Fault::Flap => faults.flap,
+            Fault::Heal | Fault::Room | Fault::Hurry | Fault::Flip => None,
         }
     }
 
     /// Files the next fault of a kind.
     pub(super) fn file(&mut self, fault: Fault) {
         if let Some(every) = self.every(fault) {
-            let at = self.world.now_us() + self.rng.random_range(1..=2 * every);
+            let rng = match fault {
+                Fault::Harm | Fault::Slow | Fault::Flap => &mut self.more,
+                _ => &mut self.rng,
+            };
+            let at = self.world.now_us() + rng.random_range(1..=2 * every);
             self.world.wake_at(at, token_of(fault));
         }
     }
@@ -184,6 +215,11 @@ impl Run {
             Fault::Image => self.go_back()?,
             Fault::Empty => self.empty_disk(),
             Fault::Move => self.go_elsewhere(),
+            Fault::Harm => self.harm_disk(),
+            Fault::Slow => self.slow_disks(),
+            Fault::Hurry => self.hurry_disks(),
+            Fault::Flap => self.flap(),
+            Fault::Flip => self.flip(),
         }
         self.file(fault);
         Ok(())
@@ -318,6 +354,46 @@ impl Run {
         self.world.wake_at(at, token_of(Fault::Heal));
     }
 
+    /// A link begins to go down and up.
+    fn flap(&mut self) {
+        let nodes = self.world.layout().nodes();
+        if self.flapping.is_some() || nodes.len() < 2 {
+            return;
+        }
+        let a = self.more.random_range(0..nodes.len());
+        let b = (a + self.more.random_range(1..nodes.len())) % nodes.len();
+        self.flapping = Some(Flapping {
+            link: (nodes[a], nodes[b]),
+            both: self.more.random_bool(0.5),
+            resets: self.more.random_bool(0.5),
+            pause_us_max: [10_000, 60_000, 300_000][self.more.random_range(0..3)],
+            down: false,
+            left: self.more.random_range(4..=60),
+        });
+        self.flip();
+    }
+
+    /// It goes down, or up.
+    fn flip(&mut self) {
+        let Some(mut flapping) = self.flapping.take() else {
+            return;
+        };
+        let (a, b) = flapping.link;
+        flapping.down = !flapping.down;
+        flapping.left = flapping.left.saturating_sub(1);
+        let (down, both) = (flapping.down, flapping.both);
+        self.world
+            .say(|| format!("the link of {a} with {b}: down {down}, both ways {both}"));
+        self.world
+            .turn_link(flapping.link, both, down, flapping.resets);
+        // The last time it comes up.
+        if flapping.left > 0 || down {
+            let at = self.world.now_us() + self.more.random_range(1_000..=flapping.pause_us_max);
+            self.world.wake_at(at, token_of(Fault::Flip));
+            self.flapping = Some(flapping);
+        }
+    }
+
     pub(super) fn heal(&mut self) {
         self.world.network_mut().heal();
         self.world.say(|| "cuts are healed".to_owned());
@@ -333,70 +409,5 @@ impl Run {
             disk.set_used_percent(60);
         }
         self.world.say(|| "disks have room".to_owned());
-    }
-
-    /// Whether something is committed in every partition.
-    fn has_begun(&self) -> bool {
-        let consensus = self.world.consensus();
-        let mut partitions = self.world.layout().partitions.iter();
-        partitions.all(|partition| consensus.committed(partition.id) > LogIndex::ZERO)
-    }
-
-    /// The next flush or write of the fragile node fails.
-    fn fail_disk(&mut self) {
-        // The first start takes everybody, and a disk that fails before leaves nobody to go on.
-        let Some(node) = self.faults.fragile.filter(|_| self.has_begun()) else {
-            return;
-        };
-        self.world.mark_damaged(node);
-        let shards = self.world.layout().shards.clone();
-        let kind = if self.rng.random_bool(0.5) {
-            FileKind::Segment
-        } else {
-            FileKind::Ledger
-        };
-        if self.faults.rot {
-            return self.let_rot(node);
-        }
-        let how = self.rng.random_range(0..5);
-        for shard in shards.into_iter().filter(|shard| shard.node == node) {
-            let disk = &mut self.world.host_mut(shard).disk;
-            match how {
-                0 => disk.fail_next_flush(kind),
-                1 => disk.fault_next_write(kind, WriteFault::Error),
-                2 => disk.stick_next(StuckKind::Chain),
-                3 => disk.stick_next(StuckKind::Read),
-                _ => disk.fault_next_write(kind, WriteFault::Short),
-            }
-            self.world
-                .say(|| format!("the disk of {shard:?} will fail: {kind:?} {how}"));
-        }
-    }
-
-    /// One block of a node that is down turns over bits. Once in a run: two such places in one chain, in both files,
-    /// may look like a torn tail.
-    fn let_rot(&mut self, node: NodeId) {
-        self.world.crash(node, Crash::Power);
-        self.start_later(node);
-        let shards = self.world.layout().shards.clone();
-        let shards: Vec<PeerId> = shards.into_iter().filter(|s| s.node == node).collect();
-        let shard = shards[self.rng.random_range(0..shards.len())];
-        let disk = &mut self.world.host_mut(shard).disk;
-        let mut places = Vec::new();
-        for file in disk.file_names() {
-            places.extend(
-                disk.blocks_at_rest(file)
-                    .into_iter()
-                    .map(|block| (file, block)),
-            );
-        }
-        self.faults.disk = None;
-        if places.is_empty() {
-            return;
-        }
-        let (file, block) = places[self.rng.random_range(0..places.len())];
-        disk.plant_rot(file, block);
-        self.world
-            .say(|| format!("rot in {file} block {block} of {shard:?}"));
     }
 }

@@ -37,12 +37,12 @@ impl World {
         for shard in self.shards_of(node) {
             let seed = self.rng.random();
             let now_us = self.now_us;
-            let damaged = self.is_damaged(node);
+            let (damaged, lossy) = (self.is_damaged(node), self.is_lossy(node));
             let host = self.hosts.get_mut(&shard).expect("a shard of the layout");
             let report = host.boot(&self.layout, now_us, seed)?;
             self.marks.on_boot(host.boots, &report);
             let core = host.core.as_ref().expect("just booted");
-            self.consensus.on_boot(shard, core, damaged)?;
+            self.consensus.on_boot(shard, core, damaged, lossy)?;
             self.trace.note(now_us, || {
                 format!(
                     "boot {} number {} chosen {:?} chains {} torn {:?} rewritten {} missing {} incidents {}",
@@ -202,7 +202,7 @@ impl World {
             self.host_mut(shard).disk.restore(image);
             self.consensus.went_back(shard);
         }
-        self.mark_damaged(node);
+        self.mark_lossy(node);
         self.went_back.push(node);
     }
 
@@ -215,13 +215,13 @@ impl World {
         self.note(|| format!("node {node}'s disks are new and empty"));
         for shard in self.shards_of(node) {
             let seed = self.rng.random();
-            let options = self.layout.disk;
+            let options = self.layout.disk_of(node);
             self.host_mut(shard)
                 .change_disk(SimDisk::with_options(seed, options));
             self.consensus.is_another(shard);
         }
         self.images.retain(|shard, _| shard.node != node);
-        self.mark_damaged(node);
+        self.mark_lossy(node);
     }
 
     /// A disk does nothing more until it is thawed.
@@ -252,6 +252,15 @@ impl World {
     pub fn slow_disk(&mut self, shard: PeerId, us: u64) {
         self.note(|| format!("slow disk of {}: {us} us", name(shard)));
         self.host_mut(shard).disk.slow_down(us);
+    }
+
+    /// A node's disks are as fast again as they were made.
+    pub fn hurry_disks(&mut self, node: NodeId) {
+        let timing = self.layout.disk_of(node).timing;
+        for shard in self.shards_of(node) {
+            self.host_mut(shard).disk.set_timing(timing);
+        }
+        self.note(|| format!("disks of node {node} are not slowed any more"));
     }
 
     /// A shard's machines take so long over each batch from here on.

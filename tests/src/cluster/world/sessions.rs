@@ -82,6 +82,30 @@ impl World {
         self.queue.push(at, Event::Connect(a, b));
     }
 
+    /// The link between two nodes goes down or comes up, in one direction or both; sessions may end with it, and follow it up.
+    pub fn turn_link(&mut self, link: (NodeId, NodeId), both: bool, down: bool, resets: bool) {
+        let (a, b) = link;
+        if down {
+            self.network.cut(a, b);
+            if both {
+                self.network.cut(b, a);
+            }
+        } else {
+            self.network.heal_one(a, b);
+            self.network.heal_one(b, a);
+        }
+        for one in self.shards_of(a) {
+            for other in self.shards_of(b) {
+                if down && resets {
+                    self.reset_session(one, other);
+                } else if !down {
+                    let at = self.now_us + self.rng.random_range(CONNECT_US.0..=CONNECT_US.1);
+                    self.queue.push(at, Event::Connect(one, other));
+                }
+            }
+        }
+    }
+
     /// Everything held by rules is delivered now, where its session still stands.
     pub fn release_held(&mut self) {
         for packet in self.network.release() {

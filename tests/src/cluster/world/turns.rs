@@ -95,6 +95,23 @@ impl World {
         }
         let spent_us = host.take_spent_us();
         host.stalled_until = host.stalled_until.max(now_us + spent_us);
+        if let Some(core) = &host.core {
+            let slow = core.log().is_device_slow();
+            if std::mem::replace(&mut host.slow_device, slow) != slow {
+                self.marks.on_slowness(slow);
+            }
+            let failure = core.log().failure();
+            if !std::mem::replace(&mut host.failed, failure.is_some())
+                && let Some(failure) = failure
+            {
+                self.marks.on_failure(failure);
+            }
+        }
+        for reply in &outbox.replies {
+            if reply.ticket() == Some(MODE_TICKET) {
+                self.marks.on_reply(reply);
+            }
+        }
         outbox
             .replies
             .retain(|reply| reply.ticket() != Some(MODE_TICKET));

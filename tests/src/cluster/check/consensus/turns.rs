@@ -96,7 +96,20 @@ impl Known {
             0 => durable,
             _ => durable.max(glance.durable),
         });
-        replica.durable = vouched.unwrap_or(replica.durable);
+        let before = replica.durable;
+        replica.durable = vouched.unwrap_or(before);
+        // What was lost and found out is withdrawn; it may have been counted, or may be once somebody gets round to it.
+        if glance.missing > 0
+            && replica.durable < before
+            && log.term_at(before) == replica.term_at(before)
+        {
+            let was = Replica {
+                durable: before,
+                ..replica.clone()
+            };
+            self.former.entry(who.1).or_default().push(was);
+        }
+        let replica = self.replicas.entry(who.1).or_default();
         if replica.last == log.last && replica.runs == log.terms {
             return Ok(());
         }
