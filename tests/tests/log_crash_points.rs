@@ -1,13 +1,14 @@
 //! The log ended after every micro-step of a small workload, with everything that may be left there, and again
 //! during the recovery that follows.
 
-use clustor_sim::log_life::crash_points::{Depth, every_crash_point};
+use clustor_sim::log_life::crash_points::{Depth, Workload, every_crash_point};
 use clustor_sim::log_life::settle::Limits;
 
 /// Orders of micro-steps that are gone through; `CLUSTOR_SIM_SCHEDULES` asks for more.
 const SCHEDULES: u64 = 2;
 /// A share of what `sim log --crash-points` goes through.
 const DEPTH: Depth = Depth {
+    workload: Workload::Wide,
     first: Limits {
         all_max: 16,
         sample: 3,
@@ -37,5 +38,30 @@ fn what_was_spoken_for_survives_an_end_after_any_micro_step() {
         // In a chain that writes through, every moment has a write that is not done.
         assert!(seen.whole + seen.by_block > seen.points, "{seen:?}");
         assert!(seen.recoveries > 10 * seen.points, "{seen:?}");
+    }
+}
+
+/// A share of what `sim log --crash-points --small` goes through, whose ends are all gone through whole with a greater limit.
+#[test]
+fn most_ends_of_a_small_workload_are_gone_through_sector_by_sector() {
+    let depth = Depth {
+        workload: Workload::Small { in_flight: 1 },
+        first: Limits {
+            all_max: 64,
+            sample: 0,
+        },
+        again: 0,
+        ..DEPTH
+    };
+    for schedule in 1..=2 {
+        let seen = every_crash_point(schedule, depth).unwrap_or_else(|failure| panic!("{failure}"));
+        assert_eq!(
+            seen.ends(),
+            2 * seen.points,
+            "by kill and by power: {seen:?}"
+        );
+        assert_eq!(seen.sampled, 0, "{seen:?}");
+        assert!(seen.whole > seen.by_block, "{seen:?}");
+        assert!(seen.most <= 4096, "few enough to go through: {seen:?}");
     }
 }

@@ -20,6 +20,14 @@ pub struct Unsettled {
 }
 
 impl Unsettled {
+    /// How many decisions there are, all told: subsets of the sectors times states of the names.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        let states = self.names.iter().map(|(_, states)| *states as u64);
+        let subsets = 1u64.checked_shl(self.sectors()).unwrap_or(u64::MAX);
+        states.fold(subsets, u64::saturating_mul)
+    }
+
     /// Sectors that are open.
     #[must_use]
     pub fn sectors(&self) -> u32 {

@@ -20,9 +20,25 @@ use super::settle::{Coverage, Limits, decisions};
 use super::shard::{Boot, Shard};
 use crate::disk::{Crash, Settled, SimDisk};
 
+/// What the log does meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Workload {
+    /// Two partitions, group and strict appends, truncations, pairs that are rolled and emptied; sealed in all ways.
+    Wide,
+    /// One partition, few chains in flight, nothing sealed: a segment's block that holds little is zero but for two
+    /// sectors, and zeros on zeros are no different torn. So little is open at any moment that every subset of it can
+    /// be gone through.
+    Small {
+        /// Chains in flight at most, 1 to 8: with each, a block of the ledger more is open, of which all eight sectors tell.
+        in_flight: usize,
+    },
+}
+
 /// How far it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Depth {
+    /// What is ended.
+    pub workload: Workload,
     /// What is gone through at the end of the workload.
     pub first: Limits,
     /// What is gone through at an end during an opening.
@@ -44,6 +60,8 @@ pub struct CrashPoints {
     pub by_block: u64,
     /// Ends of which a sample was gone through.
     pub sampled: u64,
+    /// How much the most that an end of the workload may leave is: subsets of sectors times states of names.
+    pub most: u64,
     /// Crashes, the later ones included.
     pub crashes: u64,
     /// Crashes that left what another had left before.
@@ -52,6 +70,14 @@ pub struct CrashPoints {
     pub recoveries: u64,
     /// Segments that became another pair's in the course of the workload.
     pub recycled: u64,
+}
+
+impl CrashPoints {
+    /// Ends of the workload: after each micro-step by process and by machine.
+    #[must_use]
+    pub const fn ends(&self) -> u64 {
+        self.whole + self.by_block + self.sampled
+    }
 }
 
 /// A crash point at which a promise was broken.
@@ -91,11 +117,22 @@ pub fn every_crash_point(
     schedule: u64,
     depth: Depth,
 ) -> Result<CrashPoints, Box<CrashPointFailure>> {
+    let small = match depth.workload {
+        Workload::Wide => None,
+        Workload::Small { in_flight } => Some(in_flight),
+    };
     let mut options = LogOptions::for_segment_bytes(u64::from(SEGMENT_BLOCKS_MIN) * 4096);
     options.ledger_slots = LEDGER_SLOTS_MIN;
     options.nonce_range_blocks = 8;
     options.relocate_share = 1;
-    options.format = format_of(schedule);
+    options.format = if small.is_some() {
+        LogFormat {
+            sealing: Suite::None,
+            ..LogFormat::default()
+        }
+    } else {
+        format_of(schedule)
+    };
     options.entry_body_bytes_max = options
         .entry_body_bytes_max
         .min(options.segment_entry_bytes_max());
@@ -104,6 +141,12 @@ pub fn every_crash_point(
         options.flush = FlushKind::Dsync;
     }
     options.group_chains_max = [8, 1, 2][(schedule % 3) as usize];
+    if let Some(in_flight) = small {
+        // A segment that is another pair's again is not zero below its zeros.
+        options.kept_segments_max = 0;
+        options.chains_in_flight_max = in_flight;
+        options.group_chains_max = options.group_chains_max.min(in_flight);
+    }
     let mut shard = Shard::new(SimDisk::new(schedule), options);
     shard.trace = Some(Vec::new());
     let mut walk = Walk {
@@ -113,7 +156,12 @@ pub fn every_crash_point(
         states: BTreeSet::new(),
     };
     let mut steps = Steps(&mut walk);
-    workload(&mut shard, &mut steps).map_err(|mut broken| {
+    let went = if small.is_some() {
+        small_workload(&mut shard, &mut steps)
+    } else {
+        workload(&mut shard, &mut steps)
+    };
+    went.map_err(|mut broken| {
         let mut trace = shard.trace.take().unwrap_or_default();
         trace.append(&mut broken.trace);
         Box::new(CrashPointFailure {
@@ -168,6 +216,7 @@ impl Walk {
             self.seed += 1;
             let (all, coverage) = decisions(&unsettled, limits, self.seed);
             if again == self.depth.again {
+                self.seen.most = self.seen.most.max(unsettled.count());
                 match coverage {
                     Coverage::Sectors => self.seen.whole += 1,
                     Coverage::Blocks => self.seen.by_block += 1,
@@ -317,6 +366,37 @@ fn workload(shard: &mut Shard, steps: &mut Steps<'_>) -> Result<(), Broken> {
         shard.wait_ms(100);
         steps.turn(shard)?;
         steps.run(shard, 40)?;
+    }
+    steps.run(shard, u64::MAX)
+}
+
+/// One of each kind of change, and more of them at the end than a pair has slots.
+fn small_workload(shard: &mut Shard, steps: &mut Steps<'_>) -> Result<(), Broken> {
+    let a = PartitionId(1);
+    let (one, two) = (Term(1), Term(2));
+    shard.boot().map_err(|v| Broken::from((v, &mut *shard)))?;
+    while !shard.is_open() {
+        steps.run(shard, 1)?;
+    }
+    shard.create(a);
+    shard.vote(a, one, Some(NodeId(2)));
+    shard.append(a, one, 20, Mode::Group);
+    steps.turn(shard)?;
+    steps.run(shard, 3)?;
+    shard.append(a, one, 30, Mode::Strict);
+    steps.turn(shard)?;
+    steps.run(shard, 9)?;
+    shard.append(a, one, 30, Mode::Strict);
+    shard.truncate(a, two, LogIndex(2));
+    shard.append(a, two, 10, Mode::Group);
+    steps.turn(shard)?;
+    steps.run(shard, u64::MAX)?;
+    for round in 0..14 {
+        shard.append(a, two, 10 + round, Mode::Strict);
+        shard.set_floor(a, LogIndex(u64::MAX));
+        shard.wait_ms(100);
+        steps.turn(shard)?;
+        steps.run(shard, 5)?;
     }
     steps.run(shard, u64::MAX)
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use clap::Args;
-use clustor_sim::log_life::crash_points::{CrashPoints, Depth, every_crash_point};
+use clustor_sim::log_life::crash_points::{CrashPoints, Depth, Workload, every_crash_point};
 use clustor_sim::log_life::life;
 use clustor_sim::log_life::settle::Limits;
 
@@ -27,16 +27,38 @@ pub struct Seeds {
     fresh: bool,
     #[command(flatten)]
     enough: Enough,
-    /// Instead of lives, go through the crash points of a small workload, under as many orders of its steps as
+    /// Instead of lives, go through the crash points of a workload, under as many orders of its steps as
     /// `--seeds` says (1 unless given)
     #[arg(long)]
     crash_points: bool,
-    /// At a crash point: go through all that may be left if that is at most this many things
-    #[arg(long, default_value_t = 256, requires = "crash_points")]
-    all_max: u64,
+    /// A smaller workload, of which so little is open at any moment that every subset of it is gone through; fails
+    /// where that is more than `--all-max`
+    #[arg(long, requires = "crash_points")]
+    small: bool,
+    /// Chains in flight at most, with `--small` (1 to 8): 2 leave 256 times as much, and take a quarter of an hour
+    #[arg(long, default_value_t = 1, requires = "small", value_parser = in_flight)]
+    in_flight: usize,
+    /// At a crash point: go through all that may be left if that is at most this many things (256 unless given; with
+    /// `--small` 1,048,576)
+    #[arg(long, requires = "crash_points")]
+    all_max: Option<u64>,
     /// Ends in a row during the recovery that follows
     #[arg(long, default_value_t = 1, requires = "crash_points")]
     again: u32,
+}
+
+impl Seeds {
+    fn all_max(&self) -> u64 {
+        self.all_max
+            .unwrap_or(if self.small { 1 << 20 } else { 256 })
+    }
+}
+
+fn in_flight(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(chains @ 1..=8) => Ok(chains),
+        _ => Err("is outside 1 to 8".to_owned()),
+    }
 }
 
 /// Lives them.
@@ -93,8 +115,15 @@ fn drawn_from_the_clock() -> u64 {
 
 fn crash_points(seeds: &Seeds) -> ExitCode {
     let depth = Depth {
+        workload: if seeds.small {
+            Workload::Small {
+                in_flight: seeds.in_flight,
+            }
+        } else {
+            Workload::Wide
+        },
         first: Limits {
-            all_max: seeds.all_max,
+            all_max: seeds.all_max(),
             sample: 16,
         },
         later: Limits {
@@ -112,6 +141,7 @@ fn crash_points(seeds: &Seeds) -> ExitCode {
                 totals.whole += seen.whole;
                 totals.by_block += seen.by_block;
                 totals.sampled += seen.sampled;
+                totals.most = totals.most.max(seen.most);
                 totals.crashes += seen.crashes;
                 totals.known += seen.known;
                 totals.recoveries += seen.recoveries;
@@ -124,16 +154,38 @@ fn crash_points(seeds: &Seeds) -> ExitCode {
         }
     }
     println!(
-        "points={} ends: every_sector={} every_block={} sampled={} crashes={} known={} recoveries={} recycled={}",
+        "points={} ends={} every_sector={} every_block={} sampled={} most={} crashes={} known={} recoveries={} recycled={}",
         totals.points,
+        totals.ends(),
         totals.whole,
         totals.by_block,
         totals.sampled,
+        totals.most,
         totals.crashes,
         totals.known,
         totals.recoveries,
         totals.recycled
     );
+    println!(
+        "of {} ends of the workload, by kill and by power loss, {} were gone through whole (every subset of sectors, every state of \
+         names; the most that one may leave is {}), {} by blocks, {} by a sample{}",
+        totals.ends(),
+        totals.whole,
+        totals.most,
+        totals.by_block,
+        totals.sampled,
+        match seeds.again {
+            0 => "",
+            _ => "; ends during the recovery that follows by a sample",
+        }
+    );
+    if seeds.small && totals.whole < totals.ends() {
+        eprintln!(
+            "not all of the small workload was gone through whole: raise --all-max to {}",
+            totals.most
+        );
+        return ExitCode::FAILURE;
+    }
     ExitCode::SUCCESS
 }
 
