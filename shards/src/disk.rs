@@ -10,7 +10,7 @@
 //! - in one inbox, events that report an error stand before those that report success;
 //! - operations are started in the order given; chains may complete in any order.
 //!
-//! Before the first turn, recovery reads synchronously through [`BootDisk`], and says what is to become of the segments that
+//! Before the first turn, recovery reads synchronously through [`BootDisk`], and says what is to become of the files that
 //! an earlier process kept.
 
 pub mod pace;
@@ -141,8 +141,8 @@ pub const SPARE_ZERO_BLOCKS: u32 = 4;
 ///
 /// Where a segment of just this size was kept ([`RetirePair`]), it becomes this pair's by being renamed: it was written
 /// once from end to end, so that only its first [`SPARE_ZERO_BLOCKS`] and its last block are zeroed, before it gets its
-/// name, and all of it is ready at once. What else lies in it was sealed for another pair, under another salt. A ledger is
-/// always made anew.
+/// name, and all of it is ready at once. What else lies in it was sealed for another pair, under another salt. A ledger that
+/// was kept is zeroed as a new one is: only its space is taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PreparePair {
     /// Its number.
@@ -153,25 +153,25 @@ pub struct PreparePair {
     pub ledger_blocks: u32,
 }
 
-/// Remove both files of a pair that nothing needs any more, as [`DiskOp::Remove`] does, or keep its segment for a later
+/// Remove both files of a pair that nothing needs any more, as [`DiskOp::Remove`] does, or keep them for a later
 /// [`PreparePair`].
 ///
-/// A kept segment gets another name, by which no start takes it for a pair's, and is touched only once the directory was
+/// A kept file gets another name, by which no start takes it for a pair's, and is touched only once the directory was
 /// flushed: until then a power loss may bring the pair back, and it must be what it was. What an earlier process kept is of use
 /// to a later one, see [`BootDisk::keep`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetirePair {
     /// Its number.
     pub pair: PairNumber,
-    /// Size of its segment in blocks, all of them written at least once, where it may be kept; `None` where it goes.
+    /// Size of its segment in blocks, all of them written at least once, where its files may be kept; `None` where they go.
     pub keep_blocks: Option<u32>,
-    /// Segments that may be kept when this has been done, this one included. Those above it are removed, so that 0 gives all
-    /// their space back.
+    /// Segments, and as many ledgers, that may be kept when this has been done, these included. Those above it are removed, so
+    /// that 0 gives all their space back.
     pub kept_max: u32,
 }
 
 impl RetirePair {
-    /// Removes no pair, only the segments that are kept above `kept_max`. No pair has the number zero.
+    /// Removes no pair, only the files that are kept above `kept_max`. No pair has the number zero.
     #[must_use]
     pub const fn give_back(kept_max: u32) -> Self {
         Self {
@@ -206,7 +206,7 @@ pub enum DiskOp {
     Trailer(WriteTrailer),
     /// Remove both files of a pair, where they exist, and flush the directory.
     Remove(PairNumber),
-    /// Remove a pair, or keep its segment for a later one.
+    /// Remove a pair, or keep its files for a later one.
     Retire(RetirePair),
 }
 
@@ -365,9 +365,9 @@ pub trait BootDisk {
     /// to its end. No promise hangs on it, only how long first writes take.
     fn is_written(&mut self, file: FileId) -> bool;
 
-    /// Of the segments that an earlier process kept ([`RetirePair`]), keeps up to `count` of `blocks` blocks for pairs to come, and
-    /// removes the others. The directory is flushed before this returns, because that process may have ended before it had done
-    /// so. A segment that has the name of a pair as well is not kept: it may still be that pair's. Where nothing may be written
+    /// Of what an earlier process kept ([`RetirePair`]), keeps up to `count` segments of `blocks` blocks and as many ledgers for pairs
+    /// to come, and removes the others. The directory is flushed before this returns, because that process may have ended before it
+    /// had done so. A file that has the name of a pair as well is not kept: it may still be that pair's. Where nothing may be written
     /// yet, all this happens when it may, before anything else.
     ///
     /// # Errors

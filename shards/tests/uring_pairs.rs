@@ -321,7 +321,7 @@ fn names(dir: &tempfile::TempDir) -> Vec<String> {
 }
 
 #[test]
-fn a_retired_pair_leaves_its_segment_to_a_later_one_of_the_same_size() {
+fn a_retired_pair_leaves_its_files_to_later_ones_of_the_same_size() {
     use std::os::unix::fs::MetadataExt as _;
     let dir = directory();
     let wal = dir.path().join("wal");
@@ -355,12 +355,17 @@ fn a_retired_pair_leaves_its_segment_to_a_later_one_of_the_same_size() {
     let mut events = Vec::new();
     until(&mut ring, &mut events, |events| !events.is_empty());
     let old = inode("segment-1.log");
+    let old_ledger = inode("durability-1.log");
     retire(&mut ring, 1, Some(600), 1);
-    assert_eq!(names(&dir), ["segment-1.log.kept"]);
+    assert_eq!(names(&dir), ["durability-1.log.kept", "segment-1.log.kept"]);
     assert!(ring.pairs().expect("listed").is_empty());
-    // Of another size: made anew.
+    // Of another size: made anew. A ledger is zeroed as if it were.
     prepare(&mut ring, 2, 300, 8);
     assert_ne!(inode("segment-2.log"), old);
+    assert_eq!(inode("durability-2.log"), old_ledger);
+    let ledger = fs::read(wal.join("durability-2.log")).expect("read");
+    assert_eq!(ledger.len(), 8 * BLOCK_BYTES);
+    assert!(ledger.iter().all(|byte| *byte == 0));
     ring.start(DiskOp::Prepare(PreparePair {
         pair: PairNumber(3),
         segment_blocks: 600,
@@ -409,7 +414,7 @@ fn a_retired_pair_leaves_its_segment_to_a_later_one_of_the_same_size() {
 }
 
 #[test]
-fn kept_segments_are_given_back_when_fewer_may_be_kept() {
+fn kept_files_are_given_back_when_fewer_may_be_kept() {
     let dir = directory();
     let mut ring = ShardRing::open(dir.path()).expect("the ring opens");
     for pair in 1..=4 {
@@ -419,15 +424,19 @@ fn kept_segments_are_given_back_when_fewer_may_be_kept() {
     retire(&mut ring, 2, Some(16), 2);
     retire(&mut ring, 3, Some(16), 2);
     let pair_4 = ["durability-4.log", "segment-4.log"];
-    let kept = ["segment-1.log.kept", "segment-2.log.kept"];
-    assert_eq!(names(&dir), [pair_4[0], kept[0], kept[1], pair_4[1]]);
+    let ledgers = ["durability-1.log.kept", "durability-2.log.kept"];
+    let segments = ["segment-1.log.kept", "segment-2.log.kept"];
+    let [[one, two], [three, four]] = [ledgers, segments];
+    assert_eq!(names(&dir), [one, two, pair_4[0], three, four, pair_4[1]]);
     // What is gone already can't be kept.
     retire(&mut ring, 3, Some(16), 8);
-    assert_eq!(names(&dir).len(), 4);
+    assert_eq!(names(&dir).len(), 6);
     retire(&mut ring, 4, None, 1);
-    assert_eq!(names(&dir), [kept[0]]);
+    assert_eq!(names(&dir), [one, three]);
+    // Of another size than what is asked for: a ledger goes, its segment may be asked for again.
+    prepare(&mut ring, 5, 8, 8);
+    assert_eq!(names(&dir), ["durability-5.log", three, "segment-5.log"]);
     // No pair is named: only what is kept goes.
-    prepare(&mut ring, 5, 8, 4);
     let order = RetirePair::give_back(0);
     retire(
         &mut ring,
@@ -479,7 +488,7 @@ fn a_file_that_is_gone_gives_its_space_back_piece_by_piece() {
 }
 
 #[test]
-fn a_start_finds_the_segments_that_an_earlier_one_kept_and_removes_those_of_no_use() {
+fn a_start_finds_what_an_earlier_one_kept_and_removes_what_is_of_no_use() {
     let dir = directory();
     let wal = dir.path().join("wal");
     let mut ring = ShardRing::open(dir.path()).expect("the ring opens");
@@ -491,6 +500,14 @@ fn a_start_finds_the_segments_that_an_earlier_one_kept_and_removes_those_of_no_u
     }
     prepare(&mut ring, 9, 8, 4);
     retire(&mut ring, 9, Some(8), 8);
+    // One took the ledger of another.
+    let ledgers = || {
+        names(&dir)
+            .iter()
+            .filter(|name| name.starts_with("d"))
+            .count()
+    };
+    assert_eq!(ledgers(), 3);
     drop(ring);
     // Allocated and never written: its first writes would take longer.
     let hollow = fs::File::create(wal.join("segment-7.log.kept")).expect("made");
@@ -501,15 +518,22 @@ fn a_start_finds_the_segments_that_an_earlier_one_kept_and_removes_those_of_no_u
     fs::write(wal.join("segment-x.log.kept"), [1; 4096]).expect("written");
     let mut ring = ShardRing::open(dir.path()).expect("the ring opens");
     let others = ["segment-3.log", "segment-x.log.kept"];
-    ring.keep(16, 8).expect("sorted");
+    ring.keep(16, 2).expect("sorted");
+    assert_eq!(ledgers(), 2);
+    let segments = || {
+        let mut names = names(&dir);
+        names.retain(|name| name.starts_with("s"));
+        names
+    };
     let [one, two] = ["segment-1.log.kept", "segment-2.log.kept"];
-    assert_eq!(names(&dir), [one, two, others[0], others[1]]);
+    assert_eq!(segments(), [one, two, others[0], others[1]]);
     assert!(ring.is_written(FileId::segment(PairNumber(3))));
     assert!(!ring.is_written(FileId::segment(PairNumber(4))));
     // They count, and become pairs like those that this process kept.
     prepare(&mut ring, 10, 8, 4);
     retire(&mut ring, 10, Some(8), 2);
-    assert_eq!(names(&dir), [one, two, others[0], others[1]]);
+    assert_eq!(segments(), [one, two, others[0], others[1]]);
+    assert_eq!(ledgers(), 2);
     ring.start(DiskOp::Prepare(PreparePair {
         pair: PairNumber(11),
         segment_blocks: 16,
@@ -521,7 +545,7 @@ fn a_start_finds_the_segments_that_an_earlier_one_kept_and_removes_those_of_no_u
     let [DiskEvent::Prepared { recycled: true, .. }] = &events[..] else {
         panic!("{events:?}");
     };
-    assert_eq!(names(&dir).len(), 5);
+    assert_eq!((segments().len(), ledgers()), (4, 1));
     drop(ring);
     let mut ring = ShardRing::open(dir.path()).expect("the ring opens");
     ring.keep(16, 0).expect("sorted");

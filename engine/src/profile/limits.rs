@@ -184,8 +184,8 @@ tunables! {
         /// Segment blocks for each ledger slot; the pair rolls when either file is full.
         /// 1 suits lone small appends, 8 large batches.
         segment_blocks_per_slot: (1..=32) restart,
-        /// Segment files of reclaimed pairs that are kept, on each shard, to be used again instead of zeroing new ones.
-        /// They take the space of so many segments. 0 keeps none; from disk_soft_percent on none is kept either.
+        /// Segment files of reclaimed pairs that are kept, on each shard, to be used again instead of zeroing new ones, and as many ledgers.
+        /// They take the space of so many of both. 0 keeps none; from disk_soft_percent on none is kept either.
         kept_segments_max: (0..=8) live,
         /// Chains in flight on a shard.
         /// More share the device's flushes; beyond the device's own queue they only wait.

@@ -3,11 +3,11 @@
 //! Owns every buffer in flight. Promises the log that errors are not overtaken: a chain that fails says so with its
 //! only completion, and within one drain errors stand first.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::time::Duration;
 
-use clustor_wire::ids::ChainNumber;
+use clustor_wire::ids::{ChainNumber, PairNumber};
 
 use super::blocking::BlockingWriter;
 use super::chain::{ChainSteps, InFlight};
@@ -16,7 +16,7 @@ use super::files::{Files, Need};
 use super::free::Freed;
 use super::prepare::{Beside, Preparing};
 use super::read::Reading;
-use super::remove::{Kept, Removing};
+use super::remove::{Kept, KeptFiles, Removing};
 use super::ring::{Done, Mark, Owner, Ring};
 use super::slab::Slab;
 use crate::buffer::Blocks;
@@ -43,8 +43,9 @@ pub(super) struct Disk {
     pace: Pace,
     removing: Option<Removing>,
     removals: VecDeque<RetirePair>,
-    /// Segments of pairs that are gone, for pairs to come.
-    pub(super) kept: Vec<Kept>,
+    pub(super) kept: KeptFiles,
+    /// Sizes of the ledgers that were found or made, in blocks.
+    pub(super) ledgers: BTreeMap<PairNumber, u32>,
     freed: Freed,
     /// What happened since the last drain.
     events: Vec<DiskEvent>,
@@ -63,7 +64,8 @@ impl Disk {
             pace: Pace::default(),
             removing: None,
             removals: VecDeque::new(),
-            kept: Vec::new(),
+            kept: KeptFiles::default(),
+            ledgers: BTreeMap::new(),
             freed: Freed::new(),
             events: Vec::new(),
             group: Vec::with_capacity(16),
@@ -249,10 +251,19 @@ impl Disk {
             });
             return Ok(());
         };
-        let fits = |kept: &Kept| kept.blocks == order.segment_blocks;
-        let kept = self.kept.iter().position(fits);
+        let sizes = [order.segment_blocks, order.ledger_blocks];
+        let kept = core::array::from_fn(|which| {
+            let fits = |kept: &Kept| kept.blocks == sizes[which];
+            let at = self.kept[which].iter().position(fits)?;
+            Some(self.kept[which].swap_remove(at))
+        });
+        // What has another size now will hardly be asked for again.
+        for misfit in self.kept[1].extract_if(.., |kept| kept.blocks != order.ledger_blocks) {
+            self.freed.take(misfit.name);
+        }
+        self.freed.next(ring, &self.files)?;
         self.preparing = Some(Preparing::begin(
-            (order, kept.map(|at| self.kept.swap_remove(at))),
+            (order, kept),
             [first, second],
             ring,
             &mut self.files,
@@ -302,8 +313,9 @@ impl Disk {
         });
         if let Some(at) = ready {
             let order = self.removals.remove(at).expect("found above");
+            let ledger_blocks = self.ledgers.remove(&order.pair);
             self.removing = Some(Removing::begin(
-                (order, self.freed.has_room()),
+                (order, ledger_blocks, self.freed.has_room()),
                 &mut self.kept,
                 ring,
                 &mut self.files,
@@ -355,7 +367,10 @@ impl Disk {
                 let event =
                     preparing.completed(step, done.result, ring, &mut self.files, beside)?;
                 match event {
-                    Some(DiskEvent::Prepared { .. }) => self.pace.made(preparing.order()),
+                    Some(DiskEvent::Prepared { pair, .. }) => {
+                        self.ledgers.insert(pair, preparing.order().ledger_blocks);
+                        self.pace.made(preparing.order());
+                    }
                     Some(DiskEvent::PrepareFailed { pair, .. }) => self.pace.failed(pair),
                     _ => {}
                 }
@@ -377,7 +392,9 @@ impl Disk {
                     self.events.push(event);
                     if let Some(removing) = self.removing.take() {
                         let (kept, gone) = removing.ended();
-                        self.kept.extend(kept);
+                        for (list, kept) in self.kept.iter_mut().zip(kept) {
+                            list.extend(kept);
+                        }
                         gone.into_iter().for_each(|name| self.freed.take(name));
                     }
                     self.freed.next(ring, &self.files)?;

@@ -60,7 +60,7 @@ pub(super) fn temporary_name(file: FileId) -> String {
     format!("{file}.new")
 }
 
-/// The name under which the segment of a pair that is gone waits to become another pair's.
+/// The name under which a file of a pair that is gone waits to become another pair's.
 pub(super) fn kept_name(file: FileId) -> String {
     format!("{file}.kept")
 }
@@ -77,7 +77,7 @@ pub(super) enum NameKind {
     InPlace,
     /// It was being made.
     New,
-    /// It is the segment of a pair that is gone.
+    /// It is of a pair that is gone, and waits to become another's.
     Kept,
     /// It is gone, and its space not given back yet.
     Gone,

@@ -1,6 +1,7 @@
 //! Making a pair: both files opened under temporary names, allocated, zeroed with real writes, flushed,
 //! renamed into place, the directory flushed. A segment that was kept was written before from end to end: of it only the
-//! front and the last block are zeroed.
+//! front and the last block are zeroed. A ledger that was kept is made to read as zero first, and zeroed as a new one is: what it
+//! saves is that nothing is freed.
 //!
 //! One pair is made at a time. Beside chains it is zeroed whole, little by little, before it is flushed and gets its name: a file
 //! system commits its journal then, and chains wait for that. A pair that the log needs gets its name as soon as its ledger and the
@@ -57,8 +58,8 @@ enum Stage {
 /// The pair that is being made.
 pub(super) struct Preparing {
     order: PreparePair,
-    /// Its segment was another pair's.
-    recycled: bool,
+    /// Its segment, its ledger were another pair's.
+    kept: [bool; 2],
     /// Segment, ledger: everywhere in this room.
     files: [FileId; 2],
     places: [u32; 2],
@@ -85,24 +86,29 @@ pub(super) struct Preparing {
 }
 
 impl Preparing {
-    /// Begins, with a segment of the size asked for if one was kept. The places in the ring's table are the caller's until
+    /// Begins, with files of the sizes asked for where such were kept. The places in the ring's table are the caller's until
     /// [`Self::ended`].
     pub(super) fn begin(
-        (order, kept): (PreparePair, Option<Kept>),
+        (order, kept): (PreparePair, [Option<Kept>; 2]),
         places: [u32; 2],
         ring: &mut Ring,
         files: &mut Files,
     ) -> Result<Self, RingError> {
         let ids = [FileId::segment(order.pair), FileId::ledger(order.pair)];
-        let [segment, ledger] = ids.map(|file| c_name(temporary_name(file)));
-        let recycled = kept.is_some();
+        let is_kept = [kept[0].is_some(), kept[1].is_some()];
+        let mut temporary = ids.map(|file| c_name(temporary_name(file)));
+        for (temporary, kept) in temporary.iter_mut().zip(kept) {
+            if let Some(kept) = kept {
+                *temporary = kept.name;
+            }
+        }
         let mut this = Self {
             order,
-            recycled,
+            kept: is_kept,
             files: ids,
             places,
             opened: [false; 2],
-            temporary: [kept.map_or(segment, |kept| kept.name), ledger],
+            temporary,
             final_names: ids.map(|file| c_name(file.to_string())),
             zeros: Blocks::from_heap(PIECE_BLOCKS as usize),
             stage: Stage::Open,
@@ -203,7 +209,7 @@ impl Preparing {
     }
 
     fn step(&self, beside: Beside<'_>) -> Step {
-        let [done, all] = match self.recycled {
+        let [done, all] = match self.kept[0] {
             false => [self.zeroed, self.sizes()],
             true => [[0, self.zeroed[1]], [0, self.order.ledger_blocks]],
         };
@@ -350,7 +356,7 @@ impl Preparing {
     /// How much of a file is zeroed before the pair gets its name.
     fn enough(&self, which: usize, step: Step) -> u32 {
         let size = self.sizes()[which];
-        match step == Step::Hurry && !self.recycled && which == 0 {
+        match step == Step::Hurry && !self.kept[0] && which == 0 {
             true => size.min(PIECE_BLOCKS),
             false => size,
         }
@@ -360,7 +366,7 @@ impl Preparing {
     /// between the front and the last block stays as it is.
     fn next_zeros(&self, which: usize, step: Step) -> (u32, u32) {
         let (size, done) = (self.sizes()[which], self.zeroed[which]);
-        if which == 0 && self.recycled {
+        if which == 0 && self.kept[0] {
             return match done {
                 0 => (0, size.min(SPARE_ZERO_BLOCKS)),
                 _ => (size - 1, size),
@@ -394,7 +400,7 @@ impl Preparing {
             pair: self.order.pair,
             salt,
             segment_blocks_ready: self.zeroed[0],
-            recycled: self.recycled,
+            recycled: self.kept[0],
         })
     }
 
@@ -407,9 +413,9 @@ impl Preparing {
                 for which in 0..2 {
                     let target = types::DestinationSlot::try_from_slot_target(self.places[which])
                         .expect("the table is smaller than the greatest slot");
-                    let made = match which {
-                        0 if self.recycled => 0,
-                        _ => libc::O_CREAT | libc::O_TRUNC,
+                    let made = match self.kept[which] {
+                        true => 0,
+                        false => libc::O_CREAT | libc::O_TRUNC,
                     };
                     group.push(
                         opcode::OpenAt::new(directory, self.temporary[which].as_ptr())
@@ -421,9 +427,15 @@ impl Preparing {
                 }
             }
             Stage::Allocate => {
-                for (place, blocks) in self.places.into_iter().zip(self.sizes()) {
-                    let bytes = u64::from(blocks) * BLOCK_BYTES as u64;
-                    group.push(opcode::Fallocate::new(types::Fixed(place), bytes).build());
+                for which in 0..2 {
+                    let bytes = u64::from(self.sizes()[which]) * BLOCK_BYTES as u64;
+                    let allocate = opcode::Fallocate::new(types::Fixed(self.places[which]), bytes);
+                    // Should the device lose a zero, an old slot must not show.
+                    let mode = match which == 1 && self.kept[1] {
+                        true => libc::FALLOC_FL_ZERO_RANGE,
+                        false => 0,
+                    };
+                    group.push(allocate.mode(mode).build());
                 }
             }
             Stage::Zero | Stage::Rest => return self.push_zeros(ring, files, step),

@@ -1,5 +1,5 @@
-//! Removing a pair: both names gone, the directory flushed. A segment that is kept for a later pair is renamed, and counts as
-//! kept only once the directory was flushed: until then a power loss may give it its old name back. So is what goes: its
+//! Removing a pair: both names gone, the directory flushed. Files that are kept for a later pair are renamed, and count as
+//! kept only once the directory was flushed: until then a power loss may give them their old names back. So is what goes: its
 //! space is given back little by little (`free`).
 
 use std::ffi::CString;
@@ -15,17 +15,20 @@ use super::prepare::close_entry;
 use super::ring::{Mark, Owner, Ring};
 use crate::disk::{DiskError, DiskEvent, FileId, RetirePair};
 
-/// A segment whose pair is gone.
+/// A file whose pair is gone.
 pub(super) struct Kept {
     pub(super) name: CString,
     pub(super) blocks: u32,
 }
 
+/// Segments and ledgers of pairs that are gone, for pairs to come.
+pub(super) type KeptFiles = [Vec<Kept>; 2];
+
 /// The pair that is being removed.
 pub(super) struct Removing {
     pair: PairNumber,
-    /// What its segment becomes, if it is kept.
-    keeping: Option<Kept>,
+    /// What its segment and its ledger become, if they are kept.
+    keeping: [Option<Kept>; 2],
     files: [FileId; 2],
     /// What is renamed to what, or, to nothing, unlinked: the segment, the ledger, kept ones that are given up. Held while the
     /// kernel may look at them.
@@ -38,35 +41,42 @@ pub(super) struct Removing {
 }
 
 impl Removing {
-    /// Begins. Neither file is in use. `kept` are the segments that wait; those above `kept_max` go too. `may_wait`: files that go
-    /// may wait for their space to be given back.
+    /// Begins. Neither file is in use. `kept` are the files that wait; of each kind those above `kept_max` go too.
+    /// `ledger_blocks`: the size of the ledger, if it is known. `may_wait`: files that go may wait for their space to be given back.
     pub(super) fn begin(
-        (order, may_wait): (RetirePair, bool),
-        kept: &mut Vec<Kept>,
+        (order, ledger_blocks, may_wait): (RetirePair, Option<u32>, bool),
+        kept: &mut KeptFiles,
         ring: &mut Ring,
         files: &mut Files,
     ) -> Result<Self, RingError> {
         let pair = order.pair;
         let kept_max = order.kept_max as usize;
         let ids = [FileId::segment(pair), FileId::ledger(pair)];
-        let name = c_name(kept_name(ids[0]));
-        // A number that an aborted boot used may be used again: what was kept under it must not be replaced.
-        let may_keep = kept.len() < kept_max && !kept.iter().any(|other| other.name == name);
-        let blocks = order.keep_blocks.filter(|_| may_keep);
-        let keeping = blocks.map(|blocks| Kept { name, blocks });
+        let ledger_blocks = ledger_blocks.filter(|_| order.keep_blocks.is_some());
+        let blocks = [order.keep_blocks, ledger_blocks];
+        let keeping = core::array::from_fn(|which| {
+            let name = c_name(kept_name(ids[which]));
+            let kept = &kept[which];
+            // A number that an aborted boot used may be used again: what was kept under it must not be replaced.
+            let may_keep = kept.len() < kept_max && !kept.iter().any(|other| other.name == name);
+            let blocks = blocks[which].filter(|_| may_keep)?;
+            Some(Kept { name, blocks })
+        });
         let gone = |file| may_wait.then(|| c_name(gone_name(file)));
-        let to = match &keeping {
-            Some(kept) => Some(kept.name.clone()),
-            None => gone(ids[0]),
-        };
-        let mut names = vec![
-            (c_name(ids[0].to_string()), to),
-            (c_name(ids[1].to_string()), gone(ids[1])),
-        ];
-        for given_up in kept.split_off(kept.len().min(kept_max)) {
-            let file = given_up.name.to_str().ok().and_then(parse_name);
-            let to = file.and_then(|(file, _)| gone(file));
-            names.push((given_up.name, to));
+        let mut names = Vec::with_capacity(2);
+        for (file, keeping) in ids.into_iter().zip(&keeping) {
+            let to = match keeping {
+                Some(kept) => Some(kept.name.clone()),
+                None => gone(file),
+            };
+            names.push((c_name(file.to_string()), to));
+        }
+        for kept in kept {
+            for given_up in kept.split_off(kept.len().min(kept_max)) {
+                let file = given_up.name.to_str().ok().and_then(parse_name);
+                let to = file.and_then(|(file, _)| gone(file));
+                names.push((given_up.name, to));
+            }
         }
         let mut this = Self {
             pair,
@@ -113,8 +123,11 @@ impl Removing {
             .checked_sub(1)
             .expect("each step completes once");
         let unlinking = !self.flushing && usize::from(step) < self.names.len();
-        if result < 0 && step == 0 && !self.flushing {
-            self.keeping = None;
+        if result < 0
+            && !self.flushing
+            && let Some(keeping) = self.keeping.get_mut(usize::from(step))
+        {
+            *keeping = None;
         }
         if result < 0 && self.error.is_none() && !(unlinking && -result == libc::ENOENT) {
             self.error = Some(disk_error(
@@ -137,7 +150,7 @@ impl Removing {
         }
         if self.error.is_some() {
             // A power loss may bring them back: they stay what they are until the next start.
-            self.keeping = None;
+            self.keeping = [None, None];
             self.names.clear();
         }
         Ok(Some(DiskEvent::Removed {
@@ -146,10 +159,10 @@ impl Removing {
         }))
     }
 
-    /// When it ended: the segment that is kept, if it is, and the names of files whose space is to be given back.
-    pub(super) fn ended(self) -> (Option<Kept>, Vec<CString>) {
+    /// When it ended: its segment and its ledger where they are kept, and the names of files whose space is to be given back.
+    pub(super) fn ended(self) -> ([Option<Kept>; 2], Vec<CString>) {
         let Self { keeping, names, .. } = self;
-        let is_kept = |name: &CString| keeping.as_ref().is_some_and(|kept| kept.name == *name);
+        let is_kept = |name: &CString| keeping.iter().flatten().any(|kept| kept.name == *name);
         let gone = names.into_iter().filter_map(|(_, to)| to);
         let gone = gone.filter(|name| !is_kept(name)).collect();
         (keeping, gone)

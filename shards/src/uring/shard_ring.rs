@@ -16,7 +16,7 @@ use super::error::RingError;
 use super::files::{Files, NameKind, c_name, parse_name};
 use super::lock;
 use super::read::Reading;
-use super::remove::Kept;
+use super::remove::{Kept, KeptFiles};
 use super::ring::{Done, Mark, Owner, Ring, WriterChoice, WriterMode, memlock_text};
 use crate::buffer::{BLOCK_BYTES, BlockPool, Blocks};
 use crate::disk::{
@@ -153,10 +153,8 @@ impl ShardRing {
         };
         remove_leftovers(&self.path)?;
         if let Some((blocks, count)) = keep {
-            self.disk.kept = kept_segments(&self.path, blocks, count).map_err(wrong(
-                "sorting out the segments that were kept in",
-                &self.path,
-            ))?;
+            self.disk.kept = kept_files(&self.path, blocks, count)
+                .map_err(wrong("sorting out the files that were kept in", &self.path))?;
         }
         Ok(())
     }
@@ -425,7 +423,10 @@ impl BootDisk for ShardRing {
             });
             match file.kind {
                 FileKind::Segment => pair.segment_bytes = Some(bytes),
-                FileKind::Ledger => pair.ledger_bytes = Some(bytes),
+                FileKind::Ledger => {
+                    pair.ledger_bytes = Some(bytes);
+                    self.disk.ledgers.insert(file.pair, blocks_in(bytes));
+                }
             }
         }
         Ok(found.into_values().collect())
@@ -467,8 +468,8 @@ impl BootDisk for ShardRing {
             *keep = Some((blocks, count));
             return Ok(());
         }
-        let text = |error: io::Error| DiskError::Io(format!("segments that were kept: {error}"));
-        self.disk.kept = kept_segments(&self.path, blocks, count).map_err(text)?;
+        let text = |error: io::Error| DiskError::Io(format!("files that were kept: {error}"));
+        self.disk.kept = kept_files(&self.path, blocks, count).map_err(text)?;
         Ok(())
     }
 }
@@ -520,31 +521,45 @@ fn make_directories(directory: &Path, wal: &Path) -> Result<(), RingError> {
     Ok(())
 }
 
-/// The segments that an earlier process kept and that have `blocks` blocks, `count` at most; the others are removed. None of them has
-/// another name (a file system that does not rename at one stroke may leave both), and each of them was written from end to end.
-fn kept_segments(wal: &Path, blocks: u32, count: u32) -> io::Result<Vec<Kept>> {
-    let mut kept = Vec::new();
+/// The segments of `blocks` blocks and the ledgers that an earlier process kept, `count` of either at most; the others are removed.
+/// None of them has another name (a file system that does not rename at one stroke may leave both), and each segment was written
+/// from end to end.
+fn kept_files(wal: &Path, blocks: u32, count: u32) -> io::Result<KeptFiles> {
+    let mut kept = KeptFiles::default();
     for entry in fs::read_dir(wal)? {
         let entry = entry?;
         let name = entry.file_name();
         let is_kept = name.to_str().and_then(parse_name);
-        let Some((_, NameKind::Kept)) = is_kept else {
+        let Some((file, NameKind::Kept)) = is_kept else {
             continue;
         };
         let data = entry.metadata()?;
-        let fits = data.len() == u64::from(blocks) * BLOCK_BYTES as u64 && data.nlink() == 1;
-        if fits && kept.len() < count as usize && sys::is_without_holes(&File::open(entry.path())?)?
-        {
+        let (kept, is_fit) = match file.kind {
+            FileKind::Segment => {
+                let fits = data.len() == u64::from(blocks) * BLOCK_BYTES as u64;
+                let is_fit = fits && sys::is_without_holes(&File::open(entry.path())?)?;
+                (&mut kept[0], is_fit)
+            }
+            // Of another size it goes when a pair is made.
+            FileKind::Ledger => (&mut kept[1], data.len() > 0),
+        };
+        if is_fit && data.nlink() == 1 && kept.len() < count as usize {
             let name = c_name(name.to_string_lossy().into_owned());
+            let blocks = blocks_in(data.len());
             kept.push(Kept { name, blocks });
         } else {
             fs::remove_file(entry.path())?;
         }
     }
-    if !kept.is_empty() {
+    if kept.iter().any(|kept| !kept.is_empty()) {
         File::open(wal)?.sync_all()?;
     }
     Ok(kept)
+}
+
+/// Whole blocks in a file of so many bytes.
+fn blocks_in(bytes: u64) -> u32 {
+    u32::try_from(bytes / BLOCK_BYTES as u64).unwrap_or(u32::MAX)
 }
 
 fn remove_leftovers(wal: &Path) -> Result<(), RingError> {

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use clustor_shards::disk::FileId;
-use clustor_wire::ids::PairNumber;
 use rand::Rng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -14,8 +13,8 @@ use super::{Fate, InodeId};
 pub enum Name {
     /// A pair's file, in place.
     Of(FileId),
-    /// The segment of a pair that is gone, kept for a later one.
-    Kept(PairNumber),
+    /// A file of a pair that is gone, kept for a later one.
+    Kept(FileId),
 }
 
 /// A name that was given or taken away.
@@ -54,11 +53,11 @@ impl Directory {
         })
     }
 
-    /// The segments that are kept.
-    pub(super) fn kept(&self) -> impl Iterator<Item = (PairNumber, InodeId)> {
+    /// The files that are kept.
+    pub(super) fn kept(&self) -> impl Iterator<Item = (FileId, InodeId)> {
         self.names.iter().filter_map(|(name, inode)| match name {
             Name::Of(_) => None,
-            Name::Kept(pair) => Some((*pair, *inode)),
+            Name::Kept(file) => Some((*file, *inode)),
         })
     }
 

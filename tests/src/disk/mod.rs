@@ -11,7 +11,8 @@
 //!   saves it; its error is delivered before any success of a flush that was issued after it failed;
 //! - a kill leaves the device's cache readable, and writes in flight may land, in part, before the lock is
 //!   free, which is before recovery reads; a power loss may take from the cache what no flush covered;
-//! - a segment that is kept for a later pair keeps what it holds, but for its front and its last block;
+//! - a segment that is kept for a later pair keeps what it holds, but for its front and its last block; a ledger that is kept
+//!   is zeroed at one stroke;
 //! - names may vanish, or come back, unless the directory was flushed;
 //! - sectors rot, reads fail, writes get lost, land elsewhere in their file or in another, end short or in an
 //!   error, flushes are reported that were none, operations never end, names get lost, where planted;
@@ -165,11 +166,11 @@ pub struct SilentFaults {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct InodeId(u64);
 
-/// A segment that waits to become another pair's.
+/// A file that waits to become another pair's.
 #[derive(Debug, Clone, Copy)]
 struct Kept {
-    /// The pair that it was; its name.
-    pair: PairNumber,
+    /// What it was; its name.
+    file: FileId,
     inode: InodeId,
     blocks: u32,
 }
@@ -191,7 +192,7 @@ pub struct SimDisk {
     inodes: u64,
     tasks: BTreeMap<u64, Task>,
     tasks_begun: u64,
-    /// Segments of pairs that are gone and are kept, as far as the process knows of them.
+    /// Files of pairs that are gone and are kept, as far as the process knows of them.
     kept: Vec<Kept>,
     /// How fast the next pair is made.
     pace: Pace,
@@ -423,26 +424,25 @@ impl BootDisk for SimDisk {
 
     fn keep(&mut self, blocks: u32, count: u32) -> Result<(), DiskError> {
         let found: Vec<_> = self.directory.kept().collect();
-        for (pair, inode) in found {
-            let is_of_use = self.directory.links(inode) == 1
-                && self
-                    .files
-                    .get(&inode)
-                    .is_some_and(|f| f.blocks() == blocks && f.is_whole());
-            if is_of_use && self.kept.len() < count as usize {
-                self.kept.push(Kept {
-                    pair,
+        for (file, inode) in found {
+            let kept = self.files.get(&inode).filter(|kept| match file.kind {
+                FileKind::Segment => kept.blocks() == blocks && kept.is_whole(),
+                FileKind::Ledger => true,
+            });
+            let (may_keep, links) = (self.kept_of(file.kind) < count, self.directory.links(inode));
+            match kept.map(SimFile::blocks).filter(|_| may_keep && links == 1) {
+                Some(blocks) => self.kept.push(Kept {
+                    file,
                     inode,
                     blocks,
-                });
-            } else {
-                self.directory.change(Name::Kept(pair), None);
+                }),
+                None => self.directory.change(Name::Kept(file), None),
             }
         }
         if !self.kept.is_empty() {
             self.directory.flush_succeeds(self.directory.flush_begins());
         }
-        self.counters.kept_for_later += self.kept.len() as u64;
+        self.counters.kept_for_later += u64::from(self.kept_of(FileKind::Segment));
         Ok(())
     }
 }

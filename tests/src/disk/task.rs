@@ -10,7 +10,6 @@ use clustor_shards::disk::{
     DiskError, DiskEvent, DurableChain, FileId, FileKind, FlushKind, PreparePair, ReadBlocks,
     RetirePair, SPARE_ZERO_BLOCKS, WriteTrailer,
 };
-use clustor_wire::ids::PairNumber;
 use rand::Rng;
 
 use super::file::{SectorMask, SimFile, digest};
@@ -39,8 +38,8 @@ enum Work {
         op: PreparePair,
         segment: InodeId,
         ledger: InodeId,
-        /// Whose the segment was, if it was another pair's.
-        recycled: Option<PairNumber>,
+        /// What they were, if they were another pair's: segment, ledger.
+        was: [Option<FileId>; 2],
         /// Blocks of the segment that are zeroed.
         zeroed: u32,
         stage: PrepareStage,
@@ -52,8 +51,8 @@ enum Work {
     },
     Remove {
         order: RetirePair,
-        /// The segment that is kept, if it was there.
-        keeping: Option<InodeId>,
+        /// What is kept of it, if it was there.
+        keeping: [Option<Kept>; 2],
         stage: RemoveStage,
     },
 }
@@ -237,26 +236,39 @@ impl SimDisk {
 
     pub(super) fn begin_prepare(&mut self, op: PreparePair) -> Task {
         assert_preparable(&self.directory, &op);
-        let fits = |kept: &Kept| kept.blocks == op.segment_blocks;
-        let kept = self.kept.iter().position(fits);
-        let kept = kept.map(|at| self.kept.remove(at));
-        let mut create = |blocks| {
-            self.inodes += 1;
-            let inode = InodeId(self.inodes);
-            self.files.insert(inode, SimFile::new(blocks));
-            inode
+        let mut take = |kind, blocks| {
+            let fits = |kept: &Kept| kept.file.kind == kind && kept.blocks == blocks;
+            let at = self.kept.iter().position(fits);
+            at.map(|at| self.kept.remove(at))
         };
-        let segment = kept.map_or_else(|| create(op.segment_blocks), |kept| kept.inode);
-        let ledger = create(op.ledger_blocks);
-        if let Some(file) = kept.and_then(|kept| self.files.get_mut(&kept.inode)) {
+        let kept = [
+            take(FileKind::Segment, op.segment_blocks),
+            take(FileKind::Ledger, op.ledger_blocks),
+        ];
+        // What has another size now goes.
+        self.give_up(|kept| kept.file.kind == FileKind::Ledger && kept.blocks != op.ledger_blocks);
+        let inodes = kept.map(|kept| {
+            kept.map_or_else(
+                || {
+                    self.inodes += 1;
+                    InodeId(self.inodes)
+                },
+                |kept| kept.inode,
+            )
+        });
+        let [segment, ledger] = inodes;
+        if kept[0].is_none() {
+            self.files.insert(segment, SimFile::new(op.segment_blocks));
+        } else if let Some(file) = self.files.get_mut(&segment) {
             file.begin_again();
             self.counters.recycled += 1;
         }
+        self.files.insert(ledger, SimFile::new(op.ledger_blocks));
         self.task(Work::Prepare {
             op,
             segment,
             ledger,
-            recycled: kept.map(|kept| kept.pair),
+            was: kept.map(|kept| kept.map(|kept| kept.file)),
             zeroed: 0,
             stage: PrepareStage::Create,
         })
@@ -322,7 +334,7 @@ impl SimDisk {
             stuck,
             ..self.task(Work::Remove {
                 order,
-                keeping: None,
+                keeping: [None; 2],
                 stage: RemoveStage::Unlink(FileKind::Segment),
             })
         }
@@ -407,10 +419,10 @@ impl SimDisk {
                 op,
                 segment,
                 ledger,
-                recycled,
+                was,
                 zeroed,
                 stage,
-            } => self.advance_prepare(op, (segment, recycled, zeroed), ledger, stage),
+            } => self.advance_prepare(op, (segment, was, zeroed), ledger, stage),
             Work::Trailer { op, segment, stage } => self.advance_trailer(op, segment, stage),
             Work::Remove {
                 order,
@@ -489,12 +501,12 @@ impl SimDisk {
     fn advance_prepare(
         &mut self,
         op: PreparePair,
-        (segment, was, mut zeroed): (InodeId, Option<PairNumber>, u32),
+        (segment, was, mut zeroed): (InodeId, [Option<FileId>; 2], u32),
         ledger: InodeId,
         stage: PrepareStage,
     ) -> Next {
         let is_needed = self.pace(&op, zeroed) == Step::Hurry;
-        let recycled = was.is_some();
+        let recycled = was[0].is_some();
         let writes = matches!(
             stage,
             PrepareStage::Create | PrepareStage::ZeroFirst | PrepareStage::Zero
@@ -510,12 +522,12 @@ impl SimDisk {
         if writes && !fits {
             self.counters.no_room += 1;
             if !matches!(stage, PrepareStage::Zero) {
-                if let Some(pair) = was {
-                    self.directory.change(Name::Kept(pair), None);
-                } else {
-                    self.files.remove(&segment);
+                for (was, inode) in was.into_iter().zip([segment, ledger]) {
+                    match was {
+                        Some(file) => self.directory.change(Name::Kept(file), None),
+                        None => drop(self.files.remove(&inode)),
+                    }
                 }
-                self.files.remove(&ledger);
             }
             self.pace.failed(op.pair);
             return Next::End(DiskEvent::PrepareFailed {
@@ -552,14 +564,17 @@ impl SimDisk {
             PrepareStage::Rename(FileKind::Segment) => {
                 let name = Name::Of(FileId::segment(op.pair));
                 self.directory.change(name, Some(segment));
-                if let Some(pair) = was {
-                    self.directory.change(Name::Kept(pair), None);
+                if let Some(file) = was[0] {
+                    self.directory.change(Name::Kept(file), None);
                 }
                 PrepareStage::Rename(FileKind::Ledger)
             }
             PrepareStage::Rename(FileKind::Ledger) => {
                 let name = Name::Of(FileId::ledger(op.pair));
                 self.directory.change(name, Some(ledger));
+                if let Some(file) = was[1] {
+                    self.directory.change(Name::Kept(file), None);
+                }
                 PrepareStage::FlushDirectory
             }
             PrepareStage::FlushDirectory => {
@@ -611,7 +626,7 @@ impl SimDisk {
             op,
             segment,
             ledger,
-            recycled: was,
+            was,
             zeroed,
             stage,
         })
@@ -643,17 +658,36 @@ impl SimDisk {
         }
     }
 
-    /// Whether the segment of a pair that goes is kept: there is room for it, and its name is free.
-    fn may_keep(&self, order: &RetirePair) -> bool {
+    /// Files of a kind that wait to become another pair's.
+    pub(super) fn kept_of(&self, kind: FileKind) -> u32 {
+        let is_of = |kept: &&Kept| kept.file.kind == kind;
+        self.kept.iter().filter(is_of).count() as u32
+    }
+
+    /// Whether a file of a pair that goes is kept: there is room for it, and its name is free.
+    fn may_keep(&self, order: &RetirePair, file: FileId) -> bool {
         order.keep_blocks.is_some()
-            && self.kept.len() < order.kept_max as usize
-            && self.kept.iter().all(|kept| kept.pair != order.pair)
+            && self.kept_of(file.kind) < order.kept_max
+            && self.kept.iter().all(|kept| kept.file != file)
+    }
+
+    /// Removes files that were kept; their space is there for new ones.
+    fn give_up(&mut self, is_unwanted: impl Fn(&Kept) -> bool) {
+        for given_up in self.kept.extract_if(.., |kept| is_unwanted(kept)) {
+            self.directory.change(Name::Kept(given_up.file), None);
+            if let Some(room) = &mut self.room {
+                *room += match given_up.file.kind {
+                    FileKind::Segment => 1 + given_up.blocks / self.options.piece_blocks.max(1),
+                    FileKind::Ledger => 0,
+                };
+            }
+        }
     }
 
     fn advance_remove(
         &mut self,
         order: RetirePair,
-        mut keeping: Option<InodeId>,
+        mut keeping: [Option<Kept>; 2],
         stage: RemoveStage,
     ) -> Next {
         let pair = order.pair;
@@ -662,18 +696,19 @@ impl SimDisk {
                 let id = FileId { pair, kind };
                 if let Some(inode) = self.directory.lookup(id) {
                     self.directory.change(Name::Of(id), None);
-                    if kind == FileKind::Segment && self.may_keep(&order) {
-                        keeping = Some(inode);
-                        self.directory.change(Name::Kept(pair), Some(inode));
+                    if self.may_keep(&order, id) {
+                        keeping[usize::from(kind == FileKind::Ledger)] = Some(Kept {
+                            file: id,
+                            inode,
+                            blocks: self.files.get(&inode).map_or(0, SimFile::blocks),
+                        });
+                        self.directory.change(Name::Kept(id), Some(inode));
                     }
                 }
-                while self.kept.len() > order.kept_max as usize {
-                    let given_up = self.kept.pop().expect("more than none");
-                    self.directory.change(Name::Kept(given_up.pair), None);
-                    // Their space is there for new files.
-                    if let Some(room) = &mut self.room {
-                        *room += 1 + given_up.blocks / self.options.piece_blocks.max(1);
-                    }
+                while self.kept_of(kind) > order.kept_max {
+                    let last = self.kept.iter().rfind(|kept| kept.file.kind == kind);
+                    let last = last.expect("more than none").file;
+                    self.give_up(|kept| kept.file == last);
                 }
                 match kind {
                     FileKind::Segment => RemoveStage::Unlink(FileKind::Ledger),
@@ -686,13 +721,7 @@ impl SimDisk {
             RemoveStage::FlushingDirectory(cover) => {
                 self.directory.flush_succeeds(cover);
                 self.counters.flushes += 1;
-                if let (Some(inode), Some(blocks)) = (keeping, order.keep_blocks) {
-                    self.kept.push(Kept {
-                        pair,
-                        inode,
-                        blocks,
-                    });
-                }
+                self.kept.extend(keeping.into_iter().flatten());
                 return Next::End(DiskEvent::Removed {
                     pair,
                     outcome: Ok(()),
