@@ -1,11 +1,11 @@
 //! A leader whose log begins behind a base: what lies up to it can't be sent, and only a follower that ends below it is left
-//! waiting for a snapshot.
+//! waiting for a snapshot. Who let go of an entry says so when it is asked for what it said.
 
 mod raft_support;
 
 use clustor_engine::raft::FollowerStatus;
 use clustor_wire::ids::{LogIndex, Term};
-use clustor_wire::message::{RaftBody, RaftMessage};
+use clustor_wire::message::{RaftBody, RaftMessage, RefetchVerdict, Role};
 use raft_support::{Cluster, PARTITION, Packet, Say, peer};
 
 /// Up to where the leader's log is gone.
@@ -84,4 +84,45 @@ fn a_follower_that_ends_below_the_base_gets_nothing_and_the_others_go_on() {
     assert_eq!(cluster.status(1).wal_committed, position.index);
     assert!(follower(&cluster, 3).needs_snapshot);
     assert!(cluster.status(3).last_index < BASE);
+}
+
+#[test]
+fn what_a_majority_let_go_of_is_waited_for_and_not_taken_for_what_never_was() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    for payload in [b"a", b"b", b"c"] {
+        cluster.write(1, &[payload]);
+    }
+    cluster.pass(60);
+    let last = cluster.status(1).last_index;
+    let lost = LogIndex(3);
+    for number in [2, 3] {
+        cluster.crash(number);
+        cluster.restart_behind(number, last);
+    }
+    cluster.lose(1, lost);
+    // The others would go first, for they are whole; and take over, for 1 can't commit.
+    let competes = |p: &Packet| {
+        let body = p.say.body();
+        p.from != 1 && matches!(body, Some(RaftBody::PreVote { .. }))
+            || matches!(body, Some(RaftBody::TimeoutNow))
+    };
+    cluster.elect_but(1, competes);
+    cluster.pass_but(3_000, competes);
+    let status = cluster.status(1);
+    assert_eq!((status.role, status.missing), (Role::Leader, 1));
+    assert_eq!(status.wal_committed, LogIndex(0));
+    assert!(status.last_index > last, "it took nothing back");
+    let said = status.refetch.expect("it asks").said;
+    assert_eq!(said.len(), 2, "{said:?}");
+    for (_, verdict) in said {
+        assert_eq!(verdict, RefetchVerdict::Compacted);
+    }
+    // Neither does it as a follower.
+    cluster.take(competes);
+    cluster.pass(3_000);
+    assert!(cluster.leader().is_some_and(|leader| leader != 1));
+    let status = cluster.status(1);
+    assert_eq!((status.missing, status.missing_first), (1, Some(lost)));
+    assert!(status.last_index > last);
 }
