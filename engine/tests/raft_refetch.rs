@@ -5,7 +5,7 @@ mod raft_support;
 use clustor_engine::raft::TransferError;
 use clustor_wire::ids::{LogIndex, Term};
 use clustor_wire::message::{RaftBody, RefetchVerdict, Role};
-use raft_support::{Cluster, Packet, peer};
+use raft_support::{Cluster, Packet, Say, peer};
 
 fn is_refetch(packet: &Packet) -> bool {
     matches!(
@@ -195,6 +195,37 @@ fn one_never_of_two_drops_nothing() {
 }
 
 #[test]
+fn what_was_committed_is_kept_whoever_says_that_it_never_had_it() {
+    let mut cluster = cluster();
+    let index = LogIndex(3);
+    let last = cluster.status(1).last_index;
+    cluster.turn(1, |replica, _| replica.on_missing(index, index));
+    let asked = cluster.take(is_refetch);
+    assert_eq!(asked.len(), 2);
+    // Their disks were emptied, and nobody noticed.
+    for question in asked {
+        let Say::Message(mut message) = question.say else {
+            panic!("a message");
+        };
+        message.body = RaftBody::Refetched {
+            entry_term: Term(1),
+            first: index,
+            verdict: RefetchVerdict::Never,
+            frames: Vec::new(),
+        };
+        cluster.deliver(Packet {
+            from: question.to,
+            to: 1,
+            say: Say::Message(message),
+        });
+    }
+    let status = cluster.status(1);
+    assert_eq!(status.refetch.expect("it asks").said.len(), 2);
+    assert_eq!((status.role, status.last_index), (Role::Leader, last));
+    assert_eq!(status.missing, 1);
+}
+
+#[test]
 fn answers_of_another_term_or_to_another_question_change_nothing() {
     let mut cluster = cluster();
     let index = LogIndex(3);
@@ -216,7 +247,7 @@ fn answers_of_another_term_or_to_another_question_change_nothing() {
         .clone();
     let change = |edit: &dyn Fn(&mut clustor_wire::message::RaftMessage)| {
         let mut packet = answer.clone();
-        let raft_support::Say::Message(message) = &mut packet.say else {
+        let Say::Message(message) = &mut packet.say else {
             panic!("a message");
         };
         edit(message);
