@@ -116,7 +116,7 @@ fn what_a_majority_let_go_of_is_waited_for_and_not_taken_for_what_never_was() {
     let said = status.refetch.expect("it asks").said;
     assert_eq!(said.len(), 2, "{said:?}");
     for (_, verdict) in said {
-        assert_eq!(verdict, RefetchVerdict::Compacted);
+        assert_eq!(verdict, Some(RefetchVerdict::Compacted));
     }
     // Neither does it as a follower.
     cluster.take(competes);

@@ -145,7 +145,7 @@ fn an_entry_lost_everywhere_is_waited_for_and_said() {
         search
             .said
             .iter()
-            .all(|(_, verdict)| *verdict == RefetchVerdict::Missing)
+            .all(|(_, verdict)| *verdict == Some(RefetchVerdict::Missing))
     );
     assert!(status.wal_committed < index);
 }

@@ -47,8 +47,8 @@ impl Cluster {
         }
     }
 
-    fn boot(&mut self) {
-        for node in 1..=NODES {
+    fn boot(&mut self, nodes: impl IntoIterator<Item = u16>) {
+        for node in nodes {
             let mut child = clustor(&["serve", "--log-level", "error", "--config"])
                 .arg(self.dir.join(format!("node-{node}.toml")))
                 .stdout(Stdio::piped())
@@ -97,8 +97,8 @@ impl Cluster {
         rotten.count() as u64
     }
 
-    /// Turns over bytes in each extent of a node's log that holds one entry alone, and one of its third. Returns how many.
-    fn let_rot(&self, node: u16) -> u64 {
+    /// Turns over bytes in each extent of a node's log that holds one entry alone, and one of the third. Returns how many.
+    fn let_rot(&self, node: u16, third: u16) -> u64 {
         let data = self.dir.join(format!("data-{node}"));
         let mut rotten = 0;
         for pair in self.inspect(node) {
@@ -120,7 +120,7 @@ impl Cluster {
                     .expect("a number")
                     .parse()
                     .expect("one");
-                if run["count"] != 1 || index % 3 != u64::from(node) % 3 {
+                if run["count"] != 1 || index % 3 != u64::from(third) % 3 {
                     continue;
                 }
                 let block = chain["first_block"].as_u64().expect("a block");
@@ -157,7 +157,7 @@ fn numbers(value: &Value, key: &str, into: &mut Vec<u64>) {
 #[test]
 fn a_different_third_of_every_log_may_rot() {
     let mut cluster = Cluster::make();
-    cluster.boot();
+    cluster.boot(1..=NODES);
     for n in 0..APPENDS {
         let (key, value) = (format!("k{n}"), format!("v{n}"));
         let done = cluster.run("append", &["1", &key, &value]);
@@ -165,11 +165,11 @@ fn a_different_third_of_every_log_may_rot() {
     }
     cluster.kill();
     for node in 1..=NODES {
-        let rotten = cluster.let_rot(node);
+        let rotten = cluster.let_rot(node, node);
         assert!(rotten >= APPENDS / 4, "{rotten} entries of {node} rot");
         assert_eq!(cluster.rotten(node), rotten);
     }
-    cluster.boot();
+    cluster.boot(1..=NODES);
     for n in 0..APPENDS {
         let found = cluster.run("read", &["--json", "1", &format!("k{n}")]);
         assert!(found.status.success(), "{found:?}");
@@ -196,4 +196,75 @@ fn a_different_third_of_every_log_may_rot() {
     }
     let done = cluster.run("append", &["1", "k0", "after"]);
     assert!(done.status.success(), "{done:?}");
+}
+
+/// What the replicas say of what they miss: the object under `missing_asked`, and the trouble, by node.
+fn asked(cluster: &Cluster) -> Vec<(u64, Value, String)> {
+    let mut command = clustor(&["status", "--json", "--timeout-ms", "5000", "--cluster"]);
+    let status = command.arg(&cluster.dir).output();
+    let status = status.expect("the clustor binary runs");
+    let said: Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    let shards = said["shards"].as_array().into_iter().flatten();
+    let mut asked = Vec::new();
+    for shard in shards {
+        for partition in shard["partitions"].as_array().into_iter().flatten() {
+            let node = shard["node"].as_u64().expect("a node");
+            let trouble = partition["trouble"].as_str().expect("a text").to_owned();
+            asked.push((node, partition["missing_asked"].clone(), trouble));
+        }
+    }
+    asked
+}
+
+#[test]
+fn status_says_whom_missing_content_waits_for() {
+    let mut cluster = Cluster::make();
+    cluster.boot(1..=NODES);
+    for n in 0..9 {
+        let done = cluster.run("append", &["1", &format!("k{n}"), "v"]);
+        assert!(done.status.success(), "{done:?}");
+    }
+    cluster.kill();
+    // Two lost the same, and the third does not run.
+    for node in [1, 2] {
+        assert!(cluster.let_rot(node, 0) > 0);
+    }
+    cluster.boot([1, 2]);
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let all = asked(&cluster);
+        let answers = |asked: &Value| -> Vec<(u64, Value)> {
+            let nodes = asked["nodes"].as_array().into_iter().flatten();
+            nodes
+                .map(|it| (it["node"].as_u64().expect("a node"), it["answer"].clone()))
+                .collect()
+        };
+        // The leader asks everybody.
+        let is_told = all.iter().any(|(node, asked, trouble)| {
+            let other = 3 - node;
+            answers(asked) == [(other, "missing".into()), (3, "unreachable".into())]
+                && asked["index"].as_u64().is_some_and(|index| index % 3 == 0)
+                && trouble.contains(&format!(
+                    "node {other} lost it too, node 3 is not reachable"
+                ))
+        });
+        if is_told {
+            break;
+        }
+        assert!(Instant::now() < until, "{all:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    cluster.boot([3]);
+    loop {
+        let all = asked(&cluster);
+        if all.len() == 3
+            && all
+                .iter()
+                .all(|(_, asked, trouble)| asked.is_null() && trouble.is_empty())
+        {
+            break;
+        }
+        assert!(Instant::now() < until, "{all:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }

@@ -11,10 +11,11 @@ use clustor_wire::ids::{
     BootNumber, ChainNumber, Incarnation, LogIndex, NodeId, PairNumber, PartitionId, ShardId, Term,
 };
 use clustor_wire::message::{
-    BATCH_HEARTBEATS_MAX, BATCH_MESSAGES_MAX, ClientRequest, ClientRequestBody, ClientResponse,
-    ClientResponseBody, DurabilityMode, Heartbeat, HeartbeatAck, LeaderAt, MessageError, PairBeat,
-    PartitionStatus, PeerBatch, PeerHello, QuietLed, RaftBody, RaftMessage, RefetchVerdict,
-    Refusal, RefusalClause, Role, STATUS_PARTITIONS_MAX, ScrubStatus, ShardStatus,
+    AskedAnswer, AskedNode, BATCH_HEARTBEATS_MAX, BATCH_MESSAGES_MAX, ClientRequest,
+    ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode, Heartbeat, HeartbeatAck,
+    LeaderAt, MessageError, PairBeat, PartitionStatus, PeerBatch, PeerHello, QuietLed, RaftBody,
+    RaftMessage, RefetchVerdict, Refusal, RefusalClause, Role, STATUS_PARTITIONS_MAX, ScrubStatus,
+    ShardStatus,
 };
 use proptest::prelude::{any, prop, proptest};
 use proptest::{prop_assert, prop_assert_eq};
@@ -246,6 +247,14 @@ fn partition_status(n: u128) -> PartitionStatus {
         apply_p99_us: Some(u64::MAX),
         apply_breaches: u64::MAX,
         apply_backlog_max: Some(u64::MAX),
+        asked_index: Some(LogIndex(u64::MAX)),
+        asked: vec![
+            AskedNode {
+                node: NodeId(u64::MAX),
+                answer: AskedAnswer::Unreachable,
+            };
+            3
+        ],
     }
 }
 

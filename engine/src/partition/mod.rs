@@ -33,7 +33,8 @@ use std::sync::Arc;
 use clustor_shards::turn::{ConnectionId, PeerId, Time};
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 use clustor_wire::message::{
-    IdempotencyKey, LeaderAt, PartitionStatus, RefetchVerdict, Refusal, RefusalClause,
+    AskedAnswer, AskedNode, IdempotencyKey, LeaderAt, MEMBERS_MAX, PartitionStatus, RefetchVerdict,
+    Refusal, RefusalClause,
 };
 
 use crate::gate::ControlFacts;
@@ -148,23 +149,46 @@ pub struct Partition {
     durability: Durability,
 }
 
-/// What is lost here, and whom it waits for.
-fn lost(replica: &Replica) -> String {
-    let missing = replica.glance().missing;
-    let mut text = format!("the content of {missing} entries is lost here");
+/// The entry whose lost content is asked for, and of whom.
+fn asked(
+    replica: &Replica,
+    is_connected: &dyn Fn(PeerId) -> bool,
+) -> (Option<LogIndex>, Vec<AskedNode>) {
     let Some(search) = replica.refetching() else {
+        return (None, Vec::new());
+    };
+    let answer = |peer, verdict| match verdict {
+        Some(RefetchVerdict::Missing) => AskedAnswer::Missing,
+        Some(RefetchVerdict::Compacted) => AskedAnswer::Compacted,
+        Some(RefetchVerdict::Never) => AskedAnswer::Never,
+        None if !is_connected(peer) => AskedAnswer::Unreachable,
+        Some(RefetchVerdict::Have) | None => AskedAnswer::None,
+    };
+    let said = search.said.iter().take(MEMBERS_MAX);
+    let asked = said.map(|(peer, verdict)| AskedNode {
+        node: peer.node,
+        answer: answer(*peer, *verdict),
+    });
+    (Some(search.index), asked.collect())
+}
+
+/// What is lost here, and whom it waits for.
+fn lost(missing: u64, index: Option<LogIndex>, asked: &[AskedNode]) -> String {
+    let mut text = format!("the content of {missing} entries is lost here");
+    let Some(index) = index else {
         text.push_str("; it is asked for as soon as somebody leads");
         return text;
     };
-    text.push_str(&format!("; entry {} is asked for", search.index));
-    for (peer, verdict) in &search.said {
-        let said = match verdict {
-            RefetchVerdict::Have => "has it",
-            RefetchVerdict::Missing => "lost it too",
-            RefetchVerdict::Compacted => "has it only in a snapshot",
-            RefetchVerdict::Never => "never had it",
+    text.push_str(&format!("; entry {index} is asked for"));
+    for asked in asked {
+        let answer = match asked.answer {
+            AskedAnswer::None => "has not answered",
+            AskedAnswer::Missing => "lost it too",
+            AskedAnswer::Compacted => "has it only in a snapshot",
+            AskedAnswer::Never => "never had it",
+            AskedAnswer::Unreachable => "is not reachable",
         };
-        text.push_str(&format!(", node {} {said}", peer.node));
+        text.push_str(&format!(", node {} {answer}", asked.node));
     }
     text
 }
@@ -485,12 +509,13 @@ impl Partition {
         now: Time,
         clock_alarm: bool,
         control: ControlFacts,
+        is_connected: &dyn Fn(PeerId) -> bool,
     ) -> PartitionStatus {
         let (lease_held, no_lease) = self.lease_status(now, clock_alarm, control);
         PartitionStatus {
             lease_held,
             no_lease,
-            ..self.status()
+            ..self.status_among(is_connected)
         }
     }
 
@@ -503,11 +528,17 @@ impl Partition {
     /// How it stands, with what is wrong in words. Says nothing of a lease: that depends on the moment.
     #[must_use]
     pub fn status(&self) -> PartitionStatus {
+        self.status_among(&|_| true)
+    }
+
+    /// The same, with the peers that it has a session with.
+    pub(crate) fn status_among(&self, is_connected: &dyn Fn(PeerId) -> bool) -> PartitionStatus {
         let status = self.replica.glance();
+        let (asked_index, asked) = asked(&self.replica, is_connected);
         let trouble = match (&self.machine, self.busy.stuck) {
             (MachineSlot::Failed(trouble), _) => format!("the machine {trouble}"),
             (_, Some(stuck)) if status.missing == 0 => stuck.to_owned(),
-            _ if status.missing > 0 => lost(&self.replica),
+            _ if status.missing > 0 => lost(status.missing, asked_index, &asked),
             _ if self.busy.pause.is_some() => self
                 .busy
                 .pause
@@ -538,6 +569,8 @@ impl Partition {
             apply_p99_us: self.pace.p99_us(),
             apply_breaches: self.pace.breaches(),
             apply_backlog_max: self.pace.backlog(),
+            asked_index,
+            asked,
         }
     }
 }

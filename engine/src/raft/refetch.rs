@@ -37,6 +37,9 @@ struct Asked {
     last: LogIndex,
 }
 
+/// Who was asked, and the answer, if there is one yet.
+type Said = (PeerId, Option<RefetchVerdict>);
+
 /// The search for lost content.
 #[derive(Debug)]
 pub(super) struct Refetching {
@@ -46,8 +49,8 @@ pub(super) struct Refetching {
     wait_ms: u64,
     /// The next lost run begins here or behind.
     cursor: LogIndex,
-    /// What was said of the first entry asked for, in this term.
-    said: Vec<(PeerId, RefetchVerdict)>,
+    /// Who was asked, and what was said of the first entry asked for, in this term.
+    said: Vec<Said>,
     /// Somebody's question waits for a read of the log.
     pub(super) answering: bool,
 }
@@ -75,8 +78,8 @@ impl Refetching {
         answering: false,
     };
 
-    /// The first entry asked for, and what was answered.
-    pub(super) fn open(&self) -> Option<(LogIndex, &[(PeerId, RefetchVerdict)])> {
+    /// The first entry asked for, of whom, and what they answered.
+    pub(super) fn open(&self) -> Option<(LogIndex, &[Said])> {
         Some((self.asked?.first, &self.said))
     }
 }
@@ -128,9 +131,11 @@ impl Replica {
             peers.sort_unstable();
             peers.dedup();
             for peer in peers {
+                self.refetching.said.push((peer, None));
                 self.send(turn.out, peer, self.term, question.clone());
             }
         } else if let Some(leader) = self.leader {
+            self.refetching.said.push((leader, None));
             self.send(turn.out, leader, self.term, question);
         }
     }
@@ -301,8 +306,8 @@ impl Replica {
             return;
         }
         match self.refetching.said.iter_mut().find(|(p, _)| *p == from) {
-            Some((_, said)) => *said = verdict,
-            None => self.refetching.said.push((from, verdict)),
+            Some((_, said)) => *said = Some(verdict),
+            None => self.refetching.said.push((from, Some(verdict))),
         }
         if self.is_leader() && self.was_never_committed() {
             self.drop_never_committed(turn, first);
@@ -347,7 +352,7 @@ impl Replica {
     fn was_never_committed(&self) -> bool {
         let never = |voter| {
             let said = self.refetching.said.iter().find(|(p, _)| *p == voter);
-            Some(said.is_some_and(|(_, verdict)| *verdict == RefetchVerdict::Never))
+            Some(said.is_some_and(|(_, verdict)| *verdict == Some(RefetchVerdict::Never)))
         };
         let Some(asked) = self.refetching.asked else {
             return false;

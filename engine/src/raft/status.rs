@@ -89,8 +89,8 @@ pub struct Glance {
 pub struct RefetchStatus {
     /// The entry.
     pub index: LogIndex,
-    /// Who answered what.
-    pub said: Vec<(PeerId, RefetchVerdict)>,
+    /// Who is asked, and what each answered, if anything yet.
+    pub said: Vec<(PeerId, Option<RefetchVerdict>)>,
 }
 
 /// A leader's view of one follower.

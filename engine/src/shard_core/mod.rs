@@ -225,7 +225,9 @@ impl ShardCore {
                 .filter(|partition| only.is_none_or(|only| only == partition.id))
                 .map(|partition| {
                     let control = self.control.facts(partition.id);
-                    partition.status_at(self.turned_at, clock_alarm, control)
+                    partition.status_at(self.turned_at, clock_alarm, control, &|peer| {
+                        self.peers.has_session(peer)
+                    })
                 })
                 .collect(),
             scrub: scrub_status(log),

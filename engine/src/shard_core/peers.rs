@@ -194,6 +194,11 @@ impl Peers {
         self.sessions.get(&peer).map(|session| session.incarnation)
     }
 
+    /// Whether there is a session whose other end said hello.
+    pub fn has_session(&self, peer: PeerId) -> bool {
+        self.sessions.contains_key(&peer)
+    }
+
     /// Peers that are to hear how far this shard has come, as nothing else is said to them.
     pub fn due(&self, now: Time, retired: ChainNumber) -> impl Iterator<Item = PeerId> {
         let is_due = move |s: &Session| s.said < retired && now >= s.said_at.plus_ms(NEWS_MS);

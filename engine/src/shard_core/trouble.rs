@@ -53,7 +53,7 @@ impl ShardCore {
 
     /// How a partition stands; its shard's trouble where it has none of its own.
     pub(super) fn status_of(&self, partition: &Partition) -> PartitionStatus {
-        let mut status = partition.status();
+        let mut status = partition.status_among(&|peer| self.peers.has_session(peer));
         if status.trouble.is_empty() {
             status.trouble = self.trouble();
         }

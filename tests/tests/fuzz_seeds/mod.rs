@@ -10,11 +10,11 @@ use clustor_wire::ids::{
     BootNumber, ChainNumber, Incarnation, LogIndex, NodeId, PairNumber, PartitionId, ShardId, Term,
 };
 use clustor_wire::message::{
-    ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
-    Heartbeat, HeartbeatAck, IdempotencyKey, LeaderAt, MemberStanding, MemberStatus, MembersChange,
-    MembersVerb, PairBeat, PartitionMembers, PartitionStatus, PeerBatch, PeerHello, ProfileReload,
-    QuietLed, RaftBody, RaftMessage, ReadLevel, RefetchVerdict, Refusal, RefusalClause, Role,
-    ScrubStatus, ShardStatus, TurnedKnob,
+    AskedAnswer, AskedNode, ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody,
+    DurabilityMode, Heartbeat, HeartbeatAck, IdempotencyKey, LeaderAt, MemberStanding,
+    MemberStatus, MembersChange, MembersVerb, PairBeat, PartitionMembers, PartitionStatus,
+    PeerBatch, PeerHello, ProfileReload, QuietLed, RaftBody, RaftMessage, ReadLevel,
+    RefetchVerdict, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus, TurnedKnob,
 };
 
 /// The first byte of each: the stream comes in pieces of one more.
@@ -399,6 +399,11 @@ fn status() -> ShardStatus {
             apply_p99_us: Some(150),
             apply_breaches: 2,
             apply_backlog_max: Some(4_096),
+            asked_index: Some(LogIndex(6)),
+            asked: vec![AskedNode {
+                node: NodeId(2),
+                answer: AskedAnswer::Missing,
+            }],
         }],
         scrub: ScrubStatus {
             sweeps: 1,

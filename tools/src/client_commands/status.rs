@@ -6,7 +6,9 @@ use clap::Args;
 use clustor_engine::outcome::describe;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{NodeId, PartitionId, ShardId};
-use clustor_wire::message::{DurabilityMode, PartitionStatus, Role, ScrubStatus, ShardStatus};
+use clustor_wire::message::{
+    AskedAnswer, AskedNode, DurabilityMode, PartitionStatus, Role, ScrubStatus, ShardStatus,
+};
 use serde_json::{Value, json};
 
 use super::{Reach, check_partition};
@@ -224,7 +226,23 @@ fn partition_json(status: &PartitionStatus) -> Value {
         "apply_p99_us": status.apply_p99_us,
         "apply_breaches": status.apply_breaches,
         "apply_backlog_max": status.apply_backlog_max,
+        "missing_asked": status.asked_index.map(|index| json!({
+            "index": index.get(),
+            "nodes": status.asked.iter().map(asked_json).collect::<Vec<_>>(),
+        })),
     })
+}
+
+/// Whom missing content is asked of.
+fn asked_json(asked: &AskedNode) -> Value {
+    let answer = match asked.answer {
+        AskedAnswer::None => None,
+        AskedAnswer::Missing => Some("missing"),
+        AskedAnswer::Compacted => Some("compacted"),
+        AskedAnswer::Never => Some("never"),
+        AskedAnswer::Unreachable => Some("unreachable"),
+    };
+    json!({ "node": asked.node.get(), "answer": answer })
 }
 
 fn print_shard((at, status): &Told, out: &mut dyn Write) -> std::io::Result<()> {

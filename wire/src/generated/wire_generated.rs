@@ -826,6 +826,108 @@ impl<'a> ::flatbuffers::Verifiable for Role {
 
 impl ::flatbuffers::SimpleToVerifyInSlice for Role {}
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MIN_ASKED_ANSWER: u8 = 0;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+pub const ENUM_MAX_ASKED_ANSWER: u8 = 4;
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
+#[allow(non_camel_case_types)]
+pub const ENUM_VALUES_ASKED_ANSWER: [AskedAnswer; 5] = [
+  AskedAnswer::None,
+  AskedAnswer::Missing,
+  AskedAnswer::Compacted,
+  AskedAnswer::Never,
+  AskedAnswer::Unreachable,
+];
+
+/// What a node that was asked for missing content answered.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct AskedAnswer(pub u8);
+#[allow(non_upper_case_globals)]
+impl AskedAnswer {
+  /// Nothing yet.
+  pub const None: Self = Self(0);
+  /// The content is missing there too.
+  pub const Missing: Self = Self(1);
+  /// It is committed, and only in a snapshot there.
+  pub const Compacted: Self = Self(2);
+  /// It never had that entry.
+  pub const Never: Self = Self(3);
+  /// Nothing yet, and there is no session with it.
+  pub const Unreachable: Self = Self(4);
+
+  pub const ENUM_MIN: u8 = 0;
+  pub const ENUM_MAX: u8 = 4;
+  pub const ENUM_VALUES: &'static [Self] = &[
+    Self::None,
+    Self::Missing,
+    Self::Compacted,
+    Self::Never,
+    Self::Unreachable,
+  ];
+  /// Returns the variant's name or "" if unknown.
+  pub fn variant_name(self) -> Option<&'static str> {
+    match self {
+      Self::None => Some("None"),
+      Self::Missing => Some("Missing"),
+      Self::Compacted => Some("Compacted"),
+      Self::Never => Some("Never"),
+      Self::Unreachable => Some("Unreachable"),
+      _ => None,
+    }
+  }
+}
+impl ::core::fmt::Debug for AskedAnswer {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    if let Some(name) = self.variant_name() {
+      f.write_str(name)
+    } else {
+      f.write_fmt(format_args!("<UNKNOWN {:?}>", self.0))
+    }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for AskedAnswer {
+  type Inner = Self;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    let b = unsafe { ::flatbuffers::read_scalar_at::<u8>(buf, loc) };
+    Self(b)
+  }
+}
+
+impl ::flatbuffers::Push for AskedAnswer {
+    type Output = AskedAnswer;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        unsafe { ::flatbuffers::emplace_scalar::<u8>(dst, self.0) };
+    }
+}
+
+impl ::flatbuffers::EndianScalar for AskedAnswer {
+  type Scalar = u8;
+  #[inline]
+  fn to_little_endian(self) -> u8 {
+    self.0.to_le()
+  }
+  #[inline]
+  #[allow(clippy::wrong_self_convention)]
+  fn from_little_endian(v: u8) -> Self {
+    let b = u8::from_le(v);
+    Self(b)
+  }
+}
+
+impl<'a> ::flatbuffers::Verifiable for AskedAnswer {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    u8::run_verifier(v, pos)
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for AskedAnswer {}
+#[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_MEMBER_STANDING: u8 = 1;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MAX_MEMBER_STANDING: u8 = 5;
@@ -1684,6 +1786,136 @@ impl<'a> QuietLed {
         &x_le as *const _ as *const u8,
         self.0[16..].as_mut_ptr(),
         ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
+/// A node that was asked for missing content.
+// struct AskedNode, aligned to 8
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct AskedNode(pub [u8; 16]);
+impl Default for AskedNode { 
+  fn default() -> Self { 
+    Self([0; 16])
+  }
+}
+impl ::core::fmt::Debug for AskedNode {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("AskedNode")
+      .field("node", &self.node())
+      .field("answer", &self.answer())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for AskedNode {}
+impl<'a> ::flatbuffers::Follow<'a> for AskedNode {
+  type Inner = &'a AskedNode;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a AskedNode>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a AskedNode {
+  type Inner = &'a AskedNode;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<AskedNode>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for AskedNode {
+    type Output = AskedNode;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const AskedNode as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(8)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for AskedNode {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> AskedNode {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    node: u64,
+    answer: AskedAnswer,
+  ) -> Self {
+    let mut s = Self([0; 16]);
+    s.set_node(node);
+    s.set_answer(answer);
+    s
+  }
+
+  /// Which.
+  pub fn node(&self) -> u64 {
+    let mut mem = ::core::mem::MaybeUninit::<<u64 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_node(&mut self, x: u64) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u64 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  /// What it answered.
+  pub fn answer(&self) -> AskedAnswer {
+    let mut mem = ::core::mem::MaybeUninit::<<AskedAnswer as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<AskedAnswer as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_answer(&mut self, x: AskedAnswer) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<AskedAnswer as ::flatbuffers::EndianScalar>::Scalar>(),
       );
     }
   }
@@ -6400,6 +6632,8 @@ impl<'a> PartitionStatus<'a> {
   pub const VT_APPLY_P99_US: ::flatbuffers::VOffsetT = 34;
   pub const VT_APPLY_BREACHES: ::flatbuffers::VOffsetT = 36;
   pub const VT_APPLY_BACKLOG_MAX: ::flatbuffers::VOffsetT = 38;
+  pub const VT_ASKED_INDEX: ::flatbuffers::VOffsetT = 40;
+  pub const VT_ASKED: ::flatbuffers::VOffsetT = 42;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -6411,6 +6645,7 @@ impl<'a> PartitionStatus<'a> {
     args: &'args PartitionStatusArgs<'args>
   ) -> ::flatbuffers::WIPOffset<PartitionStatus<'bldr>> {
     let mut builder = PartitionStatusBuilder::new(_fbb);
+    if let Some(x) = args.asked_index { builder.add_asked_index(x); }
     if let Some(x) = args.apply_backlog_max { builder.add_apply_backlog_max(x); }
     builder.add_apply_breaches(args.apply_breaches);
     if let Some(x) = args.apply_p99_us { builder.add_apply_p99_us(x); }
@@ -6421,6 +6656,7 @@ impl<'a> PartitionStatus<'a> {
     builder.add_last_index(args.last_index);
     if let Some(x) = args.leader { builder.add_leader(x); }
     builder.add_term(args.term);
+    if let Some(x) = args.asked { builder.add_asked(x); }
     if let Some(x) = args.no_lease { builder.add_no_lease(x); }
     if let Some(x) = args.held_back { builder.add_held_back(x); }
     if let Some(x) = args.trouble { builder.add_trouble(x); }
@@ -6577,6 +6813,22 @@ impl<'a> PartitionStatus<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(PartitionStatus::VT_APPLY_BACKLOG_MAX, None)}
   }
+  /// The entry whose missing content is asked for; absent while none is.
+  #[inline]
+  pub fn asked_index(&self) -> Option<u64> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(PartitionStatus::VT_ASKED_INDEX, None)}
+  }
+  /// Whom it is asked of, 64 at most.
+  #[inline]
+  pub fn asked(&self) -> Option<::flatbuffers::Vector<'a, AskedNode>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, AskedNode>>>(PartitionStatus::VT_ASKED, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PartitionStatus<'_> {
@@ -6603,6 +6855,8 @@ impl ::flatbuffers::Verifiable for PartitionStatus<'_> {
      .visit_field::<u64>("apply_p99_us", Self::VT_APPLY_P99_US, false)?
      .visit_field::<u64>("apply_breaches", Self::VT_APPLY_BREACHES, false)?
      .visit_field::<u64>("apply_backlog_max", Self::VT_APPLY_BACKLOG_MAX, false)?
+     .visit_field::<u64>("asked_index", Self::VT_ASKED_INDEX, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, AskedNode>>>("asked", Self::VT_ASKED, false)?
      .finish();
     Ok(())
   }
@@ -6626,6 +6880,8 @@ pub struct PartitionStatusArgs<'a> {
     pub apply_p99_us: Option<u64>,
     pub apply_breaches: u64,
     pub apply_backlog_max: Option<u64>,
+    pub asked_index: Option<u64>,
+    pub asked: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, AskedNode>>>,
 }
 impl<'a> Default for PartitionStatusArgs<'a> {
   #[inline]
@@ -6649,6 +6905,8 @@ impl<'a> Default for PartitionStatusArgs<'a> {
       apply_p99_us: None,
       apply_breaches: 0,
       apply_backlog_max: None,
+      asked_index: None,
+      asked: None,
     }
   }
 }
@@ -6731,6 +6989,14 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PartitionStatusBuilder<'a, 'b
     self.fbb_.push_slot_always::<u64>(PartitionStatus::VT_APPLY_BACKLOG_MAX, apply_backlog_max);
   }
   #[inline]
+  pub fn add_asked_index(&mut self, asked_index: u64) {
+    self.fbb_.push_slot_always::<u64>(PartitionStatus::VT_ASKED_INDEX, asked_index);
+  }
+  #[inline]
+  pub fn add_asked(&mut self, asked: ::flatbuffers::WIPOffset<::flatbuffers::Vector<'b , AskedNode>>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PartitionStatus::VT_ASKED, asked);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PartitionStatusBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     PartitionStatusBuilder {
@@ -6768,6 +7034,8 @@ impl ::core::fmt::Debug for PartitionStatus<'_> {
       ds.field("apply_p99_us", &self.apply_p99_us());
       ds.field("apply_breaches", &self.apply_breaches());
       ds.field("apply_backlog_max", &self.apply_backlog_max());
+      ds.field("asked_index", &self.asked_index());
+      ds.field("asked", &self.asked());
       ds.finish()
   }
 }

@@ -348,6 +348,35 @@ pub struct PartitionStatus {
     pub apply_breaches: u64,
     /// How many entries may wait for its machine at the leader because of that; `None` where it is not limited.
     pub apply_backlog_max: Option<u64>,
+    /// The entry whose missing content is asked for, while one is.
+    pub asked_index: Option<LogIndex>,
+    /// Whom it is asked of, [`MEMBERS_MAX`](super::MEMBERS_MAX) at most.
+    pub asked: Vec<AskedNode>,
+}
+
+/// A node that was asked for missing content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AskedNode {
+    /// Which.
+    pub node: NodeId,
+    /// What it answered.
+    pub answer: AskedAnswer,
+}
+
+/// What a node that was asked for missing content answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum AskedAnswer {
+    /// Nothing yet.
+    None = 0,
+    /// The content is missing there too.
+    Missing = 1,
+    /// It is committed, and only in a snapshot there.
+    Compacted = 2,
+    /// It never had that entry.
+    Never = 3,
+    /// Nothing yet, and there is no session with it.
+    Unreachable = 4,
 }
 
 /// Who belongs to a partition, as one replica of it knows.

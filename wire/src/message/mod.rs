@@ -16,10 +16,10 @@ mod peer;
 mod peer_codec;
 
 pub use client::{
-    ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
-    IdempotencyKey, LeaderAt, MemberStanding, MemberStatus, MembersChange, MembersVerb,
-    PartitionMembers, PartitionStatus, ProfileReload, ReadLevel, Refusal, RefusalClause, Role,
-    ScrubStatus, ShardStatus, TurnedKnob,
+    AskedAnswer, AskedNode, ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody,
+    DurabilityMode, IdempotencyKey, LeaderAt, MemberStanding, MemberStatus, MembersChange,
+    MembersVerb, PartitionMembers, PartitionStatus, ProfileReload, ReadLevel, Refusal,
+    RefusalClause, Role, ScrubStatus, ShardStatus, TurnedKnob,
 };
 pub use error::MessageError;
 pub use peer::{

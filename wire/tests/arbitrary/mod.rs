@@ -4,11 +4,11 @@ use clustor_wire::ids::{
     BootNumber, ChainNumber, Incarnation, LogIndex, NodeId, PairNumber, PartitionId, ShardId, Term,
 };
 use clustor_wire::message::{
-    ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode,
-    Heartbeat, HeartbeatAck, IdempotencyKey, LeaderAt, MemberStanding, MemberStatus, MembersChange,
-    MembersVerb, PairBeat, PartitionMembers, PartitionStatus, PeerBatch, PeerHello, ProfileReload,
-    QuietLed, RaftBody, RaftMessage, ReadLevel, RefetchVerdict, Refusal, RefusalClause, Role,
-    ScrubStatus, ShardStatus, TurnedKnob,
+    AskedAnswer, AskedNode, ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody,
+    DurabilityMode, Heartbeat, HeartbeatAck, IdempotencyKey, LeaderAt, MemberStanding,
+    MemberStatus, MembersChange, MembersVerb, PairBeat, PartitionMembers, PartitionStatus,
+    PeerBatch, PeerHello, ProfileReload, QuietLed, RaftBody, RaftMessage, ReadLevel,
+    RefetchVerdict, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus, TurnedKnob,
 };
 use proptest::option;
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop, prop_oneof};
@@ -376,6 +376,20 @@ fn modes() -> impl Strategy<Value = DurabilityMode> {
     prop::sample::select(vec![DurabilityMode::Strict, DurabilityMode::Group])
 }
 
+fn asked() -> impl Strategy<Value = AskedNode> {
+    let answer = prop::sample::select(vec![
+        AskedAnswer::None,
+        AskedAnswer::Missing,
+        AskedAnswer::Compacted,
+        AskedAnswer::Never,
+        AskedAnswer::Unreachable,
+    ]);
+    (numbers(), answer).prop_map(|(node, answer)| AskedNode {
+        node: NodeId(node),
+        answer,
+    })
+}
+
 fn statuses() -> impl Strategy<Value = ShardStatus> {
     let role = prop::sample::select(vec![Role::Follower, Role::Candidate, Role::Quarantined]);
     let partition = (
@@ -386,6 +400,7 @@ fn statuses() -> impl Strategy<Value = ShardStatus> {
         (modes(), modes(), texts()),
         (any::<bool>(), texts()),
         (option::of(numbers()), numbers(), option::of(numbers())),
+        (option::of(indexes()), prop::collection::vec(asked(), 0..4)),
     )
         .prop_map(
             |(
@@ -396,6 +411,7 @@ fn statuses() -> impl Strategy<Value = ShardStatus> {
                 (mode, wanted_mode, held_back),
                 (lease_held, no_lease),
                 (apply_p99_us, apply_breaches, apply_backlog_max),
+                (asked_index, asked),
             )| PartitionStatus {
                 partition,
                 role,
@@ -415,6 +431,8 @@ fn statuses() -> impl Strategy<Value = ShardStatus> {
                 apply_p99_us,
                 apply_breaches,
                 apply_backlog_max,
+                asked_index,
+                asked,
             },
         );
     (

@@ -17,7 +17,7 @@ use crate::generated::fb;
 use reload::check_reload;
 use request::{build_request_body, request_body};
 use response::{build_response_body, response_body, response_bytes};
-use status::check_partitions;
+use status::{check_asked, check_partitions};
 
 impl ClientRequest {
     /// Appends the message's FlatBuffers form to `out`.
@@ -64,11 +64,14 @@ impl ClientResponse {
     /// Appends the message's FlatBuffers form to `out`.
     ///
     /// # Errors
-    /// A status lists more than [`STATUS_PARTITIONS_MAX`] partitions, or members are more than [`MEMBERS_MAX`], or an address longer than [`ADDRESS_BYTES_MAX`], or a list of a reload is over its limit, or the message is larger than what a frame holds;
+    /// A status lists more than [`STATUS_PARTITIONS_MAX`] partitions, or members or nodes that were asked are more than [`MEMBERS_MAX`], or an address longer than [`ADDRESS_BYTES_MAX`], or a list of a reload is over its limit, or the message is larger than what a frame holds;
     /// `out` is then as it was.
     pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), MessageError> {
         if let ClientResponseBody::Status(status) = &self.body {
             check_partitions(status.partitions.len())?;
+            for partition in &status.partitions {
+                check_asked(partition.asked.len())?;
+            }
         }
         if let ClientResponseBody::Members(members) = &self.body {
             check_list("MembersReply.members", members.members.len(), MEMBERS_MAX)?;

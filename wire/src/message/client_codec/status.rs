@@ -4,9 +4,10 @@ use flatbuffers::WIPOffset;
 
 use super::super::codec::{Scratch, check_io_writer_mode, check_list, id128, u128_of};
 use super::super::{
-    MessageError, PartitionStatus, STATUS_PARTITIONS_MAX, ScrubStatus, ShardStatus,
+    AskedNode, MEMBERS_MAX, MessageError, PartitionStatus, STATUS_PARTITIONS_MAX, ScrubStatus,
+    ShardStatus,
 };
-use super::values::{durability_mode, role};
+use super::values::{asked_answer, durability_mode, role};
 use crate::generated::fb;
 use crate::ids::{BootNumber, LogIndex, NodeId, PartitionId, ShardId, Term};
 
@@ -22,6 +23,11 @@ pub(super) fn build_status(
     for partition in &status.partitions {
         let trouble = Some(builder.create_string(&partition.trouble));
         let held_back = Some(builder.create_string(&partition.held_back));
+        let asked = partition.asked.iter();
+        let asked: Vec<_> = asked
+            .map(|asked| fb::AskedNode::new(asked.node.0, fb::AskedAnswer(asked.answer as u8)))
+            .collect();
+        let asked = (!asked.is_empty()).then(|| builder.create_vector(&asked));
         let no_lease = Some(builder.create_string(&partition.no_lease));
         let partition = fb::PartitionStatus::create(
             builder,
@@ -44,6 +50,8 @@ pub(super) fn build_status(
                 apply_p99_us: partition.apply_p99_us,
                 apply_breaches: partition.apply_breaches,
                 apply_backlog_max: partition.apply_backlog_max,
+                asked_index: partition.asked_index.map(LogIndex::get),
+                asked,
             },
         );
         offsets.push(partition.value());
@@ -108,7 +116,20 @@ fn scrub_status(m: fb::ScrubStatus<'_>) -> ScrubStatus {
     }
 }
 
+pub(super) fn check_asked(len: usize) -> Result<(), MessageError> {
+    check_list("PartitionStatus.asked", len, MEMBERS_MAX)
+}
+
 fn partition_status(m: fb::PartitionStatus<'_>) -> Result<PartitionStatus, MessageError> {
+    let asked = m.asked().unwrap_or_default();
+    check_asked(asked.len())?;
+    let asked = asked.iter().map(|asked| {
+        Ok(AskedNode {
+            node: NodeId(asked.node()),
+            answer: asked_answer(asked.answer())?,
+        })
+    });
+    let asked = asked.collect::<Result<_, MessageError>>()?;
     Ok(PartitionStatus {
         partition: PartitionId(u128_of(m.partition())),
         role: role(m.role())?,
@@ -128,5 +149,7 @@ fn partition_status(m: fb::PartitionStatus<'_>) -> Result<PartitionStatus, Messa
         apply_p99_us: m.apply_p99_us(),
         apply_breaches: m.apply_breaches(),
         apply_backlog_max: m.apply_backlog_max(),
+        asked_index: m.asked_index().map(LogIndex),
+        asked,
     })
 }

@@ -1,6 +1,8 @@
 //! Enums of client messages. A value that none has is an error, never a default.
 
-use super::super::{DurabilityMode, MembersVerb, MessageError, ReadLevel, RefusalClause, Role};
+use super::super::{
+    AskedAnswer, DurabilityMode, MembersVerb, MessageError, ReadLevel, RefusalClause, Role,
+};
 use crate::generated::fb;
 
 pub(super) fn read_level(
@@ -14,6 +16,22 @@ pub(super) fn read_level(
         fb::ReadLevel(value) => {
             return Err(MessageError::ValueUnknown {
                 field,
+                value: value.into(),
+            });
+        }
+    })
+}
+
+pub(super) fn asked_answer(answer: fb::AskedAnswer) -> Result<AskedAnswer, MessageError> {
+    Ok(match answer {
+        fb::AskedAnswer::None => AskedAnswer::None,
+        fb::AskedAnswer::Missing => AskedAnswer::Missing,
+        fb::AskedAnswer::Compacted => AskedAnswer::Compacted,
+        fb::AskedAnswer::Never => AskedAnswer::Never,
+        fb::AskedAnswer::Unreachable => AskedAnswer::Unreachable,
+        fb::AskedAnswer(value) => {
+            return Err(MessageError::ValueUnknown {
+                field: "AskedNode.answer",
                 value: value.into(),
             });
         }
