@@ -7,7 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+
+const TRUST_DOMAIN: &str = "dev.test";
 
 fn clustor() -> Command {
     Command::new(env!("CARGO_BIN_EXE_clustor"))
@@ -34,6 +39,8 @@ fn lone_cluster() -> Dir {
         .args([
             "certs",
             "cluster",
+            "--trust-domain",
+            TRUST_DOMAIN,
             "--nodes",
             "1",
             "--replicas",
@@ -56,9 +63,13 @@ fn lone_cluster() -> Dir {
 }
 
 fn serve(dir: &Path) -> Command {
+    serve_with(dir, "error")
+}
+
+fn serve_with(dir: &Path, log_level: &str) -> Command {
     let mut command = clustor();
     command
-        .args(["serve", "--log-level", "error", "--config"])
+        .args(["serve", "--log-level", log_level, "--config"])
         .arg(dir.join("node-1.toml"));
     command
 }
@@ -67,7 +78,11 @@ struct Running(Child);
 
 impl Running {
     fn start(dir: &Path) -> Self {
-        let mut child = serve(dir)
+        Self::start_with(dir, "error")
+    }
+
+    fn start_with(dir: &Path, log_level: &str) -> Self {
+        let mut child = serve_with(dir, log_level)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -468,4 +483,111 @@ fn the_version_names_protocol_and_formats() {
     ] {
         assert!(said.contains(part), "{said}");
     }
+}
+
+/// A filter under which files are refused direct I/O, as by a file system that has none: `openat` with `O_DIRECT` fails with
+/// EINVAL, open(2).
+fn without_direct_io() -> BpfProgram {
+    let arch = std::env::consts::ARCH
+        .try_into()
+        .expect("a known architecture");
+    let direct = libc::O_DIRECT as u64;
+    let asks_for_it = SeccompCondition::new(
+        2,
+        SeccompCmpArgLen::Dword,
+        SeccompCmpOp::MaskedEq(direct),
+        direct,
+    )
+    .and_then(|condition| SeccompRule::new(vec![condition]))
+    .expect("a sound rule");
+    let rules = [(libc::SYS_openat, vec![asks_for_it])]
+        .into_iter()
+        .collect();
+    let refusal = SeccompAction::Errno(libc::EINVAL as u32);
+    SeccompFilter::new(rules, SeccompAction::Allow, refusal, arch)
+        .and_then(TryInto::try_into)
+        .expect("a sound filter")
+}
+
+#[test]
+fn where_direct_io_is_refused_a_thread_writes_and_says_so_and_nothing_is_lost() {
+    let dir = lone_cluster();
+    let data = dir.path.join("data-1");
+    let path = dir.path.clone();
+    let mut node = std::thread::spawn(move || {
+        seccompiler::apply_filter(&without_direct_io()).expect("the filter is taken");
+        Running::start_with(&path, "warn")
+    })
+    .join()
+    .expect("no panic");
+    let done = ask(&dir.path, "append", &["1", "key", "value"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    let status = ask(&dir.path, "status", &["--json"]);
+    let told = text(&status.stdout);
+    assert!(told.contains("\"io_writer_mode\":\"blocking\""), "{told}");
+    // Group mode is not for such a writer, and the clause says why.
+    let certified = clustor()
+        .args([
+            "certs",
+            "client",
+            "--name",
+            "ops",
+            "--operator",
+            "--trust-domain",
+            TRUST_DOMAIN,
+            "--dir",
+        ])
+        .arg(&dir.path)
+        .output()
+        .expect("runs");
+    assert!(certified.status.success(), "{}", text(&certified.stderr));
+    let refused = ask(&dir.path, "mode", &["--operator", "ops", "1", "group"]);
+    assert!(!refused.status.success());
+    let said = text(&refused.stderr);
+    assert!(said.contains("blocking_voter"), "{said}");
+    node.0.kill().expect("it runs");
+    node.0.wait().expect("it ends");
+    let mut said = String::new();
+    let mut err = node.0.stderr.take().expect("piped");
+    err.read_to_string(&mut said).expect("text");
+    assert!(
+        said.contains("refuses direct I/O") && said.contains("Blocking"),
+        "{said}"
+    );
+    let left = std::fs::read_dir(data.join("shard-0/wal"))
+        .expect("there")
+        .flatten();
+    let names: Vec<_> = left.map(|entry| entry.file_name()).collect();
+    assert!(
+        !names
+            .iter()
+            .any(|name| name.to_string_lossy().contains("probe")),
+        "{names:?}"
+    );
+
+    // Where it is not refused, the next start reads what the thread wrote.
+    let _node = Running::start(&dir.path);
+    let read = ask(&dir.path, "read", &["1", "key", "--raw"]);
+    assert_eq!(text(&read.stdout).trim_end(), "value");
+}
+
+#[test]
+fn a_ring_that_is_asked_for_by_name_does_not_give_way_where_direct_io_is_refused() {
+    let dir = lone_cluster();
+    let config = dir.path.join("node-1.toml");
+    std::fs::write(dir.path.join("ring.toml"), "io_writer = \"registered\"\n").expect("written");
+    let made = std::fs::read_to_string(&config).expect("there");
+    let kept = made.lines().filter(|line| !line.starts_with("profile ="));
+    let kept: String = kept.map(|line| format!("{line}\n")).collect();
+    std::fs::write(&config, format!("profile = \"ring.toml\"\n{kept}")).expect("written");
+    let path = dir.path.clone();
+    let refused = std::thread::spawn(move || {
+        seccompiler::apply_filter(&without_direct_io()).expect("the filter is taken");
+        serve(&path).output().expect("runs")
+    })
+    .join()
+    .expect("no panic");
+    assert_eq!(refused.status.code(), Some(1));
+    let said = text(&refused.stderr);
+    assert!(said.contains("refuses direct I/O (O_DIRECT)"), "{said}");
 }
