@@ -22,11 +22,8 @@ const KEPT: [(u64, &[&str]); 3] = [
 ];
 
 /// Marks that some hundreds of seeds may miss: what is drawn once in a run at most, and what no client of a run asks for.
-const RARE: [&str; 14] = [
-    "refused.NotHere",
-    "refused.TooLarge",
+const RARE: [&str; 12] = [
     "refused.Forbidden",
-    "refused.ReadGate",
     "error.Cancelled",
     "error.NoFile",
     "damage.Trailer",
@@ -35,6 +32,7 @@ const RARE: [&str; 14] = [
     "refetched.Missing",
     "refetched.Compacted",
     "refetched.Never",
+    "group.Quarantine",
     "members.placed",
     "members.unheeded",
 ];

@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use clustor_engine::gate::SelfGoverned;
 use clustor_engine::machine::Stopwatch;
 use clustor_engine::machine::deferred::AckBox;
 use clustor_engine::partition::Partition;
@@ -16,6 +15,7 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::check::Violation;
 use super::clocks::Clocks;
+use super::control::Control;
 use super::deferred::Handles;
 use super::guest::{Guest, Place};
 use super::layout::{CLUSTER, Layout};
@@ -70,6 +70,8 @@ pub struct Host {
     passed_us: u64,
     /// Its clocks.
     pub(crate) clocks: Clocks,
+    /// Its control plane.
+    pub(crate) control: Control,
 }
 
 impl std::fmt::Debug for Host {
@@ -108,6 +110,7 @@ impl Host {
             spent,
             passed_us: 0,
             clocks: Clocks::new(id.node),
+            control: Control::default(),
         }
     }
 
@@ -255,7 +258,7 @@ impl Host {
             me: self.id,
             partitions,
             profile: layout.profile_of(self.id.node).clone(),
-            io_writer_mode: 0,
+            io_writer_mode: layout.io_writer_mode(self.id.node),
             shards: layout
                 .shards
                 .iter()
@@ -264,7 +267,7 @@ impl Host {
             seed,
             placement: None,
             placed: Arc::default(),
-            control: Box::new(SelfGoverned),
+            control: Box::new(self.control.clone()),
             stopwatch: Box::new(self.spent.clone()),
             acks: Arc::clone(&self.acks),
             silent: None,

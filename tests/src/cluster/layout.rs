@@ -52,6 +52,8 @@ pub struct Layout {
     pub disk: SimDiskOptions,
     /// Nodes whose disks are faster or slower than that.
     pub timings: BTreeMap<NodeId, Timing>,
+    /// A node whose kernel has no ring, so that it writes by calls that block.
+    pub blocking: Option<NodeId>,
     /// Nodes whose machines are on disk, and after how many batches they save themselves.
     pub on_disk: BTreeMap<NodeId, u32>,
     /// Nodes whose machines take time.
@@ -89,6 +91,7 @@ impl Layout {
             profiles: BTreeMap::new(),
             disk: SimDiskOptions::default(),
             timings: BTreeMap::new(),
+            blocking: None,
             on_disk: BTreeMap::new(),
             costs: BTreeMap::new(),
             guest: None,
@@ -150,6 +153,12 @@ impl Layout {
             timing: timing.unwrap_or(self.disk.timing),
             ..self.disk
         }
+    }
+
+    /// How a node writes, as its status says it: 0 by a ring, 2 by calls that block.
+    #[must_use]
+    pub fn io_writer_mode(&self, node: NodeId) -> u8 {
+        if self.blocking == Some(node) { 2 } else { 0 }
     }
 
     /// A partition.

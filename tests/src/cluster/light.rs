@@ -79,6 +79,7 @@ fn draw_load(rng: &mut Xoshiro256PlusPlus) -> Load {
         deferred: 0,
         effects_stay: EFFECTS_STAY,
         payload_bytes_max: 200,
+        strays: 0,
         patience_us_max: 2_000_000,
     }
 }

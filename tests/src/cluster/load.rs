@@ -249,6 +249,10 @@ impl Clients {
 
     /// The voter that is believed to lead, or any.
     fn choose(&mut self, world: &World, doing: &Doing) -> Option<PeerId> {
+        if self.load.strays > 0 && self.rng.random_range(0..1000) < self.load.strays {
+            let shards = &world.layout().shards;
+            return Some(shards[self.rng.random_range(0..shards.len())]);
+        }
         let voters = world.layout().partition(doing.partition)?.replicas();
         let hinted = doing
             .to

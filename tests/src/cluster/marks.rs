@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use clustor_engine::gate::{GroupClause, ReadClause};
 use clustor_engine::outcome::{Leadership, Outcome};
-use clustor_engine::raft::{Change, MemberChange};
+use clustor_engine::raft::{Change, LeaseClause, MemberChange};
 use clustor_engine::request::{MembersRequest, Reply};
 use clustor_shards::disk::{DiskError, DiskEvent, DiskOp};
 use clustor_shards::log::{Damage, RecoveryReport};
-use clustor_wire::message::{PeerBatch, RaftBody, RefetchVerdict, RefusalClause, Role};
+use clustor_wire::ids::NodeId;
+use clustor_wire::message::{
+    PartitionStatus, PeerBatch, RaftBody, RefetchVerdict, RefusalClause, Role,
+};
 
 use super::messages::MessageKind;
 
@@ -71,6 +75,36 @@ const SLOW: &str = "slow.device";
 /// It was fit again.
 const SLOW_NO_MORE: &str = "slow.fit-again";
 
+/// Clauses by which a leader has no lease, with their marks.
+const LEASES: [(&str, &str); 11] = [
+    (LeaseClause::Off.name(), "lease.Off"),
+    (LeaseClause::HandedOver.name(), "lease.HandedOver"),
+    (LeaseClause::Gap.name(), "lease.Gap"),
+    (LeaseClause::TermUncommitted.name(), "lease.TermUncommitted"),
+    (LeaseClause::ClockAlarm.name(), "lease.ClockAlarm"),
+    (LeaseClause::Unconfirmed.name(), "lease.Unconfirmed"),
+    (LeaseClause::Quiet.name(), "lease.Quiet"),
+    (LeaseClause::RanOut.name(), "lease.RanOut"),
+    (ReadClause::StrictFallback.name(), "gate.StrictFallback"),
+    (
+        ReadClause::ControlPlaneStale.name(),
+        "gate.ControlPlaneStale",
+    ),
+    (ReadClause::ProofDiffers.name(), "gate.ProofDiffers"),
+];
+
+/// Clauses by which a partition is strict that was asked to be in group mode, with their marks.
+const GROUPS_HELD: [(&str, &str); 5] = [
+    (GroupClause::StrictFallback.name(), "group.StrictFallback"),
+    (GroupClause::Backoff.name(), "group.Backoff"),
+    (
+        GroupClause::BlockingVoter(NodeId(0)).name(),
+        "group.BlockingVoter",
+    ),
+    (GroupClause::DeviceLatency(0).name(), "group.DeviceLatency"),
+    (GroupClause::Quarantine.name(), "group.Quarantine"),
+];
+
 const OTHERS: &[&str] = &[
     SLOW,
     SLOW_LEFT,
@@ -119,7 +153,13 @@ impl Marks {
     /// The names of all marks, in groups.
     pub fn names() -> impl Iterator<Item = &'static str> {
         let run = super::run::fault_marks().chain(super::run::harm_marks());
-        GROUPS.into_iter().flatten().copied().chain(run)
+        let clauses = LEASES.iter().chain(&GROUPS_HELD).map(|(_, mark)| *mark);
+        GROUPS
+            .into_iter()
+            .flatten()
+            .copied()
+            .chain(clauses)
+            .chain(run)
     }
 
     /// Each mark and how often it was reached, 0 for never.
@@ -225,6 +265,18 @@ impl Marks {
 
     pub(super) fn on_cut_back(&mut self, times: u64) {
         self.reach_times(LOG_CUT_BACK, times);
+    }
+
+    /// What keeps a replica that leads from a lease, and from the mode that it was asked for.
+    pub(super) fn on_status(&mut self, status: &PartitionStatus) {
+        let mut leases = LEASES.iter();
+        if let Some((_, mark)) = leases.find(|(clause, _)| *clause == status.no_lease) {
+            self.reach(mark);
+        }
+        let mut groups = GROUPS_HELD.iter();
+        if let Some((_, mark)) = groups.find(|(clause, _)| status.held_back.starts_with(clause)) {
+            self.reach(mark);
+        }
     }
 
     /// A shard's log has failed.

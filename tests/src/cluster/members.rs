@@ -26,14 +26,19 @@ fn pick(rng: &mut Xoshiro256PlusPlus, from: &[PeerId]) -> Option<PeerId> {
     (!from.is_empty()).then(|| from[rng.random_range(0..from.len())])
 }
 
-/// What is asked; `None` if what was drawn makes no sense here. Where one node's disk may fail, no voters depend on it.
+/// What is asked; `None` if what was drawn makes no sense here. Where one node's disk may fail, no voters depend on it; who
+/// only replaces it does nothing else meanwhile.
 pub(super) fn draw(
     rng: &mut Xoshiro256PlusPlus,
     world: &World,
     partition: &PartitionLayout,
     configuration: &Configuration,
     fragile: Option<NodeId>,
+    only_replaces: bool,
 ) -> Option<MembersRequest> {
+    if only_replaces {
+        return replace(world, partition, configuration, fragile).map(MembersRequest::Change);
+    }
     if rng.random_bool(0.5)
         && let Some(change) = replace(world, partition, configuration, fragile)
     {

@@ -8,6 +8,7 @@
 //! - [`layout`]: who is in a cluster
 //! - [`messages`], [`network`]: frames, and what becomes of them
 //! - [`host`]: one shard, its core and its disk
+//! - `control`: what a control plane says
 //! - `addresses`: where nodes listen, and who knows of it
 //! - [`check`]: what must hold
 //! - [`world`]: all of it together, one event a step
@@ -18,6 +19,7 @@
 mod addresses;
 pub mod check;
 mod clocks;
+mod control;
 mod deferred;
 pub mod guest;
 mod helical;

@@ -78,6 +78,9 @@ impl Swarm {
     /// Draws the rest from the second stream.
     pub(super) fn draw_more(&mut self, rng: &mut Xoshiro256PlusPlus) {
         draw_speeds(rng, &mut self.layout);
+        if !self.layout.timings.is_empty() && self.load.clients > 8 {
+            self.load.payload_bytes_max = self.load.payload_bytes_max.min(200);
+        }
         if rng.random_bool(0.15) {
             self.draw_slowness(rng);
         }
@@ -85,8 +88,24 @@ impl Swarm {
             self.faults.flap = Some(rng.random_range(200_000..=2_000_000));
         }
         self.draw_harm(rng);
-        if rng.random_bool(0.06) {
+        if rng.random_bool(0.12) {
             self.draw_replacement(rng);
+        }
+        if rng.random_bool(0.08) {
+            self.faults.control = Some(rng.random_range(50_000..=2_000_000));
+        }
+        if rng.random_bool(0.06) {
+            self.load.strays = pick(rng, &[1, 20, 200]);
+        }
+        // What many write that is large takes a slow disk longer than a run lives.
+        let few = self.load.clients <= 8 && self.layout.timings.is_empty();
+        if rng.random_bool(0.1) && few {
+            // Some are larger than an entry may be.
+            self.load.payload_bytes_max = self.layout.profile.entry_bytes_max as usize + 1_000;
+        }
+        if rng.random_bool(0.05) {
+            let nodes = self.layout.nodes();
+            self.layout.blocking = Some(pick(rng, &nodes));
         }
     }
 
@@ -141,7 +160,14 @@ impl Swarm {
             add_spares(rng, &mut self.layout);
         }
         self.faults.members = Some(rng.random_range(30_000..=200_000));
-        self.chaos_us = self.chaos_us.max(6_000_000);
+        self.faults.replaces = true;
+        self.chaos_us = self.chaos_us.max(12_000_000);
+        // Voters change twice for it, each time after 64 commits.
+        self.layout.partitions.truncate(2);
+        self.load.clients = self.load.clients.max(8);
+        self.load.think_us_max = self.load.think_us_max.min(5_000);
+        self.load.reads = self.load.reads.min(20);
+        self.load.patience_us_max = 2_000_000;
     }
 }
 

@@ -38,7 +38,7 @@ pub enum Simpler {
 type Without = (&'static str, fn(&mut Swarm));
 
 /// What a run can do without.
-const WITHOUT: [Without; 40] = [
+const WITHOUT: [Without; 43] = [
     ("kill", |s| s.faults.kill = None),
     ("power", |s| s.faults.power = None),
     ("blackout", |s| s.faults.blackout = None),
@@ -66,6 +66,9 @@ const WITHOUT: [Without; 40] = [
     ("slow", without_slow),
     ("flap", |s| s.faults.flap = None),
     ("speeds", without_speeds),
+    ("control", |s| s.faults.control = None),
+    ("strays", |s| s.load.strays = 0),
+    ("blocking", |s| s.layout.blocking = None),
     ("slow-disks", |s| without_slow_disks(&mut s.layout)),
     ("reads", |s| s.load.reads = 0),
     ("lease-reads", |s| s.load.lease_reads = 0),

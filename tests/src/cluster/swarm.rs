@@ -61,6 +61,8 @@ pub struct Faults {
     pub retune: Every,
     /// A partition's members are changed, or its leader.
     pub members: Every,
+    /// They are changed only so that the node whose disk was replaced votes again.
+    pub replaces: bool,
     /// A node moves to another address; one at a time.
     pub moves: Every,
     /// A clock jumps, is set, or runs wild for a while.
@@ -85,6 +87,8 @@ pub struct Faults {
     pub slow_us_max: u64,
     /// A link goes down and up many times.
     pub flap: Every,
+    /// A control plane says for a while that a partition may not do what it would.
+    pub control: Every,
 }
 
 impl Faults {
@@ -106,6 +110,7 @@ impl Faults {
         disk: None,
         retune: None,
         members: None,
+        replaces: false,
         moves: None,
         clock: None,
         drift_ppm_max: 0,
@@ -118,6 +123,7 @@ impl Faults {
         slow_io_us_max: 1_000,
         slow_us_max: 1_000,
         flap: None,
+        control: None,
     };
 }
 
@@ -144,6 +150,8 @@ pub struct Load {
     pub effects_stay: u32,
     /// Bytes of a command, at most.
     pub payload_bytes_max: usize,
+    /// Of 1,000 operations, how many go to a shard that may have no replica.
+    pub strays: u32,
     /// A client gives up waiting after at most this long.
     pub patience_us_max: u64,
 }
@@ -364,6 +372,7 @@ fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64, shards: Option<u16>) ->
         profiles: BTreeMap::new(),
         disk,
         timings: BTreeMap::new(),
+        blocking: None,
         on_disk: BTreeMap::new(),
         costs: BTreeMap::new(),
         guest: None,
@@ -527,6 +536,7 @@ fn draw_load(rng: &mut Xoshiro256PlusPlus) -> Load {
         deferred: 0,
         effects_stay: EFFECTS_STAY,
         payload_bytes_max: pick(rng, &[16, 200, 4_000]),
+        strays: 0,
         patience_us_max: pick(rng, &[50_000, 500_000, 2_000_000]),
     }
 }

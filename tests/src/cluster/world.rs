@@ -232,6 +232,18 @@ impl World {
         self.lossy.contains(&node) || self.damaged.contains(&node) && self.hosts.values().any(lies)
     }
 
+    /// Marks what keeps leaders from leases and from the mode that they were asked for.
+    pub(crate) fn mark_clauses(&mut self) {
+        for host in self.hosts.values() {
+            let Some(core) = host.core.as_ref().filter(|core| core.is_open()) else {
+                continue;
+            };
+            for status in core.status(None).partitions {
+                self.marks.on_status(&status);
+            }
+        }
+    }
+
     /// Counts the messages that leave, from 0.
     pub fn count_sent(&mut self) {
         self.sent = Some(BTreeMap::new());

@@ -28,6 +28,7 @@ impl Run {
         });
         self.make_room();
         self.hurry_disks();
+        self.free();
         for node in self.world.layout().nodes() {
             self.world
                 .turn_clocks(node, |clocks, now| clocks.run_wild(now, 0));

@@ -71,7 +71,7 @@ impl Run {
     }
 
     /// Whether something is committed in every partition.
-    fn has_begun(&self) -> bool {
+    pub(super) fn has_begun(&self) -> bool {
         let consensus = self.world.consensus();
         let mut partitions = self.world.layout().partitions.iter();
         partitions.all(|partition| consensus.committed(partition.id) > LogIndex::ZERO)

@@ -7,6 +7,7 @@ use clustor_wire::ids::{NodeId, PartitionId};
 use rand::Rng;
 
 use super::super::check::Violation;
+use super::super::control::SAYINGS;
 use super::super::machine::SABOTAGES;
 use super::super::marks::named;
 use super::super::members;
@@ -44,9 +45,11 @@ pub(super) enum Fault {
     Hurry,
     Flap,
     Flip,
+    Control,
+    Free,
 }
 
-pub(super) const FAULTS: [Fault; 24] = [
+pub(super) const FAULTS: [Fault; 26] = [
     Fault::Kill,
     Fault::Power,
     Fault::Blackout,
@@ -71,6 +74,8 @@ pub(super) const FAULTS: [Fault; 24] = [
     Fault::Hurry,
     Fault::Flap,
     Fault::Flip,
+    Fault::Control,
+    Fault::Free,
 ];
 
 /// A link that goes down and up.
@@ -89,7 +94,7 @@ pub(super) struct Flapping {
 
 named!(MARKS, mark, Fault, "fault":
     Kill Power Blackout Stop Cut Reset Stall Full Sabotage Disk Mode Heal Room Retune Members Clock Image Empty Move
-    Harm Slow Hurry Flap Flip);
+    Harm Slow Hurry Flap Flip Control Free);
 
 /// The marks of faults that struck.
 pub(in crate::cluster) fn fault_marks() -> impl Iterator<Item = &'static str> {
@@ -125,7 +130,8 @@ impl Run {
             Fault::Harm => faults.harm.map(|(_, every)| every),
             Fault::Slow => faults.slow,
             Fault::Flap => faults.flap,
-            Fault::Heal | Fault::Room | Fault::Hurry | Fault::Flip => None,
+            Fault::Control => faults.control,
+            Fault::Heal | Fault::Room | Fault::Hurry | Fault::Flip | Fault::Free => None,
         }
     }
 
@@ -133,7 +139,7 @@ impl Run {
     pub(super) fn file(&mut self, fault: Fault) {
         if let Some(every) = self.every(fault) {
             let rng = match fault {
-                Fault::Harm | Fault::Slow | Fault::Flap => &mut self.more,
+                Fault::Harm | Fault::Slow | Fault::Flap | Fault::Control => &mut self.more,
                 _ => &mut self.rng,
             };
             let at = self.world.now_us() + rng.random_range(1..=2 * every);
@@ -162,6 +168,7 @@ impl Run {
             return Ok(());
         };
         self.world.marks.reach(mark(&fault));
+        self.world.mark_clauses();
         match fault {
             Fault::Kill => self.end_one(Crash::Kill),
             Fault::Power => self.end_one(Crash::Power),
@@ -220,6 +227,8 @@ impl Run {
             Fault::Hurry => self.hurry_disks(),
             Fault::Flap => self.flap(),
             Fault::Flip => self.flip(),
+            Fault::Control => self.take_control(),
+            Fault::Free => self.free(),
         }
         self.file(fault);
         Ok(())
@@ -227,7 +236,10 @@ impl Run {
 
     /// The fragile node comes back with an empty disk, once.
     fn empty_disk(&mut self) {
-        if let Some(node) = self.faults.fragile.filter(|n| !self.world.is_damaged(*n)) {
+        // Only a voter that was one can be replaced.
+        let early = self.faults.replaces && !self.has_begun();
+        let fragile = self.faults.fragile.filter(|_| !early);
+        if let Some(node) = fragile.filter(|n| !self.world.is_damaged(*n)) {
             self.world.crash(node, Crash::Power);
             self.world.empty_disks(node);
             self.start_later(node);
@@ -316,6 +328,7 @@ impl Run {
             &partition,
             configuration,
             fragile,
+            self.faults.replaces,
         );
         self.moves
             .look(partition.id, configuration, self.world.layout());
@@ -352,6 +365,25 @@ impl Run {
             .say(|| format!("cut {apart:?} off, both ways: {both}"));
         let at = self.world.now_us() + self.rng.random_range(10_000..=self.faults.cut_us_max);
         self.world.wake_at(at, token_of(Fault::Heal));
+    }
+
+    /// The control plane of some shard forbids something for a while.
+    fn take_control(&mut self) {
+        let shards = &self.world.layout().shards;
+        let shard = shards[self.more.random_range(0..shards.len())];
+        let what = self.more.random_range(1..SAYINGS);
+        self.world.host_mut(shard).control.say(what);
+        self.world
+            .say(|| format!("the control plane of {shard:?} says {what}"));
+        let at = self.world.now_us() + self.more.random_range(10_000..=1_000_000);
+        self.world.wake_at(at, token_of(Fault::Free));
+    }
+
+    /// It says that all is well.
+    pub(super) fn free(&mut self) {
+        for shard in self.world.layout().shards.clone() {
+            self.world.host_mut(shard).control.say(0);
+        }
     }
 
     /// A link begins to go down and up.
