@@ -32,6 +32,13 @@ pub enum Decision {
         /// The vote in it.
         vote: Option<NodeId>,
     },
+    /// The exit at this place was committed.
+    Exit {
+        /// Its term.
+        term: Term,
+        /// Its index.
+        index: LogIndex,
+    },
     /// Everything from here on is gone.
     Truncate {
         /// The first index that is gone.
@@ -62,6 +69,8 @@ pub struct PartitionState {
     pub hard_state: (Term, Option<NodeId>),
     /// Place of the decision that set them.
     pub hard_state_place: usize,
+    /// The newest committed exit.
+    pub exit: Option<(Term, LogIndex)>,
     /// The entries; the first has index 1. Those up to the base are not needed.
     pub entries: Vec<Entry>,
     /// Up to where entries may be gone.
@@ -90,6 +99,7 @@ impl PartitionState {
                 self.hard_state = (term, vote);
                 self.hard_state_place = place;
             }
+            Decision::Exit { term, index } => self.exit = Some((term, index)),
             Decision::Truncate { from } => {
                 self.entries.truncate(from.prev().get() as usize);
             }
@@ -103,6 +113,8 @@ impl PartitionState {
 pub struct Recovered {
     /// Term and vote.
     pub hard_state: (Term, Option<NodeId>),
+    /// The newest committed exit from a joint configuration.
+    pub exit: Option<(Term, LogIndex)>,
     /// The log begins behind this index.
     pub base: LogIndex,
     /// The terms of the entries behind the base, to the last.
@@ -190,6 +202,18 @@ pub enum Violation {
         goes_by: Vec<LogIndex>,
         /// Where those stand that were decided.
         holds: Vec<LogIndex>,
+    },
+    /// An exit was reported durable that nobody decided.
+    #[error(
+        "partition {partition}: the exit at (term {term}, index {index}) was reported durable, never decided"
+    )]
+    ExitInvented {
+        /// Where.
+        partition: PartitionId,
+        /// The claimed term.
+        term: Term,
+        /// The claimed index.
+        index: LogIndex,
     },
     /// Replicas were quarantined although nothing was damaged.
     #[error("quarantined without a fault: {0}")]
@@ -324,21 +348,40 @@ impl History {
         vote: Option<NodeId>,
     ) -> Result<(), Violation> {
         let decided = Decision::HardState { term, vote };
-        let found = self
-            .decisions
-            .iter()
-            .rposition(|(of, decision)| *of == partition && *decision == decided);
-        match found {
-            Some(at) => {
-                self.must = self.must.max(at + 1);
-                Ok(())
-            }
-            None => Err(Violation::VoteInvented {
+        self.spoke_of(partition, decided)
+            .ok_or(Violation::VoteInvented {
                 partition,
                 term,
                 vote,
-            }),
-        }
+            })
+    }
+
+    /// The log reported the record of a committed exit durable.
+    ///
+    /// # Errors
+    /// If it was never decided.
+    pub fn spoke_exit(
+        &mut self,
+        partition: PartitionId,
+        term: Term,
+        index: LogIndex,
+    ) -> Result<(), Violation> {
+        self.spoke_of(partition, Decision::Exit { term, index })
+            .ok_or(Violation::ExitInvented {
+                partition,
+                term,
+                index,
+            })
+    }
+
+    /// The last decision that is like this one was spoken of; `None` if there is none.
+    fn spoke_of(&mut self, partition: PartitionId, decided: Decision) -> Option<()> {
+        let found = self
+            .decisions
+            .iter()
+            .rposition(|(of, decision)| *of == partition && *decision == decided)?;
+        self.must = self.must.max(found + 1);
+        Some(())
     }
 
     /// Checks a recovery against the history and returns the longest prefix that it is the fold of.
@@ -465,12 +508,18 @@ impl History {
             let terms: Vec<u64> = needed.map(|e| e.term.get()).collect();
             let found_terms: Vec<u64> = found.terms.iter().map(|t| t.get()).collect();
             if terms != found_terms
-                || state.hard_state != found.hard_state
+                || (state.hard_state, state.exit) != (found.hard_state, found.exit)
                 || state.base != found.base
             {
                 out += &format!(
-                    "[{partition}: decided {:?} {}+{terms:?}, recovered {:?} {}+{found_terms:?}, missing {:?}] ",
-                    state.hard_state, state.base, found.hard_state, found.base, found.missing
+                    "[{partition}: decided {:?} {:?} {}+{terms:?}, recovered {:?} {:?} {}+{found_terms:?}, missing {:?}] ",
+                    state.hard_state,
+                    state.exit,
+                    state.base,
+                    found.hard_state,
+                    found.exit,
+                    found.base,
+                    found.missing
                 );
             } else if let Some((index, id)) = found
                 .content
@@ -519,6 +568,7 @@ fn check_configurations(
 struct Agreement {
     created: bool,
     hard_state: (Term, Option<NodeId>),
+    exit: Option<(Term, LogIndex)>,
     base: LogIndex,
     len: usize,
     agreeing: usize,
@@ -543,6 +593,7 @@ impl Agreement {
                 self.len += 1;
             }
             Decision::HardState { term, vote } => self.hard_state = (term, vote),
+            Decision::Exit { term, index } => self.exit = Some((term, index)),
             Decision::Truncate { from } => {
                 self.len = self.len.min(from.prev().get() as usize);
                 self.agreeing = self.agreeing.min(self.len);
@@ -554,6 +605,7 @@ impl Agreement {
     fn fits(&self, found: &Recovered) -> bool {
         self.created
             && self.hard_state == found.hard_state
+            && self.exit == found.exit
             && self.base == found.base
             && self.len == found.base.get() as usize + found.terms.len()
             && self.agreeing == self.len

@@ -450,6 +450,7 @@ impl Life {
                 self.shard
                     .truncate(partition, term, LogIndex(last.get() - back));
             }
+            80..84 => self.shard.exit(partition),
             _ => {}
         }
     }

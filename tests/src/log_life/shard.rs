@@ -357,6 +357,10 @@ impl Shard {
                     .spoke_hard_state(proof.partition(), proof.term(), proof.vote())?;
             }
         }
+        for proof in self.retirement.exits.drain(..) {
+            self.history
+                .spoke_exit(proof.partition(), proof.term(), proof.index())?;
+        }
         let damaged = self.faults().is_damaged();
         for finding in self.retirement.scrubbed.drain(..) {
             if !damaged {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clustor_shards::log::{HardState, Mode};
 use clustor_wire::ids::{Incarnation, LogIndex, NodeId, PartitionId, Term};
 
-use super::super::entry::{body_bytes, configuration_id, entry_id, with_record};
+use super::super::entry::{body_bytes, configuration_id, entry_id, is_configuration, with_record};
 use super::super::history::{Decision, EntryId};
 use super::Shard;
 
@@ -65,6 +65,23 @@ impl Shard {
         self.note(|| format!("vote {partition}: term {term} {vote:?}"));
     }
 
+    /// Records that the newest configuration is a committed exit, unless that was recorded.
+    pub fn exit(&mut self, partition: PartitionId) {
+        let Some(log) = &mut self.log else { return };
+        let state = &self.history.state()[&partition];
+        let newest = state.entries.iter().rposition(|e| is_configuration(e.id));
+        let Some(at) = newest else { return };
+        let (term, index) = (state.entries[at].term, LogIndex(at as u64 + 1));
+        let is_durable = log.durable(partition).is_some_and(|p| p.index() >= index);
+        if state.exit == Some((term, index)) || !is_durable {
+            return;
+        }
+        log.exit_committed(partition, term, index);
+        self.history
+            .decide(partition, Decision::Exit { term, index });
+        self.note(|| format!("exit {partition}: term {term} index {index}"));
+    }
+
     /// Entries up to `index` are needed no more, as far as the log vouches for them.
     pub fn set_floor(&mut self, partition: PartitionId, index: LogIndex) {
         let Some(log) = &mut self.log else { return };
@@ -81,9 +98,10 @@ impl Shard {
     /// Nothing up to here may be truncated: it was committed.
     #[must_use]
     pub fn committed(&self, partition: PartitionId) -> LogIndex {
-        let base = self.history.state()[&partition].base;
+        let state = &self.history.state()[&partition];
+        let exit = state.exit.map_or(LogIndex::ZERO, |(_, index)| index);
         let floor = self.floors.get(&partition).copied();
-        floor.unwrap_or_default().max(base)
+        floor.unwrap_or_default().max(state.base).max(exit)
     }
 
     /// Removes everything from `from` on.

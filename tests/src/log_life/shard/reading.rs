@@ -110,6 +110,7 @@ pub(super) fn given_back(log: &PartitionLog) -> Recovered {
     Recovered {
         base: log.base,
         hard_state: (log.hard_state.term, log.hard_state.vote),
+        exit: log.exit_committed,
         terms: all
             .map(|index| log.term_at(index).expect("every index has a term"))
             .collect(),
