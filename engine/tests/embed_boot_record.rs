@@ -57,6 +57,19 @@ fn each_start_leaves_what_it_found_and_decided() -> Done {
     );
     assert_eq!(nonces["unreserved_bytes"], "0", "{second:#}");
     assert_eq!(nonces["unsealed_bytes"], "0", "{second:#}");
+    let passed = second["self_test"].as_array().ok_or("a list")?;
+    for algorithm in [
+        "crc32c",
+        "sha256",
+        "hmac-sha256",
+        "hkdf-sha256",
+        "chacha20-poly1305",
+    ] {
+        assert!(passed.contains(&algorithm.into()), "{second:#}");
+    }
+    assert_eq!(nonces["verdict"], "healthy", "{second:#}");
+    let week_ms = 7 * 24 * 3_600_000;
+    assert_eq!(second["scrub"]["round_ms"], week_ms, "{second:#}");
     let third = live(temp.path(), 0)?;
     assert!(
         third["nonces"]["pairs"][0]["abandoned_bytes"].is_string(),

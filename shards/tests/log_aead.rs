@@ -1,6 +1,7 @@
 //! The ciphers behind the sealing suites, against published vectors and against each other.
 
-use clustor_shards::log::aead::{Aead, OpenError};
+use clustor_shards::log::aead::{Aead, HAS_AES, OpenError};
+use clustor_shards::log::known_answers::{SelfTestFailed, answers, check};
 use proptest::prelude::*;
 
 fn bytes(hex: &str) -> Vec<u8> {
@@ -160,5 +161,19 @@ proptest! {
         prop_assert_eq!(&one, &other);
         prop_assert!(portable.open(&nonce, &additional, &mut one, &tag).is_ok());
         prop_assert_eq!(one, plain);
+    }
+}
+
+#[test]
+fn a_self_test_names_the_algorithm_that_gives_another_answer() {
+    let given = answers();
+    let passed = check(&given).expect("all give theirs");
+    assert_eq!(passed.len(), if HAS_AES { 7 } else { 6 });
+    for at in 0..given.len() {
+        let mut wrong = given.clone();
+        let last = wrong[at].given.last_mut().expect("something");
+        *last ^= 1;
+        let algorithm = passed[at];
+        assert_eq!(check(&wrong), Err(SelfTestFailed { algorithm }));
     }
 }

@@ -90,6 +90,8 @@ impl BootRecord<'_> {
             "quarantine": self.log.quarantine().map(ToString::to_string),
             "recovery": self.recovery(),
             "nonces": self.nonces(),
+            "self_test": self.report.self_test,
+            "scrub": scrub(self.log.options()),
             "geometry": geometry(self.log.options()),
             "io_writer_mode": writer_mode(self.log.options().io_writer_mode),
             "partitions_total": self.log.partitions().count(),
@@ -154,6 +156,16 @@ impl BootRecord<'_> {
             })).collect::<Vec<_>>(),
         })
     }
+}
+
+/// How the log will be looked at while it runs: from the beginning, whatever an earlier process had done of it.
+fn scrub(options: &LogOptions) -> Value {
+    let rates = options.scrub;
+    json!({
+        "round_ms": rates.round_ms,
+        "sample_every_ms": rates.sample_every_ms,
+        "sample_percent": rates.sample_percent,
+    })
 }
 
 fn geometry(options: &LogOptions) -> Value {

@@ -9,6 +9,7 @@
 //!
 //! - [`mod@format`]: what files are made of: encodings, suites, hashes
 //! - [`merkle`], [`record`]: leaves and roots; the frame of one record
+//! - [`known_answers`]: known answers of every algorithm below
 //! - [`aead`], [`keys`], `seal`: ciphers; keys; one sealed or authenticated block
 //! - [`header`], [`extent`], [`slot`], [`item`], [`checkpoint`], [`trailer`], `text`: the formats
 //! - [`nonce`]: which blocks may seal something, and the evidence of it
@@ -34,6 +35,7 @@ pub mod header;
 pub mod inspect;
 pub mod item;
 pub mod keys;
+pub mod known_answers;
 mod location;
 pub mod merkle;
 pub mod nonce;

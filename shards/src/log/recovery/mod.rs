@@ -24,6 +24,7 @@ use clustor_wire::ids::{BootNumber, ChainNumber, PairNumber};
 use super::format::{LogFormat, SuiteUnavailable};
 use super::header::{FORMAT_VERSION, HeaderMismatch};
 use super::keys::{KeyError, KeyProvider, LogIdentity, ShardKeys};
+use super::known_answers::{self, SelfTestFailed};
 use super::nonce::{GapVerdict, NonceAccount};
 use super::options::{LogOptions, OnAuthenticationFailure, OptionsError};
 use super::writer::{Restored, ShardLog};
@@ -120,6 +121,8 @@ pub struct RecoveryReport {
     pub incidents: Vec<Incident>,
     /// What became of the nonces of each pair that counts, ascending. Of an older pair, as far as its certain chains tell.
     pub nonces: Vec<NonceAccount>,
+    /// Algorithms that gave their published answers before anything was read.
+    pub self_test: Vec<&'static str>,
     /// What the bytes of it that are not accounted for amount to.
     pub nonce_verdict: GapVerdict,
 }
@@ -148,6 +151,9 @@ pub enum RecoverError {
     /// The directory can't be listed.
     #[error("the shard's directory can't be read: {0}")]
     Disk(DiskError),
+    /// An algorithm is not what it should be.
+    #[error(transparent)]
+    SelfTest(#[from] SelfTestFailed),
     /// No key.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -267,6 +273,7 @@ impl ShardLog {
         keys: &dyn KeyProvider,
         pool: BlockPool,
     ) -> Result<Recovery, RecoverError> {
+        let self_test = known_answers::check(&known_answers::answers())?;
         options.check()?;
         let keys = ShardKeys::new(keys.kek()?, identity);
         let found = disk.pairs().map_err(RecoverError::Disk)?;
@@ -305,6 +312,7 @@ impl ShardLog {
             missing: walked.missing(),
             nonces,
             nonce_verdict,
+            self_test,
             incidents: walked.incidents,
         };
         let spares = match options.kept_segments_max {
