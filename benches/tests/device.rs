@@ -1,24 +1,12 @@
 //! `clustor-bench device` as its users meet it: the table, the JSON, the refusals, the clean-up.
 
+mod support;
+
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-fn bench() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_clustor-bench"))
-}
-
-/// A directory beside the binary: /tmp may be a file system in memory.
-fn directory() -> tempfile::TempDir {
-    let beside = Path::new(env!("CARGO_BIN_EXE_clustor-bench"))
-        .parent()
-        .expect("a binary lies in a directory");
-    tempfile::tempdir_in(beside).expect("a directory can be made there")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use support::{bench, directory, text};
 
 fn measure(dir: &Path, json: &Path) -> Output {
     bench()
