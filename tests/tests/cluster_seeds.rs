@@ -22,7 +22,7 @@ const KEPT: [(u64, &[&str]); 3] = [
 ];
 
 /// Marks that some hundreds of seeds may miss: what is drawn once in a run at most, and what no client of a run asks for.
-const RARE: [&str; 12] = [
+const RARE: [&str; 13] = [
     "refused.Forbidden",
     "error.Cancelled",
     "error.NoFile",
@@ -33,6 +33,7 @@ const RARE: [&str; 12] = [
     "refetched.Compacted",
     "refetched.Never",
     "group.Quarantine",
+    "harm.both",
     "members.placed",
     "members.unheeded",
 ];

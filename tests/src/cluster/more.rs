@@ -107,6 +107,7 @@ impl Swarm {
             let nodes = self.layout.nodes();
             self.layout.blocking = Some(pick(rng, &nodes));
         }
+        self.draw_second(rng);
     }
 
     /// A disk is slow for some seconds, or for so long that nothing else would outlast it.
@@ -141,6 +142,19 @@ impl Swarm {
         }
         if matches!(harm, Harm::Stuck(_)) {
             self.layout.profile.stuck_io_ms = pick(rng, &[1_000, 1_500]);
+        }
+    }
+
+    /// Two disks of five or more may lose what others hold. Voters stay: among fewer the two would be a quorum.
+    fn draw_second(&mut self, rng: &mut Xoshiro256PlusPlus) {
+        let nodes = self.layout.nodes();
+        let node = pick(rng, &nodes);
+        let mut partitions = self.layout.partitions.iter();
+        let many = partitions.all(|p| p.voters.len() > 4);
+        let faults = &mut self.faults;
+        let alone = faults.members.is_none() && faults.image.is_none() && faults.empty.is_none();
+        if many && alone && faults.harm.is_some() && faults.fragile != Some(node) {
+            faults.second = Some(node);
         }
     }
 

@@ -239,6 +239,8 @@ struct Run {
     /// A node whose disks are slow for a while.
     slowed: Option<NodeId>,
     flapping: Option<Flapping>,
+    /// Nodes whose disks lost something.
+    harmed: Vec<NodeId>,
 }
 
 impl Run {
@@ -271,6 +273,7 @@ impl Run {
             moves: Moves::default(),
             slowed: None,
             flapping: None,
+            harmed: Vec::new(),
         }
     }
 

@@ -38,7 +38,7 @@ pub enum Simpler {
 type Without = (&'static str, fn(&mut Swarm));
 
 /// What a run can do without.
-const WITHOUT: [Without; 43] = [
+const WITHOUT: [Without; 44] = [
     ("kill", |s| s.faults.kill = None),
     ("power", |s| s.faults.power = None),
     ("blackout", |s| s.faults.blackout = None),
@@ -66,6 +66,7 @@ const WITHOUT: [Without; 43] = [
     ("slow", without_slow),
     ("flap", |s| s.faults.flap = None),
     ("speeds", without_speeds),
+    ("second", |s| s.faults.second = None),
     ("control", |s| s.faults.control = None),
     ("strays", |s| s.load.strays = 0),
     ("blocking", |s| s.layout.blocking = None),
@@ -111,6 +112,7 @@ fn without_disk_faults(faults: &mut Faults) {
 
 fn without_harm(swarm: &mut Swarm) {
     swarm.faults.harm = None;
+    swarm.faults.second = None;
     without_fragile(&mut swarm.faults);
     let profile = &mut swarm.layout.profile;
     let shipped = Profile::latency();
@@ -199,7 +201,12 @@ impl Simpler {
 /// Takes out a node, where every partition keeps a voter, and enough of them where a disk is bad.
 fn without_node(swarm: &mut Swarm, node: NodeId) -> bool {
     let faults = &swarm.faults;
-    let least = if faults.fragile.is_some() { 3 } else { 1 };
+    let least = match (faults.fragile, faults.second) {
+        (_, Some(_)) => 5,
+        (Some(_), None) => 3,
+        (None, None) => 1,
+    };
+    let bad = [faults.fragile, faults.second].contains(&Some(node));
     let is_enough = |partition: &PartitionLayout| {
         let left = partition.voters.iter().filter(|voter| voter.node != node);
         let left = left.count();
@@ -207,7 +214,7 @@ fn without_node(swarm: &mut Swarm, node: NodeId) -> bool {
     };
     let enough = swarm.layout.partitions.iter().all(is_enough);
     let nodes = swarm.layout.nodes();
-    if !enough || nodes.len() < 2 || !nodes.contains(&node) || faults.fragile == Some(node) {
+    if !enough || nodes.len() < 2 || !nodes.contains(&node) || bad {
         return false;
     }
     let layout = &mut swarm.layout;

@@ -79,6 +79,8 @@ pub struct Faults {
     pub rot: bool,
     /// Harm that is done to it besides, and how often it is tried; what takes content away happens once.
     pub harm: Option<(Harm, u64)>,
+    /// Another node to whose disk the same is done, where two are a minority of every partition's voters.
+    pub second: Option<NodeId>,
     /// A disk is slow for a while.
     pub slow: Every,
     /// A write and a flush take at most this long on it then.
@@ -119,6 +121,7 @@ impl Faults {
         fragile: None,
         rot: false,
         harm: None,
+        second: None,
         slow: None,
         slow_io_us_max: 1_000,
         slow_us_max: 1_000,

@@ -1,8 +1,9 @@
 //! What is done to disks: the one that may fail, in every way that a disk can, and any that is slow for a while.
 //!
-//! What may take away bytes that a replica vouched for happens on one node's disk, once in a run: of every partition the others
-//! hold what a quorum vouched for. The disk's own log must still tell what it lost, or fall silent: of two such faults in one
-//! chain neither can be asked of it (specification, section 11).
+//! What may take away bytes that a replica vouched for happens on one node's disk, once in a run, or on two where every
+//! partition has five voters or more: of every partition the others hold what a quorum vouched for. The disk's own log must
+//! still tell what it lost, or fall silent: of two such faults in one chain neither can be asked of it (specification, section
+//! 11).
 
 use clustor_shards::disk::{FileId, FileKind};
 use clustor_shards::turn::PeerId;
@@ -20,6 +21,8 @@ const ROT: &str = "harm.rot";
 const UNREADABLE: &str = "harm.unreadable";
 const UNREADABLE_SLOT: &str = "harm.unreadable-slot";
 const LOST_NAME: &str = "harm.lost-name";
+/// Two disks lost something.
+const BOTH: &str = "harm.both";
 
 /// What a disk counted, by mark.
 type Count = (&'static str, fn(&SimDiskCounters) -> u64);
@@ -55,7 +58,14 @@ const COUNTED: [Count; 14] = [
 
 /// The marks of what disks did wrong.
 pub(in crate::cluster) fn harm_marks() -> impl Iterator<Item = &'static str> {
-    let planted = [ROT_AT_REST, ROT, UNREADABLE, UNREADABLE_SLOT, LOST_NAME];
+    let planted = [
+        ROT_AT_REST,
+        ROT,
+        UNREADABLE,
+        UNREADABLE_SLOT,
+        LOST_NAME,
+        BOTH,
+    ];
     COUNTED.iter().map(|(mark, _)| *mark).chain(planted)
 }
 
@@ -142,25 +152,32 @@ impl Run {
         shards.filter(|shard| shard.node == node).copied().collect()
     }
 
-    /// Harm of the kind that was drawn is done to one shard of the fragile node, or planted there.
+    /// Whether a write or flush of a node's disks went wrong and was reported as done.
+    fn lied(&self, node: NodeId) -> bool {
+        self.shards_of(node).iter().any(|shard| {
+            let host = self.world.host(*shard);
+            host.is_some_and(|host| host.disk.counters().silent_faults > 0)
+        })
+    }
+
+    /// Harm of the kind that was drawn is done to one shard of the fragile node, or planted there; then to one of the second.
     pub(super) fn harm_disk(&mut self) {
-        let Some((harm, _)) = self.faults.harm else {
+        let Some((harm, _)) = self.faults.harm.filter(|_| self.has_begun()) else {
             return;
         };
-        let Some(node) = self.faults.fragile.filter(|_| self.has_begun()) else {
+        let nodes = [self.faults.fragile, self.faults.second];
+        let nodes: Vec<NodeId> = nodes.into_iter().flatten().collect();
+        let harmed = |node: &NodeId| self.harmed.contains(node) || self.lied(*node);
+        // What strikes silently is seen when it has struck; the rest is noted.
+        let Some(node) = nodes.iter().copied().find(|node| !harmed(node)) else {
+            if nodes.len() > 1 {
+                self.world.marks.reach(BOTH);
+            }
+            self.faults.harm = None;
             return;
         };
         let shards = self.shards_of(node);
         let shard = shards[self.more.random_range(0..shards.len())];
-        let silent = shards.iter().any(|shard| {
-            let host = self.world.host(*shard);
-            host.is_some_and(|host| host.disk.counters().silent_faults > 0)
-        });
-        if silent {
-            // It struck.
-            self.faults.harm = None;
-            return;
-        }
         self.world.mark_damaged(node);
         let disk = &mut self.world.host_mut(shard).disk;
         match harm {
@@ -207,7 +224,7 @@ impl Run {
                 }
             }
         };
-        self.faults.harm = None;
+        self.harmed.push(shard.node);
         self.world.mark_lossy(shard.node);
         self.world.marks.reach(mark);
         self.world.say(|| format!("{file} block {block}"));
@@ -224,7 +241,7 @@ impl Run {
         }
         let file = files[self.more.random_range(0..files.len())];
         disk.lose_file(file);
-        self.faults.harm = None;
+        self.harmed.push(shard.node);
         self.world.mark_lossy(shard.node);
         self.world.marks.reach(LOST_NAME);
         self.world.say(|| format!("{file} is gone"));
