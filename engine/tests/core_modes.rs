@@ -43,8 +43,8 @@ fn a_change_of_the_mode_is_an_entry_and_in_force_on_every_replica() {
     let chains = node.core.log().retired_chain().get() - before.get();
     assert_eq!(
         chains,
-        1 + 1 + 4,
-        "what was grouped, the change, each alone"
+        1 + 1 + 4 + 1,
+        "what was grouped, the change, each alone, and what is known of peers beside them"
     );
     for ticket in (1..=24).chain([50]) {
         let outcome = node.outcome(ticket).expect("answered");

@@ -9,7 +9,8 @@
 //!
 //! The memory becomes durable by [`PeerChains`](clustor_shards::log::record::RecordKind::PeerChains) records in chains that
 //! are due anyway: when a peer's incarnation or boot is new, after [`RECORD_CHAINS`] of its chains, and otherwise after
-//! [`RECORD_MS`]. What a peer did since then is forgotten if everybody who heard of it restarts.
+//! [`RECORD_MS`]. Strict entries have their chains for themselves: where there are no others, a chain for the memory goes
+//! with them once in [`RECORD_MS`]. What a peer did since then is forgotten if everybody who heard of it restarts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -224,12 +225,13 @@ impl Peers {
         self.past.get(&peer).copied().unwrap_or_default()
     }
 
-    /// Records what is due, in a batch that waits for a chain.
+    /// Records what is due, in a batch that waits for a chain, or beside chains that wait for nothing more.
     pub fn record(&mut self, now: Time, log: &mut ShardLog) {
-        if !log.is_open() || !log.has_open_batch() {
+        let late = now >= self.recorded_at.plus_ms(RECORD_MS);
+        let writes = log.has_open_batch() || late && !log.is_settled();
+        if !log.is_open() || !writes {
             return;
         }
-        let late = now >= self.recorded_at.plus_ms(RECORD_MS);
         let recorded = &self.recorded;
         let is_due = |peer: &PeerId, past: &PeerPast| {
             let known = recorded.get(peer).copied().unwrap_or_default();

@@ -39,7 +39,10 @@ impl Consensus {
             self.mark(glance.partition, me, stands);
             let known = self.known.entry(glance.partition).or_default();
             known.look_at_commit(who, &glance, log)?;
-            if let Change::Finishing { exit, stated: None } = partition.change() {
+            // What a boot recovered that never opens its log, a power loss may take back.
+            if core.is_open()
+                && let Change::Finishing { exit, stated: None } = partition.change()
+            {
                 let replica = known.replicas.entry(me).or_default();
                 replica.left = replica.left.max(exit);
             }
