@@ -21,11 +21,11 @@ use std::time::Duration;
 
 use clustor_wire::ids::PairNumber;
 
-use super::chain::{ChainSteps, WRITE_BYTES_MAX};
+use super::chain::{ChainStep, ChainSteps};
 use super::disk::disk_error;
 use super::error::RingError;
 use crate::buffer::Blocks;
-use crate::disk::{DiskError, DiskEvent, DurableChain, FileId};
+use crate::disk::{DiskError, DiskEvent, DurableChain, FileId, FlushKind};
 use crate::sys::EventFd;
 
 /// Files that the thread keeps open: those of the pair that is written and of the one before.
@@ -197,18 +197,24 @@ impl Helper {
 
     /// Both kinds of flush are a write and fdatasync here: the page cache has no cheaper way.
     fn carry_out(&mut self, chain: &DurableChain, steps: ChainSteps) -> Result<(), DiskError> {
-        let segment = FileId::segment(chain.pair);
-        self.write(segment, &chain.log, chain.log_block)?;
-        if steps == ChainSteps::Write {
-            return Ok(());
+        for step in steps.of(chain, FlushKind::Fdatasync) {
+            match step {
+                ChainStep::Write {
+                    file,
+                    offset,
+                    bytes,
+                    ..
+                } => {
+                    let (run, block) = match file == FileId::segment(chain.pair) {
+                        true => (&chain.log, chain.log_block),
+                        false => (&chain.ledger, chain.ledger_block),
+                    };
+                    self.write(file, (run, offset, bytes), block)?;
+                }
+                ChainStep::Flush { file } => self.flush(file)?,
+            }
         }
-        self.flush(segment)?;
-        if steps == ChainSteps::WriteFlush {
-            return Ok(());
-        }
-        let ledger = FileId::ledger(chain.pair);
-        self.write(ledger, &chain.ledger, chain.ledger_block)?;
-        self.flush(ledger)
+        Ok(())
     }
 
     fn open(&mut self, file: FileId) -> Result<&File, DiskError> {
@@ -229,28 +235,31 @@ impl Helper {
         Ok(&self.files[at].1)
     }
 
-    fn write(&mut self, file: FileId, run: &Blocks, block: u32) -> Result<(), DiskError> {
+    fn write(
+        &mut self,
+        file: FileId,
+        (run, offset, count): (&Blocks, usize, usize),
+        block: u32,
+    ) -> Result<(), DiskError> {
         let blocks = run.as_slice();
         // SAFETY: blocks are plain bytes without padding (`repr(C)` around one array), and stay borrowed.
         let bytes =
             unsafe { std::slice::from_raw_parts(blocks.as_ptr().cast::<u8>(), run.byte_len()) };
-        let mut to = u64::from(block) * crate::buffer::BLOCK_BYTES as u64;
+        let piece = &bytes[offset..offset + count];
+        let to = u64::from(block) * crate::buffer::BLOCK_BYTES as u64 + offset as u64;
         let open = self.open(file)?;
-        for piece in bytes.chunks(WRITE_BYTES_MAX) {
-            let done = loop {
-                match open.write_at(piece, to) {
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(failure("writing", file, &error)),
-                    Ok(done) => break done,
-                }
-            };
-            if done != piece.len() {
-                return Err(DiskError::Short {
-                    done: done as u64,
-                    asked: piece.len() as u64,
-                });
+        let done = loop {
+            match open.write_at(piece, to) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(failure("writing", file, &error)),
+                Ok(done) => break done,
             }
-            to += piece.len() as u64;
+        };
+        if done != piece.len() {
+            return Err(DiskError::Short {
+                done: done as u64,
+                asked: piece.len() as u64,
+            });
         }
         Ok(())
     }

@@ -32,6 +32,54 @@ pub enum ChainSteps {
     Trailer,
 }
 
+/// One step of a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChainStep {
+    /// A write of `bytes` of the file's run, from byte `offset` of it on, in the place that the run has. `is_durable`: not done
+    /// before it is on the device.
+    Write {
+        /// Which file.
+        file: FileId,
+        /// From where in its run, in bytes.
+        offset: usize,
+        /// How much.
+        bytes: usize,
+        /// A write and its flush are one.
+        is_durable: bool,
+    },
+    /// A flush of the file's data.
+    Flush {
+        /// Which file.
+        file: FileId,
+    },
+}
+
+impl ChainSteps {
+    /// What a carrier does for a chain, in order. A step begins when all before it have succeeded in full; the chain is
+    /// durable when the last of [`ChainSteps::Full`] has. `flush` is the chain's own, or, from a carrier that has
+    /// only one, [`FlushKind::Fdatasync`].
+    pub fn of(self, chain: &DurableChain, flush: FlushKind) -> impl Iterator<Item = ChainStep> {
+        let flushes = self != Self::Write;
+        let is_durable = flushes && flush == FlushKind::Dsync;
+        let file = move |file: FileId, length: usize| {
+            let writes = (0..length)
+                .step_by(WRITE_BYTES_MAX)
+                .map(move |offset| ChainStep::Write {
+                    file,
+                    offset,
+                    bytes: (length - offset).min(WRITE_BYTES_MAX),
+                    is_durable,
+                });
+            let flush = (flushes && !is_durable).then_some(ChainStep::Flush { file });
+            writes.chain(flush)
+        };
+        let log = file(FileId::segment(chain.pair), chain.log.byte_len());
+        let ledger =
+            (self == Self::Full).then(|| file(FileId::ledger(chain.pair), chain.ledger.byte_len()));
+        log.chain(ledger.into_iter().flatten())
+    }
+}
+
 /// A chain in flight. Owns the buffers until its completion was drained: no step of it runs then or later.
 pub(super) struct InFlight {
     chain: DurableChain,
@@ -46,18 +94,8 @@ pub(super) struct InFlight {
     pub(super) waits: u8,
 }
 
-/// What one step is.
-enum Step {
-    Write { file: FileId, bytes: usize },
-    Flush { file: FileId },
-}
-
 /// Flags of a write that is durable when it completes (pwritev2(2)).
 const DSYNC: i32 = libc::RWF_DSYNC;
-
-const fn pieces(bytes: usize) -> usize {
-    bytes.div_ceil(WRITE_BYTES_MAX)
-}
 
 impl InFlight {
     pub(super) const fn new(chain: DurableChain, steps: ChainSteps) -> Self {
@@ -92,51 +130,8 @@ impl InFlight {
         self.failed.get_or_insert(error);
     }
 
-    fn steps_total(&self) -> usize {
-        let log = pieces(self.chain.log.byte_len());
-        let ledger = pieces(self.chain.ledger.byte_len());
-        let flush = self.flush_steps();
-        match self.steps {
-            ChainSteps::Write => log,
-            ChainSteps::WriteFlush | ChainSteps::Trailer => log + flush,
-            ChainSteps::Full => log + flush + ledger + flush,
-        }
-    }
-
-    /// Steps that one flush takes.
-    const fn flush_steps(&self) -> usize {
-        match self.chain.flush {
-            FlushKind::Fdatasync => 1,
-            FlushKind::Dsync => 0,
-        }
-    }
-
-    /// Whether each write is durable when it completes.
-    fn writes_through(&self) -> bool {
-        self.chain.flush == FlushKind::Dsync && self.steps != ChainSteps::Write
-    }
-
-    fn step(&self, step: usize) -> Step {
-        let [segment, ledger] = self.files();
-        let log_pieces = pieces(self.chain.log.byte_len());
-        let piece =
-            |bytes: usize, piece: usize| (bytes - piece * WRITE_BYTES_MAX).min(WRITE_BYTES_MAX);
-        if step < log_pieces {
-            Step::Write {
-                file: segment,
-                bytes: piece(self.chain.log.byte_len(), step),
-            }
-        } else if step < log_pieces + self.flush_steps() {
-            Step::Flush { file: segment }
-        } else if step + self.flush_steps() < self.steps_total() {
-            let piece_of_ledger = step - log_pieces - self.flush_steps();
-            Step::Write {
-                file: ledger,
-                bytes: piece(self.chain.ledger.byte_len(), piece_of_ledger),
-            }
-        } else {
-            Step::Flush { file: ledger }
-        }
+    fn steps(&self) -> impl Iterator<Item = ChainStep> {
+        self.steps.of(&self.chain, self.chain.flush)
     }
 
     /// The linked submissions, for files at these places of the ring's table, appended to `group`.
@@ -147,41 +142,31 @@ impl InFlight {
         at: u32,
         group: &mut Vec<Entry>,
     ) {
-        let total = self.steps_total();
+        let total = self.steps().count();
         assert!(!self.chain.log.is_empty(), "every chain has an extent");
         assert!(total <= usize::from(u8::MAX), "a step has eight bits");
-        for step in 0..total {
-            let mark = Mark::new(Owner::Chain, u8::try_from(step).expect("checked"), at);
-            let entry = match self.step(step) {
-                Step::Write { file, bytes } => {
-                    let is_log = file == self.files()[0];
-                    let (run, block, place, piece) = if is_log {
-                        (&self.chain.log, self.chain.log_block, places[0], step)
-                    } else {
-                        let first = pieces(self.chain.log.byte_len()) + self.flush_steps();
-                        (
-                            &self.chain.ledger,
-                            self.chain.ledger_block,
-                            places[1],
-                            step - first,
-                        )
+        let [segment, _] = self.files();
+        for (at_step, step) in self.steps().enumerate() {
+            let mark = Mark::new(Owner::Chain, u8::try_from(at_step).expect("checked"), at);
+            let entry = match step {
+                ChainStep::Write {
+                    file,
+                    offset,
+                    bytes,
+                    is_durable,
+                } => {
+                    let (run, block, place) = match file == segment {
+                        true => (&self.chain.log, self.chain.log_block, places[0]),
+                        false => (&self.chain.ledger, self.chain.ledger_block, places[1]),
                     };
-                    let offset = piece * WRITE_BYTES_MAX;
                     let to = u64::from(block) * BLOCK_BYTES as u64;
-                    let flags = if self.writes_through() { DSYNC } else { 0 };
+                    let flags = if is_durable { DSYNC } else { 0 };
                     write_entry(ring, (run, offset, bytes), place, to, flags)
                 }
-                Step::Flush { file } => {
-                    let place = if file == self.files()[0] {
-                        places[0]
-                    } else {
-                        places[1]
-                    };
-                    flush_entry(place)
-                }
+                ChainStep::Flush { file } => flush_entry(places[usize::from(file != segment)]),
             };
             let entry = entry.user_data(mark.pack());
-            group.push(if step + 1 < total {
+            group.push(if at_step + 1 < total {
                 entry.flags(Flags::IO_LINK | Flags::SKIP_SUCCESS)
             } else {
                 entry
@@ -197,21 +182,24 @@ impl InFlight {
     pub(super) fn completed(&mut self, step: u8, result: i32) {
         assert!(self.outstanding, "a chain completes once");
         self.outstanding = false;
-        let step = usize::from(step);
-        let outcome = match self.step(step) {
-            Step::Write { file, .. } if result < 0 => Err(disk_error("writing", file, result)),
-            Step::Flush { file } if result < 0 => Err(disk_error("flushing", file, result)),
-            Step::Write { bytes, .. } if result.unsigned_abs() as usize != bytes => {
+        let mut steps = self.steps().skip(usize::from(step));
+        let done = steps.next().expect("a step of this chain");
+        let is_last = steps.next().is_none();
+        drop(steps);
+        let outcome = match done {
+            ChainStep::Write { file, .. } if result < 0 => Err(disk_error("writing", file, result)),
+            ChainStep::Flush { file } if result < 0 => Err(disk_error("flushing", file, result)),
+            ChainStep::Write { bytes, .. } if result.unsigned_abs() as usize != bytes => {
                 Err(DiskError::Short {
                     done: u64::from(result.unsigned_abs()),
                     asked: bytes as u64,
                 })
             }
-            Step::Write { .. } | Step::Flush { .. } => Ok(()),
+            ChainStep::Write { .. } | ChainStep::Flush { .. } => Ok(()),
         };
         match outcome {
             Ok(()) => assert!(
-                step + 1 == self.steps_total(),
+                is_last,
                 "{}: step {step} of chain {} was done, and not in silence",
                 self.files()[0],
                 self.number(),

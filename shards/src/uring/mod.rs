@@ -33,7 +33,7 @@ mod socket_face;
 #[cfg(feature = "net")]
 mod sockets;
 
-pub use chain::ChainSteps;
+pub use chain::{ChainStep, ChainSteps};
 pub use error::RingError;
 pub use rig::{Rig, RigError, RigOptions, RigWork};
 pub use ring::{WriterChoice, WriterMode};
