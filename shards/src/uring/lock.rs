@@ -50,10 +50,15 @@ pub(super) fn take(path: &Path) -> Result<File, RingError> {
             Err(TryLockError::Error(error)) => return Err(wrong("taking the lock")(error)),
         }
     }
-    file.set_len(0)
+    let written = file
+        .set_len(0)
         .and_then(|()| file.seek(SeekFrom::Start(0)))
-        .and_then(|_| writeln!(file, "{}", std::process::id()))
-        .map_err(wrong("writing the process id into the lock file"))?;
+        .and_then(|_| writeln!(file, "{}", std::process::id()));
+    match written {
+        // It only says who is there. A full disk must not keep a shard from being read.
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+        written => written.map_err(wrong("writing the process id into the lock file"))?,
+    }
     Ok(file)
 }
 

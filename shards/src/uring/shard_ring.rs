@@ -600,6 +600,8 @@ fn has_direct_io(wal: &Path) -> Result<bool, RingError> {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {
             Ok(false)
         }
+        // It was opened so, and only room is missing.
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => Ok(true),
         Err(error) => Err(wrong("writing a probe", &probe)(error)),
     }
 }
