@@ -216,23 +216,11 @@ fn asked(cluster: &Cluster) -> Vec<(u64, Value, String)> {
     asked
 }
 
-#[test]
-fn status_says_whom_missing_content_waits_for() {
-    let mut cluster = Cluster::make();
-    cluster.boot(1..=NODES);
-    for n in 0..9 {
-        let done = cluster.run("append", &["1", &format!("k{n}"), "v"]);
-        assert!(done.status.success(), "{done:?}");
-    }
-    cluster.kill();
-    // Two lost the same, and the third does not run.
-    for node in [1, 2] {
-        assert!(cluster.let_rot(node, 0) > 0);
-    }
-    cluster.boot([1, 2]);
+/// Waits until a status names the node that lost the same and the one that does not run.
+fn wait_until_told(cluster: &Cluster) {
     let until = Instant::now() + PATIENCE;
     loop {
-        let all = asked(&cluster);
+        let all = asked(cluster);
         let answers = |asked: &Value| -> Vec<(u64, Value)> {
             let nodes = asked["nodes"].as_array().into_iter().flatten();
             nodes
@@ -254,6 +242,48 @@ fn status_says_whom_missing_content_waits_for() {
         assert!(Instant::now() < until, "{all:?}");
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// Whether a node's newest checkpoint says of whom it asks what it is missing.
+fn files_name_the_others(cluster: &Cluster, node: u64) -> bool {
+    let pairs = cluster.inspect(node as u16);
+    let newest = pairs.iter().rfind(|pair| pair["role"] == "newest");
+    let partitions = newest.and_then(|pair| pair["checkpoint"]["partitions"].as_array());
+    let ours = partitions.and_then(|all| all.iter().find(|one| one["partition"] == "1"));
+    let asked = ours.and_then(|ours| ours["missing_asked"].as_array());
+    let nodes = asked.into_iter().flatten().map(|peer| &peer["node"]);
+    let nodes: Vec<&Value> = nodes.collect();
+    nodes == [&(3 - node).to_string(), "3"]
+}
+
+#[test]
+fn status_says_whom_missing_content_waits_for() {
+    let mut cluster = Cluster::make();
+    cluster.boot(1..=NODES);
+    for n in 0..9 {
+        let done = cluster.run("append", &["1", &format!("k{n}"), "v"]);
+        assert!(done.status.success(), "{done:?}");
+    }
+    cluster.kill();
+    // Two lost the same, and the third does not run.
+    for node in [1, 2] {
+        assert!(cluster.let_rot(node, 0) > 0);
+    }
+    cluster.boot([1, 2]);
+    wait_until_told(&cluster);
+    // The files say so too: a start states what was certain.
+    let until = Instant::now() + PATIENCE;
+    while ![1, 2]
+        .iter()
+        .all(|node| files_name_the_others(&cluster, *node))
+    {
+        assert!(Instant::now() < until, "{:?}", cluster.inspect(1));
+        cluster.kill();
+        cluster.boot([1, 2]);
+        wait_until_told(&cluster);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let until = Instant::now() + PATIENCE;
     cluster.boot([3]);
     loop {
         let all = asked(&cluster);

@@ -15,7 +15,7 @@ use clustor_shards::log::{LogIdentity, PartitionLog};
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use serde_json::{Value, json};
 
-use super::{Wanted, hex};
+use super::{Wanted, asked_for_missing, hex};
 
 pub(super) fn pair(identity: &LogIdentity, pair: &PairView, wanted: Wanted) -> Value {
     let (role, last_certain) = match pair.role {
@@ -36,7 +36,7 @@ pub(super) fn pair(identity: &LogIdentity, pair: &PairView, wanted: Wanted) -> V
         "last_certain_chain": last_certain.map(|chain| chain.get().to_string()),
         "header": pair.header.as_ref().map(header),
         "header_whole": copies(pair.header_copies),
-        "checkpoint": pair.checkpoint.as_ref().map(checkpoint),
+        "checkpoint": pair.checkpoint.as_ref().map(|of| checkpoint(of, identity)),
         "checkpoint_whole": copies(pair.checkpoint_copies),
         "trailer": pair.trailer.as_ref().map(found_trailer),
         "nonces": pair.nonces.as_ref().map(nonces),
@@ -79,10 +79,10 @@ fn header(header: &PairHeader) -> Value {
     })
 }
 
-fn checkpoint(checkpoint: &Checkpoint) -> Value {
+fn checkpoint(checkpoint: &Checkpoint, identity: &LogIdentity) -> Value {
     let partitions = checkpoint.fold.partitions.iter();
     json!({
-        "partitions": partitions.map(|(id, log)| partition(*id, log)).collect::<Vec<_>>(),
+        "partitions": partitions.map(|(id, log)| partition(*id, log, identity)).collect::<Vec<_>>(),
         "older_pairs": checkpoint.older.iter().map(older).collect::<Vec<_>>(),
         "peers": checkpoint.fold.peers.iter().map(|((node, shard), past)| json!({
             "node": node.get().to_string(),
@@ -95,7 +95,7 @@ fn checkpoint(checkpoint: &Checkpoint) -> Value {
     })
 }
 
-fn partition(id: PartitionId, log: &PartitionLog) -> Value {
+fn partition(id: PartitionId, log: &PartitionLog, identity: &LogIdentity) -> Value {
     let place = |place: Option<(Term, LogIndex)>| {
         place.map(|(term, index)| {
             json!({ "term": term.get().to_string(), "index": index.get().to_string() })
@@ -116,6 +116,10 @@ fn partition(id: PartitionId, log: &PartitionLog) -> Value {
         "missing": log.missing.iter().map(|range| json!({
             "first": range.first.get().to_string(),
             "last": range.last.get().to_string(),
+        })).collect::<Vec<_>>(),
+        "missing_asked": asked_for_missing(log, identity).iter().map(|peer| json!({
+            "node": peer.node.get().to_string(),
+            "shard": peer.shard.get(),
         })).collect::<Vec<_>>(),
         "configurations": log.configurations.iter().map(|at| json!({
             "term": at.term.get().to_string(),

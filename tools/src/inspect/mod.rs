@@ -7,10 +7,13 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use clustor_engine::raft::Configuration;
 use clustor_shards::host::OfflineDir;
 use clustor_shards::log::inspect::inspect;
 use clustor_shards::log::record::RecordHeader;
 use clustor_shards::log::recovery::RecoverError;
+use clustor_shards::log::{LogIdentity, PartitionLog};
+use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, PairNumber, PartitionId, ShardId};
 use serde_json::{Value, json};
 
@@ -64,6 +67,22 @@ pub struct InspectArgs {
     /// One JSON object per pair and line.
     #[arg(long)]
     json: bool,
+}
+
+/// Of whom a replica asks what it is missing: everybody else in the configuration in force who gets the log.
+fn asked_for_missing(log: &PartitionLog, identity: &LogIdentity) -> Vec<PeerId> {
+    let in_force = log
+        .configurations
+        .last()
+        .filter(|_| !log.missing.is_empty());
+    let decoded = in_force.and_then(|at| Configuration::decode(&at.body).ok());
+    let me = PeerId {
+        node: identity.node,
+        shard: identity.shard,
+    };
+    decoded.map_or_else(Vec::new, |configuration| {
+        configuration.members(me).collect()
+    })
 }
 
 /// Which records are wanted.

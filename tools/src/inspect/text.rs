@@ -2,16 +2,16 @@
 
 use std::io::{self, Write};
 
-use clustor_shards::log::PartitionLog;
 use clustor_shards::log::audit::Role;
 use clustor_shards::log::header::PairHeader;
 use clustor_shards::log::inspect::{ChainView, ItemView, Judgement, PairView, SlotView};
 use clustor_shards::log::nonce::NonceAccount;
 use clustor_shards::log::slot::Slot;
 use clustor_shards::log::trailer::{FoundTrailer, SegmentFigures, Trailer};
+use clustor_shards::log::{LogIdentity, PartitionLog};
 use clustor_wire::ids::PartitionId;
 
-use super::{Wanted, hex};
+use super::{Wanted, asked_for_missing, hex};
 
 pub(super) fn print_pair(out: &mut dyn Write, pair: &PairView, wanted: Wanted) -> io::Result<()> {
     let role = match pair.role {
@@ -28,7 +28,7 @@ pub(super) fn print_pair(out: &mut dyn Write, pair: &PairView, wanted: Wanted) -
     };
     writeln!(out, "\npair {}: {role}", pair.pair)?;
     print_header(out, header, pair.header_copies)?;
-    print_checkpoint(out, pair)?;
+    print_checkpoint(out, pair, &header.identity)?;
     match &pair.trailer {
         None | Some(FoundTrailer::Untouched) => {}
         Some(FoundTrailer::Whole(trailer)) => {
@@ -88,7 +88,11 @@ const fn bad_copy(copies: [bool; 2]) -> &'static str {
     }
 }
 
-fn print_checkpoint(out: &mut dyn Write, pair: &PairView) -> io::Result<()> {
+fn print_checkpoint(
+    out: &mut dyn Write,
+    pair: &PairView,
+    identity: &LogIdentity,
+) -> io::Result<()> {
     let Some(checkpoint) = &pair.checkpoint else {
         return writeln!(out, "  checkpoint BAD in both files");
     };
@@ -101,7 +105,7 @@ fn print_checkpoint(out: &mut dyn Write, pair: &PairView) -> io::Result<()> {
         bad_copy(pair.checkpoint_copies)
     )?;
     for (id, log) in &checkpoint.fold.partitions {
-        print_partition(out, *id, log)?;
+        print_partition(out, *id, log, identity)?;
     }
     for older in &checkpoint.older {
         let trailer = match &older.trailer {
@@ -129,7 +133,12 @@ fn print_checkpoint(out: &mut dyn Write, pair: &PairView) -> io::Result<()> {
     Ok(())
 }
 
-fn print_partition(out: &mut dyn Write, id: PartitionId, log: &PartitionLog) -> io::Result<()> {
+fn print_partition(
+    out: &mut dyn Write,
+    id: PartitionId,
+    log: &PartitionLog,
+    identity: &LogIdentity,
+) -> io::Result<()> {
     let vote = log
         .hard_state
         .vote
@@ -145,6 +154,15 @@ fn print_partition(out: &mut dyn Write, id: PartitionId, log: &PartitionLog) -> 
     )?;
     for range in &log.missing {
         writeln!(out, "      missing {} to {}", range.first, range.last)?;
+    }
+    let asked = asked_for_missing(log, identity);
+    if !asked.is_empty() {
+        let nodes: Vec<String> = asked.iter().map(|peer| peer.node.to_string()).collect();
+        writeln!(
+            out,
+            "      what is missing is asked of node {}",
+            nodes.join(", ")
+        )?;
     }
     for at in &log.configurations {
         writeln!(
