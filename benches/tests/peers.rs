@@ -85,20 +85,24 @@ fn other_cores_are_counted_on_the_same_work() {
     }
     let dir = directory();
     let table = measured(
-        &["consensus", "--batches", "16", "--json", "core.json"],
+        &["consensus", "--batches", "1,16,256", "--json", "core.json"],
         dir.path(),
     );
     assert!(table.contains("raft-rs"), "{table}");
     let rows = json(&dir.path().join("core.json"));
     let rows = rows.as_array().expect("a list");
     let who: Vec<&str> = rows.iter().filter_map(|row| row["who"].as_str()).collect();
-    assert_eq!(who, ["clustor", "raft-rs", "openraft"]);
-    let own = number(&rows[0], "instructions_per_entry");
-    for row in &rows[1..] {
-        let ratio = own / number(row, "instructions_per_entry");
-        assert!(
-            (number(row, "instructions_to_peer") - ratio).abs() < 0.01,
-            "{row}"
-        );
+    assert_eq!(who, ["clustor", "raft-rs", "openraft"].repeat(3));
+    for rows in rows.chunks(3) {
+        let own = number(&rows[0], "instructions_per_entry");
+        for row in &rows[1..] {
+            let ratio = own / number(row, "instructions_per_entry");
+            assert!(
+                (number(row, "instructions_to_peer") - ratio).abs() < 0.01,
+                "{row}"
+            );
+            // Counts hardly vary: this is no matter of the machine.
+            assert!(ratio < 1.0, "{row}");
+        }
     }
 }

@@ -233,7 +233,7 @@ tunables! {
         /// Every so many hours a sample of each segment is verified out of turn.
         /// Shorter notices a device that rots everywhere sooner.
         scrub_sample_hours: (1..=8_760) restart,
-        /// The part of each segment that a sample verifies, in percent.
+        /// The part of each segment that a sample verifies, in percent, and 1,024 chains at most.
         /// 0 draws no samples.
         scrub_sample_percent: (0..=100) restart,
     }
