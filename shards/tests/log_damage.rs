@@ -307,6 +307,20 @@ fn rot_of_known_identity_quarantines_where_the_profile_asks_for_it() {
     assert_eq!(log.quarantine().expect("quarantined").pair, PairNumber(2));
     assert!(log.durable(P).is_none(), "it vouches for nothing any more");
     assert!(matches!(log.admit(1), Err(LogRefusal::Quarantined(_))));
+    // The next start reads no extent so far down: what it holds was written before the log fell silent.
+    let retirement = settle(&mut log, &mut damaged);
+    assert!(retirement.durable.is_empty(), "{:?}", retirement.durable);
+    assert!(log.durable(P).is_none());
+    let quarantine = recover_so(&mut damaged).log.quarantine().cloned();
+    let quarantine = quarantine.expect("still quarantined");
+    assert!(
+        quarantine.to_string().contains("found damaged before"),
+        "{quarantine}"
+    );
+    // Whoever asks for repair after all gets it.
+    let log = recover(&mut damaged).log;
+    assert!(log.quarantine().is_none());
+    assert!(log.partition(P).expect("there").missing_count() > 0);
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub(super) struct Batch {
     pub has_copies: bool,
     /// Whoever waits for all that was decided so far is told when this one retires.
     pub is_marked: bool,
+    /// The last before a quarantined log falls silent.
+    pub is_last: bool,
 }
 
 impl Batch {
@@ -79,6 +81,7 @@ impl Batch {
         self.count = 0;
         self.has_copies = false;
         self.is_marked = false;
+        self.is_last = false;
         self.opened_at = None;
         self.alone = false;
     }

@@ -211,10 +211,10 @@ impl ShardLog {
             .is_some_and(|log| log.term_at(pending.last) == Some(pending.term));
         if frames.is_none() && stands && self.is_still_there(&pending) {
             self.reads.found_rotten += 1;
+            self.record_missing(pending.partition, pending.term, pending.first, pending.last);
             if self.options().on_authentication_failure == OnAuthenticationFailure::Quarantine {
                 self.quarantine_at(place.pair, place.chain);
             }
-            self.record_missing(pending.partition, pending.term, pending.first, pending.last);
             if pending.to_copy {
                 // No outcome of a read tells anybody.
                 retirement.lost.push(LostRun {

@@ -50,6 +50,9 @@ pub struct Quarantine {
 pub(super) const ROT_QUARANTINES: &str =
     "an extent can't be read or is not authentic, and on_authentication_failure is \"quarantine\"";
 
+/// Why what an earlier boot found quarantines a shard.
+pub(super) const MISSING_QUARANTINES: &str = "entries are missing that were found damaged before, and on_authentication_failure is \"quarantine\"";
+
 /// Why gaps in the accounting of nonces quarantine a shard.
 pub(super) const NONCES_QUARANTINE: &str = "more than 4 MiB of nonces are not accounted for, at the start before as well or beside missing content, though their ledgers are whole";
 

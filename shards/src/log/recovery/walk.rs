@@ -20,7 +20,9 @@ use super::super::trailer::{self, Trailer, TrailerState};
 use super::choose::Choice;
 use super::files::{Files, PairFiles, SlotState};
 use super::judge::{SlotMark, Verdict, certain_chain, judge};
-use super::{Damage, Incident, NONCES_QUARANTINE, Quarantine, ROT_QUARANTINES};
+use super::{
+    Damage, Incident, MISSING_QUARANTINES, NONCES_QUARANTINE, Quarantine, ROT_QUARANTINES,
+};
 
 /// What the walk found.
 #[derive(Default)]
@@ -84,19 +86,27 @@ impl Walked {
         }
     }
 
-    /// The profile asks for silence where an extent is rotten, whether or not its identity is known.
+    /// The profile asks for silence where an extent is rotten, whether or not its identity is known; also where that was found
+    /// earlier, and what it held has not come back since.
     pub fn quarantine_rot(&mut self) {
         let rotten = self
             .incidents
             .iter()
             .find(|found| found.damage == Damage::Extent);
-        if let (Some(found), None) = (rotten, &self.quarantine) {
-            self.quarantine = Some(Quarantine {
+        let found = match (rotten, self.chosen) {
+            (Some(found), _) => Quarantine {
                 pair: found.pair,
                 chain: found.chain,
                 what: ROT_QUARANTINES,
-            });
-        }
+            },
+            (None, Some(pair)) if self.missing() > 0 => Quarantine {
+                pair,
+                chain: self.certain,
+                what: MISSING_QUARANTINES,
+            },
+            (None, _) => return,
+        };
+        self.quarantine.get_or_insert(found);
     }
 
     /// Notes what a ledger says of nonces.

@@ -2,7 +2,7 @@
 
 use clustor_wire::ids::{Incarnation, LogIndex, PartitionId, Term};
 
-use super::super::batch::for_each_item;
+use super::super::batch::{Batch, for_each_item};
 use super::super::codec::Writer;
 use super::super::extent::extent_blocks;
 use super::super::fold::{Content, HardState, PEER_PAST_BYTES, encode_missing, encode_past};
@@ -256,18 +256,22 @@ impl ShardLog {
 
     /// Whether all that was decided has retired. If not, the last batch of it is marked.
     pub(in crate::log) fn mark_decided(&mut self) -> bool {
-        let last = if self.batch.is_empty() {
-            let in_flight = self.in_flight.back_mut().map(|chain| &mut chain.batch);
-            self.queue.back_mut().or(in_flight)
-        } else {
-            Some(&mut self.batch)
-        };
-        match last {
+        match self.last_decided() {
             Some(batch) => {
                 batch.is_marked = true;
                 false
             }
             None => true,
+        }
+    }
+
+    /// The batch with what was decided last, if it has not retired.
+    pub(super) fn last_decided(&mut self) -> Option<&mut Batch> {
+        if self.batch.is_empty() {
+            let in_flight = self.in_flight.back_mut().map(|chain| &mut chain.batch);
+            self.queue.back_mut().or(in_flight)
+        } else {
+            Some(&mut self.batch)
         }
     }
 

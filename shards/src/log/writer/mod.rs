@@ -152,6 +152,8 @@ pub struct ShardLog {
     /// Set when the boot's mark has retired: from then on the shard may speak.
     open_since_boot: bool,
     quarantine: Option<Quarantine>,
+    /// A batch that is to retire before the quarantined log falls silent has not.
+    has_last_words: bool,
     nonce_gaps: (GapVerdict, u64),
     pub(super) failure: Option<DiskError>,
     pub(super) patience: Patience,
@@ -256,6 +258,7 @@ impl ShardLog {
             phase: Phase::Draining,
             open_since_boot: false,
             quarantine: restored.quarantine,
+            has_last_words: false,
             nonce_gaps: restored.nonce_gaps,
             failure: None,
             patience: Patience::default(),
@@ -373,13 +376,26 @@ impl ShardLog {
         self.quarantine.as_ref()
     }
 
-    /// From here on the shard's replicas stay silent: the profile asks for it where an extent is rotten.
+    /// From here on the shard's replicas stay silent: the profile asks for it where an extent is rotten. What was decided up to
+    /// here still goes to the disk, so that the next start knows what is missing.
     pub(super) fn quarantine_at(&mut self, pair: PairNumber, chain: ChainNumber) {
-        self.quarantine.get_or_insert(Quarantine {
+        if self.quarantine.is_some() {
+            return;
+        }
+        self.quarantine = Some(Quarantine {
             pair,
             chain,
             what: ROT_QUARANTINES,
         });
+        if let Some(last) = self.last_decided() {
+            last.is_last = true;
+            self.has_last_words = true;
+        }
+    }
+
+    /// Whether nothing goes to the disk any more, or comes of it.
+    pub(super) fn is_silent(&self) -> bool {
+        self.failure.is_some() || self.quarantine.is_some() && !self.has_last_words
     }
 
     /// The options it runs under.

@@ -91,9 +91,10 @@ impl ShardLog {
             let took_us = now.since_us(done.submitted_at);
             self.measure(now, took_us);
         }
-        if self.failure.is_some() || self.quarantine.is_some() {
+        if self.is_silent() {
             return;
         }
+        let may_vouch = self.quarantine.is_none();
         while self.in_flight.front().is_some_and(|front| front.done) {
             let Some(retired) = self.in_flight.pop_front() else {
                 break;
@@ -106,14 +107,15 @@ impl ShardLog {
             }
             self.in_flight_blocks -= place.blocks;
             self.note_copies(&retired.batch, place);
-            if self.open_since_boot {
+            if self.open_since_boot && may_vouch {
                 self.mint(&retired.batch.vouch, retirement);
             }
+            self.has_last_words &= !retired.batch.is_last;
             self.emptied.put(retired.batch);
         }
         if self.phase == Phase::Marking && self.in_flight.is_empty() {
             self.phase = Phase::Running;
-            if !self.open_since_boot {
+            if !self.open_since_boot && may_vouch {
                 self.open_since_boot = true;
                 self.mint_recovered(retirement);
             }

@@ -25,7 +25,7 @@ impl ShardLog {
     fn submit_due(&mut self, now: Time, out: &mut Vec<DiskOp>) {
         self.reads.retries(out);
         self.close_at = None;
-        if self.failure.is_some() || self.quarantine.is_some() {
+        if self.is_silent() {
             return;
         }
         self.now = now;
@@ -47,6 +47,9 @@ impl ShardLog {
             }
         }
         self.ask_for_spare(now, out);
+        if self.quarantine.is_some() {
+            return;
+        }
         self.give_back_kept(out);
         if self.open_since_boot {
             out.extend(self.passed_over.drain(..).map(DiskOp::Remove));
@@ -91,14 +94,15 @@ impl ShardLog {
     /// When [`Self::poll`] should be called even if nothing happens.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        if self.failure.is_some() || self.quarantine.is_some() {
+        if self.is_silent() {
             return None;
         }
+        let goes_on = self.quarantine.is_none();
         let closing = self.closing.due().filter(|_| self.may_close_pairs());
         let due = [
             self.spare.retry_at(),
-            closing,
-            self.scrub_deadline(),
+            closing.filter(|_| goes_on),
+            self.scrub_deadline().filter(|_| goes_on),
             self.close_at,
             self.patience
                 .due(self.oldest_chain_us(), self.options.stuck_io_ms * 1000),
