@@ -109,6 +109,13 @@ impl Run {
         }
         self.look_at_members();
         self.drain()?;
+        // On a slow disk tries of the probes still wait behind each other.
+        let until = self.world.now_us() + LIVENESS_US_MAX;
+        while self.world.settle().is_err() && self.world.now_us() < until {
+            if !self.step(|_, _| {})? {
+                break;
+            }
+        }
         self.world.settle()?;
         Ok(true)
     }

@@ -24,6 +24,8 @@ pub(super) struct Probe {
     op: u64,
     pub(super) stage: Stage,
     ticket: Option<u64>,
+    /// Tries before it that may still be served: on a slow disk they wait behind each other for longer than a try is given.
+    earlier: Vec<u64>,
     next_us: u64,
     at: usize,
 }
@@ -74,6 +76,7 @@ impl Probe {
             op,
             stage: Stage::Write,
             ticket: None,
+            earlier: Vec::new(),
             next_us: now_us,
             at: 0,
         }
@@ -113,16 +116,18 @@ impl Probe {
                 },
             ),
         };
-        self.ticket = Some(ticket);
+        self.earlier.extend(self.ticket.replace(ticket));
     }
 
     pub(super) fn hear(&mut self, heard: &Heard, now_us: u64) {
-        if self.ticket != Some(heard.ticket) {
+        let was_earlier = heard.served && self.earlier.contains(&heard.ticket);
+        if self.ticket != Some(heard.ticket) && !was_earlier {
             return;
         }
         self.ticket = None;
         self.next_us = now_us + 10_000;
         if heard.served {
+            self.earlier.clear();
             self.stage = match self.stage {
                 Stage::Write => Stage::Read,
                 _ => Stage::Done,
