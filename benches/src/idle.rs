@@ -4,7 +4,7 @@
 //! one is asked. Nothing is compared with numbers from elsewhere: what many cost is the difference between the two, and
 //! the latency of the one among many is measured in turns with that of the one alone.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -17,7 +17,7 @@ use crate::cluster::{Cluster, NODES};
 use crate::device::Device;
 use crate::interrupt::Interrupt;
 use crate::place::Place;
-use crate::report::Machine;
+use crate::report::{Machine, save_json};
 
 /// How long all partitions may take to have a leader, and to go quiet, beside some time for each.
 const WAIT: Duration = Duration::from_secs(30);
@@ -112,16 +112,6 @@ impl Found {
             "least and greatest ratio of a round",
             format!("{:.3} {:.3}", self.ratio_min, self.ratio_max),
         );
-    }
-
-    fn save(&self, path: &Path) -> Result<(), BenchError> {
-        let wrong = |source| BenchError::Output {
-            path: path.to_owned(),
-            source,
-        };
-        let mut text = serde_json::to_string_pretty(self).map_err(|e| wrong(e.into()))?;
-        text.push('\n');
-        std::fs::write(path, text).map_err(wrong)
     }
 }
 
@@ -233,7 +223,7 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
     };
     found.print();
     if let Some(path) = &options.json {
-        found.save(path)?;
+        save_json(path, &found)?;
     }
     among.stop()?;
     alone.stop()

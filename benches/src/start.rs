@@ -25,7 +25,7 @@ use crate::BenchError;
 use crate::interrupt::Interrupt;
 use crate::measured::median;
 use crate::place::Place;
-use crate::report::Machine;
+use crate::report::{Machine, save_json};
 use crate::sealing;
 use crate::shard::{BenchKey, IDENTITY, PARTITION};
 
@@ -393,16 +393,6 @@ impl Found {
             );
         }
     }
-
-    fn save(&self, path: &Path) -> Result<(), BenchError> {
-        let wrong = |source| BenchError::Output {
-            path: path.to_owned(),
-            source,
-        };
-        let mut text = serde_json::to_string_pretty(self).map_err(|e| wrong(e.into()))?;
-        text.push('\n');
-        std::fs::write(path, text).map_err(wrong)
-    }
 }
 
 /// Fills, starts, reads back, and prints.
@@ -433,5 +423,5 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
     options
         .json
         .as_deref()
-        .map_or(Ok(()), |path| found.save(path))
+        .map_or(Ok(()), |path| save_json(path, &found))
 }

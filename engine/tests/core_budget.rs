@@ -8,7 +8,6 @@ mod core_support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use clustor_engine::machine::deferred::AckBox;
 use clustor_engine::machine::{
     Applied, Batch, Effects, MachineError, Opened, StateMachine, Stopwatch,
 };
@@ -17,7 +16,7 @@ use clustor_engine::profile::{Profile, ProfileNews};
 use clustor_engine::request::{Reply, Request, RequestBody, Wait};
 use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
 use clustor_shards::turn::{Application, Inbox, Outbox, PeerId, Time};
-use clustor_wire::ids::{ClusterId, LogIndex};
+use clustor_wire::ids::LogIndex;
 use clustor_wire::message::{PartitionStatus, Refusal};
 use core_support::{P, peer};
 use support::{MemoryDisk, TestKey};
@@ -94,24 +93,14 @@ fn profile() -> Profile {
 impl Node {
     fn boot(script: Script, mut disk: MemoryDisk, now: Time) -> Self {
         let machine = script.clone();
+        let partitions = vec![PartitionSpec {
+            id: P,
+            voters: vec![ME],
+            factory: Box::new(move |_| Box::new(Slow(machine.clone()))),
+        }];
         let config = CoreConfig {
-            cluster: ClusterId(7),
-            me: ME,
-            partitions: vec![PartitionSpec {
-                id: P,
-                voters: vec![ME],
-                factory: Box::new(move |_| Box::new(Slow(machine.clone()))),
-            }],
-            profile: profile(),
-            io_writer_mode: 0,
-            shards: 1,
-            seed: 31,
-            placement: None,
-            placed: Arc::default(),
-            control: Box::new(clustor_engine::gate::SelfGoverned),
             stopwatch: Box::new(script.clone()),
-            acks: AckBox::new(|| ()),
-            silent: None,
+            ..core_support::config(profile(), partitions)
         };
         let pool = config.profile.log_options(0).pool();
         let (core, _) = ShardCore::boot(config, pool, now, &mut disk, &TestKey(9)).expect("boots");

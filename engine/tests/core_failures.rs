@@ -16,8 +16,8 @@ use clustor_engine::profile::Profile;
 use clustor_engine::request::{Reply, Request, RequestBody, Wait};
 use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
 use clustor_shards::turn::{Application, Inbox, Outbox, PeerId, Time};
-use clustor_wire::ids::{ClusterId, LogIndex};
-use core_support::{P, Still, peer};
+use clustor_wire::ids::LogIndex;
+use core_support::{P, peer};
 use support::{MemoryDisk, TestKey};
 
 const ME: PeerId = peer(1);
@@ -94,24 +94,14 @@ impl Node {
         let mut profile = Profile::latency().with_segment_bytes(4 << 20);
         profile.ack_ms_max = ACK_MS_MAX;
         let now = Time(1_000_000);
+        let partitions = vec![PartitionSpec {
+            id: P,
+            voters: vec![ME],
+            factory: Box::new(move |_| Box::new(Frail(fails, Arc::clone(&machine)))),
+        }];
         let config = CoreConfig {
-            cluster: ClusterId(7),
-            me: ME,
-            partitions: vec![PartitionSpec {
-                id: P,
-                voters: vec![ME],
-                factory: Box::new(move |_| Box::new(Frail(fails, Arc::clone(&machine)))),
-            }],
-            profile,
-            io_writer_mode: 0,
-            shards: 1,
-            seed: 31,
-            placement: None,
-            placed: Arc::default(),
-            control: Box::new(clustor_engine::gate::SelfGoverned),
-            stopwatch: Box::new(Still),
             acks: Arc::clone(&acks),
-            silent: None,
+            ..core_support::config(profile, partitions)
         };
         let mut disk = MemoryDisk::default();
         let pool = config.profile.log_options(0).pool();

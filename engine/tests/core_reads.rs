@@ -8,15 +8,14 @@ mod core_support;
 use std::sync::{Arc, Mutex};
 
 use clustor_engine::gate::{ControlFacts, ControlView};
-use clustor_engine::machine::deferred::AckBox;
 use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
 use clustor_engine::outcome::{ReadLevel, Refusal, RefusalClause};
 use clustor_engine::profile::Profile;
 use clustor_engine::request::{Reply, Request, RequestBody, Wait};
 use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
 use clustor_shards::turn::{Application, Inbox, Outbox, Time};
-use clustor_wire::ids::{ClusterId, LogIndex, PartitionId, Term};
-use core_support::{P, Still, peer};
+use clustor_wire::ids::{LogIndex, PartitionId, Term};
+use core_support::{P, peer};
 use support::{MemoryDisk, TestKey};
 
 const WALL_US: u64 = 1_800_000_000_000_000;
@@ -61,24 +60,14 @@ impl Node {
         let mut profile = Profile::throughput().with_segment_bytes(1 << 20);
         profile.entry_bytes_max = 64 << 10;
         assert!(profile.leases, "the throughput profile has them on");
+        let partitions = vec![PartitionSpec {
+            id: P,
+            voters: vec![me],
+            factory: Box::new(|_| Box::new(Count::default())),
+        }];
         let config = CoreConfig {
-            cluster: ClusterId(7),
-            me,
-            partitions: vec![PartitionSpec {
-                id: P,
-                voters: vec![me],
-                factory: Box::new(|_| Box::new(Count::default())),
-            }],
-            profile,
-            io_writer_mode: 0,
-            shards: 1,
-            seed: 31,
-            placement: None,
-            placed: Arc::default(),
             control: Box::new(said.clone()),
-            stopwatch: Box::new(Still),
-            acks: AckBox::new(|| ()),
-            silent: None,
+            ..core_support::config(profile, partitions)
         };
         let mut disk = MemoryDisk::default();
         let pool = config.profile.log_options(0).pool();

@@ -9,7 +9,6 @@ mod core_support;
 use std::alloc::System;
 use std::collections::BTreeMap;
 
-use clustor_engine::machine::deferred::AckBox;
 use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
 use clustor_engine::outcome::Leadership;
 use clustor_engine::profile::Profile;
@@ -17,9 +16,9 @@ use clustor_engine::request::{MembersRequest, Request, RequestBody};
 use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
 use clustor_shards::turn::{Application, Inbox, Outbox, PeerEvent, PeerId, Time};
 use clustor_wire::frame::{Frame, FrameKind};
-use clustor_wire::ids::{ClusterId, PartitionId};
+use clustor_wire::ids::PartitionId;
 use clustor_wire::message::PeerBatch;
-use core_support::{Still, peer};
+use core_support::peer;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use support::{MemoryDisk, TestKey};
 
@@ -63,19 +62,9 @@ impl Node {
             factory: Box::new(|_| Box::new(Nothing)),
         });
         let config = CoreConfig {
-            cluster: ClusterId(7),
             me: peer(id),
-            partitions: specs.collect(),
-            profile,
-            io_writer_mode: 0,
-            shards: 1,
             seed: id * 31,
-            placement: None,
-            placed: std::sync::Arc::default(),
-            control: Box::new(clustor_engine::gate::SelfGoverned),
-            acks: AckBox::new(|| ()),
-            silent: None,
-            stopwatch: Box::new(Still),
+            ..core_support::config(profile, specs.collect())
         };
         let mut disk = MemoryDisk::default();
         let pool = config.profile.log_options(0).pool();

@@ -8,7 +8,7 @@ use clustor_shards::disk::{
 };
 use clustor_shards::uring::{RingError, ShardRing, WriterMode};
 use clustor_wire::ids::{ChainNumber, PairNumber};
-use ring_support::{block_of, chain, directory, filled, pool, prepare, read_back, until};
+use ring_support::{block_of, carried, chain, directory, filled, pool, prepare, read_back, until};
 use std::fs;
 
 #[test]
@@ -20,10 +20,7 @@ fn a_chain_writes_both_files_and_returns_its_buffers() {
     prepare(&mut ring, 1, 64, 64);
     let log = filled(pool.take(3), 0xA1);
     let ledger = filled(pool.take(1), 0xB2);
-    ring.start(DiskOp::Chain(chain(7, 1, 5, log, 9, ledger)))
-        .expect("the ring takes submissions");
-    let mut events = Vec::new();
-    until(&mut ring, &mut events, |events| !events.is_empty());
+    let mut events = carried(&mut ring, DiskOp::Chain(chain(7, 1, 5, log, 9, ledger)));
     let Some(DiskEvent::Chain {
         chain,
         log,
@@ -146,10 +143,7 @@ fn a_chain_to_a_pair_that_is_not_there_fails_and_returns_its_buffers() {
     let dir = directory();
     let mut ring = ShardRing::open(dir.path()).expect("the ring opens");
     let op = chain(1, 77, 0, Blocks::from_heap(1), 0, Blocks::from_heap(1));
-    ring.start(DiskOp::Chain(op))
-        .expect("the ring takes submissions");
-    let mut events = Vec::new();
-    until(&mut ring, &mut events, |events| !events.is_empty());
+    let mut events = carried(&mut ring, DiskOp::Chain(op));
     match events.pop() {
         Some(DiskEvent::Chain {
             outcome: Err(DiskError::NoFile(file)),
@@ -205,10 +199,7 @@ fn boot_lists_pairs_and_reads_them_without_turns() {
             0,
             filled(Blocks::from_heap(1), 0x5B),
         );
-        ring.start(DiskOp::Chain(op))
-            .expect("the ring takes submissions");
-        let mut events = Vec::new();
-        until(&mut ring, &mut events, |events| !events.is_empty());
+        carried(&mut ring, DiskOp::Chain(op));
     }
     let wal = dir.path().join("wal");
     fs::remove_file(wal.join("durability-3.log")).expect("removed");

@@ -8,7 +8,7 @@ use clustor_shards::disk::{
 };
 use clustor_shards::uring::ShardRing;
 use clustor_wire::ids::PairNumber;
-use ring_support::{chain, directory, filled, prepare, read_back, until};
+use ring_support::{carried, chain, directory, filled, prepare, read_back, until};
 use std::fs;
 
 #[test]
@@ -224,10 +224,7 @@ fn a_removed_pair_is_gone_and_its_number_can_be_asked_for_again() {
     prepare(&mut ring, 1, 4, 4);
     prepare(&mut ring, 2, 4, 4);
     for pair in [1, 1] {
-        ring.start(DiskOp::Remove(PairNumber(pair)))
-            .expect("the ring takes submissions");
-        let mut events = Vec::new();
-        until(&mut ring, &mut events, |events| !events.is_empty());
+        let events = carried(&mut ring, DiskOp::Remove(PairNumber(pair)));
         assert!(
             matches!(&events[0], DiskEvent::Removed { pair, outcome: Ok(()) } if *pair == PairNumber(1)),
             "{events:?}"
@@ -292,10 +289,7 @@ fn retire(ring: &mut ShardRing, pair: u64, keep_blocks: Option<u32>, kept_max: u
         keep_blocks,
         kept_max,
     };
-    ring.start(DiskOp::Retire(order))
-        .expect("the ring takes submissions");
-    let mut events = Vec::new();
-    until(ring, &mut events, |events| !events.is_empty());
+    let events = carried(ring, DiskOp::Retire(order));
     assert!(
         matches!(
             &events[..],
@@ -337,10 +331,7 @@ fn a_retired_pair_leaves_its_files_to_later_ones_of_the_same_size() {
             0,
             filled(Blocks::from_heap(1), byte),
         );
-        ring.start(DiskOp::Chain(op))
-            .expect("the ring takes submissions");
-        let mut events = Vec::new();
-        until(&mut ring, &mut events, |events| !events.is_empty());
+        carried(&mut ring, DiskOp::Chain(op));
     }
     let op = chain(
         2,
@@ -350,10 +341,7 @@ fn a_retired_pair_leaves_its_files_to_later_ones_of_the_same_size() {
         1,
         filled(Blocks::from_heap(1), 0xA3),
     );
-    ring.start(DiskOp::Chain(op))
-        .expect("the ring takes submissions");
-    let mut events = Vec::new();
-    until(&mut ring, &mut events, |events| !events.is_empty());
+    carried(&mut ring, DiskOp::Chain(op));
     let old = inode("segment-1.log");
     let old_ledger = inode("durability-1.log");
     retire(&mut ring, 1, Some(600), 1);
@@ -366,14 +354,14 @@ fn a_retired_pair_leaves_its_files_to_later_ones_of_the_same_size() {
     let ledger = fs::read(wal.join("durability-2.log")).expect("read");
     assert_eq!(ledger.len(), 8 * BLOCK_BYTES);
     assert!(ledger.iter().all(|byte| *byte == 0));
-    ring.start(DiskOp::Prepare(PreparePair {
-        pair: PairNumber(3),
-        segment_blocks: 600,
-        ledger_blocks: 8,
-    }))
-    .expect("the ring takes submissions");
-    let mut events = Vec::new();
-    until(&mut ring, &mut events, |events| !events.is_empty());
+    let events = carried(
+        &mut ring,
+        DiskOp::Prepare(PreparePair {
+            pair: PairNumber(3),
+            segment_blocks: 600,
+            ledger_blocks: 8,
+        }),
+    );
     assert!(
         matches!(
             &events[..],
@@ -404,10 +392,7 @@ fn a_retired_pair_leaves_its_files_to_later_ones_of_the_same_size() {
         1,
         filled(Blocks::from_heap(1), 0xB2),
     );
-    ring.start(DiskOp::Chain(op))
-        .expect("the ring takes submissions");
-    let mut events = Vec::new();
-    until(&mut ring, &mut events, |events| !events.is_empty());
+    carried(&mut ring, DiskOp::Chain(op));
     let bytes = read_back(&mut ring, FileId::segment(PairNumber(3)), 8, 4).expect("it reads");
     let firsts: Vec<u8> = bytes.chunks(BLOCK_BYTES).map(|block| block[0]).collect();
     assert_eq!(firsts, [0xA3, 0xB1, 0xB1, 0xA3]);
@@ -534,14 +519,14 @@ fn a_start_finds_what_an_earlier_one_kept_and_removes_what_is_of_no_use() {
     retire(&mut ring, 10, Some(8), 2);
     assert_eq!(segments(), [one, two, others[0], others[1]]);
     assert_eq!(ledgers(), 2);
-    ring.start(DiskOp::Prepare(PreparePair {
-        pair: PairNumber(11),
-        segment_blocks: 16,
-        ledger_blocks: 8,
-    }))
-    .expect("the ring takes submissions");
-    let mut events = Vec::new();
-    until(&mut ring, &mut events, |events| !events.is_empty());
+    let events = carried(
+        &mut ring,
+        DiskOp::Prepare(PreparePair {
+            pair: PairNumber(11),
+            segment_blocks: 16,
+            ledger_blocks: 8,
+        }),
+    );
     let [DiskEvent::Prepared { recycled: true, .. }] = &events[..] else {
         panic!("{events:?}");
     };

@@ -17,7 +17,7 @@ use clustor_shards::runtime::{Build, EXIT_PANIC, NodeOptions, ShardPlan, start};
 use clustor_shards::turn::{Application, Inbox, Outbox};
 use clustor_shards::uring::{RingError, ShardRing, WriterChoice, WriterMode};
 use clustor_wire::ids::ShardId;
-use ring_support::{chain, directory, filled, prepare, until};
+use ring_support::{carried, chain, directory, filled, prepare, until};
 
 const ROLE: &str = "CLUSTOR_RING_TEST_ROLE";
 const PLACE: &str = "CLUSTOR_RING_TEST_DIRECTORY";
@@ -322,10 +322,7 @@ fn poor(place: &Path) {
     assert_eq!(ring.register_pool(&mut pool), WriterMode::RegisteredUring);
     prepare(&mut ring, 1, 16, 4);
     let op = chain(1, 1, 0, filled(pool.take(2), 1), 0, filled(pool.take(1), 2));
-    ring.start(DiskOp::Chain(op))
-        .expect("the ring takes submissions");
-    let mut events = Vec::new();
-    until(&mut ring, &mut events, |events| !events.is_empty());
+    let events = carried(&mut ring, DiskOp::Chain(op));
     assert!(
         matches!(
             &events[0],

@@ -14,7 +14,7 @@ mod ours;
 mod raft_rs;
 
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use clap::{Args, ValueEnum};
@@ -24,6 +24,7 @@ use crate::BenchError;
 use crate::allocations::Since;
 use crate::instructions::under_callgrind;
 use crate::place::Place;
+use crate::report::save_json;
 
 /// Replicas.
 const NODES: usize = 3;
@@ -269,16 +270,7 @@ pub fn run(options: &Options) -> Result<(), BenchError> {
         println!("\nA build with `--features peers` counts other cores on the same work.");
     }
     match &options.json {
-        Some(path) => save(path, &rows),
+        Some(path) => save_json(path, &rows),
         None => Ok(()),
     }
-}
-
-fn save(path: &Path, rows: &[Row]) -> Result<(), BenchError> {
-    let mut text = serde_json::to_string_pretty(rows).expect("numbers and names");
-    text.push('\n');
-    std::fs::write(path, text).map_err(|source| BenchError::Output {
-        path: path.to_owned(),
-        source,
-    })
 }

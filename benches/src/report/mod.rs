@@ -78,7 +78,7 @@ impl Report {
     pub fn publish(&self, outputs: &Outputs) -> Result<(), BenchError> {
         table::print(self);
         if let Some(path) = &outputs.json {
-            self.save_json(path)?;
+            save_json(path, self)?;
         }
         if let Some(directory) = &outputs.hgrm {
             self.save_histograms(directory)?;
@@ -93,13 +93,6 @@ impl Report {
         }
     }
 
-    fn save_json(&self, path: &Path) -> Result<(), BenchError> {
-        let mut text = serde_json::to_string_pretty(self)
-            .map_err(|error| wrong(path)(std::io::Error::other(error)))?;
-        text.push('\n');
-        std::fs::write(path, text).map_err(wrong(path))
-    }
-
     fn save_histograms(&self, directory: &Path) -> Result<(), BenchError> {
         std::fs::create_dir_all(directory).map_err(wrong(directory))?;
         for (run, (measured, device)) in self.runs.iter().zip(&self.latencies) {
@@ -112,6 +105,14 @@ impl Report {
         }
         Ok(())
     }
+}
+
+/// Writes what was found as one JSON value.
+pub(crate) fn save_json(path: &Path, found: &impl Serialize) -> Result<(), BenchError> {
+    let mut text = serde_json::to_string_pretty(found)
+        .map_err(|error| wrong(path)(std::io::Error::other(error)))?;
+    text.push('\n');
+    std::fs::write(path, text).map_err(wrong(path))
 }
 
 fn wrong(path: &Path) -> impl FnOnce(std::io::Error) -> BenchError + use<> {

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use clustor_engine::machine::deferred::AckBox;
 use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
 use clustor_engine::outcome::{IdempotencyKey, Leadership, Outcome};
 use clustor_engine::profile::Profile;
@@ -11,10 +10,10 @@ use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore}
 use clustor_shards::disk::DiskOp;
 use clustor_shards::turn::{Application, ClientOp, Inbox, Outbox, PeerEvent, PeerId, Time};
 use clustor_wire::frame::Frame;
-use clustor_wire::ids::{BootNumber, ClusterId, LogIndex};
+use clustor_wire::ids::{BootNumber, LogIndex};
 use clustor_wire::message::DurabilityMode;
 
-use super::{P, Still, peer};
+use super::{P, peer};
 use crate::support::{MemoryDisk, TestKey};
 
 #[derive(Default)]
@@ -85,25 +84,18 @@ impl Node {
         profile.entry_bytes_max = 64 << 10;
         profile.cache_bytes_max = 1 << 20;
         profile.node_inflight_bytes_max = 1 << 20;
+        let partitions = vec![PartitionSpec {
+            id: P,
+            voters: voters.iter().map(|node| peer(*node)).collect(),
+            factory: Box::new(|_| Box::new(Sum::default())),
+        }];
         let config = CoreConfig {
-            cluster: ClusterId(7),
             me: peer(id),
-            partitions: vec![PartitionSpec {
-                id: P,
-                voters: voters.iter().map(|node| peer(*node)).collect(),
-                factory: Box::new(|_| Box::new(Sum::default())),
-            }],
-            profile,
             io_writer_mode,
-            shards: 1,
             // Another at each start: what is drawn and not on disk is drawn otherwise.
             seed: id * 31 + now.0,
-            placement: None,
-            placed: std::sync::Arc::default(),
-            control: Box::new(clustor_engine::gate::SelfGoverned),
-            stopwatch: Box::new(Still),
-            acks: AckBox::new(|| ()),
             silent: silent.map(str::to_owned),
+            ..super::config(profile, partitions)
         };
         let pool = config.profile.log_options(0).pool();
         let (core, _) = ShardCore::boot(config, pool, now, &mut disk, &TestKey(9)).expect("boots");

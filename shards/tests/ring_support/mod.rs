@@ -52,6 +52,14 @@ pub fn until(
     }
 }
 
+/// Starts an operation that nothing is in flight beside, and waits for what it comes to.
+pub fn carried(ring: &mut ShardRing, op: DiskOp) -> Vec<DiskEvent> {
+    ring.start(op).expect("the ring takes submissions");
+    let mut events = Vec::new();
+    until(ring, &mut events, |events| !events.is_empty());
+    events
+}
+
 /// Makes a pair and waits until the whole of it is zeroed.
 pub fn prepare(ring: &mut ShardRing, pair: u64, segment_blocks: u32, ledger_blocks: u32) {
     ring.start(DiskOp::Prepare(PreparePair {

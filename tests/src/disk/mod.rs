@@ -376,10 +376,13 @@ impl SimDisk {
         self.named(file).map(SimFile::at_rest).unwrap_or_default()
     }
 
-    /// Whether a block was ever handed over to be written.
+    /// The blocks of a file that were never handed over to be written.
     #[must_use]
-    pub fn was_submitted(&self, file: FileId, block: u32) -> bool {
-        self.named(file).is_some_and(|f| f.is_submitted(block))
+    pub fn untouched_blocks(&self, file: FileId) -> Vec<u32> {
+        self.named(file).map_or_else(Vec::new, |found| {
+            let all = 0..found.blocks();
+            all.filter(|block| !found.is_submitted(*block)).collect()
+        })
     }
 
     fn named(&self, file: FileId) -> Option<&SimFile> {

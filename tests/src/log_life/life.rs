@@ -554,9 +554,7 @@ impl Life {
         let mut file = *files.choose(&mut self.rng)?;
         let blocks: Vec<u32> = if damage == Damage::UntouchedSlotUnreadable {
             file = FileId::ledger(file.pair);
-            let all = 0..disk.file_blocks(file).unwrap_or(0);
-            all.filter(|block| !disk.was_submitted(file, *block))
-                .collect()
+            disk.untouched_blocks(file)
         } else {
             disk.blocks_at_rest(file)
         };

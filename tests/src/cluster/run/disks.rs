@@ -199,9 +199,7 @@ impl Run {
         for mut file in disk.file_names() {
             let blocks: Vec<u32> = if harm == Harm::UnreadableSlot {
                 file = FileId::ledger(file.pair);
-                let all = 0..disk.file_blocks(file).unwrap_or(0);
-                all.filter(|block| !disk.was_submitted(file, *block))
-                    .collect()
+                disk.untouched_blocks(file)
             } else {
                 disk.blocks_at_rest(file)
             };
