@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod server;
+pub mod world;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -34,6 +34,7 @@ mod crash;
 mod directory;
 mod fault;
 mod file;
+mod pairs;
 mod task;
 
 use std::collections::{BTreeMap, BTreeSet};
