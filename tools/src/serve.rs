@@ -1,6 +1,6 @@
 //! `clustor serve`: one node of a cluster, as a process.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -136,6 +136,11 @@ fn start_log(level: &str) -> Result<(), CommandError> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Escapes are for eyes, not for files and journals (NO_COLOR: no-color.org).
+        .with_ansi(
+            std::io::stderr().is_terminal()
+                && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()),
+        )
         .with_target(false)
         .try_init()
         .map_err(CommandError::failed)

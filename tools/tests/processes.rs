@@ -246,12 +246,21 @@ fn where_io_uring_is_forbidden_the_error_says_so_and_how_to_allow_it() {
 fn a_stopped_node_ends_in_order_and_starts_again() {
     let dir = lone_cluster();
     for round in 0..2 {
-        let mut node = Running::start(&dir.path);
+        let mut node = Running::start_with(&dir.path, "info");
         let done = ask(&dir.path, "append", &["1", "key", &format!("{round}")]);
         assert!(done.status.success(), "{}", text(&done.stderr));
         clustor_shards::sys::terminate(node.0.id()).expect("it runs");
         let status = node.0.wait().expect("it ends");
         assert!(status.success(), "{status}");
+        let mut said = String::new();
+        let mut err = node.0.stderr.take().expect("piped");
+        err.read_to_string(&mut said).expect("text");
+        let recovered = said.lines().find(|line| line.contains("recovered"));
+        let recovered = recovered.unwrap_or_else(|| panic!("{said}"));
+        assert!(recovered.contains("incidents=0"), "{recovered}");
+        assert!(recovered.len() < 250, "a line for people: {recovered}");
+        assert!(said.contains("stopped"), "{said}");
+        assert!(!said.contains('\u{1b}'), "no colours in a file: {said}");
     }
     let _node = Running::start(&dir.path);
     let read = ask(&dir.path, "read", &["1", "key", "--raw"]);

@@ -335,7 +335,18 @@ fn build(
         let mut disk = Watched::new(boot.shard, boot.disk);
         let (core, report) = ShardCore::boot(config, boot.pool, boot.now, &mut disk, &keys)?;
         let work = disk.work();
-        tracing::info!(shard = %boot.shard, boot = %report.boot, ?work, ?report, "recovered");
+        tracing::info!(
+            shard = %boot.shard,
+            boot = %report.boot,
+            duration_ms = work.duration_ms,
+            read_bytes = work.read_bytes,
+            pairs = work.found_pairs,
+            chains = report.chains,
+            rewritten = report.rewritten,
+            missing = report.missing,
+            incidents = report.incidents.len(),
+            "recovered; boot_record.json says more",
+        );
         let record = record_to_leave(directory, identity, &core, &report, work);
         *boot.on_begin = Some(record);
         if report.format.sealing == Suite::None {
