@@ -12,25 +12,8 @@ use support::{
 fn a_handle_is_measured_beside_the_shard_the_device_and_the_waking_of_a_thread() {
     let dir = directory();
     let table = measured(
-        &[
-            "log",
-            "--seconds",
-            "0.2",
-            "--repeat",
-            "2",
-            "--clients",
-            "1,4",
-            "--sizes",
-            "128",
-            "--at",
-            "handle",
-            "--json",
-            "log.json",
-            "--hgrm",
-            "hgrm",
-            "--svg",
-            "svg",
-        ],
+        "log --seconds 0.2 --repeat 2 --clients 1,4 --sizes 128 --at handle --json log.json \
+         --hgrm hgrm --svg svg",
         dir.path(),
     );
     assert!(table.contains("a handle adds"), "{table}");
@@ -60,29 +43,8 @@ fn appends_over_rollovers_and_reclaims_are_told_apart_and_add_up() {
     let profile = "segment_bytes = 1_048_576\nentry_bytes_max = 100_000\n";
     std::fs::write(dir.path().join("small.toml"), profile).expect("written");
     let table = measured(
-        &[
-            "log",
-            "--rollover",
-            "--reclaim",
-            "--profile",
-            "small.toml",
-            "--modes",
-            "strict",
-            "--seconds",
-            "1",
-            "--repeat",
-            "1",
-            "--clients",
-            "1",
-            "--sizes",
-            "4000",
-            "--json",
-            "log.json",
-            "--hgrm",
-            "hgrm",
-            "--svg",
-            "svg",
-        ],
+        "log --rollover --reclaim --profile small.toml --modes strict --seconds 1 --repeat \
+         1 --clients 1 --sizes 4000 --json log.json --hgrm hgrm --svg svg",
         dir.path(),
     );
     for column in ["+chains", "+flushes", "Rollovers:", "Reclaims:"] {
@@ -131,26 +93,10 @@ fn appends_over_rollovers_and_reclaims_are_told_apart_and_add_up() {
 #[test]
 fn instructions_are_counted_and_without_valgrind_it_is_said_that_they_cannot_be() {
     let dir = directory();
-    let arguments = [
-        "log",
-        "--instructions",
-        "--seconds",
-        "0.1",
-        "--repeat",
-        "1",
-        "--clients",
-        "1",
-        "--modes",
-        "strict",
-        "--sizes",
-        "64,4096",
-        "--at",
-        "shard",
-        "--json",
-        "log.json",
-    ];
+    let arguments = "log --instructions --seconds 0.1 --repeat 1 --clients 1 --modes strict --sizes \
+         64,4096 --at shard --json log.json";
     let output = bench()
-        .args(arguments)
+        .args(arguments.split_whitespace())
         .args(["--dir", "."])
         .current_dir(dir.path())
         .env("PATH", "")
@@ -165,7 +111,7 @@ fn instructions_are_counted_and_without_valgrind_it_is_said_that_they_cannot_be(
     if !has_valgrind() {
         return;
     }
-    let table = measured(&arguments, dir.path());
+    let table = measured(arguments, dir.path());
     assert!(table.contains("instr/op"), "{table}");
     let report = json(&dir.path().join("log.json"));
     let rows = rows(&report, 1);
@@ -182,17 +128,7 @@ fn instructions_are_counted_and_without_valgrind_it_is_said_that_they_cannot_be(
 fn a_start_is_measured_against_the_least_of_device_suite_and_a_gigabyte() {
     let dir = directory();
     let table = measured(
-        &[
-            "start",
-            "--mib",
-            "16",
-            "--payload-bytes",
-            "65536",
-            "--repeat",
-            "1",
-            "--json",
-            "one.json",
-        ],
+        "start --mib 16 --payload-bytes 65536 --repeat 1 --json one.json",
         dir.path(),
     );
     for line in [
@@ -235,12 +171,7 @@ fn a_start_is_measured_against_the_least_of_device_suite_and_a_gigabyte() {
     );
     assert!(0.0 < read && read <= open, "{one}");
 
-    measured(
-        &[
-            "start", "--mib", "17", "--repeat", "2", "--json", "two.json",
-        ],
-        dir.path(),
-    );
+    measured("start --mib 17 --repeat 2 --json two.json", dir.path());
     let two = json(&dir.path().join("two.json"));
     assert_eq!(
         (&two["entries"], &two["rounds"]),
@@ -252,7 +183,7 @@ fn a_start_is_measured_against_the_least_of_device_suite_and_a_gigabyte() {
         "what was made is removed"
     );
 
-    let refused = called(&["start", "--mib", "16", "--gib", "1"], dir.path());
+    let refused = called("start --mib 16 --gib 1", dir.path());
     assert_eq!(refused.status.code(), Some(2), "one or the other");
 }
 
@@ -263,15 +194,7 @@ fn the_consensus_core_is_counted_entry_by_entry() {
     }
     let dir = directory();
     let table = measured(
-        &[
-            "consensus",
-            "--batches",
-            "1,16",
-            "--size",
-            "64",
-            "--json",
-            "core.json",
-        ],
+        "consensus --batches 1,16 --size 64 --json core.json",
         dir.path(),
     );
     assert!(
@@ -305,17 +228,7 @@ fn the_consensus_core_is_counted_entry_by_entry() {
 fn idle_partitions_are_measured_beside_one_alone() {
     let dir = directory();
     let table = measured(
-        &[
-            "idle",
-            "--partitions",
-            "8",
-            "--seconds",
-            "0.5",
-            "--repeat",
-            "1",
-            "--json",
-            "idle.json",
-        ],
+        "idle --partitions 8 --seconds 0.5 --repeat 1 --json idle.json",
         dir.path(),
     );
     for line in [

@@ -12,24 +12,8 @@ use support::{
 fn the_same_work_goes_through_this_log_and_through_raft_engine() {
     let dir = directory();
     let table = measured(
-        &[
-            "peers",
-            "log",
-            "--seconds",
-            "0.2",
-            "--repeat",
-            "2",
-            "--clients",
-            "4",
-            "--sizes",
-            "128",
-            "--json",
-            "peers.json",
-            "--hgrm",
-            "hgrm",
-            "--svg",
-            "svg",
-        ],
+        "peers log --seconds 0.2 --repeat 2 --clients 4 --sizes 128 --json peers.json \
+         --hgrm hgrm --svg svg",
         dir.path(),
     );
     assert!(
@@ -84,10 +68,7 @@ fn other_cores_are_counted_on_the_same_work() {
         return;
     }
     let dir = directory();
-    let table = measured(
-        &["consensus", "--batches", "1,16,256", "--json", "core.json"],
-        dir.path(),
-    );
+    let table = measured("consensus --batches 1,16,256 --json core.json", dir.path());
     assert!(table.contains("raft-rs"), "{table}");
     let rows = json(&dir.path().join("core.json"));
     let rows = rows.as_array().expect("a list");

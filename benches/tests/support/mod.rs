@@ -22,16 +22,16 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Calls the harness; what it printed, once it has ended well.
-pub fn measured(arguments: &[&str], dir: &Path) -> String {
+/// Calls the harness with a line of arguments; what it printed, once it has ended well.
+pub fn measured(arguments: &str, dir: &Path) -> String {
     let output = called(arguments, dir);
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout)
 }
 
-pub fn called(arguments: &[&str], dir: &Path) -> Output {
+pub fn called(arguments: &str, dir: &Path) -> Output {
     bench()
-        .args(arguments)
+        .args(arguments.split_whitespace())
         .arg("--dir")
         .arg(dir)
         .current_dir(dir)
