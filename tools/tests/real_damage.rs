@@ -298,3 +298,49 @@ fn status_says_whom_missing_content_waits_for() {
         std::thread::sleep(Duration::from_millis(100));
     }
 }
+
+/// A node's role in the partition, and its trouble there.
+fn standing(cluster: &Cluster, node: u64) -> (Value, String) {
+    let status = cluster.run("status", &["--json"]);
+    let said: Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    let shards = said["shards"].as_array().into_iter().flatten();
+    let mut of_node = shards.filter(|shard| shard["node"] == node);
+    let partition = of_node.next().map(|shard| &shard["partitions"][0]);
+    let partition = partition.cloned().unwrap_or_default();
+    let trouble = partition["trouble"].as_str().unwrap_or_default().to_owned();
+    (partition["role"].clone(), trouble)
+}
+
+#[test]
+fn whoever_is_to_suspect_tampering_is_silent_over_restarts_and_asks_for_nothing() {
+    let mut cluster = Cluster::make();
+    let profile = "on_authentication_failure = \"quarantine\"\n";
+    std::fs::write(cluster.dir.join("suspicious.toml"), profile).expect("written");
+    let config = cluster.dir.join("node-2.toml");
+    let text = std::fs::read_to_string(&config).expect("there");
+    let text = text.replace("profile = \"latency\"", "profile = \"suspicious.toml\"");
+    std::fs::write(&config, text).expect("written");
+    cluster.boot(1..=NODES);
+    for n in 0..9 {
+        let done = cluster.run("append", &["1", &format!("k{n}"), "v"]);
+        assert!(done.status.success(), "{done:?}");
+    }
+    cluster.kill();
+    assert!(cluster.let_rot(2, 0) > 0);
+    for start in 0..2 {
+        cluster.boot(1..=NODES);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let (role, trouble) = standing(&cluster, 2);
+            if role == "quarantined" && trouble.contains("asks for nothing") {
+                break;
+            }
+            assert!(Instant::now() < until, "start {start}: {role} {trouble}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        // The others go on without it.
+        let done = cluster.run("append", &["1", &format!("start{start}"), "v"]);
+        assert!(done.status.success(), "{done:?}");
+        cluster.kill();
+    }
+}

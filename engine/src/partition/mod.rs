@@ -34,7 +34,7 @@ use clustor_shards::turn::{ConnectionId, PeerId, Time};
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 use clustor_wire::message::{
     AskedAnswer, AskedNode, IdempotencyKey, LeaderAt, MEMBERS_MAX, PartitionStatus, RefetchVerdict,
-    Refusal, RefusalClause,
+    Refusal, RefusalClause, Role,
 };
 
 use crate::gate::ControlFacts;
@@ -173,10 +173,13 @@ fn asked(
 }
 
 /// What is lost here, and whom it waits for.
-fn lost(missing: u64, index: Option<LogIndex>, asked: &[AskedNode]) -> String {
-    let mut text = format!("the content of {missing} entries is lost here");
+fn lost(status: &Glance, index: Option<LogIndex>, asked: &[AskedNode]) -> String {
+    let mut text = format!("the content of {} entries is lost here", status.missing);
     let Some(index) = index else {
-        text.push_str("; it is asked for as soon as somebody leads");
+        text.push_str(match status.role {
+            Role::Quarantined => "; a quarantined replica asks for nothing",
+            _ => "; it is asked for as soon as somebody leads",
+        });
         return text;
     };
     text.push_str(&format!("; entry {index} is asked for"));
@@ -538,7 +541,7 @@ impl Partition {
         let trouble = match (&self.machine, self.busy.stuck) {
             (MachineSlot::Failed(trouble), _) => format!("the machine {trouble}"),
             (_, Some(stuck)) if status.missing == 0 => stuck.to_owned(),
-            _ if status.missing > 0 => lost(status.missing, asked_index, &asked),
+            _ if status.missing > 0 => lost(&status, asked_index, &asked),
             _ if self.busy.pause.is_some() => self
                 .busy
                 .pause
