@@ -1,67 +1,14 @@
 //! What the simulator's disk may do to a log, and what it must never do.
 
+mod disk_support;
+
 use std::collections::BTreeSet;
 
 use clustor_shards::buffer::{BLOCK_BYTES, Blocks};
-use clustor_shards::disk::{
-    BootDisk, DiskEvent, DiskOp, DurableChain, FileId, FileKind, FlushKind, PreparePair, ReadBlocks,
-};
+use clustor_shards::disk::{BootDisk, DiskEvent, DiskOp, FileId, FileKind, ReadBlocks};
 use clustor_sim::disk::{Crash, Fate, SECTOR_BYTES, SimDisk, SimDiskOptions, WriteFault};
-use clustor_wire::ids::{ChainNumber, PairNumber};
-
-const PAIR: PairNumber = PairNumber(1);
-const SEGMENT: FileId = FileId::segment(PAIR);
-const LEDGER: FileId = FileId::ledger(PAIR);
-
-fn filled(len: usize, byte: u8) -> Blocks {
-    let mut blocks = Blocks::from_heap(len);
-    for block in blocks.as_mut_slice() {
-        block.0.fill(byte);
-    }
-    blocks
-}
-
-fn chain(number: u64, log_block: u32, ledger_block: u32) -> DiskOp {
-    let byte = number as u8;
-    DiskOp::Chain(DurableChain {
-        chain: ChainNumber(number),
-        pair: PAIR,
-        log_block,
-        log: filled(1, byte),
-        ledger_block,
-        ledger: filled(1, byte),
-        flush: FlushKind::Fdatasync,
-    })
-}
-
-fn prepare(pair: PairNumber, segment_blocks: u32) -> DiskOp {
-    DiskOp::Prepare(PreparePair {
-        pair,
-        segment_blocks,
-        ledger_blocks: 8,
-    })
-}
-
-fn events(disk: &mut SimDisk) -> Vec<DiskEvent> {
-    let mut events = Vec::new();
-    disk.take_events(&mut events);
-    events
-}
-
-/// A disk with one pair in place.
-fn prepared(seed: u64) -> SimDisk {
-    let mut disk = SimDisk::new(seed);
-    disk.submit(prepare(PAIR, 16));
-    disk.run_until_idle();
-    assert!(matches!(
-        events(&mut disk)[..],
-        [DiskEvent::Prepared {
-            segment_blocks_ready: 16,
-            ..
-        }]
-    ));
-    disk
-}
+use clustor_wire::ids::PairNumber;
+use disk_support::{LEDGER, PAIR, SEGMENT, chain, events, prepare, prepared};
 
 fn block(disk: &mut SimDisk, file: FileId, at: u32) -> Vec<u8> {
     let mut into = Blocks::from_heap(1);

@@ -1,63 +1,18 @@
 //! Faults planted into the simulator's disk do what they say, and everything a crash may leave can be listed.
 
+mod disk_support;
+
 use std::collections::BTreeSet;
 
 use clustor_shards::buffer::Blocks;
 use clustor_shards::disk::{
-    BootDisk, DiskError, DiskEvent, DiskOp, DurableChain, FileId, FileKind, FlushKind, PreparePair,
+    BootDisk, DiskError, DiskEvent, DiskOp, DurableChain, FileId, FileKind, FlushKind,
 };
 use clustor_sim::disk::{
     Crash, Fate, FlushFault, Name, Settled, SimDisk, SimDiskOptions, StuckKind, WriteFault,
 };
 use clustor_sim::log_life::settle::{Coverage, Limits, decisions};
-use clustor_wire::ids::{ChainNumber, PairNumber};
-
-const PAIR: PairNumber = PairNumber(1);
-const SEGMENT: FileId = FileId::segment(PAIR);
-const LEDGER: FileId = FileId::ledger(PAIR);
-
-fn filled(len: usize, byte: u8) -> Blocks {
-    let mut blocks = Blocks::from_heap(len);
-    for block in blocks.as_mut_slice() {
-        block.0.fill(byte);
-    }
-    blocks
-}
-
-fn chain(number: u64, log_block: u32, ledger_block: u32) -> DiskOp {
-    let byte = number as u8;
-    DiskOp::Chain(DurableChain {
-        chain: ChainNumber(number),
-        pair: PAIR,
-        log_block,
-        log: filled(1, byte),
-        ledger_block,
-        ledger: filled(1, byte),
-        flush: FlushKind::Fdatasync,
-    })
-}
-
-fn prepare(pair: PairNumber, segment_blocks: u32) -> DiskOp {
-    DiskOp::Prepare(PreparePair {
-        pair,
-        segment_blocks,
-        ledger_blocks: 8,
-    })
-}
-
-fn events(disk: &mut SimDisk) -> Vec<DiskEvent> {
-    let mut events = Vec::new();
-    disk.take_events(&mut events);
-    events
-}
-
-fn prepared(seed: u64) -> SimDisk {
-    let mut disk = SimDisk::new(seed);
-    disk.submit(prepare(PAIR, 16));
-    disk.run_until_idle();
-    assert_eq!(events(&mut disk).len(), 1);
-    disk
-}
+use disk_support::{LEDGER, PAIR, SEGMENT, chain, events, prepare, prepared};
 
 fn first_byte(disk: &mut SimDisk, file: FileId, at: u32) -> u8 {
     let mut into = Blocks::from_heap(1);

@@ -2,6 +2,7 @@
 //! repeat and drop. Every turn is checked: one leader per term, one entry per applied index, watermarks that only rise.
 #![allow(dead_code, unreachable_pub)]
 
+#[path = "../../../shards/tests/support/memory_disk.rs"]
 pub mod disk;
 mod node;
 

@@ -1,14 +1,22 @@
-//! An honest disk in memory: what is submitted succeeds when it is carried; what is not carried never happened.
+//! An honest disk in memory: everything that is submitted succeeds, at once and in order; what is not carried never happened.
+#![allow(dead_code, unreachable_pub)]
 
 use std::collections::BTreeMap;
 
 use clustor_shards::buffer::{Block, Blocks};
-use clustor_shards::disk::{BootDisk, DiskError, DiskEvent, DiskOp, FileId, FoundPair, RetirePair};
+use clustor_shards::disk::{
+    BootDisk, DiskError, DiskEvent, DiskOp, FileId, FoundPair, RetirePair, SPARE_ZERO_BLOCKS,
+};
 
 #[derive(Default, Clone)]
 pub struct MemoryDisk {
-    files: BTreeMap<FileId, Vec<Block>>,
-    salts: u8,
+    pub files: BTreeMap<FileId, Vec<Block>>,
+    /// Segments that wait to become another pair's.
+    pub kept: Vec<Vec<Block>>,
+    /// Of the last pair, in each byte.
+    pub salts: u8,
+    /// What was read, in order: the file and the first block.
+    pub reads: Vec<(FileId, u32)>,
 }
 
 impl MemoryDisk {
@@ -41,15 +49,21 @@ impl MemoryDisk {
             DiskOp::Prepare(ask) => {
                 self.salts += 1;
                 let zeros = |blocks| vec![Block::ZERO; blocks as usize];
-                self.files
-                    .insert(FileId::segment(ask.pair), zeros(ask.segment_blocks));
+                let fits = |kept: &Vec<Block>| kept.len() == ask.segment_blocks as usize;
+                let kept = self.kept.iter().position(fits);
+                let recycled = kept.is_some();
+                let mut segment =
+                    kept.map_or_else(|| zeros(ask.segment_blocks), |at| self.kept.remove(at));
+                segment[..SPARE_ZERO_BLOCKS as usize].fill(Block::ZERO);
+                segment[ask.segment_blocks as usize - 1] = Block::ZERO;
+                self.files.insert(FileId::segment(ask.pair), segment);
                 self.files
                     .insert(FileId::ledger(ask.pair), zeros(ask.ledger_blocks));
                 DiskEvent::Prepared {
                     pair: ask.pair,
                     salt: [self.salts; 32],
                     segment_blocks_ready: ask.segment_blocks,
-                    recycled: false,
+                    recycled,
                 }
             }
             DiskOp::Trailer(write) => {
@@ -60,7 +74,23 @@ impl MemoryDisk {
                     outcome: Ok(()),
                 }
             }
-            DiskOp::Remove(pair) | DiskOp::Retire(RetirePair { pair, .. }) => {
+            DiskOp::Retire(RetirePair {
+                pair,
+                keep_blocks,
+                kept_max,
+            }) => {
+                let segment = self.files.remove(&FileId::segment(pair));
+                self.files.remove(&FileId::ledger(pair));
+                self.kept.truncate(kept_max as usize);
+                if keep_blocks.is_some() && self.kept.len() < kept_max as usize {
+                    self.kept.extend(segment);
+                }
+                DiskEvent::Removed {
+                    pair,
+                    outcome: Ok(()),
+                }
+            }
+            DiskOp::Remove(pair) => {
                 self.files.remove(&FileId::segment(pair));
                 self.files.remove(&FileId::ledger(pair));
                 DiskEvent::Removed {
@@ -77,12 +107,22 @@ impl MemoryDisk {
             .copy_from_slice(blocks.as_slice());
     }
 
+    /// A file's blocks.
+    pub fn file(&mut self, file: FileId) -> &mut Vec<Block> {
+        self.files.get_mut(&file).expect("a file")
+    }
+
     /// Every segment's blocks, to be damaged.
     pub fn segments(&mut self) -> impl Iterator<Item = &mut Vec<Block>> {
         self.files
             .iter_mut()
             .filter(|(file, _)| **file == FileId::segment(file.pair))
             .map(|(_, blocks)| blocks)
+    }
+
+    /// Flips one bit.
+    pub fn flip(&mut self, file: FileId, block: u32, bit: usize) {
+        self.files.get_mut(&file).expect("a file")[block as usize].0[bit / 8] ^= 1 << (bit % 8);
     }
 }
 
@@ -106,6 +146,7 @@ impl BootDisk for MemoryDisk {
     }
 
     fn read(&mut self, file: FileId, block: u32, into: &mut Blocks) -> Result<(), DiskError> {
+        self.reads.push((file, block));
         let blocks = self.files.get(&file).map_or(&[][..], Vec::as_slice);
         for (at, place) in (block as usize..).zip(into.as_mut_slice()) {
             *place = blocks.get(at).copied().unwrap_or(Block::ZERO);
@@ -117,7 +158,9 @@ impl BootDisk for MemoryDisk {
         true
     }
 
-    fn keep(&mut self, _: u32, _: u32) -> Result<(), DiskError> {
+    fn keep(&mut self, blocks: u32, count: u32) -> Result<(), DiskError> {
+        self.kept.retain(|kept| kept.len() == blocks as usize);
+        self.kept.truncate(count as usize);
         Ok(())
     }
 }
