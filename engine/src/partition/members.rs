@@ -72,6 +72,9 @@ impl Partition {
             Some(Estranged::Emptied { named }) => format!(
                 "its disk is a new one, and the voter that node {me} was is on the old one (incarnation {named}): it does not vote and counts for nothing; `clustor member replace` {id} {me} takes it in (docs/operations.md, \"A lost disk\")"
             ),
+            Some(Estranged::Refounded) => format!(
+                "its disk is a new one, on which node {me} began the partition anew, and others hold the partition already: it does nothing any more (docs/operations.md, \"A partition that began twice\")"
+            ),
             Some(Estranged::Asks(lowest)) => format!(
                 "it starts for the first time, which takes all its first voters at once; node {} says who is missing",
                 lowest.node

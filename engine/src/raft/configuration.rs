@@ -375,6 +375,19 @@ impl Configuration {
         }
     }
 
+    /// The voters as a founding would name them: without who does not vote, and of a joint configuration those before.
+    pub(super) fn founded(&self) -> Self {
+        let mut named = self.named.clone();
+        named.retain(|(peer, _)| self.first.contains(peer));
+        Self {
+            step: Step::States,
+            first: self.first.clone(),
+            second: Vec::new(),
+            named,
+            notes: Vec::new(),
+        }
+    }
+
     /// What the record does.
     #[must_use]
     pub const fn step(&self) -> Step {

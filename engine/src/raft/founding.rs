@@ -15,12 +15,18 @@
 //!
 //! There is one that names, so that there is one set of names. What it says is of its session; a session of its former life
 //! ends before its empty disk can ask anybody.
+//!
+//! Where the disks of all first voters were emptied (of one, where it began alone), nobody that they ask knows better, and
+//! they found the partition anew, though others may hold it who joined later. So whoever knows a member that a session shows
+//! to be on another disk, or that does not vote, tells it the configuration in force; and one that founded and has seen no
+//! change since, and hears that its place is another incarnation's, founded what was there already: it stops for good. What
+//! it acknowledged until then is of that second history.
 
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{Incarnation, LogIndex, Term};
 use clustor_wire::message::RaftBody;
 
-use super::configuration::{Configuration, Step};
+use super::configuration::{Configuration, Standing, Step};
 use super::output::RecordToPersist;
 use super::replica::{Replica, RoleState, Turn};
 use crate::lent::{Bare, Lent};
@@ -77,6 +83,9 @@ pub enum Estranged {
         /// Whose the place is.
         named: Incarnation,
     },
+    /// It founded the partition, which others hold who know its place as another incarnation's, or as one that does not
+    /// vote: its disk is a new one. It does nothing any more.
+    Refounded,
 }
 
 impl Replica {
@@ -103,6 +112,13 @@ impl Replica {
     /// Why this replica does not vote, though a voter has its place.
     #[must_use]
     pub fn estranged(&self) -> Option<Estranged> {
+        if self
+            .membership
+            .first()
+            .is_some_and(|first| self.refounds(first))
+        {
+            return Some(Estranged::Refounded);
+        }
         if !self.is_estranged() {
             return None;
         }
@@ -115,6 +131,11 @@ impl Replica {
                 _ => self.waits(),
             },
         })
+    }
+
+    /// Whether the configuration at index 0 shows that this replica founded what was there already: see [`Self::stop_refounding`].
+    pub(super) fn refounds(&self, first: &Configuration) -> bool {
+        !first.is_nameless() && first.incarnation_of(self.me) != self.incarnation
     }
 
     fn waits(&self) -> Estranged {
@@ -176,7 +197,11 @@ impl Replica {
             return;
         };
         if !told.is_nameless() {
-            self.take_names(turn, told);
+            if self.is_refounded(&told) {
+                self.stop_refounding(turn, &told);
+            } else {
+                self.take_names(turn, told);
+            }
             return;
         }
         if !self.is_new() {
@@ -218,15 +243,56 @@ impl Replica {
             return;
         }
         let mine = told.incarnation_of(self.me);
-        if mine == self.incarnation {
+        if mine == self.incarnation && self.founding.replaced.is_none() {
             let first = self.membership.first();
             let same = |first: &Configuration| first.first() == told.first();
             if told.step() == Step::States && first.is_some_and(same) {
                 self.found(turn, told);
             }
-        } else if mine != Incarnation::ZERO {
+        } else if mine != Incarnation::ZERO && mine != self.incarnation {
             self.founding.replaced = Some(mine);
         }
+    }
+
+    /// A session shows which disk `peer` is on. A member that may have founded the partition anew is told what is in force.
+    pub fn meet(&mut self, turn: &mut Turn<'_>, peer: PeerId, incarnation: Incarnation) {
+        let known = &self.configuration;
+        let doubtful = match known.standing(peer) {
+            Some(Standing::Voter) => known.incarnation_of(peer) != incarnation,
+            standing => standing.is_some(),
+        };
+        if doubtful && !known.is_nameless() && !matches!(self.role, RoleState::Quarantined) {
+            self.say_founding(turn, peer, known.encode());
+        }
+    }
+
+    /// Whether `told` is of a history that is not this replica's: it founded, nothing has changed its configuration since,
+    /// and `told`, which knows it, names none of those who founded.
+    fn is_refounded(&self, told: &Configuration) -> bool {
+        let founded = |first: &Configuration| {
+            first.incarnation_of(self.me) == self.incarnation
+                && first
+                    .first()
+                    .iter()
+                    .all(|peer| told.incarnation_of(*peer) != first.incarnation_of(*peer))
+        };
+        !self.is_new()
+            && told.standing(self.me).is_some()
+            && self.membership.is_as_founded()
+            && self.membership.first().is_some_and(founded)
+    }
+
+    /// Stops for good what should never have begun. What the others have takes the place of what was founded here, so that
+    /// a restart knows.
+    fn stop_refounding(&mut self, turn: &mut Turn<'_>, told: &Configuration) {
+        let theirs = told.founded();
+        turn.out.records.push(RecordToPersist::Founding {
+            partition: self.partition,
+            configuration: theirs.encode(),
+        });
+        self.quarantine(turn);
+        self.membership.name(theirs);
+        self.obey_membership();
     }
 
     /// From here on the voters are named.

@@ -124,7 +124,12 @@ impl Membership {
         (first.index == LogIndex::ZERO).then_some(&*first.configuration)
     }
 
-    /// The first configuration was nameless and is not any more.
+    /// Whether no record has changed the members since the partition was founded.
+    pub(super) fn is_as_founded(&self) -> bool {
+        self.entries.len() == 1 && self.entries[0].index == LogIndex::ZERO
+    }
+
+    /// The first configuration was nameless and is not any more, or it was not the first.
     pub(super) fn name(&mut self, configuration: Configuration) {
         assert!(self.entries[0].index == LogIndex::ZERO);
         self.entries[0].configuration = Arc::new(configuration);

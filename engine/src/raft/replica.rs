@@ -238,6 +238,13 @@ impl Replica {
             founding: Lent::default(),
             random: SplitMix64::seed_from_u64(config.seed),
         };
+        if replica
+            .membership
+            .first()
+            .is_some_and(|first| replica.refounds(first))
+        {
+            replica.role = RoleState::Quarantined;
+        }
         if !replica.decides_alone() {
             replica.reset_election_timer(now);
             // Its own vote is one too.

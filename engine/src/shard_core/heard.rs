@@ -57,6 +57,10 @@ impl ShardCore {
             let woken = self.pairs.renewed(peer);
             self.wake(now, woken);
         }
+        for partition in self.partitions.values_mut() {
+            let mut turn = self.shared.lend(now);
+            partition.replica.meet(&mut turn, peer, incarnation);
+        }
     }
 
     fn take_frame(&mut self, now: Time, from: AuthenticatedPeer, frame: &Frame) {
