@@ -335,7 +335,7 @@ impl ShardCore {
         } = asked;
         self.admit_any(stopping)?;
         let not_here = || self.not_here(id);
-        if !self.partitions.contains_key(&id) {
+        if !self.partitions.contains(id) {
             return Err(not_here());
         }
         let Some(partition) = self.partitions.get_mut(&id) else {

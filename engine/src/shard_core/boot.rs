@@ -18,6 +18,7 @@ use super::addresses::Addresses;
 use super::campaigns::Campaigns;
 use super::clocks::ClockWatch;
 use super::pairs::Pairs;
+use super::partitions::Partitions;
 use super::peers::{Peers, behind_its_past};
 use super::reloads::Reloads;
 use super::{Links, ShardCore, Shared};
@@ -166,12 +167,11 @@ impl ShardCore {
                 &config.placed,
                 now,
             );
-            partitions.push((id, Box::new(partition)));
+            partitions.push(Box::new(partition));
         }
-        // Made of all at once, the map has no half-empty nodes.
-        let partitions: BTreeMap<_, _> = partitions.into_iter().collect();
+        let partitions = Partitions::of(partitions);
         let quarantined = log.quarantine().is_some() || behind.is_some();
-        let touched: BTreeSet<PartitionId> = partitions.keys().copied().collect();
+        let touched: BTreeSet<PartitionId> = partitions.ids().collect();
         let core = Self {
             me,
             shared: Shared {

@@ -27,7 +27,7 @@ impl ShardCore {
             match (event, from) {
                 (PeerEvent::Up(peer), _) => {
                     self.peers.forget_session(peer);
-                    for partition in self.partitions.values_mut() {
+                    for partition in self.partitions.all_mut() {
                         partition.replica.peer_up(peer);
                         if partition.replica.is_leader() && partition.filed_quiet.is_none() {
                             self.touched.insert(partition.id);
@@ -51,13 +51,13 @@ impl ShardCore {
     fn meet(&mut self, now: Time, peer: PeerId, incarnation: Incarnation) {
         let before = self.shared.heard.insert(peer, incarnation);
         if before.is_some_and(|before| before != incarnation) {
-            for partition in self.partitions.values_mut() {
+            for partition in self.partitions.all_mut() {
                 partition.replica.peer_renewed(now, peer);
             }
             let woken = self.pairs.renewed(peer);
             self.wake(now, woken);
         }
-        for partition in self.partitions.values_mut() {
+        for partition in self.partitions.all_mut() {
             let mut turn = self.shared.lend(now);
             partition.replica.meet(&mut turn, peer, incarnation);
         }

@@ -16,6 +16,7 @@
 //! - `modes`: how partitions are made durable
 //! - `outward`: what replicas decided, to the log, the machines and those who asked
 //! - `pairs`: other shards with which partitions are quiet
+//! - `partitions`: those that are here, and how often they are looked at
 //! - `peers`: what is remembered of peers' disks, and what they hold against the own one
 //! - `reloads`: clients that ask for the profile to be read anew
 //! - `retired`: what the disk brought back
@@ -33,6 +34,7 @@ mod members;
 mod modes;
 mod outward;
 mod pairs;
+mod partitions;
 mod peers;
 mod reloads;
 mod retired;
@@ -66,6 +68,7 @@ use campaigns::Campaigns;
 use clocks::ClockWatch;
 use links::{Links, Sender};
 use pairs::Pairs;
+use partitions::Partitions;
 use peers::Peers;
 pub use peers::{RECORD_CHAINS, RECORD_MS};
 use reloads::Reloads;
@@ -132,8 +135,7 @@ impl Shared {
 pub struct ShardCore {
     me: PeerId,
     shared: Shared,
-    /// Each in a box of its own: the nodes of a map keep room for others.
-    partitions: BTreeMap<PartitionId, Box<Partition>>,
+    partitions: Partitions,
     /// Partitions something happened to in this turn.
     touched: BTreeSet<PartitionId>,
     deadlines: BTreeSet<(Time, PartitionId)>,
@@ -200,12 +202,19 @@ impl ShardCore {
     /// A partition, to be looked at.
     #[must_use]
     pub fn partition(&self, partition: PartitionId) -> Option<&Partition> {
-        self.partitions.get(&partition).map(Box::as_ref)
+        self.partitions.get(&partition)
     }
 
     /// All partitions, ascending.
     pub fn partitions(&self) -> impl Iterator<Item = &Partition> {
-        self.partitions.values().map(Box::as_ref)
+        self.partitions.all()
+    }
+
+    /// How often one of the partitions was looked at since the shard booted, from within or from outside: the work of a turn
+    /// that depends on partitions is by how much it grows.
+    #[must_use]
+    pub fn visits(&self) -> u64 {
+        self.partitions.visits()
     }
 
     /// How the shard and its partitions stand: one partition, or all.
@@ -221,7 +230,7 @@ impl ShardCore {
             trouble: self.trouble(),
             partitions: self
                 .partitions
-                .values()
+                .all()
                 .filter(|partition| only.is_none_or(|only| only == partition.id))
                 .map(|partition| {
                     let control = self.control.facts(partition.id);
@@ -249,10 +258,10 @@ impl ShardCore {
         self.patience_ms = profile.election_ms_max;
         let (timers, limits) = bounds(&profile);
         self.timers = timers;
-        for partition in self.partitions.values_mut() {
+        for partition in self.partitions.all_mut() {
             partition.retune(Arc::clone(&self.timers), Arc::clone(&limits), &profile);
         }
-        self.touched.extend(self.partitions.keys().copied());
+        self.touched.extend(self.partitions.ids());
     }
 
     /// Which node this is.
@@ -286,7 +295,7 @@ impl ShardCore {
         };
         self.failure_told = true;
         let refused = refusal(RefusalClause::Unavailable, text, 1000);
-        for partition in self.partitions.values_mut() {
+        for partition in self.partitions.all_mut() {
             let answers = &mut self.scratch_answers;
             partition.replica.quarantine(&mut self.shared.lend(now));
             partition.give_up_appends(why, answers);
@@ -306,7 +315,7 @@ impl ShardCore {
         let patience = self.patience_ms * HAND_OVER_TIMEOUTS * 1000;
         let out_of_patience = now.since_us(since) > patience;
         let mut busy = false;
-        for partition in self.partitions.values_mut() {
+        for partition in self.partitions.all_mut() {
             if partition.replica.is_leader() {
                 partition.stopping = true;
                 if first {
@@ -332,7 +341,7 @@ impl ShardCore {
             "the node is stopping".to_owned(),
             1000,
         );
-        for partition in self.partitions.values_mut() {
+        for partition in self.partitions.all_mut() {
             let answers = &mut self.scratch_answers;
             partition.give_up_appends("the node stopped", answers);
             partition.give_up_reads(&refused, answers);
@@ -385,10 +394,10 @@ impl ShardCore {
     }
 
     fn tell_clock_alarm(&mut self, now: Time) {
-        for partition in self.partitions.values_mut() {
+        for partition in self.partitions.all_mut() {
             partition.replica.on_clock_alarm(now);
         }
-        self.touched.extend(self.partitions.keys().copied());
+        self.touched.extend(self.partitions.ids());
     }
 
     /// Wakes partitions that were quiet.

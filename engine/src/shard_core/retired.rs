@@ -18,7 +18,7 @@ impl ShardCore {
                 .on_event(now, event, &mut self.shared.retirement);
         }
         if !was_open && self.shared.log.is_open() {
-            self.touched.extend(self.partitions.keys().copied());
+            self.touched.extend(self.partitions.ids());
         }
         self.take_proofs(now);
         for outcome in core::mem::take(&mut self.shared.retirement.reads) {

@@ -37,7 +37,7 @@ impl ShardCore {
         }
         slow.due = now.plus_ms(AGAIN_MS);
         let since = slow.since;
-        for partition in self.partitions.values_mut() {
+        for partition in self.partitions.all_mut() {
             let fits = |peer| self.peers.is_fast_since(peer, since);
             let handed = partition
                 .replica

@@ -1,6 +1,7 @@
 //! What tests of a shard's core have alike.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod idle;
 pub mod net;
 
 use std::sync::Arc;
