@@ -329,6 +329,11 @@ fn tells_after_late_heartbeats(late: usize) -> bool {
         cluster.turn(1, |_, _| {});
         cluster.run();
     }
+    told_to_2(&mut cluster)
+}
+
+/// Whether 3 tells 2 of a slow path to their leader, which is gone.
+fn told_to_2(cluster: &mut Cluster) -> bool {
     cluster.isolate(1);
     cluster.now = cluster.now.plus_ms(151);
     cluster.time_out(2);
@@ -346,6 +351,36 @@ fn three_late_heartbeats_in_a_row_are_told_to_whoever_asks() {
     assert!(!tells_after_late_heartbeats(0));
     assert!(!tells_after_late_heartbeats(2));
     assert!(tells_after_late_heartbeats(3));
+}
+
+/// A path that brings nothing for so long, and then everything at once: as often as three heartbeats in a row are needed.
+fn tells_after_bursts(heartbeats: u64) -> bool {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.pass(200);
+    for _ in 0..3 {
+        for _ in 0..heartbeats {
+            cluster.now = cluster.now.plus_ms(50);
+            cluster.turn(1, |_, _| {});
+        }
+        let came = cluster.take(is_heartbeat);
+        let (mine, others): (Vec<_>, Vec<_>) = came.into_iter().partition(|p| p.to == 3);
+        assert_eq!(mine.len() as u64, heartbeats);
+        // Whoever asks later hears the last of them alone: it is no longer its turn to tell.
+        let last = others.into_iter().next_back().expect("one to 2");
+        mine.into_iter()
+            .chain([last])
+            .for_each(|p| cluster.deliver(p));
+        cluster.run();
+    }
+    told_to_2(&mut cluster)
+}
+
+#[test]
+fn a_path_that_brings_heartbeats_in_bursts_is_slow() {
+    // 250 ms lie between bursts of five: 50 are usual, and 150 more are too many.
+    assert!(tells_after_bursts(5));
+    assert!(!tells_after_bursts(3));
 }
 
 #[test]
@@ -384,6 +419,13 @@ fn a_slow_path_widens_the_window_once_a_term_however_many_tell_of_it() {
     for (wait, window) in waits.iter().zip([300, 675, 1012]) {
         assert!((window / 2..=window).contains(wait), "{waits:?}");
     }
+    let window = |cluster: &mut Cluster| cluster.node(1).replica.glance().election_window_ms;
+    assert_eq!(window(&mut cluster), 1012);
+    // A leader that is heard takes it all back.
+    cluster.heal();
+    cluster.elect(2);
+    cluster.run();
+    assert_eq!(window(&mut cluster), 300);
 }
 
 #[test]

@@ -250,7 +250,7 @@ tunables! {
         /// A partition in which nothing happened for this long goes quiet, in milliseconds: it costs nothing until something does. 0 for never.
         /// Longer where clients ask rarely and from leases: a quiet partition has none, and the first read asks a majority.
         quiet_after_ms: (0..=3_600_000) live,
-        /// A round trip over this makes a follower say high_rtt, in milliseconds.
+        /// Heartbeats that come more than this late, three in a row, make a follower say high_rtt, in milliseconds: elections get more time.
         /// Above what the network takes on a bad day.
         high_rtt_ms: (10..=5_000) live,
         /// Append batches in flight to each follower.

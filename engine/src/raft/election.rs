@@ -375,13 +375,16 @@ impl Replica {
         self.election_due = self.election_due.max(self.shelter_until);
     }
 
-    /// Judges by a heartbeat's lateness how slow the path to the leader is.
+    /// Judges by a heartbeat's lateness how slow the path to the leader is. One that comes on the heels of another tells
+    /// nothing: a slow path brings several at once, and reads ask for more than time does.
     pub(super) fn judge_lateness(&mut self, now: Time) {
-        let due = self.timers.heartbeat_ms + self.timers.high_rtt_ms;
-        let late = self
-            .leader_heard
-            .is_some_and(|at| now > at.plus_ms(u64::from(due)));
-        self.late_heartbeats = if late {
+        let heels = u64::from(self.timers.heartbeat_ms / 2);
+        if self.beat_judged.is_some_and(|at| now < at.plus_ms(heels)) {
+            return;
+        }
+        let due = u64::from(self.timers.heartbeat_ms + self.timers.high_rtt_ms);
+        let last = self.beat_judged.replace(now);
+        self.late_heartbeats = if last.is_some_and(|at| now > at.plus_ms(due)) {
             self.late_heartbeats.saturating_add(1)
         } else {
             0

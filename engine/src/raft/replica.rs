@@ -137,6 +137,8 @@ pub struct Replica {
     /// When the present or a former leader was last heard.
     pub(super) leader_heard: Option<Time>,
     pub(super) late_heartbeats: u8,
+    /// When the last heartbeat came whose lateness was judged.
+    pub(super) beat_judged: Option<Time>,
     pub(super) owed: Owed,
     pub(super) election_due: Time,
     pub(super) window_ms: u32,
@@ -227,6 +229,7 @@ impl Replica {
             leader: None,
             leader_heard: None,
             late_heartbeats: 0,
+            beat_judged: None,
             owed: Owed::default(),
             election_due: now,
             silent_until: now.plus_ms(silence_ms),

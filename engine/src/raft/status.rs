@@ -82,6 +82,10 @@ pub struct Glance {
     pub wal_committed: LogIndex,
     /// Entries whose content is missing here.
     pub missing: u64,
+    /// Its next election timeout is drawn up to here, in milliseconds.
+    pub election_window_ms: u32,
+    /// The latest term whose election was given more time because the path to the leader was slow; 0 for none.
+    pub widened_for: Term,
 }
 
 /// What is known of an entry whose content is asked for.
@@ -124,6 +128,8 @@ impl Replica {
             durable: self.durable.index(),
             wal_committed: self.committed,
             missing: self.log.missing_count(),
+            election_window_ms: self.window_ms,
+            widened_for: self.widened_for,
         }
     }
 

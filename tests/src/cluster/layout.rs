@@ -58,6 +58,9 @@ pub struct Layout {
     pub on_disk: BTreeMap<NodeId, u32>,
     /// Nodes whose machines take time.
     pub costs: BTreeMap<NodeId, Cost>,
+    /// Nodes that stand far from each other (the lesser one first), and how long a frame takes on the way at least, in
+    /// microseconds.
+    pub distances_us: BTreeMap<(NodeId, NodeId), u64>,
     /// The embedder's machine that runs on every node, if it is one's that is tested.
     pub guest: Option<Plan>,
 }
@@ -94,6 +97,7 @@ impl Layout {
             blocking: None,
             on_disk: BTreeMap::new(),
             costs: BTreeMap::new(),
+            distances_us: BTreeMap::new(),
             guest: None,
         }
     }

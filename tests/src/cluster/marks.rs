@@ -75,6 +75,13 @@ const SLOW: &str = "slow.device";
 /// It was fit again.
 const SLOW_NO_MORE: &str = "slow.fit-again";
 
+/// Whoever asked for votes was told of a slow path to the leader.
+const PATH_TOLD: &str = "slow-path.told";
+/// Its election was given more time.
+const PATH_WIDENED: &str = "slow-path.widened";
+/// The next leader took that back.
+const PATH_USUAL: &str = "slow-path.usual-again";
+
 /// Clauses by which a leader has no lease, with their marks.
 const LEASES: [(&str, &str); 11] = [
     (LeaseClause::Off.name(), "lease.Off"),
@@ -124,6 +131,9 @@ const OTHERS: &[&str] = &[
     PLACED,
     REPLACED,
     UNHEEDED,
+    PATH_TOLD,
+    PATH_WIDENED,
+    PATH_USUAL,
 ];
 
 /// Every mark but those of faults.
@@ -211,6 +221,7 @@ impl Marks {
             match message.body {
                 RaftBody::Refetched { verdict: said, .. } => self.reach(verdict(&said)),
                 RaftBody::TimeoutNow if batch.slow_device => self.reach(SLOW_LEFT),
+                RaftBody::PreVoteResponse { high_rtt: true, .. } => self.reach(PATH_TOLD),
                 _ => {}
             }
         }
@@ -277,6 +288,11 @@ impl Marks {
         if let Some((_, mark)) = groups.find(|(clause, _)| status.held_back.starts_with(clause)) {
             self.reach(mark);
         }
+    }
+
+    /// An election was given more time because of a slow path, or the next leader was heard.
+    pub(super) fn on_window(&mut self, widened: bool) {
+        self.reach(if widened { PATH_WIDENED } else { PATH_USUAL });
     }
 
     /// A shard's log has failed.

@@ -108,6 +108,7 @@ impl Swarm {
             self.layout.blocking = Some(pick(rng, &nodes));
         }
         self.draw_second(rng);
+        self.draw_wide(rng);
     }
 
     /// A disk is slow for some seconds, or for so long that nothing else would outlast it.

@@ -88,6 +88,10 @@ pub struct Network {
     sides: BTreeMap<(PeerId, PeerId), Side>,
     sessions: u64,
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// How long a frame takes between two nodes at least, the lesser one first, in microseconds.
+    distances_us: BTreeMap<(NodeId, NodeId), u64>,
+    /// A node whose way out is slow: what leaves it arrives at multiples of so many microseconds.
+    clogged: Option<(NodeId, u64)>,
     rules: Vec<Rule>,
     held: Vec<Packet>,
 }
@@ -97,9 +101,14 @@ fn chance(rng: &mut Xoshiro256PlusPlus, per_mille: u32) -> bool {
 }
 
 impl Network {
-    pub(crate) fn new(options: NetworkOptions) -> Self {
+    pub(crate) fn new(
+        options: NetworkOptions,
+        distances_us: BTreeMap<(NodeId, NodeId), u64>,
+    ) -> Self {
         Self {
             options,
+            distances_us,
+            clogged: None,
             sides: BTreeMap::new(),
             sessions: 0,
             cut: BTreeSet::new(),
@@ -173,6 +182,11 @@ impl Network {
         self.cut.contains(&(from, to))
     }
 
+    /// Whatever leaves a node arrives at multiples of so many microseconds from now on, or nothing does so any more.
+    pub fn clog(&mut self, clogged: Option<(NodeId, u64)>) {
+        self.clogged = clogged;
+    }
+
     /// Adds a rule; the first that fits a message decides.
     pub fn add_rule(&mut self, rule: Rule) {
         self.rules.push(rule);
@@ -217,10 +231,11 @@ impl Network {
         };
         let mut arrivals = Vec::new();
         if chance(rng, self.options.repeated) {
-            let at = now_us + self.draw_delay(rng) + self.draw_lateness(rng);
+            let delay_us = self.draw_delay(rng) + self.draw_lateness(rng);
+            let at = self.arrival(now_us + delay_us, from.node, to.node);
             arrivals.push((at, packet.clone()));
         }
-        let mut at = now_us + self.draw_delay(rng);
+        let mut at = self.arrival(now_us + self.draw_delay(rng), from.node, to.node);
         if chance(rng, self.options.late) {
             at += self.draw_lateness(rng);
         } else if let Some(side) = self.sides.get_mut(&(to, from)) {
@@ -229,6 +244,16 @@ impl Network {
         }
         arrivals.push((at, packet));
         arrivals
+    }
+
+    /// When a frame arrives that would arrive then if its way were short and free.
+    fn arrival(&self, at_us: u64, from: NodeId, to: NodeId) -> u64 {
+        let link = (from.min(to), from.max(to));
+        let at_us = at_us + self.distances_us.get(&link).copied().unwrap_or(0);
+        match self.clogged {
+            Some((node, every_us)) if node == from => at_us.next_multiple_of(every_us),
+            _ => at_us,
+        }
     }
 
     fn draw_delay(&self, rng: &mut Xoshiro256PlusPlus) -> u64 {

@@ -33,7 +33,8 @@ pub(super) use faults::fault_marks;
 
 /// From the last fault to a write and a read in every partition and to all replicas having applied everything,
 /// in microseconds of virtual time, at most. The slowest disks write some 50 chains in a second, in which all partitions of a
-/// shard share: what waits then, and the 64 commits of a change of voters in each, take most of it.
+/// shard share: what waits then, and the 64 commits of a change of voters in each, take most of it. Nodes far apart, whose
+/// election timeouts are longer, are given as much more.
 pub const LIVENESS_US_MAX: u64 = 60_000_000;
 /// Steps of one run, if nothing else is asked.
 pub const STEPS_MAX: u64 = 2_000_000;

@@ -9,6 +9,7 @@ use clustor_wire::ids::{NodeId, PartitionId};
 
 use super::layout::{Layout, PartitionLayout};
 use super::swarm::{Faults, Load, Swarm};
+use super::wide;
 
 /// Clients whose like a run keeps, at least.
 const CLIENTS_MIN: u64 = 1;
@@ -38,7 +39,7 @@ pub enum Simpler {
 type Without = (&'static str, fn(&mut Swarm));
 
 /// What a run can do without.
-const WITHOUT: [Without; 44] = [
+const WITHOUT: [Without; 46] = [
     ("kill", |s| s.faults.kill = None),
     ("power", |s| s.faults.power = None),
     ("blackout", |s| s.faults.blackout = None),
@@ -65,6 +66,8 @@ const WITHOUT: [Without; 44] = [
     ("harm", without_harm),
     ("slow", without_slow),
     ("flap", |s| s.faults.flap = None),
+    ("clog", |s| s.faults.clog = None),
+    ("distances", wide::gather),
     ("speeds", without_speeds),
     ("second", |s| s.faults.second = None),
     ("control", |s| s.faults.control = None),

@@ -18,6 +18,7 @@ use super::layout::{Layout, PartitionLayout, peer, small};
 use super::machine::Cost;
 use super::more::{self, Harm, Shape};
 use super::network::NetworkOptions;
+use super::wide;
 use crate::disk::{SimDiskOptions, Timing};
 
 /// Nodes of a cluster, at most.
@@ -89,6 +90,8 @@ pub struct Faults {
     pub slow_us_max: u64,
     /// A link goes down and up many times.
     pub flap: Every,
+    /// The way out of a node is slow for a while.
+    pub clog: Every,
     /// A control plane says for a while that a partition may not do what it would.
     pub control: Every,
 }
@@ -126,6 +129,7 @@ impl Faults {
         slow_io_us_max: 1_000,
         slow_us_max: 1_000,
         flap: None,
+        clog: None,
         control: None,
     };
 }
@@ -378,6 +382,7 @@ fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64, shards: Option<u16>) ->
         blocking: None,
         on_disk: BTreeMap::new(),
         costs: BTreeMap::new(),
+        distances_us: BTreeMap::new(),
         guest: None,
     }
 }
@@ -516,7 +521,7 @@ pub(super) fn draw_news(rng: &mut Xoshiro256PlusPlus, layout: &Layout) -> Profil
     profile.append_batch_bytes_max = pick(rng, &[4 << 10, 64 << 10]);
     profile.inflight_bytes_max = pick(rng, &[64 << 10, 1 << 20]);
     profile.heartbeat_ms = pick(rng, &[20, 50]);
-    (profile.election_ms_min, profile.election_ms_max) = pick(rng, &[(150, 300), (200, 500)]);
+    (profile.election_ms_min, profile.election_ms_max) = wide::other_election_ms(rng, layout);
     profile.quiet_after_ms = pick(rng, &[0, 60, 300, 1_000]);
     profile.leases = rng.random_bool(0.7);
     // With the shorter timeouts the longest of them is too long: there are no leases then.

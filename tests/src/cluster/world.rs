@@ -108,6 +108,7 @@ impl World {
             .iter()
             .map(|shard| (*shard, Host::new(*shard, &layout, rng.random())))
             .collect();
+        let network = Network::new(network, layout.distances_us.clone());
         Self {
             consensus: Consensus::new(&layout),
             modes: Modes::default(),
@@ -117,7 +118,7 @@ impl World {
             operations: 0,
             queue: Queue::new(),
             hosts,
-            network: Network::new(network),
+            network,
             addresses: Addresses::default(),
             rng,
             clients: Clients::default(),

@@ -48,6 +48,12 @@ struct Replica {
     led: Term,
     /// The newest exit from a joint configuration that it acted on by its own record.
     left: LogIndex,
+    /// Up to where its election timeouts were drawn, in milliseconds; 0 where it was not seen since it booted.
+    window_ms: u32,
+    /// The latest term whose election a slow path gave more time.
+    widened_for: Term,
+    /// Up to where they were drawn before that, until they are again.
+    usual_ms: Option<u32>,
     /// How it stood, once it was seen since it booted.
     stood: Option<(Role, Change)>,
 }
@@ -431,6 +437,9 @@ impl Consensus {
             replica.verified = 0;
             replica.led = Term::ZERO;
             replica.stood = None;
+            replica.window_ms = 0;
+            replica.widened_for = Term::ZERO;
+            replica.usual_ms = None;
         }
         Ok(())
     }

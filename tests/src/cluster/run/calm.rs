@@ -1,6 +1,6 @@
 //! The end of a run: without faults, every partition must live.
 
-use clustor_engine::raft::Change;
+use clustor_engine::raft::{Change, Timers};
 
 use super::super::check::Violation;
 use super::super::deferred::EFFECTS_STAY;
@@ -26,6 +26,7 @@ impl Run {
             delay_us: (50, 2_000),
             ..NetworkOptions::CALM
         });
+        self.clear();
         self.make_room();
         self.hurry_disks();
         self.free();
@@ -59,11 +60,21 @@ impl Run {
         self.heal();
     }
 
+    /// How long a cluster may take to live: so much longer as its election timeouts are longer than usual.
+    fn liveness_us(&self) -> u64 {
+        let layout = self.world.layout();
+        let profiles = layout.profiles.values().chain([&layout.profile]);
+        let most_ms = profiles.map(|profile| profile.election_ms_max).max();
+        let usual_ms = u64::from(Timers::LOCAL.election_ms_max);
+        LIVENESS_US_MAX * most_ms.unwrap_or(usual_ms).max(usual_ms) / usual_ms
+    }
+
     /// Every partition serves a write and a read, and every replica that may speak gets whole and applies everything, in
     /// bounded time.
     pub(super) fn must_live(&mut self) -> Result<bool, Violation> {
         let since = self.world.now_us();
-        let until = since + LIVENESS_US_MAX;
+        let liveness_us = self.liveness_us();
+        let until = since + liveness_us;
         let mut probes: Vec<Probe> = Vec::new();
         for (partition, number) in self.world.layout().partitions.iter().zip(0..) {
             probes.push(Probe::new(
@@ -80,7 +91,7 @@ impl Run {
             if self.world.now_us() > until {
                 return Err(Violation::new(
                     "when faults stop, every partition serves",
-                    format!("after {LIVENESS_US_MAX} us: {}", self.state_of(&probes)),
+                    format!("after {liveness_us} us: {}", self.state_of(&probes)),
                 ));
             }
             self.find_each_other(since);
@@ -110,7 +121,7 @@ impl Run {
         self.look_at_members();
         self.drain()?;
         // On a slow disk tries of the probes still wait behind each other.
-        let until = self.world.now_us() + LIVENESS_US_MAX;
+        let until = self.world.now_us() + liveness_us;
         while self.world.settle().is_err() && self.world.now_us() < until {
             if !self.step(|_, _| {})? {
                 break;

@@ -47,9 +47,11 @@ pub(super) enum Fault {
     Flip,
     Control,
     Free,
+    Clog,
+    Clear,
 }
 
-pub(super) const FAULTS: [Fault; 26] = [
+pub(super) const FAULTS: [Fault; 28] = [
     Fault::Kill,
     Fault::Power,
     Fault::Blackout,
@@ -76,6 +78,8 @@ pub(super) const FAULTS: [Fault; 26] = [
     Fault::Flip,
     Fault::Control,
     Fault::Free,
+    Fault::Clog,
+    Fault::Clear,
 ];
 
 /// A link that goes down and up.
@@ -94,7 +98,7 @@ pub(super) struct Flapping {
 
 named!(MARKS, mark, Fault, "fault":
     Kill Power Blackout Stop Cut Reset Stall Full Sabotage Disk Mode Heal Room Retune Members Clock Image Empty Move
-    Harm Slow Hurry Flap Flip Control Free);
+    Harm Slow Hurry Flap Flip Control Free Clog Clear);
 
 /// The marks of faults that struck.
 pub(in crate::cluster) fn fault_marks() -> impl Iterator<Item = &'static str> {
@@ -131,7 +135,10 @@ impl Run {
             Fault::Slow => faults.slow,
             Fault::Flap => faults.flap,
             Fault::Control => faults.control,
-            Fault::Heal | Fault::Room | Fault::Hurry | Fault::Flip | Fault::Free => None,
+            Fault::Clog => faults.clog,
+            Fault::Heal | Fault::Room | Fault::Hurry | Fault::Flip | Fault::Free | Fault::Clear => {
+                None
+            }
         }
     }
 
@@ -139,7 +146,9 @@ impl Run {
     pub(super) fn file(&mut self, fault: Fault) {
         if let Some(every) = self.every(fault) {
             let rng = match fault {
-                Fault::Harm | Fault::Slow | Fault::Flap | Fault::Control => &mut self.more,
+                Fault::Harm | Fault::Slow | Fault::Flap | Fault::Control | Fault::Clog => {
+                    &mut self.more
+                }
                 _ => &mut self.rng,
             };
             let at = self.world.now_us() + rng.random_range(1..=2 * every);
@@ -229,6 +238,8 @@ impl Run {
             Fault::Flip => self.flip(),
             Fault::Control => self.take_control(),
             Fault::Free => self.free(),
+            Fault::Clog => self.clog(),
+            Fault::Clear => self.clear(),
         }
         self.file(fault);
         Ok(())
@@ -424,6 +435,31 @@ impl Run {
             self.world.wake_at(at, token_of(Fault::Flip));
             self.flapping = Some(flapping);
         }
+    }
+
+    /// The way out of who leads a partition brings nothing for a little longer than a slow path takes, and then everything at
+    /// once, for some seconds. Many who follow hear of their leader in time all the same.
+    fn clog(&mut self) {
+        let partitions = &self.world.layout().partitions;
+        let id = partitions[self.more.random_range(0..partitions.len())].id;
+        let Some((leader, _)) = members::leader(&self.world, id) else {
+            return;
+        };
+        let node = leader.node;
+        let profile = self.world.layout().profile_of(node);
+        let slow_ms = profile.heartbeat_ms + profile.high_rtt_ms;
+        let more_ms = profile.election_ms_max.saturating_sub(slow_ms);
+        let every_us = (slow_ms + self.more.random_range(1..=more_ms.max(3) / 3)) * 1_000;
+        self.world
+            .say(|| format!("what leaves {node} arrives every {every_us} us"));
+        self.world.network_mut().clog(Some((node, every_us)));
+        let at = self.world.now_us() + self.more.random_range(1_000_000..=5_000_000);
+        self.world.wake_at(at, token_of(Fault::Clear));
+    }
+
+    /// All ways are free.
+    pub(super) fn clear(&mut self) {
+        self.world.network_mut().clog(None);
     }
 
     pub(super) fn heal(&mut self) {

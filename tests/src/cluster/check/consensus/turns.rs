@@ -1,26 +1,33 @@
 //! What a shard shows after a turn of its own, partition by partition.
 
 use clustor_engine::partition::Partition;
-use clustor_engine::raft::{Change, Glance};
+use clustor_engine::raft::{Change, Glance, Timers};
 use clustor_engine::shard_core::ShardCore;
 use clustor_shards::log::PartitionLog;
 use clustor_shards::turn::PeerId;
-use clustor_wire::ids::{LogIndex, PartitionId, Term};
+use clustor_wire::ids::{LogIndex, Term};
 use clustor_wire::message::Role;
 
 use super::super::machines::Agreed;
 use super::super::{Violation, must};
 use super::{Consensus, Half, Known, Replica, Who, halves, is_quorum};
 use crate::cluster::machine::History;
+use crate::cluster::marks::Marks;
 
 impl Consensus {
     /// Looks at a shard after a turn.
     pub(crate) fn after_turn(&mut self, me: PeerId, core: &ShardCore) -> Result<(), Violation> {
+        let Self {
+            known,
+            agreed,
+            marks,
+        } = self;
         for partition in core.partitions() {
             let mut glance = partition.glance();
-            let stands = (glance.role, partition.change());
+            let change = partition.change();
+            let known = known.entry(glance.partition).or_default();
             if glance.role == Role::Quarantined {
-                self.mark(glance.partition, me, stands);
+                known.mark(me, (glance.role, change), marks);
                 continue;
             }
             let Some(log) = core.log().partition(glance.partition) else {
@@ -34,44 +41,42 @@ impl Consensus {
                 durable.map_or(LogIndex::ZERO, |durable| durable.index())
             });
             let who = Who(glance.partition, me);
-            let known = self.known.entry(glance.partition).or_default();
             known.look_at_log(who, &glance, log, durable)?;
-            self.mark(glance.partition, me, stands);
-            let known = self.known.entry(glance.partition).or_default();
+            known.mark(me, (glance.role, change), marks);
             known.look_at_commit(who, &glance, log)?;
             // What a boot recovered that never opens its log, a power loss may take back.
             if core.is_open()
-                && let Change::Finishing { exit, stated: None } = partition.change()
+                && let Change::Finishing { exit, stated: None } = change
             {
                 let replica = known.replicas.entry(me).or_default();
                 replica.left = replica.left.max(exit);
             }
             known.look_at_leader(who, &glance)?;
             let replica = known.replicas.entry(me).or_default();
-            let agreed = self.agreed.entry(glance.partition).or_default();
+            look_at_window(who, replica, &glance, marks)?;
+            let agreed = agreed.entry(glance.partition).or_default();
             look_at_machine(who, replica, agreed, &glance, partition)?;
         }
         Ok(())
     }
+}
 
+impl Known {
     /// Marks a role and a step of a change of voters when it is new.
-    fn mark(&mut self, partition: PartitionId, me: PeerId, stands: (Role, Change)) {
-        let known = self.known.entry(partition).or_default();
-        let replica = known.replicas.entry(me).or_default();
+    fn mark(&mut self, me: PeerId, stands: (Role, Change), marks: &mut Marks) {
+        let replica = self.replicas.entry(me).or_default();
         let before = replica.stood.replace(stands);
         if before == Some(stands) {
             return;
         }
         if before.map(|(role, _)| role) != Some(stands.0) {
-            self.marks.on_role(stands.0);
+            marks.on_role(stands.0);
         }
         if before.map(|(_, change)| change) != Some(stands.1) {
-            self.marks.on_change(&stands.1);
+            marks.on_change(&stands.1);
         }
     }
-}
 
-impl Known {
     fn look_at_log(
         &mut self,
         who: Who,
@@ -275,6 +280,37 @@ impl Known {
         }
         Ok(())
     }
+}
+
+/// An election is given more time for a slow path, while it lasts.
+fn look_at_window(
+    who: Who,
+    replica: &mut Replica,
+    glance: &Glance,
+    marks: &mut Marks,
+) -> Result<(), Violation> {
+    let window_ms = glance.election_window_ms;
+    let before = std::mem::replace(&mut replica.window_ms, window_ms);
+    let widened = std::mem::replace(&mut replica.widened_for, glance.widened_for);
+    if replica.usual_ms.is_some_and(|usual| window_ms <= usual) {
+        replica.usual_ms = None;
+        marks.on_window(false);
+    }
+    if before == 0 || widened == glance.widened_for {
+        return Ok(());
+    }
+    let campaigns = matches!(glance.role, Role::PreCandidate | Role::Candidate);
+    let most = before >= Timers::LOCAL.election_backoff_ms_max;
+    must(
+        !campaigns || most || window_ms > before,
+        "a slow path gives an election more time",
+        || format!("{who}: {window_ms} ms, {before} before"),
+    )?;
+    if window_ms > before {
+        replica.usual_ms = Some(before);
+        marks.on_window(true);
+    }
+    Ok(())
 }
 
 fn look_at_machine(
