@@ -22,6 +22,7 @@ use clap::{Parser, Subcommand};
 ///   sim --seeds 1000 --from 1         those seeds
 ///   sim --operations 1000000 --jobs 2 until so many requests were made of clusters, two runs at a time
 ///   sim --light --seeds 100           long lives with little to do: hundreds of hours an hour
+///   sim --light --at-least-speed 1000 the same, and fail if virtual time passes less than 1,000 times as fast as real time
 ///   sim --scenario tests/scenarios/a_vote_survives_a_restart.txt
 #[derive(Parser)]
 #[command(version, verbatim_doc_comment, args_conflicts_with_subcommands = true)]

@@ -33,6 +33,10 @@ pub struct Enough {
     /// Also print how often each mark was reached, the rare ones being worth a look (of clusters only)
     #[arg(long, conflicts_with = "json")]
     marks: bool,
+    /// Fail if less virtual time passed than so many times the time that the runs took, each job's counted by itself (of
+    /// clusters only)
+    #[arg(long, value_name = "TIMES")]
+    at_least_speed: Option<u64>,
 }
 
 impl Enough {
@@ -118,7 +122,15 @@ pub fn run(
             enough.operations.unwrap_or(0)
         );
     }
-    shared.failed == 0 && reached
+    let speed = shared.virtual_per_real();
+    let fast = enough.at_least_speed.is_none_or(|least| speed >= least);
+    if !fast {
+        eprintln!(
+            "sim: virtual time passed {speed} times as fast as real time, {} times was asked for",
+            enough.at_least_speed.unwrap_or(0)
+        );
+    }
+    shared.failed == 0 && reached && fast
 }
 
 impl Shared {
@@ -147,6 +159,12 @@ impl Shared {
         let seed = self.next;
         self.next += 1;
         Some(seed)
+    }
+
+    /// How many times as fast as real time virtual time passed; 0 where there is none.
+    fn virtual_per_real(&self) -> u64 {
+        let busy_us = u64::try_from(self.busy.as_micros()).unwrap_or(u64::MAX);
+        self.virtual_us / busy_us.max(1)
     }
 
     fn add(&mut self, outcome: Result<Held, String>, took: Duration) {
@@ -189,8 +207,7 @@ fn summarize(enough: &Enough, shared: &Shared, first: u64, begun: Instant) {
     ];
     all.extend(&shared.totals);
     if shared.virtual_us > 0 {
-        let busy_us = u64::try_from(shared.busy.as_micros()).unwrap_or(u64::MAX);
-        all.push(("virtual_per_real", shared.virtual_us / busy_us.max(1)));
+        all.push(("virtual_per_real", shared.virtual_per_real()));
     }
     let mut pairs: Vec<(&str, String)> = all
         .iter()
