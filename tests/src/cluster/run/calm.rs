@@ -122,7 +122,7 @@ impl Run {
         self.drain()?;
         // On a slow disk tries of the probes still wait behind each other.
         let until = self.world.now_us() + liveness_us;
-        while self.world.settle().is_err() && self.world.now_us() < until {
+        while self.world.is_settled().is_err() && self.world.now_us() < until {
             if !self.step(|_, _| {})? {
                 break;
             }
