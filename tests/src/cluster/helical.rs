@@ -86,7 +86,7 @@ pub(super) fn let_thirds_rot(world: &mut World) -> Result<u64, Violation> {
             rotten += 1;
         }
         world.say(|| format!("{} entries on {} rot", mine.len(), name(shard)));
-        world.mark_lossy(shard.node);
+        world.mark_lossy(shard);
         lost.extend(mine);
     }
     Ok(rotten)

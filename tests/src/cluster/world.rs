@@ -79,8 +79,8 @@ pub struct World {
     proofs_left: u32,
     /// Nodes whose disks may fail.
     damaged: Vec<NodeId>,
-    /// Those that may have lost what they vouched for.
-    lossy: Vec<NodeId>,
+    /// Shards whose disks may have lost what they vouched for.
+    lossy: Vec<PeerId>,
     stopping: Vec<NodeId>,
     /// Images of disks that may come back.
     images: BTreeMap<PeerId, DiskImage>,
@@ -212,11 +212,11 @@ impl World {
         }
     }
 
-    /// A node's disk has lost content that it may have vouched for, or will.
-    pub fn mark_lossy(&mut self, node: NodeId) {
-        self.mark_damaged(node);
-        if !self.lossy.contains(&node) {
-            self.lossy.push(node);
+    /// A shard's disk has lost content that it may have vouched for, or will.
+    pub fn mark_lossy(&mut self, shard: PeerId) {
+        self.mark_damaged(shard.node);
+        if !self.lossy.contains(&shard) {
+            self.lossy.push(shard);
         }
     }
 
@@ -226,11 +226,12 @@ impl World {
         self.damaged.contains(&node)
     }
 
-    /// Whether a node's disk may have lost content that it vouched for.
+    /// Whether a shard's disk may have lost content that it vouched for. A disk that failed, and said so, has lost nothing.
     #[must_use]
-    pub fn is_lossy(&self, node: NodeId) -> bool {
-        let lies = |host: &Host| host.id.node == node && host.disk.counters().silent_faults > 0;
-        self.lossy.contains(&node) || self.damaged.contains(&node) && self.hosts.values().any(lies)
+    pub fn is_lossy(&self, shard: PeerId) -> bool {
+        let host = self.hosts.get(&shard);
+        let lies = host.is_some_and(|host| host.disk.counters().silent_faults > 0);
+        self.lossy.contains(&shard) || lies
     }
 
     /// Marks what keeps leaders from leases and from the mode that they were asked for.

@@ -558,7 +558,7 @@ impl Stage {
 
     fn rot(&mut self, node: NodeId, kind: FileKind, block: u64) -> Result<(), String> {
         let shard = self.shard(node)?;
-        self.world.mark_lossy(node);
+        self.world.mark_lossy(shard);
         let disk = &mut self.world.host_mut(shard).disk;
         let newest = disk
             .file_names()

@@ -379,13 +379,12 @@ impl Consensus {
         replica.is_some_and(|replica| replica.holds(index, term))
     }
 
-    /// A shard booted: what it vouched for and what it said must have survived. `damaged` disks may keep it silent, and
-    /// `lossy` ones may have lost content; what it does not own up to by silence has its name still, and votes survive.
+    /// A shard booted: what it vouched for and what it said must have survived. Only a disk that is `lossy` may keep it silent,
+    /// and have lost content; what it does not own up to by silence has its name still, and votes survive.
     pub(crate) fn on_boot(
         &mut self,
         me: PeerId,
         core: &ShardCore,
-        damaged: bool,
         lossy: bool,
     ) -> Result<(), Violation> {
         for (id, known) in &mut self.known {
@@ -394,7 +393,7 @@ impl Consensus {
             };
             let who = Who(*id, me);
             let silent = core.log().quarantine().is_some();
-            must(!silent || damaged, "an undamaged disk speaks", || {
+            must(!silent || lossy, "a disk that lost nothing speaks", || {
                 format!("{who}: {:?}", core.log().quarantine())
             })?;
             if !silent {

@@ -139,7 +139,7 @@ impl Run {
         Ok(())
     }
 
-    /// Whether every replica has applied everything that is committed and holds all of it. Only where a disk was damaged may
+    /// Whether every replica has applied everything that is committed and holds all of it. Only where a disk lost something may
     /// one stay out for good: quarantined, on an older image of its disk, or on another disk than the one that the leader's
     /// configuration names, which wants an operator.
     fn all_applied(&self) -> bool {
@@ -159,7 +159,7 @@ impl Run {
                 && configuration.members(peer(u64::MAX, 0)).all(|voter| {
                     let host = self.world.host(voter);
                     let named = configuration.incarnation_of(voter);
-                    let stays_out = self.world.is_damaged(voter.node)
+                    let stays_out = self.world.is_lossy(voter)
                         && host.is_some_and(|host| {
                             host.is_silenced() || host.is_other_than(partition.id, named)
                         });

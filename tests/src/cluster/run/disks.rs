@@ -141,7 +141,7 @@ impl Run {
         }
         let (file, block) = places[self.rng.random_range(0..places.len())];
         disk.plant_rot(file, block);
-        self.world.mark_lossy(node);
+        self.world.mark_lossy(shard);
         self.world.marks.reach(ROT_AT_REST);
         self.world
             .say(|| format!("rot in {file} block {block} of {shard:?}"));
@@ -223,7 +223,7 @@ impl Run {
             }
         };
         self.harmed.push(shard.node);
-        self.world.mark_lossy(shard.node);
+        self.world.mark_lossy(shard);
         self.world.marks.reach(mark);
         self.world.say(|| format!("{file} block {block}"));
     }
@@ -240,7 +240,7 @@ impl Run {
         let file = files[self.more.random_range(0..files.len())];
         disk.lose_file(file);
         self.harmed.push(shard.node);
-        self.world.mark_lossy(shard.node);
+        self.world.mark_lossy(shard);
         self.world.marks.reach(LOST_NAME);
         self.world.say(|| format!("{file} is gone"));
     }

@@ -37,12 +37,12 @@ impl World {
         for shard in self.shards_of(node) {
             let seed = self.rng.random();
             let now_us = self.now_us;
-            let (damaged, lossy) = (self.is_damaged(node), self.is_lossy(node));
+            let lossy = self.is_lossy(shard);
             let host = self.hosts.get_mut(&shard).expect("a shard of the layout");
             let report = host.boot(&self.layout, now_us, seed)?;
             self.marks.on_boot(host.boots, &report);
             let core = host.core.as_ref().expect("just booted");
-            self.consensus.on_boot(shard, core, damaged, lossy)?;
+            self.consensus.on_boot(shard, core, lossy)?;
             self.trace.note(now_us, || {
                 format!(
                     "boot {} number {} chosen {:?} chains {} torn {:?} rewritten {} missing {} incidents {}",
@@ -62,8 +62,8 @@ impl World {
                 .iter()
                 .filter(|incident| incident.damage != Damage::Slot);
             must(
-                damaged || incidents.next().is_none(),
-                "an undamaged disk has no incidents",
+                lossy || incidents.next().is_none(),
+                "a disk that lost nothing has no incidents",
                 || format!("{}: {:?}", name(shard), report.incidents),
             )?;
             self.wake_host(shard);
@@ -201,8 +201,8 @@ impl World {
             let image = self.images.remove(&shard).expect("an image was taken");
             self.host_mut(shard).disk.restore(image);
             self.consensus.went_back(shard);
+            self.mark_lossy(shard);
         }
-        self.mark_lossy(node);
         self.went_back.push(node);
     }
 
@@ -219,9 +219,9 @@ impl World {
             self.host_mut(shard)
                 .change_disk(SimDisk::with_options(seed, options));
             self.consensus.is_another(shard);
+            self.mark_lossy(shard);
         }
         self.images.retain(|shard, _| shard.node != node);
-        self.mark_lossy(node);
     }
 
     /// A disk does nothing more until it is thawed.

@@ -35,8 +35,7 @@ impl World {
         for voter in found.replicas() {
             let log = provable::recovered(&self.layout, voter, &self.hosts[&voter].disk)?;
             let before = self.consensus.held_before(partition, voter, index, term)
-                || self.is_lossy(voter.node)
-                    && self.consensus.vouches(partition, voter, index, term);
+                || self.is_lossy(voter) && self.consensus.vouches(partition, voter, index, term);
             if before || provable::holds(&log, partition, index, term) {
                 holders.push(voter);
             }
@@ -64,7 +63,7 @@ impl World {
             .partition(vote.partition)
             .map(|log| log.hard_state)
             .unwrap_or_default();
-        let silent = log.quarantine().is_some();
+        let silent = log.quarantine().is_some() && self.is_lossy(from);
         must(
             silent
                 || state.term > vote.term

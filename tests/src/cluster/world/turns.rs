@@ -204,7 +204,8 @@ impl World {
         if let Some(broken) = guest.and_then(super::super::guest::Plan::broken) {
             return Err(broken);
         }
-        self.consensus.after_turn(shard, core)?;
+        let lossy = self.is_lossy(shard);
+        self.consensus.after_turn(shard, core, lossy)?;
         self.modes.after_turn(shard, core)?;
         for reply in replies {
             self.marks.on_reply(reply);

@@ -15,8 +15,13 @@ use crate::cluster::machine::History;
 use crate::cluster::marks::Marks;
 
 impl Consensus {
-    /// Looks at a shard after a turn.
-    pub(crate) fn after_turn(&mut self, me: PeerId, core: &ShardCore) -> Result<(), Violation> {
+    /// Looks at a shard after a turn. Content may be missing only where its disk is `lossy`.
+    pub(crate) fn after_turn(
+        &mut self,
+        me: PeerId,
+        core: &ShardCore,
+        lossy: bool,
+    ) -> Result<(), Violation> {
         let Self {
             known,
             agreed,
@@ -33,6 +38,11 @@ impl Consensus {
             let Some(log) = core.log().partition(glance.partition) else {
                 continue;
             };
+            must(
+                lossy || glance.missing == 0,
+                "content is missing where a disk lost it",
+                || format!("{}: {} entries", Who(glance.partition, me), glance.missing),
+            )?;
             // Content that came back is missing until its copy is durable.
             glance.missing += core.log().copies_in_flight(glance.partition);
             // Before the log is open it vouches for nothing, yet its disk holds what it held.
