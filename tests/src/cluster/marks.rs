@@ -295,6 +295,11 @@ impl Marks {
         self.reach(if widened { PATH_WIDENED } else { PATH_USUAL });
     }
 
+    /// A stranger was refused what is an operator's.
+    pub(super) fn on_forbidden(&mut self) {
+        self.reach(refusal(&RefusalClause::Forbidden));
+    }
+
     /// A shard's log has failed.
     pub(super) fn on_failure(&mut self, why: &DiskError) {
         // What hangs reports nothing: the log's patience ends.

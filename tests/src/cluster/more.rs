@@ -109,6 +109,9 @@ impl Swarm {
         }
         self.draw_second(rng);
         self.draw_wide(rng);
+        if rng.random_bool(0.1) {
+            self.faults.intrude = Some(rng.random_range(50_000..=1_000_000));
+        }
     }
 
     /// A disk is slow for some seconds, or for so long that nothing else would outlast it.

@@ -39,7 +39,7 @@ pub enum Simpler {
 type Without = (&'static str, fn(&mut Swarm));
 
 /// What a run can do without.
-const WITHOUT: [Without; 46] = [
+const WITHOUT: [Without; 47] = [
     ("kill", |s| s.faults.kill = None),
     ("power", |s| s.faults.power = None),
     ("blackout", |s| s.faults.blackout = None),
@@ -67,6 +67,7 @@ const WITHOUT: [Without; 46] = [
     ("slow", without_slow),
     ("flap", |s| s.faults.flap = None),
     ("clog", |s| s.faults.clog = None),
+    ("strangers", |s| s.faults.intrude = None),
     ("distances", wide::gather),
     ("speeds", without_speeds),
     ("second", |s| s.faults.second = None),

@@ -92,6 +92,8 @@ pub struct Faults {
     pub flap: Every,
     /// The way out of a node is slow for a while.
     pub clog: Every,
+    /// A client that is no operator asks for what only operators may have.
+    pub intrude: Every,
     /// A control plane says for a while that a partition may not do what it would.
     pub control: Every,
 }
@@ -130,6 +132,7 @@ impl Faults {
         slow_us_max: 1_000,
         flap: None,
         clog: None,
+        intrude: None,
         control: None,
     };
 }

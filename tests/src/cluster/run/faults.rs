@@ -49,9 +49,10 @@ pub(super) enum Fault {
     Free,
     Clog,
     Clear,
+    Intrude,
 }
 
-pub(super) const FAULTS: [Fault; 28] = [
+pub(super) const FAULTS: [Fault; 29] = [
     Fault::Kill,
     Fault::Power,
     Fault::Blackout,
@@ -80,6 +81,7 @@ pub(super) const FAULTS: [Fault; 28] = [
     Fault::Free,
     Fault::Clog,
     Fault::Clear,
+    Fault::Intrude,
 ];
 
 /// A link that goes down and up.
@@ -98,7 +100,7 @@ pub(super) struct Flapping {
 
 named!(MARKS, mark, Fault, "fault":
     Kill Power Blackout Stop Cut Reset Stall Full Sabotage Disk Mode Heal Room Retune Members Clock Image Empty Move
-    Harm Slow Hurry Flap Flip Control Free Clog Clear);
+    Harm Slow Hurry Flap Flip Control Free Clog Clear Intrude);
 
 /// The marks of faults that struck.
 pub(in crate::cluster) fn fault_marks() -> impl Iterator<Item = &'static str> {
@@ -136,6 +138,7 @@ impl Run {
             Fault::Flap => faults.flap,
             Fault::Control => faults.control,
             Fault::Clog => faults.clog,
+            Fault::Intrude => faults.intrude,
             Fault::Heal | Fault::Room | Fault::Hurry | Fault::Flip | Fault::Free | Fault::Clear => {
                 None
             }
@@ -146,9 +149,12 @@ impl Run {
     pub(super) fn file(&mut self, fault: Fault) {
         if let Some(every) = self.every(fault) {
             let rng = match fault {
-                Fault::Harm | Fault::Slow | Fault::Flap | Fault::Control | Fault::Clog => {
-                    &mut self.more
-                }
+                Fault::Harm
+                | Fault::Slow
+                | Fault::Flap
+                | Fault::Control
+                | Fault::Clog
+                | Fault::Intrude => &mut self.more,
                 _ => &mut self.rng,
             };
             let at = self.world.now_us() + rng.random_range(1..=2 * every);
@@ -240,6 +246,7 @@ impl Run {
             Fault::Free => self.free(),
             Fault::Clog => self.clog(),
             Fault::Clear => self.clear(),
+            Fault::Intrude => self.intrude(),
         }
         self.file(fault);
         Ok(())
@@ -455,6 +462,14 @@ impl Run {
         self.world.network_mut().clog(Some((node, every_us)));
         let at = self.world.now_us() + self.more.random_range(1_000_000..=5_000_000);
         self.world.wake_at(at, token_of(Fault::Clear));
+    }
+
+    /// A stranger asks some shard for what is an operator's.
+    fn intrude(&mut self) {
+        let layout = self.world.layout();
+        let shard = layout.shards[self.more.random_range(0..layout.shards.len())];
+        let partition = layout.partitions[self.more.random_range(0..layout.partitions.len())].id;
+        self.world.intrude(shard, partition, &mut self.more);
     }
 
     /// All ways are free.

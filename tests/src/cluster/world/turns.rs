@@ -1,7 +1,7 @@
 //! Turns of shards: when one is due, what it takes, and the checks after it.
 
 use clustor_engine::request::Reply;
-use clustor_shards::turn::{Application, Outbox, PeerId};
+use clustor_shards::turn::{Application, ClientEvent, Outbox, PeerId};
 use rand::Rng;
 
 use super::super::check::clients::Acknowledged;
@@ -87,6 +87,9 @@ impl World {
             self.marks.on_event(event);
         }
         let came = !host.inbox.is_empty();
+        let clients = host.inbox.clients.iter();
+        let questions = clients.filter(|event| matches!(event, ClientEvent::Frame(..)));
+        let strangers = questions.count();
         host.inbox.now = host.clock(now_us);
         host.inbox.wall_us = Some(host.clocks.wall_us(now_us));
         let mut outbox = Outbox::default();
@@ -118,6 +121,7 @@ impl World {
         let left =
             !(outbox.disk.is_empty() && outbox.peers.is_empty() && outbox.replies.is_empty());
         self.judge_pace(shard, came || left)?;
+        self.judge_strangers(shard, strangers, &outbox.clients)?;
         self.look(shard, &outbox.replies)?;
         self.tell_of(shard, std::mem::take(&mut outbox.addresses));
         for (to, frame) in outbox.peers {
