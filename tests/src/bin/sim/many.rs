@@ -33,8 +33,7 @@ pub struct Enough {
     /// Also print how often each mark was reached, the rare ones being worth a look (of clusters only)
     #[arg(long, conflicts_with = "json")]
     marks: bool,
-    /// Fail if less virtual time passed than so many times the time that the runs took, each job's counted by itself (of
-    /// clusters only)
+    /// Fail if less virtual time passed than so many times the time that the runs took of a processor (of clusters only)
     #[arg(long, value_name = "TIMES")]
     at_least_speed: Option<u64>,
 }
@@ -69,10 +68,37 @@ struct Shared {
     operations: u64,
     totals: Totals,
     virtual_us: u64,
-    /// Time that runs took, added up over all threads.
+    /// Time that runs took of a processor, added up over all threads.
     busy: Duration,
     marks: Option<Marks>,
     said: Option<Instant>,
+}
+
+/// Takes the time that this thread gets of a processor: what else the machine does is no part of it.
+struct Stopwatch {
+    begun: Instant,
+    had: Option<Duration>,
+}
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self {
+            begun: Instant::now(),
+            had: Self::of_processor(),
+        }
+    }
+
+    /// Where the kernel does not say, the time that passed.
+    fn elapsed(&self) -> Duration {
+        let had = self.had.zip(Self::of_processor());
+        had.map_or_else(|| self.begun.elapsed(), |(then, now)| now - then)
+    }
+
+    fn of_processor() -> Option<Duration> {
+        let said = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+        let ns = said.split_whitespace().next()?.parse().ok()?;
+        Some(Duration::from_nanos(ns))
+    }
 }
 
 /// Runs `count` seeds from `first` on, or fewer if `enough` says so, and prints what they came to. True if all held and
@@ -99,7 +125,7 @@ pub fn run(
     let work = || loop {
         let seed = lock().take(enough, first.saturating_add(count), begun);
         let Some(seed) = seed else { break };
-        let since = Instant::now();
+        let since = Stopwatch::start();
         let outcome = run(seed);
         lock().add(outcome, since.elapsed());
     };
