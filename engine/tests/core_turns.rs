@@ -5,13 +5,16 @@ mod support;
 
 mod core_support;
 
+use std::sync::Arc;
+
 use clustor_engine::outcome::{Outcome, RefusalClause};
 use clustor_engine::profile::{Profile, ProfileNews};
-use clustor_engine::request::{Reply, Request, RequestBody};
-use clustor_shards::turn::Time;
+use clustor_engine::request::{MembersRequest, Reply, Request, RequestBody};
+use clustor_shards::disk::DiskEvent;
+use clustor_shards::turn::{PeerEvent, Time};
 use clustor_wire::ids::{LogIndex, PartitionId};
-use core_support::P;
 use core_support::net::{Net, Node, total};
+use core_support::{P, peer};
 use support::MemoryDisk;
 
 #[test]
@@ -310,4 +313,68 @@ fn at_a_first_start_nobody_is_named_whose_creation_a_power_loss_takes_back() {
         assert_eq!(third.trouble, "", "{ms} ms");
         assert!(third.applied > LogIndex::ZERO, "{ms} ms: it is left out");
     }
+}
+
+#[test]
+fn whoever_follows_a_quiet_partition_answers_as_long_as_it_is_connected() {
+    let mut net = Net::new(&[1, 2, 3]);
+    net.run_ms(20_000);
+    let leader = net.ready_leader();
+    let shown = |net: &mut Net, ticket| {
+        let node = net.nodes.get_mut(&leader).expect("there");
+        node.inbox.requests.push(Request {
+            ticket,
+            partition: P,
+            body: RequestBody::Members(MembersRequest::Show),
+        });
+        net.run_ms(2);
+        let node = net.nodes.get_mut(&leader).expect("there");
+        let reply = node.replies.iter().find_map(|reply| match reply {
+            Reply::Members {
+                ticket: of,
+                members,
+            } if *of == ticket => Some(members.clone()),
+            _ => None,
+        });
+        let members = reply.expect("answered").expect("shown").members;
+        let silent = members.iter().filter(|member| !member.answers);
+        silent.map(|member| member.node.get()).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&mut net, 1), []);
+
+    let gone = if leader == 3 { 2 } else { 3 };
+    net.nodes.remove(&gone);
+    let node = net.nodes.get_mut(&leader).expect("there");
+    node.inbox.peers.push(PeerEvent::Down(peer(gone)));
+    net.run_ms(1_000);
+    assert_eq!(shown(&mut net, 2), [gone]);
+}
+
+#[test]
+fn how_the_disk_stands_is_logged_once_each_time_it_changes() {
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(Arc::new(log.reopen().expect("the file")))
+        .with_ansi(false)
+        .finish();
+    let mut node = Node::boot(1, &[1], MemoryDisk::default(), Time(0));
+    let mut now = Time(0);
+    tracing::subscriber::with_default(subscriber, || {
+        for percent in [50, 85, 85, 95, 50] {
+            node.inbox.disk.push(DiskEvent::Used { percent });
+            for _ in 0..20 {
+                now = now.plus_ms(50);
+                node.turn(now);
+            }
+        }
+    });
+    let said = std::fs::read_to_string(log.path()).expect("text");
+    let of_disk = said.lines().filter(|line| line.contains("the disk"));
+    let words = ["85% used", "95% used", "has room again"];
+    let found: Vec<bool> = of_disk
+        .zip(words)
+        .map(|(line, word)| line.contains(word) && line.contains("shard="))
+        .collect();
+    assert_eq!(found, [true; 3], "{said}");
+    assert_eq!(said.matches("the disk").count(), 3, "{said}");
 }

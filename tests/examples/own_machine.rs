@@ -42,8 +42,8 @@ pub struct Auction {
 impl StateMachine for Auction {
     fn admit(&self, command: &[u8]) -> Admit {
         // Nobody waits for a disk to learn that a bid of nothing loses.
-        match command[2] {
-            0 => Admit::No("a bid is at least 1".to_owned()),
+        match command {
+            [_, _, 0] => Admit::No("a bid is at least 1".to_owned()),
             _ => Admit::Yes,
         }
     }

@@ -21,7 +21,7 @@ use crate::files::{self, FileError};
 /// The longest config file in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 64 * 1024;
 const KEY_BYTES_MAX: u64 = 4096;
-const LOG_LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+pub(crate) const LOG_LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 /// Every key there is, with what it takes; the order in which they are written and explained.
 pub const CONFIG_KEYS: [(&str, &str); 12] = [
     ("node", "this node's id in the placement: a number from 0"),

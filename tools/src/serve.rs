@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::NodeConfig;
+use crate::config::{LOG_LEVELS, NodeConfig};
 use crate::exit::{CommandError, EXIT_HELP};
 use crate::kv::KvMachine;
 use crate::reload::{Reloader, Stamp};
@@ -39,8 +39,8 @@ pub struct ServeArgs {
     /// The node's config file.
     #[arg(long)]
     config: PathBuf,
-    /// error, warn, info, debug or trace, instead of the config's.
-    #[arg(long)]
+    /// Which log lines are written, instead of what the config says.
+    #[arg(long, value_parser = LOG_LEVELS)]
     log_level: Option<String>,
     /// Say that it is ready as one JSON object.
     #[arg(long)]

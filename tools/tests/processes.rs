@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -23,8 +25,28 @@ fn text(bytes: &[u8]) -> String {
 }
 
 struct Dir {
-    _home: tempfile::TempDir,
+    home: tempfile::TempDir,
     path: PathBuf,
+}
+
+impl Dir {
+    fn home(&self) -> &Path {
+        self.home.path()
+    }
+}
+
+/// The directory, and all that is in it.
+fn walk(dir: &Path) -> Vec<PathBuf> {
+    let mut found = vec![dir.to_owned()];
+    for entry in std::fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("listed").path();
+        if path.is_dir() {
+            found.extend(walk(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
 }
 
 /// A cluster of one node, which is its own quorum.
@@ -59,7 +81,7 @@ fn lone_cluster() -> Dir {
         .output()
         .expect("runs");
     assert!(made.status.success(), "{}", text(&made.stderr));
-    Dir { _home: home, path }
+    Dir { home, path }
 }
 
 fn serve(dir: &Path) -> Command {
@@ -121,6 +143,46 @@ fn ask(dir: &Path, what: &str, args: &[&str]) -> Output {
         .args(args)
         .output()
         .expect("runs")
+}
+
+/// Enough locked memory for a shard's ring, not for the thread that accepts. Kibibytes.
+const MEMLOCK_LIMIT: &str = "ulimit -l 256; exec \"$0\" \"$@\"";
+/// The user that owns nothing. Root, who runs tests in CI, may lock what it likes.
+const NOBODY: u32 = 65534;
+
+#[test]
+fn a_node_that_may_lock_too_little_says_so_and_is_not_ready() {
+    let cluster = lone_cluster();
+    let own = std::fs::metadata(&cluster.path).expect("it is there").uid();
+    let mut command = Command::new("sh");
+    if own == 0 {
+        for entry in walk(&cluster.path) {
+            std::os::unix::fs::chown(entry, Some(NOBODY), Some(NOBODY)).expect("root may");
+        }
+        std::os::unix::fs::chown(cluster.home(), Some(NOBODY), Some(NOBODY)).expect("root may");
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    let served = serve(&cluster.path);
+    let output = command
+        .args(["-c", MEMLOCK_LIMIT])
+        .arg(served.get_program())
+        .args(served.get_args())
+        .output()
+        .expect("the shell runs");
+    let said = text(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert_eq!(text(&output.stdout), "", "it is not ready");
+    assert!(said.contains("ulimit -l"), "the remedy: {said}");
+    assert!(said.contains("512 KiB"), "how much: {said}");
+}
+
+#[test]
+fn a_log_level_that_is_none_is_refused() {
+    let cluster = lone_cluster();
+    let output = serve_with(&cluster.path, "loud").output().expect("runs");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("warn"), "what there is: {said}");
 }
 
 #[test]

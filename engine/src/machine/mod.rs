@@ -43,9 +43,6 @@
 //!     }
 //! }
 //! ```
-//!
-//! Where the rest of the contract sits: snapshots (`freeze`, `restore_begin`, `restore_chunk`, `restore_end`) are methods
-//! behind [`StateMachine::durable_applied`], with a `View` type. None of them changes what is here.
 
 pub mod deferred;
 mod effects;

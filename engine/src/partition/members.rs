@@ -7,7 +7,7 @@ use clustor_wire::message::{
 
 use super::{Partition, refusal};
 use crate::raft::configuration::{Configuration, Standing};
-use crate::raft::{Change, ChangeError, Estranged, FollowerStatus, TransferError, Turn};
+use crate::raft::{Change, ChangeError, Estranged, FollowerStatus, Quiet, TransferError, Turn};
 use crate::request::MembersRequest;
 
 impl Partition {
@@ -125,8 +125,16 @@ impl Partition {
         self.replica.change_under_way()
     }
 
-    /// Who belongs to it, as this replica knows.
-    pub(crate) fn show_members(&self, now: Time) -> PartitionMembers {
+    /// Who belongs to it, as this replica knows. Of a quiet partition nothing is heard: who has a session answers.
+    pub(crate) fn show_members(
+        &self,
+        now: Time,
+        is_connected: &dyn Fn(PeerId) -> bool,
+    ) -> PartitionMembers {
+        let is_quiet = matches!(self.replica.quiet(), Quiet::Leads(..));
+        let answers = |follower: &FollowerStatus| {
+            self.heard_lately(follower, now) || is_quiet && is_connected(follower.peer)
+        };
         let status = self.replica.status();
         let configuration = &status.configuration;
         let me = self.replica.me();
@@ -143,7 +151,7 @@ impl Partition {
                     standing: standing(configuration, peer),
                     address: address(configuration, peer),
                     durable: follower.map(|f| f.durable).or(own),
-                    answers: own.is_some() || follower.is_some_and(|f| self.answers(f, now)),
+                    answers: own.is_some() || follower.is_some_and(answers),
                 }
             })
             .collect();
@@ -170,7 +178,7 @@ impl Partition {
         }
     }
 
-    fn answers(&self, follower: &FollowerStatus, now: Time) -> bool {
+    fn heard_lately(&self, follower: &FollowerStatus, now: Time) -> bool {
         let patience = u64::from(self.replica.timers().election_ms_max);
         now < follower.heard.plus_ms(patience)
     }

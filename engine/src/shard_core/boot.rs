@@ -21,6 +21,7 @@ use super::pairs::Pairs;
 use super::partitions::Partitions;
 use super::peers::{Peers, behind_its_past};
 use super::reloads::Reloads;
+use super::trouble::DiskStands;
 use super::{Links, ShardCore, Shared};
 use crate::gate::ControlView;
 use crate::machine::deferred::AckBox;
@@ -205,6 +206,7 @@ impl ShardCore {
             placement: config.placement,
             addresses: Addresses::default(),
             failure_told: quarantined,
+            disk_told: DiskStands::WELL,
             turned_at: now,
             rest_at: None,
             slow_device: None,

@@ -33,7 +33,7 @@ impl ShardCore {
         let partition = self.partitions.get_mut(&id).ok_or(not_here)?;
         partition.members(&mut self.shared.lend(now), asked)?;
         self.touched.insert(id);
-        Ok(partition.show_members(now))
+        Ok(partition.show_members(now, &|peer| self.peers.has_session(peer)))
     }
 
     /// The same for a client: what it wants is compared with what is, so that asking twice does no harm; and only a leader

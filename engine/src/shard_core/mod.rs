@@ -73,6 +73,7 @@ use peers::Peers;
 pub use peers::{RECORD_CHAINS, RECORD_MS};
 use reloads::Reloads;
 use slow_device::SlowDevice;
+use trouble::DiskStands;
 
 /// What shards of one node say to each other; nothing yet: partitions don't move between shards, and whoever asks
 /// the wrong one is told the right one.
@@ -159,6 +160,7 @@ pub struct ShardCore {
     addresses: Addresses,
     /// Whether the disk's failure was told to the partitions.
     failure_told: bool,
+    disk_told: DiskStands,
     /// The moment of the latest turn.
     turned_at: Time,
     /// When memory is given back if nothing happens until then.
@@ -484,6 +486,7 @@ impl Application for ShardCore {
         self.take_hellos(inbox);
         self.shared.log.watch_disk(now);
         self.tell_failure(now);
+        self.tell_disk();
         self.take_peer_events(now, inbox);
         self.take_client_events(now, inbox, outbox);
         self.take_requests(now, inbox, outbox);

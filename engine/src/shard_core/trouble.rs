@@ -9,6 +9,23 @@ use clustor_wire::message::PartitionStatus;
 use super::ShardCore;
 use crate::partition::Partition;
 
+/// How the disk stands, as far as the log of the process is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DiskStands {
+    failed: bool,
+    no_spare: bool,
+    pressure: Pressure,
+}
+
+impl DiskStands {
+    /// Nothing is to be told.
+    pub(super) const WELL: Self = Self {
+        failed: false,
+        no_spare: false,
+        pressure: Pressure::None,
+    };
+}
+
 impl ShardCore {
     /// What keeps the shard from its work, or will soon; empty if nothing does.
     pub(super) fn trouble(&self) -> String {
@@ -58,6 +75,29 @@ impl ShardCore {
             status.trouble = self.trouble();
         }
         status
+    }
+
+    /// Logs it once when the disk begins to fill, fails, or has room again.
+    pub(super) fn tell_disk(&mut self) {
+        let log = &self.shared.log;
+        let stands = DiskStands {
+            failed: log.failure().is_some(),
+            no_spare: log.spare_failure().is_some(),
+            pressure: log.pressure(),
+        };
+        if stands == self.disk_told {
+            return;
+        }
+        self.disk_told = stands;
+        let shard = self.me.shard;
+        match stands {
+            DiskStands::WELL => tracing::info!(%shard, "the disk has room again"),
+            DiskStands { failed: true, .. } => tracing::error!(%shard, "{}", self.trouble()),
+            _ => {
+                let trouble = self.disk_trouble().unwrap_or_default();
+                tracing::warn!(%shard, "{trouble}");
+            }
+        }
     }
 
     /// What is wrong with the room on the disk.

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvError, Sender};
 use std::time::Duration;
 
 use clustor_wire::ids::ShardId;
@@ -71,8 +72,10 @@ pub(super) struct Control {
 /// The running thread.
 pub(super) type Thread = ExecutorJoinHandle<()>;
 
+/// Starts the thread, and waits until it accepts or says why it can't.
 pub(super) fn spawn<E>(control: Control) -> Result<Thread, StartError<E>> {
-    LocalExecutorBuilder::new(
+    let (begun, begins) = mpsc::channel();
+    let thread = LocalExecutorBuilder::new(
         control
             .listening
             .cpu
@@ -81,12 +84,21 @@ pub(super) fn spawn<E>(control: Control) -> Result<Thread, StartError<E>> {
     .name("control")
     .io_memory(EXECUTOR_MEMORY_BYTES)
     .ring_depth(EXECUTOR_RING_DEPTH)
-    .spawn(move || control.run())
-    .map_err(|error| StartError::Control(error.to_string()))
+    .spawn(move || control.run(begun))
+    .map_err(|error| StartError::Control(error.to_string()))?;
+    let why = match begins.recv() {
+        Ok(Ok(())) => return Ok(thread),
+        Ok(Err(error)) => error,
+        // Its executor could not be made: the thread has ended.
+        Err(RecvError) => thread
+            .join()
+            .map_or_else(|error| error.to_string(), |()| "it ended".to_owned()),
+    };
+    Err(StartError::Control(why))
 }
 
 impl Control {
-    async fn run(self) {
+    async fn run(self, begun: Sender<Result<(), String>>) {
         let Self {
             listening,
             mailboxes,
@@ -97,10 +109,12 @@ impl Control {
         let mut sleeper = match Sleeper::new(&event) {
             Ok(sleeper) => sleeper,
             Err(error) => {
-                tracing::error!(%error, "the control-plane thread has no descriptor left: nothing is accepted");
+                // Nobody but the starting thread listens, and it does.
+                drop(begun.send(Err(format!("it has no descriptor left: {error}"))));
                 return;
             }
         };
+        drop(begun.send(Ok(())));
         let door = Rc::new(Door {
             half_open: Cell::new(0),
             next_shard: Cell::new(0),

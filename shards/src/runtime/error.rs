@@ -35,7 +35,9 @@ pub enum StartError<E> {
         source: io::Error,
     },
     /// The control-plane thread could not be started.
-    #[error("starting the control-plane thread: {0}")]
+    #[error(
+        "starting the control-plane thread: {0}; if it is about memory, raise `ulimit -l` (locked memory; a node takes 512 KiB at least)"
+    )]
     Control(String),
     /// A shard's ring could not be opened.
     #[error("shard {shard}: {source}")]
