@@ -3,8 +3,9 @@
 //! Two states. *Probing*: the leader does not know where the logs agree; one batch at a time. *Streaming*: it
 //! does; up to four batches are in flight. An answer that does not come within
 //! clamp(2 x smoothed round trip, 100, 1000) ms (doubled once it was missed) sends the leader back to probing,
-//! as does a refusal. What a follower acknowledged as durable never goes back; what it merely received may, when
-//! it restarts.
+//! as does a refusal. A follower that owes the acknowledgement of what it has received is asked with an empty batch each
+//! greatest RPC timeout: its last one may be lost. What a follower acknowledged as durable never goes back; what it
+//! merely received may, when it restarts.
 
 use std::collections::VecDeque;
 
@@ -39,6 +40,8 @@ pub(super) struct Way {
     missed: bool,
     reading: bool,
     read_due: Time,
+    /// Since when it owes an acknowledgement of what it has received, with nothing under way to it.
+    owes_since: Option<Time>,
     /// Since when it has not caught up, or is silent.
     pub(super) behind_since: Option<Time>,
     /// Since when it answers and has not caught up.
@@ -54,6 +57,7 @@ impl Way {
         missed: false,
         reading: false,
         read_due: Time(0),
+        owes_since: None,
         behind_since: None,
         slow_since: None,
         is_far: false,
@@ -71,6 +75,7 @@ impl Bare for Way {
         self.batches.is_empty()
             && !self.missed
             && !self.reading
+            && self.owes_since.is_none()
             && self.behind_since.is_none()
             && self.slow_since.is_none()
             && !self.is_far
@@ -301,6 +306,21 @@ impl Progress {
                 .sent
                 .plus_us(if self.way.missed { 2 * once } else { once }),
         )
+    }
+
+    /// Whether it is to be asked, with an empty batch, what is durable there: nothing is under way to it, and for the
+    /// greatest RPC timeout it has not acknowledged what it has received.
+    pub(super) fn is_overdue(&mut self, now: Time, timers: &Timers) -> bool {
+        let owes = self.flow == Flow::Streaming
+            && self.way.batches.is_empty()
+            && self.durable_index() < self.matched
+            && !self.left;
+        if owes != self.way.owes_since.is_some() {
+            self.way.owes_since = owes.then_some(now);
+        }
+        let patience_ms = u64::from(timers.rpc_ms_max);
+        let since = self.way.owes_since;
+        since.is_some_and(|since| now >= since.plus_ms(patience_ms))
     }
 
     /// Gives up waiting for what is in flight, if it is time.

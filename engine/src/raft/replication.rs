@@ -273,6 +273,9 @@ impl Replica {
         for progress in &mut all {
             progress.expire(turn.now, &self.timers);
             while progress.may_send(&self.limits) && self.send_batch(turn, progress) {}
+            if progress.is_overdue(turn.now, &self.timers) {
+                self.ask_durable(turn, progress);
+            }
         }
         if let RoleState::Leader(leading) = &mut self.role {
             leading.progress = all;
@@ -311,6 +314,14 @@ impl Replica {
         }
         self.send_append(turn, progress, prev_term, count, frames);
         true
+    }
+
+    /// What was acknowledged last may be lost: an empty batch behind all that it has received has it said once more.
+    fn ask_durable(&self, turn: &mut Turn<'_>, progress: &mut Progress) {
+        if let Some(prev_term) = self.log.term_at(progress.next().prev()) {
+            let nothing = turn.out.take_buffer();
+            self.send_append(turn, progress, prev_term, 0, nothing);
+        }
     }
 
     fn send_append(
