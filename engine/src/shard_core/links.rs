@@ -3,31 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clustor_shards::turn::PeerId;
-use clustor_wire::frame::{Frame, FrameKind};
-use clustor_wire::ids::{BootNumber, ChainNumber};
-use clustor_wire::message::{PairBeat, PeerBatch, RaftBody};
+use clustor_wire::frame::{FRAME_BODY_BYTES_MAX, Frame, FrameKind};
+use clustor_wire::message::{
+    BATCH_HEARTBEATS_MAX, BATCH_MESSAGES_MAX, PairBeat, PeerBatch, RaftBody, RaftMessage,
+};
 
 use crate::raft::Output;
-
-/// Entry bytes in one frame; the frame's cap is 4 MiB + 64 KiB.
-const FRAME_ENTRY_BYTES_MAX: usize = 3 << 20;
-/// Messages in one frame.
-const FRAME_MESSAGES_MAX: usize = 4096;
-
-/// What a shard says of itself in each batch.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sender {
-    /// Its boot.
-    pub boot: BootNumber,
-    /// Its highest chain that has retired.
-    pub retired_chain: ChainNumber,
-    /// What its leases ask of those who hear its heartbeats, in milliseconds.
-    pub lease_ms: u32,
-    /// Its clock can't be trusted.
-    pub clock_alarm: bool,
-    /// Its device is slow.
-    pub slow_device: bool,
-}
 
 /// What waits for each peer.
 #[derive(Default)]
@@ -68,12 +49,7 @@ impl Links {
 
     /// Gives back the memory of what has left.
     pub fn give_back(&mut self) {
-        self.batches.retain(|_, batch| {
-            !batch.messages.is_empty()
-                || !batch.heartbeats.is_empty()
-                || !batch.heartbeat_acks.is_empty()
-                || batch.pair.is_some()
-        });
+        self.batches.retain(|_, batch| !is_empty(batch));
     }
 
     /// Drops everything that waits.
@@ -81,65 +57,106 @@ impl Links {
         self.batches.clear();
     }
 
-    /// Sends everything: one frame for each peer, more only where one could not hold it.
+    /// Sends everything: one frame for each peer, more only where one could not hold it. Each says of the sender what
+    /// `head` says of it.
     pub fn flush(
         &mut self,
-        sender: Sender,
+        head: &PeerBatch,
         output: &mut Output,
         frames: &mut Vec<(PeerId, Frame)>,
     ) {
-        for (peer, batch) in &mut self.batches {
-            batch.boot = sender.boot;
-            batch.retired_chain = sender.retired_chain;
-            batch.lease_ms = sender.lease_ms;
-            batch.clock_alarm = sender.clock_alarm;
-            batch.slow_device = sender.slow_device;
-            let mut waiting = core::mem::take(&mut batch.messages).into_iter().peekable();
-            loop {
-                let mut bytes = 0;
-                while let Some(next) = waiting.peek() {
-                    let entries = match &next.body {
-                        RaftBody::Append { frames, .. } => frames.len(),
-                        _ => 0,
-                    };
-                    let full = batch.messages.len() >= FRAME_MESSAGES_MAX
-                        || bytes + entries > FRAME_ENTRY_BYTES_MAX;
-                    if full && !batch.messages.is_empty() {
-                        break;
-                    }
-                    bytes += entries;
-                    batch.messages.extend(waiting.next());
+        for (peer, kept) in &mut self.batches {
+            let greeted = self.greeted.remove(peer);
+            if is_empty(kept) && !greeted {
+                continue;
+            }
+            let batch = PeerBatch {
+                pair: kept.pair.take(),
+                heartbeats: core::mem::take(&mut kept.heartbeats),
+                heartbeat_acks: core::mem::take(&mut kept.heartbeat_acks),
+                messages: core::mem::take(&mut kept.messages),
+                ..head.clone()
+            };
+            let mut waiting = vec![batch];
+            while let Some(mut batch) = waiting.pop() {
+                if !fits(&batch)
+                    && let Some(later) = split(&mut batch, head)
+                {
+                    waiting.extend([later, batch]);
+                    continue;
                 }
-                let is_empty = batch.messages.is_empty()
-                    && batch.heartbeats.is_empty()
-                    && batch.heartbeat_acks.is_empty()
-                    && batch.pair.is_none();
-                if is_empty && !self.greeted.remove(peer) {
-                    break;
-                }
-                self.greeted.remove(peer);
-                let mut body = Vec::new();
-                match batch.encode(&mut body) {
-                    Ok(()) => frames.push((
-                        *peer,
-                        Frame {
-                            kind: FrameKind::PeerBatch,
-                            body,
-                        },
-                    )),
-                    // A batch the codec refuses is lost, as if the network had dropped it; the caps here are
-                    // below the codec's.
-                    Err(error) => tracing::error!(%error, "a batch for a peer can't be encoded"),
-                }
-                batch.pair = None;
-                batch.heartbeats.clear();
-                batch.heartbeat_acks.clear();
+                frames.extend(framed(&batch).map(|frame| (*peer, frame)));
                 for message in batch.messages.drain(..) {
-                    if let RaftBody::Append { frames, .. } = message.body {
+                    if let RaftBody::Append { frames, .. } | RaftBody::Refetched { frames, .. } =
+                        message.body
+                    {
                         output.give_back(frames);
                     }
                 }
+                // Its memory is for the next one.
+                batch.heartbeats.clear();
+                batch.heartbeat_acks.clear();
+                batch.pair = None;
+                *kept = batch;
             }
+        }
+    }
+}
+
+fn is_empty(batch: &PeerBatch) -> bool {
+    batch.messages.is_empty()
+        && batch.heartbeats.is_empty()
+        && batch.heartbeat_acks.is_empty()
+        && batch.pair.is_none()
+}
+
+/// Whether one frame holds it.
+fn fits(batch: &PeerBatch) -> bool {
+    batch.encoded_bytes_max() <= FRAME_BODY_BYTES_MAX
+        && batch.messages.len() <= BATCH_MESSAGES_MAX
+        && batch.heartbeats.len().max(batch.heartbeat_acks.len()) <= BATCH_HEARTBEATS_MAX
+}
+
+/// Whether it carries bytes of entries.
+fn is_large(message: &RaftMessage) -> bool {
+    match &message.body {
+        RaftBody::Append { frames, .. } | RaftBody::Refetched { frames, .. } => !frames.is_empty(),
+        _ => false,
+    }
+}
+
+/// Takes what leaves later out of a batch that one frame does not hold: entries, if there is anything else in it, and half of
+/// everything otherwise. `None` if it can't be made smaller.
+fn split(batch: &mut PeerBatch, head: &PeerBatch) -> Option<PeerBatch> {
+    let mut later = head.clone();
+    let large = batch.messages.iter().filter(|m| is_large(m)).count();
+    let lists = batch.heartbeats.len() + batch.heartbeat_acks.len() + batch.messages.len();
+    if large > 0 && (large < lists || batch.pair.is_some()) {
+        let all = core::mem::take(&mut batch.messages);
+        (later.messages, batch.messages) = all.into_iter().partition(is_large);
+    } else {
+        later.heartbeats = half(&mut batch.heartbeats);
+        later.heartbeat_acks = half(&mut batch.heartbeat_acks);
+        later.messages = half(&mut batch.messages);
+    }
+    (!is_empty(&later)).then_some(later)
+}
+
+fn half<T>(list: &mut Vec<T>) -> Vec<T> {
+    list.split_off(list.len().div_ceil(2))
+}
+
+fn framed(batch: &PeerBatch) -> Option<Frame> {
+    let mut body = Vec::new();
+    match batch.encode(&mut body) {
+        Ok(()) => Some(Frame {
+            kind: FrameKind::PeerBatch,
+            body,
+        }),
+        // Lost, as if the network had dropped it.
+        Err(error) => {
+            tracing::error!(%error, "a batch for a peer can't be encoded");
+            None
         }
     }
 }

@@ -49,7 +49,7 @@ use clustor_shards::disk::DiskOp;
 use clustor_shards::log::{Retirement, ShardLog};
 use clustor_shards::turn::{Application, ConnectionId, Inbox, Outbox, PeerId, Time};
 use clustor_wire::ids::{BootNumber, Incarnation, NodeId, PartitionId, ShardId};
-use clustor_wire::message::{RefusalClause, ScrubStatus, ShardStatus};
+use clustor_wire::message::{PeerBatch, RefusalClause, ScrubStatus, ShardStatus};
 
 use crate::gate::ControlView;
 use crate::gate::group::SLOW_CHAINS_WINDOW_MS;
@@ -66,7 +66,7 @@ use boot::bounds;
 pub use boot::{BootError, CoreConfig, PartitionSpec};
 use campaigns::Campaigns;
 use clocks::ClockWatch;
-use links::{Links, Sender};
+use links::Links;
 use pairs::Pairs;
 use partitions::Partitions;
 use peers::Peers;
@@ -366,15 +366,16 @@ impl ShardCore {
             let due = self.peers.due(now, retired);
             due.for_each(|peer| self.links.greet(peer));
         }
-        let sender = Sender {
+        let head = PeerBatch {
             boot: self.shared.log.boot(),
             retired_chain: retired,
             lease_ms: self.timers.promise_ms(),
             clock_alarm: self.shared.clocks.is_raised(),
             slow_device: self.shared.log.is_device_slow(),
+            ..PeerBatch::default()
         };
         self.links
-            .flush(sender, &mut self.shared.output, &mut outbox.peers);
+            .flush(&head, &mut self.shared.output, &mut outbox.peers);
         for (peer, _) in &outbox.peers {
             self.peers.said(now, *peer, retired);
         }
