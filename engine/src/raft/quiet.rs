@@ -76,7 +76,6 @@ impl Replica {
             self.reset_election_timer(now);
             // What it promised before it went quiet holds.
             self.election_due = self.election_due.max(self.shelter_until);
-            self.election_due = self.election_due.max(self.silent_until);
         }
     }
 

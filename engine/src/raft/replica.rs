@@ -250,8 +250,6 @@ impl Replica {
         }
         if !replica.decides_alone() {
             replica.reset_election_timer(now);
-            // Its own vote is one too.
-            replica.election_due = replica.election_due.max(replica.silent_until);
         }
         replica
     }
@@ -501,7 +499,8 @@ impl Replica {
         });
     }
 
-    /// The next election is due after a time drawn from the present window: [min/max x window, window].
+    /// The next election is due after a time drawn from the present window, [min/max x window, window], and not before its
+    /// silence ends: its own vote is one too.
     pub(super) fn reset_election_timer(&mut self, now: Time) {
         let window = u64::from(self.window_ms) * 1000;
         let least = window * u64::from(self.timers.election_ms_min)
@@ -511,7 +510,7 @@ impl Replica {
         // A replica with damage lets those without go first.
         let damaged = self.log.missing_from(self.applicable.next()).is_some();
         let wait = if damaged { window } else { 0 };
-        self.election_due = now.plus_us(wait + least + drawn);
+        self.election_due = now.plus_us(wait + least + drawn).max(self.silent_until);
     }
 }
 
