@@ -8,6 +8,7 @@ use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
 use clustor_engine::profile::Profile;
 use clustor_engine::request::{Request, RequestBody, Wait};
 use clustor_engine::shard_core::{CoreMesh, PartitionSpec, ShardCore};
+use clustor_shards::log::READS_IN_FLIGHT_MAX;
 use clustor_shards::turn::{Application, Inbox, Outbox, PeerEvent, PeerId, Time};
 use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::{BootNumber, ChainNumber, Incarnation, LogIndex, PartitionId, Term};
@@ -163,4 +164,14 @@ fn answers_that_one_frame_does_not_hold_leave_in_several() {
     let mut shard = Shard::boot(MemoryDisk::default(), Time(1_000_000), 20);
     shard.fill(4, 60 << 10);
     assert_eq!(shard.refetched(5), 20);
+}
+
+#[test]
+fn what_peers_want_waits_for_a_read_that_ends() {
+    let partitions = 2 * READS_IN_FLIGHT_MAX + 1;
+    let mut shard = Shard::boot(MemoryDisk::default(), Time(1_000_000), partitions as u128);
+    shard.fill(1, 10);
+    // After a restart nothing of it is in the cache.
+    let mut shard = Shard::boot(shard.disk, shard.now, partitions as u128);
+    assert_eq!(shard.refetched(2), partitions);
 }

@@ -17,6 +17,7 @@ use clustor_wire::ids::{ClusterId, Incarnation, NodeId, PartitionId};
 use super::addresses::Addresses;
 use super::campaigns::Campaigns;
 use super::clocks::ClockWatch;
+use super::lagging::Lagging;
 use super::pairs::Pairs;
 use super::partitions::Partitions;
 use super::peers::{Peers, behind_its_past};
@@ -191,6 +192,7 @@ impl ShardCore {
             touched,
             deadlines: BTreeSet::new(),
             campaigns: Campaigns::default(),
+            lagging: Lagging::default(),
             links: Links::default(),
             pairs: Pairs::default(),
             peers,

@@ -11,6 +11,7 @@
 //! - `campaigns`: whose time has come, and how many elections are under way at once
 //! - `clocks`: whether the clock of turns can be trusted
 //! - `heard`: what peers say, to the partitions it is for
+//! - `lagging`: entries that peers want read from the log
 //! - `links`: batches for peers
 //! - `members`: who belongs to a partition
 //! - `modes`: how partitions are made durable
@@ -29,6 +30,7 @@ mod boot;
 mod campaigns;
 mod clocks;
 mod heard;
+mod lagging;
 mod links;
 mod members;
 mod modes;
@@ -66,6 +68,7 @@ use boot::bounds;
 pub use boot::{BootError, CoreConfig, PartitionSpec};
 use campaigns::Campaigns;
 use clocks::ClockWatch;
+use lagging::Lagging;
 use links::Links;
 use pairs::Pairs;
 use partitions::Partitions;
@@ -141,6 +144,7 @@ pub struct ShardCore {
     touched: BTreeSet<PartitionId>,
     deadlines: BTreeSet<(Time, PartitionId)>,
     campaigns: Campaigns,
+    lagging: Lagging,
     links: Links,
     pairs: Pairs,
     peers: Peers,

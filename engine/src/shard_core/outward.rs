@@ -8,7 +8,7 @@ use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::{LogIndex, PartitionId};
 use clustor_wire::message::{ClientResponse, ClientResponseBody, Refusal, RefusalClause};
 
-use super::{APPLY_BATCHES_MAX, CoreMesh, ReadFor, ShardCore};
+use super::{APPLY_BATCHES_MAX, CoreMesh, ReadFor, ShardCore, Shared};
 use crate::outcome::Outcome;
 use crate::partition::{Answer, ApplyStep, Origin, ReadWhat, refusal};
 use crate::raft::{CampaignFiled, Leadership, Output, ReadReady, RecordToPersist};
@@ -48,28 +48,12 @@ impl ShardCore {
                 self.keep_answers(failed.partition);
             }
         }
-        let wanted = core::mem::take(&mut output.wanted);
+        for wanted in output.wanted.drain(..) {
+            self.lagging.want(wanted);
+        }
         self.links.collect(&mut output);
         output.clear();
         self.shared.output = output;
-        for wanted in wanted {
-            let asked = self
-                .shared
-                .log
-                .read(wanted.partition, wanted.from, &mut self.shared.disk);
-            match asked {
-                Ok(token) => {
-                    self.shared.reads.insert(token, ReadFor::Peer(wanted));
-                }
-                Err(_) => {
-                    if let Some(partition) = self.partitions.get_mut(&wanted.partition) {
-                        partition
-                            .replica
-                            .entries_unreadable(&mut self.shared.lend(now), &wanted);
-                    }
-                }
-            }
-        }
         let touched = core::mem::take(&mut self.touched);
         for id in &touched {
             let resume_at = self.apply(now, *id);
@@ -84,6 +68,29 @@ impl ShardCore {
         }
         self.touched = touched;
         self.touched.clear();
+        self.read_for_peers(now);
+    }
+
+    /// Reads what peers want, as far as the log takes reads: where it does not, each read that ends makes a turn.
+    fn read_for_peers(&mut self, now: Time) {
+        while let Some(wanted) = self.lagging.next() {
+            let Shared { log, disk, .. } = &mut self.shared;
+            match log.read(wanted.partition, wanted.from, disk) {
+                Ok(token) => {
+                    self.shared.reads.insert(token, ReadFor::Peer(wanted));
+                    self.lagging.took(true);
+                }
+                Err(ReadRefusal::Busy) => return,
+                Err(_) => {
+                    self.lagging.took(false);
+                    if let Some(partition) = self.partitions.get_mut(&wanted.partition) {
+                        partition
+                            .replica
+                            .entries_unreadable(&mut self.shared.lend(now), &wanted);
+                    }
+                }
+            }
+        }
     }
 
     /// Gives back the memory that a burst grew, some time after it is over.
@@ -95,6 +102,7 @@ impl ShardCore {
         self.shared.output = Output::default();
         self.shared.log.give_back();
         self.shared.cache.give_back();
+        self.lagging.give_back();
         self.links.give_back();
         self.scratch_answers = Vec::new();
         self.frames = Vec::new();

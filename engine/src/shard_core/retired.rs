@@ -72,6 +72,9 @@ impl ShardCore {
         let Some(asked) = self.shared.reads.remove(&outcome.token) else {
             return;
         };
+        if matches!(asked, ReadFor::Peer(_)) {
+            self.lagging.ended();
+        }
         let Some(partition) = self.partitions.get_mut(&outcome.partition) else {
             return;
         };

@@ -61,6 +61,6 @@ pub use keys::{Kek, KeyError, KeyProvider, LogIdentity};
 pub use options::{LogOptions, OnAuthenticationFailure, OptionsError};
 pub use pressure::{DISK_HARD_PERCENT, DISK_SOFT_PERCENT, Pressure};
 pub use proof::{ExitDurable, HardStateDurable, LocalDurable};
-pub use read::{ReadOutcome, ReadRefusal};
+pub use read::{READS_IN_FLIGHT_MAX, ReadOutcome, ReadRefusal};
 pub use recovery::{Damage, PastBoot, Quarantine, RecoverError, Recovery, RecoveryReport};
 pub use writer::{LogRefusal, Mode, Retirement, ShardLog};
