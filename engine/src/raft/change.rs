@@ -342,13 +342,19 @@ impl Replica {
         }
         let recipients = self.membership.recipients(self.me, self.committed);
         let next = self.log.last().next();
+        // Before that is committed, who left can't be told.
+        let is_open = self.membership.newest() > self.committed;
         let RoleState::Leader(leading) = &mut self.role else {
             return;
         };
-        let linger = now < leading.lingers_until;
         for progress in &mut leading.progress {
-            progress.left |= !recipients.contains(&progress.peer());
+            let leaves = !progress.left || is_open;
+            if leaves && !recipients.contains(&progress.peer()) {
+                progress.left = true;
+                leading.lingers_until = now.plus_ms(LINGER_MS);
+            }
         }
+        let linger = now < leading.lingers_until;
         self.sync_followers = linger;
         for peer in recipients {
             match leading.of_mut(peer) {
