@@ -567,3 +567,28 @@ fn an_empty_disk_under_an_old_number_vouches_for_nothing() {
     cluster.pass(200);
     assert_eq!(cluster.status(4).configuration.first().len(), 4);
 }
+
+#[test]
+fn voters_that_the_placement_names_leave_room_for_notes_of_others() {
+    let mut configuration = Configuration::simple(vec![peer(1)]).expect("one voter");
+    for node in 2..=9 {
+        let with = configuration.with_member(peer(node), Standing::Learner, "");
+        let with = with.expect("room for a learner");
+        let joint = with.entering(&[peer(node)], &[]).expect("joint");
+        let back = joint.leaving(true).expect("the way back");
+        assert_eq!(back.standing(peer(node)), Some(Standing::Learner));
+        configuration = joint.leaving(false).expect("the way forward").restated();
+        assert_eq!(configuration.standing(peer(node)), Some(Standing::Voter));
+        assert!(configuration.notes().is_empty());
+    }
+    for node in 10..=11 {
+        let with = configuration.with_member(peer(node), Standing::Observer, "");
+        configuration = with.expect("room for an observer");
+    }
+    let with = configuration.with_member(peer(12), Standing::Learner, "");
+    let bytes = with.expect("room for a learner").encode();
+    assert_eq!(
+        Configuration::decode(&bytes).expect("reads").encode(),
+        bytes
+    );
+}

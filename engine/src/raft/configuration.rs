@@ -230,6 +230,12 @@ impl Configuration {
         Self::new(Step::Enters, first, second, Vec::new(), Vec::new())
     }
 
+    /// The notes that say something: that of a voter whose address is empty says nothing.
+    fn telling_notes(&self) -> Vec<Note> {
+        let tells = |n: &&Note| n.standing != Standing::Voter || !n.address.is_empty();
+        self.notes.iter().filter(tells).cloned().collect()
+    }
+
     /// The same with one more member that does not vote.
     ///
     /// # Errors
@@ -240,7 +246,7 @@ impl Configuration {
         standing: Standing,
         address: &str,
     ) -> Result<Self, ConfigurationError> {
-        let mut notes = self.notes.clone();
+        let mut notes = self.telling_notes();
         notes.push(Note {
             peer,
             standing,
@@ -263,7 +269,7 @@ impl Configuration {
         let standing = self
             .standing(peer)
             .ok_or(ConfigurationError::Stranger(peer.node))?;
-        let mut notes = self.notes.clone();
+        let mut notes = self.telling_notes();
         notes.retain(|note| note.peer != peer);
         if standing != Standing::Voter || !address.is_empty() {
             notes.push(Note {
@@ -281,8 +287,8 @@ impl Configuration {
     /// # Errors
     /// None in truth: what is left was valid before.
     pub fn without_member(&self, peer: PeerId) -> Result<Self, ConfigurationError> {
-        let kept = |n: &&Note| n.peer != peer || n.standing == Standing::Voter;
-        let notes = self.notes.iter().filter(kept).cloned().collect();
+        let mut notes = self.telling_notes();
+        notes.retain(|n| n.peer != peer || n.standing == Standing::Voter);
         Self::new(
             Step::States,
             self.first.clone(),
@@ -329,7 +335,7 @@ impl Configuration {
     pub fn entering(&self, add: &[PeerId], remove: &[PeerId]) -> Result<Self, ConfigurationError> {
         let kept = self.first.iter().filter(|p| !remove.contains(p));
         let second = kept.chain(add).copied().collect();
-        let mut notes = self.notes.clone();
+        let mut notes = self.telling_notes();
         for note in &mut notes {
             if add.contains(&note.peer) {
                 note.standing = Standing::Voter;
@@ -345,7 +351,7 @@ impl Configuration {
     }
 
     /// The configuration behind a joint one: its second half, or the first if it goes back; then those who were to
-    /// vote are learners again.
+    /// vote are learners again, as their notes still say who they are. Going forward an empty one has nothing more to say.
     ///
     /// # Errors
     /// None for a joint configuration.
@@ -363,6 +369,7 @@ impl Configuration {
         }
         // Who votes no more, going forward, is no member any more.
         notes.retain(|n| back || n.standing != Standing::Learner || !self.first.contains(&n.peer));
+        notes.retain(|n| n.standing != Standing::Voter || !n.address.is_empty());
         Self::new(step, voters.clone(), Vec::new(), self.named.clone(), notes)
     }
 
