@@ -6,7 +6,7 @@ use clustor_engine::raft::{Limits, NewEntry, ProposeError};
 use clustor_shards::log::record::records;
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{LogIndex, Term};
-use clustor_wire::message::{Heartbeat, RaftBody, RaftMessage, Role};
+use clustor_wire::message::{Heartbeat, HeartbeatAck, RaftBody, RaftMessage, Role};
 use raft_support::{Cluster, PARTITION, Packet, Say};
 
 fn is_append(packet: &Packet) -> bool {
@@ -676,4 +676,71 @@ fn content_found_damaged_above_what_was_applied_is_durable_no_longer() {
     cluster.deliver(append(3, 2, 1, (1, 3), &[]));
     let sent = cluster.take(|p| p.from == 2);
     assert_eq!(acknowledged(&sent), Some(LogIndex(1)));
+}
+
+#[test]
+fn a_term_or_an_index_that_nothing_can_follow_is_refused() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.write(1, &[b"one"]);
+    let term = cluster.status(1).term;
+    let last = LogIndex(u64::MAX);
+    let message = |term: u64, body: RaftBody| {
+        Say::Message(RaftMessage {
+            partition: PARTITION,
+            term: Term(term),
+            body,
+        })
+    };
+    let append = |prev_index| RaftBody::Append {
+        prev_index,
+        prev_term: term,
+        wal_committed: LogIndex::ZERO,
+        raft_commit: LogIndex::ZERO,
+        count: 0,
+        frames: Vec::new(),
+    };
+    for far in [u64::MAX, u64::MAX - 1, 1 << 62] {
+        for to in [2, 3] {
+            let says = [
+                message(far, append(LogIndex::ZERO)),
+                message(far, RaftBody::VoteResponse { granted: false }),
+                message(term.get(), append(last)),
+                Say::Heartbeat(Heartbeat {
+                    partition: PARTITION,
+                    term: Term(far),
+                    wal_committed: LogIndex::ZERO,
+                    round: 1,
+                }),
+            ];
+            for say in says {
+                cluster.deliver(Packet { from: 1, to, say });
+            }
+        }
+        let hint = RaftBody::AppendRejected {
+            prev_index: last,
+            hint_index: last,
+            hint_term: term,
+        };
+        let ack = Say::Ack(HeartbeatAck {
+            partition: PARTITION,
+            term: Term(far),
+            round: 1,
+        });
+        for say in [message(far, hint.clone()), message(term.get(), hint), ack] {
+            cluster.deliver(Packet {
+                from: 2,
+                to: 1,
+                say,
+            });
+        }
+    }
+    cluster.run();
+    for number in 1..=3 {
+        assert_eq!(cluster.status(number).term, term);
+    }
+    cluster.write(1, &[b"two"]);
+    cluster.isolate(1);
+    cluster.pass(3000);
+    assert!(cluster.status(2).term > term);
 }

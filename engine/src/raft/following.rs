@@ -27,6 +27,7 @@ impl Replica {
     ) {
         let peer = from.id();
         if heartbeat.partition != self.partition
+            || !frames::is_possible_term(heartbeat.term)
             || !self.heeds_questions_of(peer)
             || self.is_impostor(peer, heartbeat.term)
         {

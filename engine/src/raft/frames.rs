@@ -2,10 +2,67 @@
 
 use clustor_shards::log::record::{Record, RecordKind, records};
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
+use clustor_wire::message::{RaftBody, RaftMessage};
 
 use super::configuration::Configuration;
 use super::durability::Transition;
 use super::entry::{EntryBody, EntryKind, KeysMax, SystemKind};
+
+/// Terms and indices that messages name stay below this. No partition comes near it by itself, and what is counted on from
+/// there never wraps.
+const COUNT_MAX: u64 = 1 << 62;
+
+/// Whether a message's term is one that can be counted on from.
+pub(super) const fn is_possible_term(term: Term) -> bool {
+    term.get() < COUNT_MAX
+}
+
+/// The same of everything that a message counts by.
+pub(super) fn is_possible(message: &RaftMessage) -> bool {
+    let (term, index) = match message.body {
+        RaftBody::PreVote {
+            last_index,
+            last_term,
+        }
+        | RaftBody::Vote {
+            last_index,
+            last_term,
+            ..
+        } => (last_term, last_index),
+        RaftBody::Append {
+            prev_index,
+            prev_term,
+            wal_committed,
+            raft_commit,
+            ..
+        } => (prev_term, prev_index.max(wal_committed).max(raft_commit)),
+        RaftBody::AppendRejected {
+            prev_index,
+            hint_index,
+            hint_term,
+        } => (hint_term, prev_index.max(hint_index)),
+        RaftBody::Refetch {
+            entry_term,
+            first,
+            last,
+        } => (entry_term, first.max(last)),
+        RaftBody::Refetched {
+            entry_term, first, ..
+        } => (entry_term, first),
+        RaftBody::AppendAccepted { matched: index }
+        | RaftBody::DurabilityAck {
+            last_fsynced_index: index,
+            ..
+        }
+        | RaftBody::Quiesce { last_index: index }
+        | RaftBody::QuiesceAck { last_index: index } => (Term::ZERO, index),
+        RaftBody::PreVoteResponse { .. }
+        | RaftBody::VoteResponse { .. }
+        | RaftBody::TimeoutNow
+        | RaftBody::Founding { .. } => (Term::ZERO, LogIndex::ZERO),
+    };
+    is_possible_term(message.term.max(term)) && index.get() < COUNT_MAX
+}
 
 /// One entry's place in a run of frames.
 #[derive(Debug, Clone, Copy)]

@@ -20,6 +20,11 @@
 //! An append for which the log has no room is not handed in at all: it is lost, as on a network, and comes again.
 //! Nothing is carried to peers before the log's opening has retired.
 //!
+//! Peers are authenticated, not believed: a message that names a term or an index which can't be counted on from is dropped,
+//! and so are frames that are not what they should be. Asserts are for what no message and no disk may bring about while
+//! all replicas obey the protocol: one that fails stops the node, by intent, before it acknowledges anything on a broken
+//! premise.
+//!
 //! Rooms, from the ground up:
 //!
 //! - [`entry`]: an entry's body
@@ -91,6 +96,10 @@ impl Replica {
             if message.partition == self.partition {
                 self.on_founding(turn, from.id(), configuration);
             }
+            return;
+        }
+        if !frames::is_possible(message) {
+            self.frames_refused += 1;
             return;
         }
         if message.partition != self.partition || !self.admits(turn, from.id(), message) {

@@ -11,6 +11,7 @@ use clustor_wire::ids::LogIndex;
 use clustor_wire::message::{Heartbeat, HeartbeatAck, ReadLevel};
 
 use super::durable::AuthenticatedPeer;
+use super::frames;
 use super::output::{Output, ReadFailed, ReadReady};
 use super::quorum;
 use super::replica::{Replica, RoleState, Turn};
@@ -120,7 +121,8 @@ impl Replica {
         trusts_clock: bool,
     ) {
         let peer = from.id();
-        if ack.partition != self.partition || !self.heeds_answers_of(peer) {
+        let is_for_here = ack.partition == self.partition && frames::is_possible_term(ack.term);
+        if !is_for_here || !self.heeds_answers_of(peer) {
             return;
         }
         if ack.term > self.term {
