@@ -204,6 +204,15 @@ fn a_downgrade_lasts_a_minute_and_the_next_one_two() {
 }
 
 #[test]
+fn a_downgrade_ends_where_nothing_else_happens() {
+    let mut guarded = Guarded::new();
+    guarded.overrun();
+    guarded.assert_modes(Strict, "backoff");
+    guarded.run_ms(62_000);
+    guarded.assert_modes(Group, "");
+}
+
+#[test]
 fn who_asks_for_group_mode_in_a_downgrade_is_told_when_it_ends() {
     let mut guarded = Guarded::new();
     guarded.overrun();

@@ -142,6 +142,13 @@ impl Partition {
         }
     }
 
+    /// When the downgrade that holds it in strict mode ends, if that is what does.
+    pub(crate) fn mode_deadline(&self, now: Time) -> Option<Time> {
+        let clause = self.durability.held_back?;
+        let until = self.busy.guard.until(now);
+        until.filter(|_| clause == GroupClause::Backoff)
+    }
+
     fn report(&self, transition: Transition) {
         let partition = self.id;
         match (transition.mode, self.durability.held_back) {

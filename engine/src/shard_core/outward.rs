@@ -257,7 +257,9 @@ impl ShardCore {
             .timer_deadline(now)
             .filter(|_| self.shared.log.is_open());
         let ack = partition.ack_deadline();
-        let due = [replica, timer, ack, partition.machine_deadline(), resume_at]
+        let machine = partition.machine_deadline();
+        let mode = partition.mode_deadline(now);
+        let due = [replica, timer, ack, machine, mode, resume_at]
             .into_iter()
             .flatten()
             .min();
