@@ -15,12 +15,13 @@ use clustor_wire::message::{Refusal, RefusalClause};
 use super::busy::Busy;
 use super::idempotency::KeyVerdict;
 use super::pause::Pause;
+use super::unread::{self, Order};
 use super::{Answer, MachineSlot, Partition, refusal};
 use crate::lent::Lent;
 use crate::machine::{Admit, Applied, Batch, Expired, Item, Stamp, Stopwatch};
 use crate::outcome::Outcome;
-use crate::raft::entry::{EntryBody, EntryKey, EntryKind, KeysMax, SystemKind};
-use crate::raft::{EntryCache, Transition};
+use crate::raft::EntryCache;
+use crate::raft::entry::{EntryKey, EntryKind, SystemKind};
 use crate::request::Wait;
 
 /// Failures of a machine within [`FAILURE_WINDOW_MS`] after which it is left alone for [`FAILURE_PAUSE_MS`].
@@ -87,7 +88,10 @@ impl Partition {
     pub(crate) fn machine_deadline(&self) -> Option<Time> {
         match &self.machine {
             MachineSlot::Failed(trouble) => trouble.retry_at,
-            MachineSlot::Running(_) => self.busy.pause.as_ref().and_then(Pause::until),
+            MachineSlot::Running(_) => {
+                let pause = self.busy.pause.as_ref().and_then(Pause::until);
+                pause.into_iter().chain(self.unread_deadline()).min()
+            }
         }
     }
 
@@ -203,7 +207,8 @@ impl Partition {
         if self.applied >= limit {
             return ApplyStep::Done;
         }
-        if self.busy.apply_read.is_some() || self.busy.deferrals.is_full() {
+        let waits = self.busy.apply_read.is_some() || self.busy.deferrals.is_full();
+        if self.is_before_unread(now, answers) || waits {
             return ApplyStep::Done;
         }
         frames.clear();
@@ -250,14 +255,16 @@ impl Partition {
             if header.index != next || next > limit || judged.len() >= self.apply_entries_max {
                 break;
             }
-            next = next.next();
             if header.kind == RecordKind::Configuration {
+                next = next.next();
                 continue;
             }
-            let Ok(body) = EntryBody::decode(record.body) else {
-                self.busy.stuck =
-                    Some("an entry was written by a newer build; start one that reads it");
-                break;
+            let (body, order) = match unread::read(record.body) {
+                Ok(said) => said,
+                Err(why) => {
+                    self.stop_before(now, header.index, &why);
+                    break;
+                }
             };
             if body.kind == EntryKind::System(SystemKind::TimersDue)
                 && header.index > self.machine_from
@@ -268,31 +275,24 @@ impl Partition {
                     self.expire(now, watch, header.index, header.term, answers);
                     return;
                 }
-                next = header.index;
                 break;
             }
+            next = next.next();
             self.stamp_ms = self.stamp_ms.max(body.stamp_ms);
-            if body.kind == EntryKind::System(SystemKind::DurabilityTransition) {
-                let Some(transition) = Transition::decode(body.payload) else {
-                    self.busy.stuck =
-                        Some("an entry was written by a newer build; start one that reads it");
-                    break;
-                };
-                self.replica.learn_transition(header.index, transition);
-                judged.push(Judged {
-                    index: header.index,
-                    term: header.term,
-                    verdict: KeyVerdict::Execute,
-                });
-            }
-            if body.kind == EntryKind::System(SystemKind::KeysMax) {
-                let Some(keys_max) = KeysMax::decode(body.payload) else {
-                    self.busy.stuck =
-                        Some("an entry was written by a newer build; start one that reads it");
-                    break;
-                };
-                self.table.set_keys_max(keys_max);
-                self.keys_wish.learn(header.index, keys_max);
+            match order {
+                Order::None => {}
+                Order::Mode(transition) => {
+                    self.replica.learn_transition(header.index, transition);
+                    judged.push(Judged {
+                        index: header.index,
+                        term: header.term,
+                        verdict: KeyVerdict::Execute,
+                    });
+                }
+                Order::KeysMax(keys_max) => {
+                    self.table.set_keys_max(keys_max);
+                    self.keys_wish.learn(header.index, keys_max);
+                }
             }
             if body.kind != EntryKind::Command {
                 continue;

@@ -9,6 +9,7 @@ use clustor_wire::ids::LogIndex;
 use super::deferral::Deferrals;
 use super::pause::Pause;
 use super::reads::PendingRead;
+use super::unread::Unread;
 use super::{Partition, PendingAppend};
 use crate::gate::Guard;
 use crate::lent::Bare;
@@ -37,6 +38,8 @@ pub(crate) struct Busy {
     pub apply_read: Option<u64>,
     /// Why entries can't be applied, if their content can't be had.
     pub stuck: Option<&'static str>,
+    /// An entry that this build can't read: applying stops before it.
+    pub(super) unread: Option<Box<Unread>>,
     /// Of a partition in group mode.
     pub(super) guard: Guard,
     /// The deadline under which the shard filed it.
@@ -59,6 +62,7 @@ impl Busy {
         ready_at: None,
         apply_read: None,
         stuck: None,
+        unread: None,
         guard: Guard::NONE,
         filed_deadline: None,
         counted_bytes: 0,
@@ -83,6 +87,7 @@ impl Bare for Busy {
             && self.ready_at.is_none()
             && self.apply_read.is_none()
             && self.stuck.is_none()
+            && self.unread.is_none()
             && self.guard == Guard::NONE
             && self.filed_deadline.is_none()
             && self.counted_bytes == 0

@@ -101,7 +101,7 @@ impl Partition {
             backoff_over: self.busy.guard.is_over(turn.now),
             blocking_voter: own.or(peer.map(|peer| peer.node)),
             slow_chains: shard.slow_chains,
-            quarantined: shard.quarantined || self.busy.stuck.is_some(),
+            quarantined: shard.quarantined || self.stuck().is_some(),
             ..GroupFacts::default()
         }
     }

@@ -13,6 +13,7 @@
 //! - `pause`: what a machine did not take, until it is called again
 //! - `busy`: what it has only while something happens in it
 //! - `reads`: what reads rely on, and when they are answered
+//! - `unread`: an entry of a newer build, before which applying stops
 //! - `apply`: committed entries through the machine, and what becomes of it when it fails
 
 mod apply;
@@ -25,6 +26,7 @@ mod members;
 pub mod pace;
 mod pause;
 mod reads;
+mod unread;
 
 use core::net::SocketAddr;
 use std::collections::BTreeMap;
@@ -307,7 +309,7 @@ impl Partition {
                 250,
             ));
         }
-        if let Some(stuck) = self.busy.stuck {
+        if let Some(stuck) = self.stuck() {
             return Err(self.stuck_refusal(stuck));
         }
         let busy = &*self.busy;
@@ -336,15 +338,6 @@ impl Partition {
             )),
             _ => Ok(()),
         }
-    }
-
-    /// The refusal while nothing more can be applied.
-    fn stuck_refusal(&self, stuck: &str) -> Refusal {
-        refusal(
-            RefusalClause::MissingContent,
-            format!("partition {}: {stuck}", self.id),
-            1000,
-        )
     }
 
     /// Whether an append under this key may be, or become, a duplicate: then the first one's outcome is its answer,
@@ -421,20 +414,40 @@ impl Partition {
 
     /// Nobody here knows any more what becomes of the appends that wait.
     pub(crate) fn give_up_appends(&mut self, why: &str, answers: &mut Vec<Answer>) {
-        let wal_committed = self.replica.wal_committed();
-        let Busy {
-            deferrals, appends, ..
-        } = &mut *self.busy;
-        for append in deferrals.take_appends().chain(appends.drain(..)) {
-            answers.push(Answer::Append(
-                append.origin,
-                Outcome::Unknown {
-                    why: format!("partition {}: {why}", self.id),
-                    key: append.key.map(|key| key.key),
-                    wal_committed: append.key.map_or(wal_committed, |key| key.known),
-                },
-            ));
+        let parked: Vec<_> = self.busy.deferrals.take_appends().collect();
+        answers.extend(parked.iter().map(|append| self.unknown(append, why)));
+        self.give_up_those(why, |_| true, answers);
+    }
+
+    /// The same of those among them that are not parked and of which `is_lost` says so.
+    fn give_up_those(
+        &mut self,
+        why: &str,
+        is_lost: impl Fn(&PendingAppend) -> bool,
+        answers: &mut Vec<Answer>,
+    ) {
+        if self.busy.appends.is_empty() {
+            return;
         }
+        for append in core::mem::take(&mut self.busy.appends) {
+            if is_lost(&append) {
+                answers.push(self.unknown(&append, why));
+            } else {
+                self.busy.appends.push_back(append);
+            }
+        }
+    }
+
+    fn unknown(&self, append: &PendingAppend, why: &str) -> Answer {
+        let wal_committed = self.replica.wal_committed();
+        Answer::Append(
+            append.origin,
+            Outcome::Unknown {
+                why: format!("partition {}: {why}", self.id),
+                key: append.key.map(|key| key.key),
+                wal_committed: append.key.map_or(wal_committed, |key| key.known),
+            },
+        )
     }
 
     /// Leadership as seen from outside; told only when it changes.
@@ -538,7 +551,7 @@ impl Partition {
     pub(crate) fn status_among(&self, is_connected: &dyn Fn(PeerId) -> bool) -> PartitionStatus {
         let status = self.replica.glance();
         let (asked_index, asked) = asked(&self.replica, is_connected);
-        let trouble = match (&self.machine, self.busy.stuck) {
+        let trouble = match (&self.machine, self.stuck()) {
             (MachineSlot::Failed(trouble), _) => format!("the machine {trouble}"),
             (_, Some(stuck)) if status.missing == 0 => stuck.to_owned(),
             _ if status.missing > 0 => lost(&status, asked_index, &asked),

@@ -177,7 +177,7 @@ impl Partition {
                 250,
             )),
         };
-        let stuck = self.busy.stuck.map(|stuck| self.stuck_refusal(stuck));
+        let stuck = self.stuck().map(|stuck| self.stuck_refusal(stuck));
         for (ready, read) in core::mem::take(&mut self.busy.reads_confirmed) {
             let behind = stuck.as_ref().filter(|_| ready.index > applied);
             match failed.as_ref().or(behind) {
