@@ -253,3 +253,26 @@ fn applying_stops_before_an_entry_of_a_newer_build_and_costs_nothing_while_it_wa
         );
     }
 }
+
+#[test]
+fn an_append_whose_reply_is_lost_with_the_machine_is_answered_unknown() {
+    let (handles, stored) = (Handles::default(), Arc::default());
+    let machine = Arc::clone(&handles);
+    let factory = move |_: PartitionId| {
+        let (handles, stored) = (Arc::clone(&machine), Some(Arc::clone(&stored)));
+        Box::new(Slow { handles, stored }) as Box<dyn AnyMachine>
+    };
+    let mut node = Node::boot(MemoryDisk::default(), Time(1_000_000), Box::new(factory));
+    node.until_ready();
+    node.append(1, b"a");
+    let is_out = |_: &Node| !handles.lock().expect("unshared").is_empty();
+    node.until("its effect is under way", || (), is_out);
+    assert!(node.outcome(1).is_none());
+    node.append(2, b"panic");
+    node.until("an answer", || (), |node| node.outcome(1).is_some());
+    let outcome = node.outcome(1);
+    assert!(
+        matches!(outcome, Some(Outcome::Unknown { .. })),
+        "{outcome:?}"
+    );
+}

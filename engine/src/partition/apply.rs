@@ -16,7 +16,7 @@ use super::busy::Busy;
 use super::idempotency::KeyVerdict;
 use super::pause::Pause;
 use super::unread::{self, Order};
-use super::{Answer, MachineSlot, Partition, refusal};
+use super::{Answer, MachineSlot, Partition, PendingAppend, refusal};
 use crate::lent::Lent;
 use crate::machine::{Admit, Applied, Batch, Expired, Item, Stamp, Stopwatch};
 use crate::outcome::Outcome;
@@ -153,7 +153,7 @@ impl Partition {
             retry_at: Some(now.plus_ms(pause)),
         }));
         self.hand_over = true;
-        // Their items are applied again, and answered then.
+        // Their items are applied again, and answered then, unless the machine made anew has them.
         let waiting = self.busy.deferrals.forget();
         for append in waiting.rev() {
             self.busy.appends.push_front(append);
@@ -232,6 +232,12 @@ impl Partition {
                 self.give_up_appends("its machine failed before the append was applied", answers);
                 return false;
             }
+            // It is not fed these again: what it replied, and whether their effects are safe, went with the one before.
+            let from = self.machine_from;
+            let is_lost =
+                |append: &PendingAppend| append.wait == Wait::Applied && append.index <= from;
+            let why = "its machine failed after it had applied the append, and its reply is lost";
+            self.give_up_those(why, is_lost, answers);
         }
         true
     }
