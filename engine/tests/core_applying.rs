@@ -24,6 +24,8 @@ use core_support::{P, peer};
 use support::{MemoryDisk, TestKey};
 
 const ACK_MS_MAX: u64 = 250;
+/// More effects than are done within `ACK_MS_MAX`, at one a millisecond.
+const EFFECTS: u64 = 2 * ACK_MS_MAX;
 /// From a failure to the next try, at most, and what the effects take, several times over.
 const PATIENCE_MS: u64 = 20_000;
 
@@ -170,6 +172,10 @@ impl Node {
         })
     }
 
+    fn is_applied(&self, ticket: u64) -> bool {
+        matches!(self.outcome(ticket), Some(Outcome::Applied { .. }))
+    }
+
     fn is_ready(&self) -> bool {
         let leadership = self.core.partition(P).expect("there").leadership();
         matches!(leadership, Leadership::Ready { .. })
@@ -270,6 +276,54 @@ fn an_append_whose_reply_is_lost_with_the_machine_is_answered_unknown() {
     assert!(node.outcome(1).is_none());
     node.append(2, b"panic");
     node.until("an answer", || (), |node| node.outcome(1).is_some());
+    let outcome = node.outcome(1);
+    assert!(
+        matches!(outcome, Some(Outcome::Unknown { .. })),
+        "{outcome:?}"
+    );
+}
+
+#[test]
+fn a_machine_whose_effects_take_long_together_comes_back_after_a_restart() {
+    let handles = Handles::default();
+    // One effect a millisecond.
+    let work = || {
+        if let Some(handle) = handles.lock().expect("unshared").pop_front() {
+            handle.done();
+        }
+    };
+    let mut node = Node::slow(MemoryDisk::default(), Time(1_000_000), &handles);
+    node.until_ready();
+    for n in 1..=EFFECTS {
+        node.append(n, b"a");
+        node.until("it is applied", work, |node| node.is_applied(n));
+    }
+    let (disk, now) = (node.disk.clone(), node.now);
+    drop(node);
+    handles.lock().expect("unshared").clear();
+    let mut node = Node::slow(disk, now.plus_ms(100), &handles);
+    node.until("it serves", work, Node::is_ready);
+    node.append(1, b"b");
+    node.until("it is applied", work, |node| node.outcome(1).is_some());
+    assert!(node.is_applied(1), "{:?}", node.outcome(1));
+}
+
+#[test]
+fn an_effect_is_late_however_many_behind_it_are_done() {
+    let handles = Handles::default();
+    let mut node = Node::slow(MemoryDisk::default(), Time(1_000_000), &handles);
+    node.until_ready();
+    node.append(1, b"left alone");
+    let is_out = |_: &Node| !handles.lock().expect("unshared").is_empty();
+    node.until("its effect is under way", || (), is_out);
+    let _first = handles.lock().expect("unshared").pop_front();
+    for n in 0..ACK_MS_MAX + 10 {
+        node.append(2 + n, b"done at once");
+        if let Some(handle) = handles.lock().expect("unshared").pop_front() {
+            handle.done();
+        }
+        node.step();
+    }
     let outcome = node.outcome(1);
     assert!(
         matches!(outcome, Some(Outcome::Unknown { .. })),

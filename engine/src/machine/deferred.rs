@@ -2,9 +2,10 @@
 //!
 //! [`super::Effects::defer`] gives a handle for an item. The append, and each retry of it under its key, is answered only when the handle says that it is done,
 //! from any thread; meanwhile the machine goes on with later items, and reads see what it has applied. A handle that fails, is
-//! dropped, or is not heard of within `ack_ms_max` of the profile means that nobody knows what the effects came to: the machine is made
+//! dropped, or is late means that nobody knows what the effects came to: the machine is made
 //! again and fed from the index it opens at, as after [`super::Applied::Fatal`], and the effects of what is not in it
-//! are caused again.
+//! are caused again. A handle is late `ack_ms_max` of the profile after it was given out, or after the last handle given out before
+//! it was settled, if that was later: jobs done in order, one after the other, have that long each, however many there are.
 //!
 //! [`queue`] carries jobs with their handles to a thread of the embedder's. It needs no limit of its own: a partition
 //! with [`DEFERRED_MAX`] handles out applies nothing more until some are settled.

@@ -357,11 +357,10 @@ impl Partition {
     /// Entries took effect, up to this one.
     fn took(&mut self, now: Time, reached: LogIndex, judged: &[Judged], answers: &mut Vec<Answer>) {
         self.applied = self.applied.max(reached);
-        let until = now.plus_ms(self.patience_ms);
         let Busy {
             deferrals, effects, ..
         } = &mut *self.busy;
-        deferrals.begin(until, effects.take_deferred());
+        deferrals.begin(now, effects.take_deferred());
         self.answer_applied(judged, answers);
         self.tell_ready(answers);
     }

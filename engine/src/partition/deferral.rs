@@ -13,7 +13,7 @@ use crate::outcome::Outcome;
 #[derive(Debug)]
 struct Out {
     index: LogIndex,
-    until: Time,
+    given_at: Time,
 }
 
 /// An item with handles out.
@@ -30,6 +30,9 @@ pub(super) struct Deferrals {
     parked: BTreeMap<LogIndex, Parked>,
     /// Appends parked, in all.
     waiting: usize,
+    /// When the one that was out longest was settled last: the patience with the next begins anew, since whoever works
+    /// them off one after the other could not have begun with it before.
+    progress_at: Option<Time>,
 }
 
 impl Deferrals {
@@ -38,6 +41,7 @@ impl Deferrals {
         out: BTreeMap::new(),
         parked: BTreeMap::new(),
         waiting: 0,
+        progress_at: None,
     };
 
     pub fn is_empty(&self) -> bool {
@@ -54,10 +58,10 @@ impl Deferrals {
         self.out.len() >= DEFERRED_MAX
     }
 
-    /// Handles were given out for items that took effect; they are late from `until` on.
-    pub fn begin(&mut self, until: Time, deferred: Vec<(u64, LogIndex)>) {
+    /// Handles were given out for items that took effect.
+    pub fn begin(&mut self, given_at: Time, deferred: Vec<(u64, LogIndex)>) {
         for (number, index) in deferred {
-            self.out.insert(number, Out { index, until });
+            self.out.insert(number, Out { index, given_at });
             self.parked.entry(index).or_default().handles += 1;
         }
     }
@@ -77,6 +81,27 @@ impl Deferrals {
             }
             None => Some(Answer::Append(append.origin, outcome)),
         }
+    }
+
+    /// The handle that is out longest, by its index, and since when it is waited for. They were given out in the order of their
+    /// numbers.
+    fn oldest(&self) -> Option<(LogIndex, Time)> {
+        let out = self.out.values().next()?;
+        let since = self
+            .progress_at
+            .map_or(out.given_at, |at| at.max(out.given_at));
+        Some((out.index, since))
+    }
+
+    /// A handle says what became of its effect. Returns the item's index; `None` if it is of a life of the machine that is
+    /// over.
+    fn take(&mut self, now: Time, number: u64) -> Option<LogIndex> {
+        let oldest = self.out.keys().next() == Some(&number);
+        let out = self.out.remove(&number)?;
+        if oldest {
+            self.progress_at = Some(now);
+        }
+        Some(out.index)
     }
 
     /// A handle is done. Returns the answers that waited for it alone.
@@ -115,21 +140,21 @@ impl Deferrals {
 }
 
 impl Partition {
-    /// When the handle that is out longest is late. They were given out in the order of their numbers.
+    /// When the handle that is out longest is late.
     pub(crate) fn ack_deadline(&self) -> Option<Time> {
-        self.busy.deferrals.out.values().map(|out| out.until).next()
+        let (_, since) = self.busy.deferrals.oldest()?;
+        Some(since.plus_ms(self.patience_ms))
     }
 
     /// A handle says what became of its effect.
     pub(crate) fn settle(&mut self, now: Time, settled: Settled, answers: &mut Vec<Answer>) {
-        let Some(out) = self.busy.deferrals.out.remove(&settled.number) else {
-            // Of a life of the machine that is over.
+        let Some(index) = self.busy.deferrals.take(now, settled.number) else {
             return;
         };
         match settled.result {
-            Ok(()) => answers.extend(self.busy.deferrals.done(out.index)),
+            Ok(()) => answers.extend(self.busy.deferrals.done(index)),
             Err(reason) => {
-                let failure = format!("deferred an effect of index {}: {reason}", out.index);
+                let failure = format!("deferred an effect of index {index}: {reason}");
                 self.give_up_machine(failure, now, answers);
             }
         }
@@ -137,8 +162,9 @@ impl Partition {
 
     /// A handle that is late counts as failed.
     pub(super) fn judge_late(&mut self, now: Time, answers: &mut Vec<Answer>) {
-        let late = self.busy.deferrals.out.values().next();
-        if let Some(index) = late.filter(|out| out.until <= now).map(|out| out.index) {
+        if let Some((index, since)) = self.busy.deferrals.oldest()
+            && since.plus_ms(self.patience_ms) <= now
+        {
             let patience_ms = self.patience_ms;
             let failure = format!(
                 "deferred an effect of index {index} that is not settled after ack_ms_max = {patience_ms} ms"
