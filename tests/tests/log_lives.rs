@@ -25,7 +25,7 @@ fn lives() -> u64 {
 #[test]
 fn nothing_spoken_for_is_lost_in_random_lives() {
     let (mut opened, mut damaged, mut quarantined, mut failed, mut missing) = (0, 0, 0, 0, 0);
-    let (mut recycled, mut kept_for_later) = (0, 0);
+    let (mut recycled, mut kept_for_later, mut heard) = (0, 0, 0);
     let (mut rolled_back, mut stuck, mut no_room) = (0, 0, 0);
     let mut damages = BTreeMap::new();
     for seed in 1..=lives() {
@@ -36,6 +36,7 @@ fn nothing_spoken_for_is_lost_in_random_lives() {
         failed += report.flushes_failed;
         missing += report.missing;
         recycled += report.recycled;
+        heard += report.heard;
         kept_for_later += report.kept_for_later;
         rolled_back += u64::from(report.rolled_back);
         stuck += u64::from(report.stuck > 0);
@@ -51,6 +52,7 @@ fn nothing_spoken_for_is_lost_in_random_lives() {
     assert!(missing > 0);
     assert!(recycled > lives() / 2, "{recycled}");
     assert!(kept_for_later > lives() / 10, "{kept_for_later}");
+    assert!(heard > lives(), "{heard}");
     assert!(rolled_back > lives() / 50, "{rolled_back}");
     assert!(stuck > lives() / 25, "{stuck}");
     assert!(no_room > lives() / 10, "{no_room}");

@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use clustor_shards::turn::{PeerId, PeerPast};
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 
-use super::entry;
+use super::agreement::{Agreement, check_configurations};
 
 /// What an entry is known by: no two appends of a life have the same.
 pub type EntryId = u64;
@@ -49,7 +50,20 @@ pub enum Decision {
         /// The last index that may go.
         index: LogIndex,
     },
+    /// A peer was heard, and had come further: of no partition.
+    Peer {
+        /// Which.
+        peer: PeerId,
+        /// How far.
+        past: PeerPast,
+    },
 }
+
+/// The partition of what is decided of none.
+const NONE: PartitionId = PartitionId(0);
+
+/// How far each peer had come when it was last heard.
+pub type Peers = BTreeMap<PeerId, PeerPast>;
 
 /// An entry of a partition's log as it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +118,7 @@ impl PartitionState {
                 self.entries.truncate(from.prev().get() as usize);
             }
             Decision::Floor { index } => self.base = index,
+            Decision::Peer { .. } => unreachable!("of no partition"),
         }
     }
 }
@@ -254,11 +269,29 @@ impl Faults {
     }
 }
 
+/// What decisions come to.
+#[derive(Debug, Clone, Default)]
+struct Fold {
+    partitions: BTreeMap<PartitionId, PartitionState>,
+    peers: Peers,
+}
+
+impl Fold {
+    fn apply(&mut self, partition: PartitionId, decision: &Decision, place: usize) {
+        if let Decision::Peer { peer, past } = *decision {
+            self.peers.insert(peer, past);
+            return;
+        }
+        let state = self.partitions.entry(partition).or_default();
+        state.apply(decision, place);
+    }
+}
+
 /// The history of one shard's life, across its boots.
 #[derive(Debug, Clone, Default)]
 pub struct History {
     decisions: Vec<(PartitionId, Decision)>,
-    state: BTreeMap<PartitionId, PartitionState>,
+    state: Fold,
     must: usize,
     /// Places of entries whose content is known to be lost.
     missing: BTreeSet<usize>,
@@ -269,16 +302,24 @@ impl History {
     pub fn decide(&mut self, partition: PartitionId, decision: Decision) {
         self.decisions.push((partition, decision));
         let place = self.decisions.len();
-        self.state
-            .entry(partition)
-            .or_default()
-            .apply(&decision, place);
+        self.state.apply(partition, &decision, place);
+    }
+
+    /// Notes that a peer was heard, at a place further than any before.
+    pub fn hear(&mut self, peer: PeerId, past: PeerPast) {
+        self.decide(NONE, Decision::Peer { peer, past });
     }
 
     /// The partitions as they stand.
     #[must_use]
     pub fn state(&self) -> &BTreeMap<PartitionId, PartitionState> {
-        &self.state
+        &self.state.partitions
+    }
+
+    /// The peers as they were last heard.
+    #[must_use]
+    pub fn peers(&self) -> &Peers {
+        &self.state.peers
     }
 
     /// Decisions so far.
@@ -320,6 +361,7 @@ impl History {
         };
         let state = self
             .state
+            .partitions
             .get(&partition)
             .ok_or_else(|| wrong("no such partition".into()))?;
         match state.entry(index) {
@@ -391,9 +433,10 @@ impl History {
     pub fn check(
         &self,
         recovered: &BTreeMap<PartitionId, Recovered>,
+        peers: &Peers,
         faults: Faults,
     ) -> Result<usize, Violation> {
-        let fits = self.prefixes_that_fit(recovered);
+        let fits = self.prefixes_that_fit(recovered, peers);
         // Of a disk damaged twice nothing is asked but that it invents nothing.
         let must = if faults.damage > 1 { 0 } else { self.must };
         let Some(place) = fits.iter().copied().rfind(|place| *place >= must) else {
@@ -401,10 +444,10 @@ impl History {
                 must: self.must,
                 end: self.len(),
                 fits: fits[fits.len().saturating_sub(3)..].to_vec(),
-                nearest: self.describe_difference(recovered),
+                nearest: self.describe_difference(recovered, peers),
             });
         };
-        let state = self.fold(place);
+        let state = self.fold(place).partitions;
         for (partition, found) in recovered {
             check_configurations(*partition, &state[partition], found)?;
             for index in &found.missing {
@@ -433,7 +476,8 @@ impl History {
 
     /// Content was found to be lost while the log ran.
     pub fn found_missing(&mut self, partition: PartitionId, first: LogIndex, last: LogIndex) {
-        let entries = self.state.get(&partition).map(|s| &s.entries);
+        let known = self.state.partitions.get(&partition);
+        let entries = known.map(|s| &s.entries);
         for (index, entry) in (1..).zip(entries.into_iter().flatten()) {
             if (first.get()..=last.get()).contains(&index) {
                 self.missing.insert(entry.place);
@@ -445,7 +489,7 @@ impl History {
     #[must_use]
     pub fn missing_count(&self) -> usize {
         let needed = |state: &PartitionState| state.entries[state.base.get() as usize..].to_vec();
-        let entries = self.state.values().flat_map(needed);
+        let entries = self.state().values().flat_map(needed);
         entries.filter(|e| self.missing.contains(&e.place)).count()
     }
 
@@ -462,24 +506,36 @@ impl History {
         }
     }
 
-    fn fold(&self, place: usize) -> BTreeMap<PartitionId, PartitionState> {
-        let mut state: BTreeMap<PartitionId, PartitionState> = BTreeMap::new();
+    fn fold(&self, place: usize) -> Fold {
+        let mut state = Fold::default();
         for (at, (partition, decision)) in self.decisions[..place].iter().enumerate() {
-            state.entry(*partition).or_default().apply(decision, at + 1);
+            state.apply(*partition, decision, at + 1);
         }
         state
     }
 
-    /// Every prefix whose fold is `recovered`, ascending. Linear in the history: each partition carries the
-    /// length of the part in which it agrees.
-    fn prefixes_that_fit(&self, recovered: &BTreeMap<PartitionId, Recovered>) -> Vec<usize> {
+    /// Every prefix whose fold is `recovered` and `peers`, ascending. Linear in the history: each partition carries
+    /// the length of the part in which it agrees.
+    fn prefixes_that_fit(
+        &self,
+        recovered: &BTreeMap<PartitionId, Recovered>,
+        peers: &Peers,
+    ) -> Vec<usize> {
         let mut seen: BTreeMap<PartitionId, Agreement> = BTreeMap::new();
+        let mut heard = Peers::new();
         let mut agreeing = 0usize;
         let mut fits = Vec::new();
-        if recovered.is_empty() {
+        if recovered.is_empty() && peers.is_empty() {
             fits.push(0);
         }
         for (at, (partition, decision)) in self.decisions.iter().enumerate() {
+            if let Decision::Peer { peer, past } = *decision {
+                heard.insert(peer, past);
+                if agreeing == recovered.len() && heard == *peers {
+                    fits.push(at + 1);
+                }
+                continue;
+            }
             let Some(found) = recovered.get(partition) else {
                 break; // From here on the partition is there, and it was not recovered.
             };
@@ -488,19 +544,26 @@ impl History {
             agreement.apply(decision, found);
             let after = agreement.fits(found);
             agreeing = agreeing + usize::from(after) - usize::from(before);
-            if agreeing == recovered.len() {
+            if agreeing == recovered.len() && heard == *peers {
                 fits.push(at + 1);
             }
         }
         fits
     }
 
-    fn describe_difference(&self, recovered: &BTreeMap<PartitionId, Recovered>) -> String {
+    fn describe_difference(
+        &self,
+        recovered: &BTreeMap<PartitionId, Recovered>,
+        peers: &Peers,
+    ) -> String {
         let mut out = String::new();
-        let partitions: BTreeSet<_> = self.state.keys().chain(recovered.keys()).collect();
+        if self.peers() != peers {
+            out += &format!("[peers: decided {:?}, recovered {peers:?}] ", self.peers());
+        }
+        let all = self.state();
+        let partitions: BTreeSet<_> = all.keys().chain(recovered.keys()).collect();
         for partition in partitions {
-            let (Some(state), Some(found)) = (self.state.get(partition), recovered.get(partition))
-            else {
+            let (Some(state), Some(found)) = (all.get(partition), recovered.get(partition)) else {
                 out += &format!("[{partition}: only on one side] ");
                 continue;
             };
@@ -530,84 +593,5 @@ impl History {
             }
         }
         out
-    }
-}
-
-/// Configurations lie in two files, and are known even where their entries are missing: all above the base, and the newest
-/// one up to it.
-fn check_configurations(
-    partition: PartitionId,
-    state: &PartitionState,
-    found: &Recovered,
-) -> Result<(), Violation> {
-    let mut holds: Vec<(LogIndex, Vec<u8>)> = Vec::new();
-    for (index, entry) in (1..).map(LogIndex).zip(&state.entries) {
-        if entry::is_configuration(entry.id) {
-            if index <= found.base {
-                holds.clear();
-            }
-            holds.push((index, entry::body(entry.id)));
-        }
-    }
-    let is_first = |at: &&(LogIndex, Vec<u8>)| at.0 == LogIndex::ZERO;
-    let has_first = holds.first().is_none_or(|(index, _)| *index > found.base);
-    let (first, others): (Vec<_>, Vec<_>) = found.configurations.iter().partition(is_first);
-    if others.into_iter().eq(&holds) && first.len() == usize::from(has_first) {
-        return Ok(());
-    }
-    let places = |all: &[(LogIndex, Vec<u8>)]| all.iter().map(|(index, _)| *index).collect();
-    Err(Violation::WrongConfiguration {
-        partition,
-        goes_by: places(&found.configurations),
-        holds: places(&holds),
-    })
-}
-
-/// How far one partition's log, replayed, agrees with what was recovered of it.
-#[derive(Debug, Default)]
-struct Agreement {
-    created: bool,
-    hard_state: (Term, Option<NodeId>),
-    exit: Option<(Term, LogIndex)>,
-    base: LogIndex,
-    len: usize,
-    agreeing: usize,
-}
-
-impl Agreement {
-    fn apply(&mut self, decision: &Decision, found: &Recovered) {
-        self.created = true;
-        match *decision {
-            Decision::Create => {}
-            Decision::Append { term, id } => {
-                let index = LogIndex(self.len as u64 + 1);
-                let is_needed = |at: usize| {
-                    found.terms.get(at) == Some(&term)
-                        && found.content.get(&index).is_none_or(|found| *found == id)
-                };
-                let at = self.len.checked_sub(found.base.get() as usize);
-                let agrees = at.is_none_or(is_needed);
-                if agrees && self.agreeing == self.len {
-                    self.agreeing += 1;
-                }
-                self.len += 1;
-            }
-            Decision::HardState { term, vote } => self.hard_state = (term, vote),
-            Decision::Exit { term, index } => self.exit = Some((term, index)),
-            Decision::Truncate { from } => {
-                self.len = self.len.min(from.prev().get() as usize);
-                self.agreeing = self.agreeing.min(self.len);
-            }
-            Decision::Floor { index } => self.base = index,
-        }
-    }
-
-    fn fits(&self, found: &Recovered) -> bool {
-        self.created
-            && self.hard_state == found.hard_state
-            && self.exit == found.exit
-            && self.base == found.base
-            && self.len == found.base.get() as usize + found.terms.len()
-            && self.agreeing == self.len
     }
 }

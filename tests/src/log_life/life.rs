@@ -17,6 +17,7 @@ use rand::seq::IndexedRandom as _;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+use super::hearing;
 use super::history::Violation;
 use super::shard::{Boot, OldImage, Shard};
 use super::swarm::{self, Damage, Swarm, pick};
@@ -38,6 +39,8 @@ pub struct LifeReport {
     pub decisions: u64,
     /// Of them, entries that the log took.
     pub appends: u64,
+    /// Times that a peer was heard, and recorded.
+    pub heard: u64,
     /// Micro-steps of the disk.
     pub steps: u64,
     /// Flushes that failed.
@@ -105,6 +108,8 @@ pub fn live(seed: u64, trace: bool) -> Result<LifeReport, LifeFailure> {
 
 struct Life {
     rng: Xoshiro256PlusPlus,
+    /// What peers say, in a life that has some: drawn apart from all else.
+    peers_rng: Option<Xoshiro256PlusPlus>,
     shard: Shard,
     swarm: Swarm,
     boots: u64,
@@ -112,6 +117,7 @@ struct Life {
     crashes: u64,
     decisions: u64,
     appends: u64,
+    heard: u64,
     quarantined: bool,
     rolled_back: bool,
     image: Option<OldImage>,
@@ -179,7 +185,10 @@ impl Life {
         let mut shard = Shard::new(disk, options);
         shard.trace = trace.then(Vec::new);
         let swarm = Swarm::draw(&mut rng);
+        // A third of the lives has peers.
+        let has_peers = (seed / 7).is_multiple_of(3);
         Self {
+            peers_rng: has_peers.then(|| Xoshiro256PlusPlus::seed_from_u64(!seed)),
             shard,
             swarm,
             boots: 0,
@@ -187,6 +196,7 @@ impl Life {
             crashes: 0,
             decisions: 0,
             appends: 0,
+            heard: 0,
             quarantined: false,
             rolled_back: false,
             image: None,
@@ -207,6 +217,7 @@ impl Life {
             crashes: self.crashes,
             decisions: self.decisions,
             appends: self.appends,
+            heard: self.heard,
             steps: counters.steps,
             flushes_failed: counters.flushes_failed,
             recycled: counters.recycled,
@@ -374,6 +385,7 @@ impl Life {
         }
         for _ in 0..self.rng.random_range(3..120) {
             self.decide();
+            self.maybe_hear();
             if self.rng.random_bool(0.6) {
                 self.shard.turn()?;
             }
@@ -452,6 +464,17 @@ impl Life {
             }
             80..84 => self.shard.exit(partition),
             _ => {}
+        }
+    }
+
+    fn maybe_hear(&mut self) {
+        let Some(rng) = &mut self.peers_rng else {
+            return;
+        };
+        if !self.shard.has_failed() && rng.random_bool(hearing::CHANCE) {
+            let (peer, past) = hearing::draw(rng, self.shard.history.peers());
+            self.shard.hear(peer, past);
+            self.heard += 1;
         }
     }
 

@@ -3,7 +3,8 @@
 //! The log under test is the production one; only its disk is simulated. What is checked:
 //!
 //! - what comes back is a prefix of what was decided, over all partitions at once, at least as long as what
-//!   was spoken for: nothing lost, nothing invented, no vote forgotten; entries to the last byte;
+//!   was spoken for: nothing lost, nothing invented, no vote forgotten, nor how far a peer had come; entries to
+//!   the last byte;
 //! - content is missing only where something durable was damaged, or, for what was never spoken for, where a
 //!   write or flush failed;
 //! - replicas are quarantined only after damage;
@@ -21,8 +22,10 @@
 //! - [`settle`]: what a crash may leave, gone through one by one
 //! - [`crash_points`]: every crash point of a small workload, and everything that may be left there
 
+mod agreement;
 pub mod crash_points;
 mod entry;
+mod hearing;
 pub mod history;
 pub mod life;
 pub mod settle;

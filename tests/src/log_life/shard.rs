@@ -258,7 +258,8 @@ impl Shard {
             .partitions()
             .map(|(id, p)| (id, given_back(p)))
             .collect();
-        self.history.check(&self.recovered, self.faults())?;
+        let peers = log.peers().collect();
+        self.history.check(&self.recovered, &peers, self.faults())?;
         self.adopted = false;
         self.log = Some(log);
         self.turn()?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use clustor_shards::log::{HardState, Mode};
+use clustor_shards::turn::{PeerId, PeerPast};
 use clustor_wire::ids::{Incarnation, LogIndex, NodeId, PartitionId, Term};
 
 use super::super::entry::{body_bytes, configuration_id, entry_id, is_configuration, with_record};
@@ -80,6 +81,14 @@ impl Shard {
         self.history
             .decide(partition, Decision::Exit { term, index });
         self.note(|| format!("exit {partition}: term {term} index {index}"));
+    }
+
+    /// Records how far a peer has come: further than ever before.
+    pub fn hear(&mut self, peer: PeerId, past: PeerPast) {
+        let Some(log) = &mut self.log else { return };
+        log.peer_chains(&[(peer, past)]);
+        self.history.hear(peer, past);
+        self.note(|| format!("heard {peer:?}: {past:?}"));
     }
 
     /// Entries up to `index` are needed no more, as far as the log vouches for them.

@@ -96,7 +96,8 @@ impl Shard {
                 }
             }
         }
-        let place = self.history.check(&self.recovered, self.faults())?;
+        let peers = log.peers().collect();
+        let place = self.history.check(&self.recovered, &peers, self.faults())?;
         self.history.adopt(place, &at_boot);
         self.note(|| format!("goes on from {place} decisions"));
         Ok(())
