@@ -195,7 +195,8 @@ fn a_disk_that_came_back_as_it_was_must_not_be_sealed_again_under_its_old_salt()
 }
 
 const LIMITS: Limits = Limits {
-    all_max: 1 << 16,
+    sectors_max: 1 << 16,
+    blocks_max: 1 << 16,
     sample: 4,
 };
 
@@ -250,7 +251,8 @@ fn more_than_can_be_counted_is_gone_through_by_blocks_and_then_by_a_sample() {
     let (all, coverage) = decisions(&unsettled(3), LIMITS, 1);
     assert_eq!((all.len(), coverage), (27, Coverage::Blocks));
     let few = Limits {
-        all_max: 16,
+        sectors_max: 16,
+        blocks_max: 16,
         sample: 5,
     };
     let (some, coverage) = decisions(&unsettled(20), few, 1);

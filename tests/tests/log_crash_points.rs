@@ -10,11 +10,13 @@ const SCHEDULES: u64 = 2;
 const DEPTH: Depth = Depth {
     workload: Workload::Wide,
     first: Limits {
-        all_max: 16,
+        sectors_max: 16,
+        blocks_max: 16,
         sample: 3,
     },
     later: Limits {
-        all_max: 2,
+        sectors_max: 2,
+        blocks_max: 2,
         sample: 1,
     },
     again: 1,
@@ -47,7 +49,8 @@ fn most_ends_of_a_small_workload_are_gone_through_sector_by_sector() {
     let depth = Depth {
         workload: Workload::Small { in_flight: 1 },
         first: Limits {
-            all_max: 64,
+            sectors_max: 64,
+            blocks_max: 64,
             sample: 0,
         },
         again: 0,
@@ -64,4 +67,24 @@ fn most_ends_of_a_small_workload_are_gone_through_sector_by_sector() {
         assert!(seen.whole > seen.by_block, "{seen:?}");
         assert!(seen.most <= 4096, "few enough to go through: {seen:?}");
     }
+}
+
+/// A share of what `sim log --crash-points --tiny` goes through.
+#[test]
+fn an_end_during_the_recovery_after_any_end_loses_nothing() {
+    let limits = Limits {
+        sectors_max: 1,
+        blocks_max: 4,
+        sample: 0,
+    };
+    let depth = Depth {
+        workload: Workload::Tiny,
+        first: limits,
+        later: limits,
+        again: 1,
+        again_every: 7,
+    };
+    let seen = every_crash_point(1, depth).unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(seen.later > 2 * seen.ends(), "{seen:?}");
+    assert!(seen.recoveries > seen.later, "{seen:?}");
 }

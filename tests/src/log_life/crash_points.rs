@@ -13,7 +13,10 @@ use clustor_shards::disk::FlushKind;
 use clustor_shards::log::format::{Encoding, HashSuite, LogFormat, Suite};
 use clustor_shards::log::options::{LEDGER_SLOTS_MIN, SEGMENT_BLOCKS_MIN};
 use clustor_shards::log::{LogOptions, Mode};
-use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
+use clustor_shards::turn::{PeerId, PeerPast};
+use clustor_wire::ids::{
+    BootNumber, ChainNumber, Incarnation, LogIndex, NodeId, PartitionId, ShardId, Term,
+};
 
 use super::history::Violation;
 use super::settle::{Coverage, Limits, decisions};
@@ -32,6 +35,20 @@ pub enum Workload {
         /// Chains in flight at most, 1 to 8: with each, a block of the ledger more is open, of which all eight sectors tell.
         in_flight: usize,
     },
+    /// The least that opens, speaks and is ended: so short that ends during the recovery that follows can be gone through
+    /// at every step as well.
+    Tiny,
+}
+
+impl Workload {
+    /// Chains in flight at most, where it is one of which little is open.
+    const fn in_flight(self) -> Option<usize> {
+        match self {
+            Self::Wide => None,
+            Self::Small { in_flight } => Some(in_flight),
+            Self::Tiny => Some(1),
+        }
+    }
 }
 
 /// How far it goes.
@@ -60,6 +77,10 @@ pub struct CrashPoints {
     pub by_block: u64,
     /// Ends of which a sample was gone through.
     pub sampled: u64,
+    /// Ends during the recoveries that follow.
+    pub later: u64,
+    /// Of them, those of which a sample was gone through.
+    pub later_sampled: u64,
     /// How much the most that an end of the workload may leave is: subsets of sectors times states of names.
     pub most: u64,
     /// Crashes, the later ones included.
@@ -117,10 +138,7 @@ pub fn every_crash_point(
     schedule: u64,
     depth: Depth,
 ) -> Result<CrashPoints, Box<CrashPointFailure>> {
-    let small = match depth.workload {
-        Workload::Wide => None,
-        Workload::Small { in_flight } => Some(in_flight),
-    };
+    let small = depth.workload.in_flight();
     let mut options = LogOptions::for_segment_bytes(u64::from(SEGMENT_BLOCKS_MIN) * 4096);
     options.ledger_slots = LEDGER_SLOTS_MIN;
     options.nonce_range_blocks = 8;
@@ -156,10 +174,10 @@ pub fn every_crash_point(
         states: BTreeSet::new(),
     };
     let mut steps = Steps(&mut walk);
-    let went = if small.is_some() {
-        small_workload(&mut shard, &mut steps)
-    } else {
-        workload(&mut shard, &mut steps)
+    let went = match depth.workload {
+        Workload::Wide => workload(&mut shard, &mut steps),
+        Workload::Small { .. } => small_workload(&mut shard, &mut steps),
+        Workload::Tiny => tiny_workload(&mut shard, &mut steps),
     };
     went.map_err(|mut broken| {
         let mut trace = shard.trace.take().unwrap_or_default();
@@ -222,6 +240,9 @@ impl Walk {
                     Coverage::Blocks => self.seen.by_block += 1,
                     Coverage::Sample => self.seen.sampled += 1,
                 }
+            } else {
+                self.seen.later += 1;
+                self.seen.later_sampled += u64::from(coverage == Coverage::Sample);
             }
             for settled in all {
                 self.seen.crashes += 1;
@@ -338,6 +359,7 @@ fn workload(shard: &mut Shard, steps: &mut Steps<'_>) -> Result<(), Broken> {
     shard.append(a, one, 100, Mode::Group);
     shard.append(b, one, 5000, Mode::Group);
     steps.turn(shard)?;
+    hear(shard, 5);
     shard.append(a, one, 300, Mode::Strict);
     shard.append(a, one, 40, Mode::Strict);
     steps.turn(shard)?;
@@ -345,6 +367,7 @@ fn workload(shard: &mut Shard, steps: &mut Steps<'_>) -> Result<(), Broken> {
     shard.truncate(a, two, LogIndex(2));
     shard.vote(a, two, None);
     shard.append(a, two, 60, Mode::Group);
+    hear(shard, 8);
     shard.configure(b, one);
     steps.turn(shard)?;
     steps.run(shard, 4)?;
@@ -399,4 +422,38 @@ fn small_workload(shard: &mut Shard, steps: &mut Steps<'_>) -> Result<(), Broken
         steps.run(shard, 5)?;
     }
     steps.run(shard, u64::MAX)
+}
+
+/// A vote, a peer, an entry, and another in its place.
+fn tiny_workload(shard: &mut Shard, steps: &mut Steps<'_>) -> Result<(), Broken> {
+    let a = PartitionId(1);
+    let (one, two) = (Term(1), Term(2));
+    shard.boot().map_err(|v| Broken::from((v, &mut *shard)))?;
+    while !shard.is_open() {
+        steps.run(shard, 1)?;
+    }
+    shard.create(a);
+    shard.vote(a, one, Some(NodeId(2)));
+    hear(shard, 5);
+    shard.append(a, one, 20, Mode::Strict);
+    steps.turn(shard)?;
+    steps.run(shard, u64::MAX)?;
+    shard.truncate(a, two, LogIndex(1));
+    shard.append(a, two, 10, Mode::Strict);
+    steps.turn(shard)?;
+    steps.run(shard, u64::MAX)
+}
+
+/// A peer is heard.
+fn hear(shard: &mut Shard, chain: u64) {
+    let peer = PeerId {
+        node: NodeId(4),
+        shard: ShardId(0),
+    };
+    let past = PeerPast {
+        incarnation: Incarnation(1),
+        boot: BootNumber(1),
+        chain: ChainNumber(chain),
+    };
+    shard.hear(peer, past);
 }

@@ -10,8 +10,10 @@ use crate::disk::{SectorMask, Settled, Unsettled};
 /// How many decisions are gone through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// All of them, where they are at most so many.
-    pub all_max: u64,
+    /// Every subset of sectors, where these are at most so many.
+    pub sectors_max: u64,
+    /// Otherwise every block there, gone or torn, where these are at most so many.
+    pub blocks_max: u64,
     /// Otherwise so many are drawn, beside the extremes.
     pub sample: u64,
 }
@@ -86,7 +88,7 @@ pub fn decisions(unsettled: &Unsettled, limits: Limits, seed: u64) -> (Vec<Settl
     let names: Vec<usize> = unsettled.names.iter().map(|(_, states)| *states).collect();
     if unsettled.sectors() < u64::BITS {
         let by_sector: Vec<_> = unsettled.blocks.iter().map(|mask| subsets(*mask)).collect();
-        if let Some(count) = count(&by_sector, &names, limits.all_max) {
+        if let Some(count) = count(&by_sector, &names, limits.sectors_max) {
             return (all_of(&by_sector, &names, count), Coverage::Sectors);
         }
     }
@@ -95,7 +97,7 @@ pub fn decisions(unsettled: &Unsettled, limits: Limits, seed: u64) -> (Vec<Settl
         .iter()
         .map(|mask| there_gone_or_torn(*mask, &mut rng))
         .collect();
-    if let Some(count) = count(&by_block, &names, limits.all_max) {
+    if let Some(count) = count(&by_block, &names, limits.blocks_max) {
         return (all_of(&by_block, &names, count), Coverage::Blocks);
     }
     let most = Settled {

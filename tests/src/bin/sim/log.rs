@@ -35,11 +35,16 @@ pub struct Seeds {
     /// where that is more than `--all-max`
     #[arg(long, requires = "crash_points")]
     small: bool,
+    /// The smallest workload. Every end of it is gone through, and of each recovery that follows every end again: after
+    /// every micro-step, by kill and by power loss, every block there, gone or torn; fails where that is more than
+    /// `--all-max`
+    #[arg(long, requires = "crash_points", conflicts_with = "small")]
+    tiny: bool,
     /// Chains in flight at most, with `--small` (1 to 8): 2 leave 256 times as much, and take a quarter of an hour
     #[arg(long, default_value_t = 1, requires = "small", value_parser = in_flight)]
     in_flight: usize,
     /// At a crash point: go through all that may be left if that is at most this many things (256 unless given; with
-    /// `--small` 1,048,576)
+    /// `--small` and `--tiny` 1,048,576)
     #[arg(long, requires = "crash_points")]
     all_max: Option<u64>,
     /// Ends in a row during the recovery that follows
@@ -49,8 +54,51 @@ pub struct Seeds {
 
 impl Seeds {
     fn all_max(&self) -> u64 {
-        self.all_max
-            .unwrap_or(if self.small { 1 << 20 } else { 256 })
+        self.all_max.unwrap_or(if self.small || self.tiny {
+            1 << 20
+        } else {
+            256
+        })
+    }
+
+    fn depth(&self) -> Depth {
+        let all = self.all_max();
+        if self.tiny {
+            // Few subsets of sectors are gone through as such.
+            let blocks = Limits {
+                sectors_max: 4,
+                blocks_max: all,
+                sample: 16,
+            };
+            return Depth {
+                workload: Workload::Tiny,
+                first: blocks,
+                later: blocks,
+                again: self.again,
+                again_every: 1,
+            };
+        }
+        Depth {
+            workload: if self.small {
+                Workload::Small {
+                    in_flight: self.in_flight,
+                }
+            } else {
+                Workload::Wide
+            },
+            first: Limits {
+                sectors_max: all,
+                blocks_max: all,
+                sample: 16,
+            },
+            later: Limits {
+                sectors_max: 8,
+                blocks_max: 8,
+                sample: 2,
+            },
+            again: self.again,
+            again_every: 3,
+        }
     }
 }
 
@@ -86,6 +134,7 @@ pub fn run(seeds: &Seeds) -> ExitCode {
             ("boots", report.boots),
             ("opened", report.opened),
             ("decisions", report.decisions),
+            ("heard", report.heard),
             ("disk_steps", report.steps),
             ("flushes_failed", report.flushes_failed),
             ("stuck", report.stuck),
@@ -114,25 +163,7 @@ fn drawn_from_the_clock() -> u64 {
 }
 
 fn crash_points(seeds: &Seeds) -> ExitCode {
-    let depth = Depth {
-        workload: if seeds.small {
-            Workload::Small {
-                in_flight: seeds.in_flight,
-            }
-        } else {
-            Workload::Wide
-        },
-        first: Limits {
-            all_max: seeds.all_max(),
-            sample: 16,
-        },
-        later: Limits {
-            all_max: 8,
-            sample: 2,
-        },
-        again: seeds.again,
-        again_every: 3,
-    };
+    let depth = seeds.depth();
     let mut totals = CrashPoints::default();
     for schedule in seeds.from..seeds.from.saturating_add(seeds.seeds.unwrap_or(1)) {
         match every_crash_point(schedule, depth) {
@@ -141,6 +172,8 @@ fn crash_points(seeds: &Seeds) -> ExitCode {
                 totals.whole += seen.whole;
                 totals.by_block += seen.by_block;
                 totals.sampled += seen.sampled;
+                totals.later += seen.later;
+                totals.later_sampled += seen.later_sampled;
                 totals.most = totals.most.max(seen.most);
                 totals.crashes += seen.crashes;
                 totals.known += seen.known;
@@ -154,12 +187,14 @@ fn crash_points(seeds: &Seeds) -> ExitCode {
         }
     }
     println!(
-        "points={} ends={} every_sector={} every_block={} sampled={} most={} crashes={} known={} recoveries={} recycled={}",
+        "points={} ends={} every_sector={} every_block={} sampled={} later={} later_sampled={} most={} crashes={} known={} recoveries={} recycled={}",
         totals.points,
         totals.ends(),
         totals.whole,
         totals.by_block,
         totals.sampled,
+        totals.later,
+        totals.later_sampled,
         totals.most,
         totals.crashes,
         totals.known,
@@ -174,9 +209,13 @@ fn crash_points(seeds: &Seeds) -> ExitCode {
         totals.most,
         totals.by_block,
         totals.sampled,
-        match seeds.again {
-            0 => "",
-            _ => "; ends during the recovery that follows by a sample",
+        match (seeds.again, totals.later_sampled) {
+            (0, _) => String::new(),
+            (_, 0) => format!(
+                "; of all {} ends during the recoveries that follow, every combination of blocks there, gone and torn",
+                totals.later
+            ),
+            _ => "; ends during the recovery that follows by a sample".to_owned(),
         }
     );
     if seeds.small && totals.whole < totals.ends() {
@@ -184,6 +223,10 @@ fn crash_points(seeds: &Seeds) -> ExitCode {
             "not all of the small workload was gone through whole: raise --all-max to {}",
             totals.most
         );
+        return ExitCode::FAILURE;
+    }
+    if seeds.tiny && totals.sampled + totals.later_sampled > 0 {
+        eprintln!("not all of the tiny workload was gone through: raise --all-max");
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
