@@ -6,7 +6,9 @@
 //! - a [`DurableChain`] is four ordered steps: write the log blocks, flush the segment, write the ledger
 //!   blocks, flush the ledger ([`FlushKind::Dsync`]: each write and its flush are one). A step begins only after the
 //!   one before it succeeded in full; a short count is an error;
-//! - exactly one event answers each operation, [`DiskEvent::Progress`] and [`DiskEvent::Used`] apart; buffers come back in it;
+//! - exactly one event answers each operation, [`DiskEvent::Advanced`], [`DiskEvent::Progress`] and [`DiskEvent::Used`] apart;
+//!   buffers come back in it;
+//! - while a pair is made, each step of that which ends comes up, so that the log can tell a long making from one that hangs;
 //! - in one inbox, events that report an error stand before those that report success;
 //! - operations are started in the order given; chains may complete in any order.
 //!
@@ -137,7 +139,8 @@ pub const SPARE_ZERO_BLOCKS: u32 = 4;
 /// flushes the directory, and then reports [`DiskEvent::Prepared`] with a salt from the operating
 /// system's generator (the seed's, in simulation). Where nobody waits for the pair it is zeroed whole before that, little by
 /// little ([`pace`]). Where it is needed only its ledger and a first piece of the segment are; the rest of the segment follows in
-/// flushed pieces, each reported as [`DiskEvent::Progress`].
+/// flushed pieces, each reported as [`DiskEvent::Progress`]. Each step that ends and leads to neither is reported as
+/// [`DiskEvent::Advanced`].
 ///
 /// Where a segment of just this size was kept ([`RetirePair`]), it becomes this pair's by being renamed: it was written
 /// once from end to end, so that only its first [`SPARE_ZERO_BLOCKS`] and its last block are zeroed, before it gets its
@@ -280,6 +283,11 @@ pub enum DiskEvent {
         segment_blocks_ready: u32,
         /// Whether its segment was another pair's before: blocks that were never written then don't read as zero.
         recycled: bool,
+    },
+    /// A step in the making of a pair has ended, and the next is under way. Nothing more of the pair is usable by that.
+    Advanced {
+        /// Which.
+        pair: PairNumber,
     },
     /// More of a prepared pair's segment is zeroed and flushed.
     Progress {

@@ -2,7 +2,7 @@
 
 mod support;
 
-use clustor_shards::disk::{DiskError, DiskEvent, DiskOp};
+use clustor_shards::disk::{DiskError, DiskEvent, DiskOp, RetirePair};
 use clustor_shards::log::{HardState, LogOptions, LogRefusal, Mode, Retirement, ShardLog};
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{Incarnation, LogIndex, NodeId, PartitionId, Term};
@@ -182,6 +182,69 @@ fn a_pair_may_take_as_long_as_it_needs_while_it_grows() {
         log.watch_disk(now);
     }
     assert!(log.failure().is_some(), "one piece is missing for ever");
+}
+
+#[test]
+fn a_pair_may_take_as_long_as_it_needs_before_it_has_its_name() {
+    let (mut log, order) = beginning();
+    let DiskOp::Prepare(order) = order else {
+        panic!("a pair is asked for")
+    };
+    let mut now = seconds(100);
+    for _ in 0..20 {
+        for _ in 0..3 {
+            now = now.plus_ms(BOUND_MS / 4);
+            log.watch_disk(now);
+            assert_eq!(log.failure(), None);
+        }
+        let advanced = DiskEvent::Advanced { pair: order.pair };
+        log.on_event(now, advanced, &mut Retirement::default());
+    }
+    wait_for_failure(&mut log, now).expect("no step ends any more");
+}
+
+/// Fills pairs and puts all of them to rest, with a disk that removes none; the pairs that are to go.
+fn with_removals(log: &mut ShardLog, disk: &mut MemoryDisk, now: &mut Time) -> Vec<DiskEvent> {
+    let mut removed = Vec::new();
+    let mut index = 1;
+    for _ in 0..2_000 {
+        let is_filled = log.older_pairs().len() + removed.len() > 6;
+        if is_filled {
+            log.set_floor(P, LogIndex(index));
+        } else {
+            index += 1;
+            append(log, 1, 1, index, &[2; 3_000], Mode::Strict);
+        }
+        *now = now.plus_ms(1);
+        for op in poll(log, *now) {
+            let is_removal = matches!(op, DiskOp::Retire(RetirePair { .. }));
+            let event = disk.carry(op);
+            if is_removal {
+                removed.push(event);
+            } else {
+                log.on_event(*now, event, &mut Retirement::default());
+            }
+        }
+        if is_filled && removed.len() > 3 {
+            return removed;
+        }
+    }
+    panic!("{} removals are asked for", removed.len());
+}
+
+#[test]
+fn removals_are_carried_one_at_a_time_and_wait_for_each_other() {
+    let (mut log, mut disk) = opened();
+    let mut now = seconds(100);
+    let removed = with_removals(&mut log, &mut disk, &mut now);
+    for event in removed {
+        for _ in 0..3 {
+            now = now.plus_ms(BOUND_MS / 4);
+            log.watch_disk(now);
+            assert_eq!(log.failure(), None);
+        }
+        log.on_event(now, event, &mut Retirement::default());
+    }
 }
 
 #[test]

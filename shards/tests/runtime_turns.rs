@@ -95,7 +95,7 @@ impl Bench {
                 let answer = self.stored.remove(&chain.get()).expect("asked for");
                 outbox.replies.push(answer);
             }
-            DiskEvent::Used { .. } => {}
+            DiskEvent::Advanced { .. } | DiskEvent::Used { .. } => {}
             other => panic!("not asked for: {other:?}"),
         }
     }

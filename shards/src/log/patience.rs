@@ -2,7 +2,8 @@
 //!
 //! A device that hangs reports nothing: neither success nor error. What was handed to it and does not end within
 //! `stuck_io_ms` is taken for failed, and that is as final as an error. The making of a pair is many operations one
-//! behind the other; it is stuck when none of them ends.
+//! behind the other, each of which is told of when it ends: it may take as long as it needs, and is stuck when none ends.
+//! Pairs are made one at a time, and removed so: what waits behind another waits for that, not for the disk.
 //!
 //! Time counts as far as it was looked at: of what passed between two turns a quarter of the bound at most. A process that was
 //! stopped, or a machine that slept, finds its answers before it has lost its patience.
@@ -127,9 +128,13 @@ impl Patience {
                 pair,
                 segment_blocks_ready,
             } => self.pair_grew(*pair, *segment_blocks_ready),
+            DiskEvent::Advanced { pair } => self.pair_grew(*pair, 0),
             DiskEvent::PrepareFailed { pair, .. } => self.pair_grew(*pair, u32::MAX),
             DiskEvent::Trailer { pair, .. } => self.end(Owed::Trailer(*pair)),
-            DiskEvent::Removed { pair, .. } => self.end(Owed::Removal(*pair)),
+            DiskEvent::Removed { pair, .. } => {
+                self.end(Owed::Removal(*pair));
+                self.removals_go_on();
+            }
         }
     }
 
@@ -146,6 +151,15 @@ impl Patience {
         let clock_us = self.clock_us;
         let behind = self.owed.range_mut(what..=Owed::Pair(PairNumber(u64::MAX)));
         behind.for_each(|(_, since)| since.at_us = clock_us);
+    }
+
+    /// Pairs are removed one at a time, in whatever order their files fall idle.
+    fn removals_go_on(&mut self) {
+        let clock_us = self.clock_us;
+        let first = Owed::Removal(PairNumber::ZERO);
+        self.owed
+            .range_mut(first..)
+            .for_each(|(_, since)| since.at_us = clock_us);
     }
 
     fn end(&mut self, what: Owed) {

@@ -318,7 +318,9 @@ impl Preparing {
         } else {
             self.push(ring, files, step)?;
         }
-        Ok(event)
+        Ok(Some(event.unwrap_or(DiskEvent::Advanced {
+            pair: self.order.pair,
+        })))
     }
 
     fn begin_pause(&mut self, ring: &mut Ring) -> Result<(), RingError> {

@@ -47,8 +47,9 @@ pub fn until(
         );
         ring.wait().expect("the ring waits");
         ring.drain(events).expect("the ring drains");
-        // How full the disk is comes by itself, and is no answer to anything.
-        events.retain(|event| !matches!(event, DiskEvent::Used { .. }));
+        // Neither answers anything: how full the disk is, and how the making of a pair fares.
+        events
+            .retain(|event| !matches!(event, DiskEvent::Used { .. } | DiskEvent::Advanced { .. }));
     }
 }
 

@@ -329,7 +329,10 @@ impl Marks {
             }
             DiskEvent::PrepareFailed { error: why, .. } => self.reach(error(why)),
             DiskEvent::Prepared { recycled: true, .. } => self.reach(SEGMENT_RECYCLED),
-            DiskEvent::Prepared { .. } | DiskEvent::Progress { .. } | DiskEvent::Used { .. } => {}
+            DiskEvent::Prepared { .. }
+            | DiskEvent::Advanced { .. }
+            | DiskEvent::Progress { .. }
+            | DiskEvent::Used { .. } => {}
         }
     }
 

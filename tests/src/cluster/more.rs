@@ -195,6 +195,7 @@ fn draw_speeds(rng: &mut Xoshiro256PlusPlus, layout: &mut Layout) {
         write_us: (10, write),
         flush_us: (40, flush),
         read_us: (20, write * 2),
+        ..Timing::default()
     };
     let differ = rng.random_bool(0.1);
     if differ {
@@ -212,6 +213,7 @@ fn draw_speeds(rng: &mut Xoshiro256PlusPlus, layout: &mut Layout) {
                 write_us: (us, us),
                 flush_us: (us, us),
                 read_us: (us / 4, us),
+                ..Timing::default()
             },
         );
         layout.profile.slow_chain_ms = pick(rng, &[5, 20, 50]);

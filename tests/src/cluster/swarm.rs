@@ -370,6 +370,7 @@ fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64, shards: Option<u16>) ->
             write_us: (10, write),
             flush_us: (40, flush),
             read_us: (20, write * 2),
+            ..Timing::default()
         },
         ..SimDiskOptions::default()
     };

@@ -88,6 +88,8 @@ pub struct Timing {
     pub flush_us: (u64, u64),
     /// A read.
     pub read_us: (u64, u64),
+    /// How long nothing of a pair is zeroed after a piece, beside chains.
+    pub pause_us: u64,
 }
 
 impl Default for Timing {
@@ -97,6 +99,7 @@ impl Default for Timing {
             write_us: (10, 40),
             flush_us: (40, 120),
             read_us: (20, 100),
+            pause_us: 5_000,
         }
     }
 }

@@ -170,8 +170,6 @@ fn end_chain(op: DurableChain, outcome: Result<(), DiskError>) -> Next {
     })
 }
 
-/// How long a pause in the zeroing of a pair takes.
-const PAUSE_US: u64 = 5_000;
 /// No file's.
 const NO_INODE: InodeId = InodeId(0);
 
@@ -304,7 +302,10 @@ impl SimDisk {
                     (0, 0)
                 }
                 PrepareStage::ZeroFirst | PrepareStage::Zero => match self.pace(op, *zeroed) {
-                    Step::Pause => (timing.write_us.0, timing.write_us.1 + PAUSE_US),
+                    Step::Pause => (
+                        timing.write_us.0 + timing.pause_us,
+                        timing.write_us.1 + timing.pause_us,
+                    ),
                     Step::Hurry | Step::Next(_) => timing.write_us,
                 },
                 PrepareStage::FlushFirst
@@ -376,6 +377,9 @@ impl SimDisk {
         };
         match next {
             Next::On(work) => {
+                if let Work::Prepare { op, .. } = &work {
+                    self.events.push(DiskEvent::Advanced { pair: op.pair });
+                }
                 let task = self.task(work);
                 self.tasks.insert(id, task);
             }

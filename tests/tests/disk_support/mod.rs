@@ -42,6 +42,7 @@ pub fn prepare(pair: PairNumber, segment_blocks: u32) -> DiskOp {
 pub fn events(disk: &mut SimDisk) -> Vec<DiskEvent> {
     let mut events = Vec::new();
     disk.take_events(&mut events);
+    events.retain(|event| !matches!(event, DiskEvent::Advanced { .. }));
     events
 }
 

@@ -80,6 +80,8 @@ impl ShardLog {
                 trailer,
                 outcome,
             } => self.trailer_done(now, pair, trailer, outcome),
+            // The log's patience has noted it.
+            DiskEvent::Advanced { .. } => {}
             DiskEvent::Used { percent } => self.used_percent = percent,
             DiskEvent::Removed { pair, .. } => self.spares_leaving.retain(|left| *left != pair),
         }
