@@ -467,3 +467,68 @@ fn an_opening_that_nobody_spoke_for_stays_until_the_boot_has_opened_its_own() {
         assert!(!disk.files.contains_key(&FileId::segment(opened)));
     }
 }
+
+/// Fills pairs until four are closed, then puts all of them to rest; how the oldest was retired, and how another was.
+fn retired_of(log: &mut ShardLog, disk: &mut MemoryDisk, mut last: u64) -> [RetirePair; 2] {
+    while log.older_pairs().len() < 4 {
+        last += 1;
+        fill(log, disk, last, last);
+    }
+    let oldest = log.older_pairs()[0].pair;
+    log.set_floor(P, LogIndex(last));
+    let retired = reclaim(log, disk);
+    let is_oldest = |order: &&RetirePair| order.pair == oldest;
+    let order = retired.iter().find(is_oldest).expect("it goes");
+    let other = retired.iter().find(|order| !is_oldest(order));
+    [*order, *other.expect("so does the next")]
+}
+
+#[test]
+fn a_segment_whose_zeroing_failed_is_not_kept() {
+    let mut disk = MemoryDisk::default();
+    let options = options();
+    let mut log = recover_with(&mut disk, options).log;
+    let mut retirement = Retirement::default();
+    let mut ops = Vec::new();
+    log.poll(Time(0), &mut ops);
+    let order = ops.pop().expect("a pair is asked for");
+    let mut event = disk.carry(order);
+    let DiskEvent::Prepared {
+        pair: cut,
+        segment_blocks_ready,
+        ..
+    } = &mut event
+    else {
+        panic!("{event:?}");
+    };
+    let cut = *cut;
+    *segment_blocks_ready /= 2;
+    log.on_event(Time(0), event, &mut retirement);
+    settle(&mut log, &mut disk);
+    assert!(log.is_open() && log.current_pair() == cut);
+    let bad = DiskEvent::PrepareFailed {
+        pair: cut,
+        error: DiskError::Io("a sector is bad".to_owned()),
+    };
+    log.on_event(Time(0), bad, &mut retirement);
+    log.create_partition(P, Incarnation(5), b"voters");
+    let [order, other] = retired_of(&mut log, &mut disk, 0);
+    assert_eq!((order.pair, order.keep_blocks), (cut, None));
+    assert_eq!(other.keep_blocks, Some(options.segment_blocks));
+}
+
+#[test]
+fn a_segment_that_a_crash_left_half_zeroed_is_not_kept() {
+    let mut disk = MemoryDisk::default();
+    let options = options();
+    let mut log = started(&mut disk, options);
+    log.create_partition(P, Incarnation(5), b"voters");
+    fill(&mut log, &mut disk, 1, 3);
+    let left = log.current_pair();
+    drop(log);
+    disk.unwritten = vec![FileId::segment(left)];
+    let mut log = started(&mut disk, options);
+    let [order, other] = retired_of(&mut log, &mut disk, 3);
+    assert_eq!((order.pair, order.keep_blocks), (left, None));
+    assert_eq!(other.keep_blocks, Some(options.segment_blocks));
+}

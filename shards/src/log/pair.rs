@@ -180,6 +180,8 @@ pub(super) fn blocks_of(bytes: usize) -> u32 {
 pub(super) struct OpenPair {
     pub header: PairHeader,
     pub blocks_ready: u32,
+    /// Its zeroing stopped: what lies behind `blocks_ready` may never have been written.
+    is_cut: bool,
     end: u32,
     next_block: u32,
     next_slot: u32,
@@ -233,6 +235,7 @@ impl OpenPair {
         );
         let pair = Self {
             blocks_ready: prepared.blocks_ready,
+            is_cut: prepared.cut,
             end,
             next_block: header.body_block(),
             next_slot: 0,
@@ -273,8 +276,14 @@ impl OpenPair {
 
     /// Zeroing stopped: the pair ends where it is ready.
     pub fn end_at_frontier(&mut self) {
+        self.is_cut = true;
         self.end = self.end.min(self.blocks_ready);
         self.reservation.end_at(self.end);
+    }
+
+    /// Whether every block of the segment has been written at least once.
+    pub fn is_written(&self) -> bool {
+        !self.is_cut && self.blocks_ready >= self.header.segment_blocks
     }
 
     /// Whether the nonces of an extent of `blocks` are reserved. The last that are reserved are kept for the

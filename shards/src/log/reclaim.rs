@@ -60,6 +60,8 @@ pub(super) struct Closing {
     stage: Stage,
     /// Everything that was decided when the stage began has retired.
     has_settled: bool,
+    /// Pairs whose segments were not written from end to end: these are not kept.
+    pub(super) unwritten: BTreeSet<PairNumber>,
     /// Segments that may be kept, as far as the disk was told, or more.
     kept_max: u32,
     /// Pairs that stay: their nonces are not accounted for, and what is in them is all there is to say why.
@@ -114,11 +116,18 @@ impl Moving {
 }
 
 impl Closing {
-    /// `older`: the pairs of earlier boots; `kept_max`: segments that the start kept at most; `evidence`: pairs that stay.
-    pub fn after_boot(older: &[OlderPair], kept_max: u32, evidence: BTreeSet<PairNumber>) -> Self {
+    /// `older`: the pairs of earlier boots; `kept_max`: segments that the start kept at most; `evidence`: pairs that stay;
+    /// `unwritten`: pairs whose segments were not written from end to end.
+    pub fn after_boot(
+        older: &[OlderPair],
+        kept_max: u32,
+        evidence: BTreeSet<PairNumber>,
+        unwritten: BTreeSet<PairNumber>,
+    ) -> Self {
         Self {
             kept_max,
             evidence,
+            unwritten,
             copy_until: older.last().map_or(PairNumber::ZERO, |older| older.pair),
             ..Self::default()
         }
@@ -543,7 +552,10 @@ impl ShardLog {
             return Stage::Leaving(pair);
         }
         let leaving = self.older.iter().find(|older| older.pair == pair);
-        let segment_blocks = leaving.map(|older| older.segment_blocks);
+        let is_written = !self.closing.unwritten.remove(&pair);
+        let segment_blocks = leaving
+            .filter(|_| is_written)
+            .map(|older| older.segment_blocks);
         self.older.retain(|older| older.pair != pair);
         self.ciphers.remove(&pair);
         // The next may go at once.

@@ -17,6 +17,8 @@ pub struct MemoryDisk {
     pub salts: u8,
     /// What was read, in order: the file and the first block.
     pub reads: Vec<(FileId, u32)>,
+    /// Files that were not written from end to end.
+    pub unwritten: Vec<FileId>,
 }
 
 impl MemoryDisk {
@@ -154,8 +156,8 @@ impl BootDisk for MemoryDisk {
         Ok(())
     }
 
-    fn is_written(&mut self, _: FileId) -> bool {
-        true
+    fn is_written(&mut self, file: FileId) -> bool {
+        !self.unwritten.contains(&file)
     }
 
     fn keep(&mut self, blocks: u32, count: u32) -> Result<(), DiskError> {

@@ -322,6 +322,13 @@ impl ShardLog {
             0 => Vec::new(),
             _ => unopened(&mut files, &pairs, chosen, options.segment_blocks),
         };
+        // What a crash or a failure left of a pair that was still being zeroed is nowhere said.
+        let older = walked.older.iter().map(|older| older.pair);
+        let unwritten = older
+            .filter(|pair| {
+                options.kept_segments_max > 0 && !disk.is_written(FileId::segment(*pair))
+            })
+            .collect();
         disk.keep(options.segment_blocks, options.kept_segments_max)
             .map_err(RecoverError::Disk)?;
         let log = ShardLog::restore(Restored {
@@ -340,6 +347,7 @@ impl ShardLog {
             rewrite: walked.rewrite,
             locations: walked.locations,
             evidence,
+            unwritten,
             nonce_gaps: (nonce_verdict, gap_bytes),
             quarantine: walked.quarantine,
             restore_headers: walked.restore_headers,

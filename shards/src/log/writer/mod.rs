@@ -233,6 +233,8 @@ pub(super) struct Restored {
     pub locations: Locations,
     /// Pairs that are kept because of what their nonces came to.
     pub evidence: BTreeSet<PairNumber>,
+    /// Pairs whose segments were not written from end to end.
+    pub unwritten: BTreeSet<PairNumber>,
     pub nonce_gaps: (GapVerdict, u64),
     pub quarantine: Option<Quarantine>,
     pub restore_headers: Vec<PairHeader>,
@@ -270,6 +272,7 @@ impl ShardLog {
                 &restored.older,
                 restored.options.kept_segments_max,
                 restored.evidence,
+                restored.unwritten,
             ),
             older: restored.older,
             ciphers: restored.ciphers,

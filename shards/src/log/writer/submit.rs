@@ -337,6 +337,9 @@ impl ShardLog {
         let reason = match &self.current {
             Some(pair) => {
                 older.push(pair.closed(self.retired));
+                if !pair.is_written() {
+                    self.closing.unwritten.insert(pair.header.pair);
+                }
                 AbandonReason::Rolled
             }
             None => AbandonReason::Ended,
