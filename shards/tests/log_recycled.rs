@@ -532,3 +532,39 @@ fn a_segment_that_a_crash_left_half_zeroed_is_not_kept() {
     assert_eq!((order.pair, order.keep_blocks), (left, None));
     assert_eq!(other.keep_blocks, Some(options.segment_blocks));
 }
+
+#[test]
+fn a_spare_that_an_error_left_too_small_is_made_anew_after_a_while() {
+    let mut disk = MemoryDisk::default();
+    let mut log = recover_with(&mut disk, options()).log;
+    let mut retirement = Retirement::default();
+    let mut ops = Vec::new();
+    log.poll(Time(0), &mut ops);
+    let mut event = disk.carry(ops.pop().expect("a pair is asked for"));
+    let DiskEvent::Prepared {
+        pair,
+        segment_blocks_ready,
+        ..
+    } = &mut event
+    else {
+        panic!("{event:?}");
+    };
+    let pair = *pair;
+    *segment_blocks_ready = 1;
+    log.on_event(Time(0), event, &mut retirement);
+    let bad = DiskEvent::PrepareFailed {
+        pair,
+        error: DiskError::Io("a sector is bad".to_owned()),
+    };
+    log.on_event(Time(0), bad, &mut retirement);
+    log.poll(Time(0), &mut ops);
+    assert!(
+        matches!(&ops[..], [DiskOp::Remove(removed)] if *removed == pair),
+        "{ops:?}"
+    );
+    log.on_event(Time(0), disk.carry(ops.remove(0)), &mut retirement);
+    let retry = log.deadline().expect("it is tried again");
+    log.poll(retry, &mut ops);
+    assert!(retry > Time(0));
+    assert!(matches!(&ops[..], [DiskOp::Prepare(_)]), "{ops:?}");
+}

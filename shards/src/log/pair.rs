@@ -34,6 +34,8 @@ pub(super) struct Prepared {
     recycled: bool,
     /// Its zeroing stopped: it ends where it is ready.
     pub cut: bool,
+    /// When another may be asked for in its place, if it is too small then.
+    retry_at: Time,
 }
 
 /// The next pair.
@@ -113,6 +115,7 @@ impl Spare {
                 blocks_ready,
                 recycled,
                 cut: false,
+                retry_at: Time::default(),
             });
         }
     }
@@ -130,13 +133,17 @@ impl Spare {
             Spare::Asked(asked) if asked.pair == pair => {
                 *self = Spare::Failed(now.plus_ms(PREPARE_RETRY_MS));
             }
-            Spare::Ready(ready) if ready.asked.pair == pair => ready.cut = true,
+            Spare::Ready(ready) if ready.asked.pair == pair => {
+                ready.cut = true;
+                ready.retry_at = now.plus_ms(PREPARE_RETRY_MS);
+            }
             _ => {}
         }
     }
 
     /// Takes the spare to open it with this checkpoint and this much to write again. A spare that has become
-    /// too small is given up for a larger one; one that is not zeroed far enough is waited for.
+    /// too small is given up for a larger one, at once unless that is because its zeroing failed; one that is not zeroed far
+    /// enough is waited for.
     pub fn take_for(
         &mut self,
         checkpoint: &[u8],
@@ -158,7 +165,11 @@ impl Spare {
             opening.saturating_mul(2) >= end || body + LEDGER_SLOTS_MIN > ready.asked.ledger_blocks;
         if too_small {
             out.push(DiskOp::Remove(ready.asked.pair));
-            *self = Spare::None;
+            *self = match ready.cut {
+                // The next try may fail as this one did.
+                true => Spare::Failed(ready.retry_at),
+                false => Spare::None,
+            };
             return None;
         }
         // The mark, one block, follows the opening at once.
