@@ -63,7 +63,7 @@ pub enum RecordKind {
     ExitCommitted = 5,
     /// A snapshot covers the log up to (term, index).
     SnapshotMark = 6,
-    /// The partition is gone from this shard.
+    /// The partition is gone from this shard. It is read and kept; nothing writes it, because no partition is deleted.
     PartitionTombstone = 7,
     /// Entries from `index` on, of `term`, whose content is lost here; the body is their count.
     Missing = 8,

@@ -161,7 +161,8 @@ pub struct ShardLog {
     used_percent: u8,
     pub(super) current: Option<OpenPair>,
     spare: Spare,
-    /// Why the newest pair could not be made whole; kept while it is tried again, so that nothing is admitted on a hope.
+    /// Why a pair could not be made whole last, be it the next or, zeroed only in part, the one that is being filled: either
+    /// way there may be no room soon. Kept until the next is whole or opened whole, so that nothing is admitted on a hope.
     spare_failure: Option<DiskError>,
     pub(super) older: Vec<OlderPair>,
     /// Ciphers of every living pair, for reads.
@@ -367,7 +368,8 @@ impl ShardLog {
         self.used_percent
     }
 
-    /// Why the next pair could not be made whole, if the last try that ended failed. It is tried again every second.
+    /// Why the next pair, or the rest of the one that is being filled, could not be made whole, if the last try that ended
+    /// failed. The next is tried again every second.
     #[must_use]
     pub fn spare_failure(&self) -> Option<&DiskError> {
         self.spare_failure.as_ref()
