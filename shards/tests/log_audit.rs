@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use clustor_shards::buffer::{Block, Blocks};
 use clustor_shards::disk::{BootDisk, DiskError, FileId, FoundPair};
 use clustor_shards::log::audit::{Audit, AuditReport, Damaged, Finding, Outcome, Role};
-use clustor_shards::log::inspect::{PairView, SlotView, inspect};
+use clustor_shards::log::inspect::{PairView, Selection, SlotView, inspect};
 use clustor_shards::log::merkle::{MerkleHash, MerkleTree, leaf_hash};
 use clustor_shards::log::nonce::GapVerdict;
 use clustor_shards::log::record::{RecordKind, records};
@@ -80,7 +80,7 @@ fn touched(disk: &MemoryDisk) -> Vec<(FileId, u32)> {
 fn counted(disk: &mut MemoryDisk) -> Vec<(FileId, u32)> {
     let report = audit(disk).expect("audits");
     let mut dead = BTreeSet::new();
-    inspect(disk, identity(), &TestKey(9), |view| {
+    inspect(disk, identity(), &TestKey(9), &Selection::ALL, |view| {
         let role = report.pairs.iter().find(|pair| pair.pair == view.pair);
         let Some(Role::Older { last_certain }) = role.map(|pair| pair.role) else {
             return Ok(());
@@ -321,7 +321,7 @@ const WITH_LEAVES: LogFormat = LogFormat {
 
 fn views(disk: &mut MemoryDisk) -> Vec<PairView> {
     let mut views = Vec::new();
-    inspect(disk, identity(), &TestKey(9), |view| {
+    inspect(disk, identity(), &TestKey(9), &Selection::ALL, |view| {
         views.push(view);
         Ok::<_, RecoverError>(())
     })

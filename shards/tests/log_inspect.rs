@@ -5,7 +5,7 @@ mod support;
 use clustor_shards::buffer::Block;
 use clustor_shards::disk::FileId;
 use clustor_shards::log::audit::Role;
-use clustor_shards::log::inspect::{Judgement, PairView, SlotView, inspect};
+use clustor_shards::log::inspect::{Judgement, PairView, Selection, SlotView, inspect};
 use clustor_shards::log::record::RecordKind;
 use clustor_shards::log::{Mode, RecoverError};
 use clustor_wire::ids::{Incarnation, LogIndex, PartitionId};
@@ -32,7 +32,7 @@ fn written() -> MemoryDisk {
 
 fn views(disk: &mut MemoryDisk) -> Result<Vec<PairView>, RecoverError> {
     let mut views = Vec::new();
-    inspect(disk, identity(), &TestKey(9), |view| {
+    inspect(disk, identity(), &TestKey(9), &Selection::ALL, |view| {
         views.push(view);
         Ok::<_, RecoverError>(())
     })?;
@@ -62,7 +62,7 @@ fn every_structure_is_shown_and_judged() {
     let chains = views.iter().flat_map(|view| &view.chains);
     let extents = chains.filter_map(|chain| chain.extent.as_ref());
     let records = extents.flat_map(|extent| &extent.records);
-    let entries = records.filter(|record| record.kind == RecordKind::Entry);
+    let entries = records.filter(|record| record.header.kind == RecordKind::Entry);
     assert!(entries.count() >= 20);
     let reserved = newest.chains.iter().any(
         |chain| matches!(&chain.slot, SlotView::Good(slot, _) if slot.nonces.reserved.is_some()),

@@ -5,7 +5,7 @@ mod support;
 
 use clustor_shards::disk::{DiskOp, FileId, RetirePair};
 use clustor_shards::log::audit::Outcome;
-use clustor_shards::log::inspect::{PairView, inspect};
+use clustor_shards::log::inspect::{PairView, Selection, inspect};
 use clustor_shards::log::nonce::{GAP_INCIDENT_BYTES, GapVerdict, NONCE_RANGE_BLOCKS_MAX};
 use clustor_shards::log::recovery::Damage;
 use clustor_shards::log::{LogOptions, Mode, RecoverError, Recovery, Retirement, ShardLog};
@@ -59,7 +59,7 @@ fn written() -> (MemoryDisk, PairNumber) {
 
 fn view(disk: &mut MemoryDisk, pair: PairNumber) -> PairView {
     let mut found = None;
-    inspect(disk, identity(), &TestKey(9), |view| {
+    inspect(disk, identity(), &TestKey(9), &Selection::ALL, |view| {
         if view.pair == pair {
             found = Some(view);
         }

@@ -3,7 +3,7 @@
 mod support;
 
 use clustor_shards::disk::{DiskError, DiskEvent, DiskOp, FileId, RetirePair};
-use clustor_shards::log::inspect::{PairView, SlotView, inspect};
+use clustor_shards::log::inspect::{PairView, Selection, SlotView, inspect};
 use clustor_shards::log::nonce::{
     GAP_ALARM_BYTES, GAP_INCIDENT_BYTES, GapVerdict, NonceEvidence, gaps, judge,
 };
@@ -31,7 +31,7 @@ fn rolled(disk: &mut MemoryDisk) -> ShardLog {
 
 fn views(disk: &mut MemoryDisk) -> Vec<PairView> {
     let mut views = Vec::new();
-    inspect(disk, identity(), &TestKey(9), |view| {
+    inspect(disk, identity(), &TestKey(9), &Selection::ALL, |view| {
         views.push(view);
         Ok::<_, RecoverError>(())
     })

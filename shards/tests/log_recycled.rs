@@ -5,7 +5,7 @@ mod support;
 use clustor_shards::buffer::Block;
 use clustor_shards::disk::{DiskError, DiskEvent, DiskOp, FileId, RetirePair, SPARE_ZERO_BLOCKS};
 use clustor_shards::log::format::{LogFormat, Suite};
-use clustor_shards::log::inspect::{Judgement, PairView, inspect};
+use clustor_shards::log::inspect::{Judgement, PairView, Selection, inspect};
 use clustor_shards::log::{LogOptions, Mode, RecoverError, Recovery, Retirement, ShardLog};
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{Incarnation, LogIndex, PairNumber, PartitionId};
@@ -67,7 +67,7 @@ fn reclaim(log: &mut ShardLog, disk: &mut MemoryDisk) -> Vec<RetirePair> {
 
 fn views(disk: &mut MemoryDisk) -> Vec<PairView> {
     let mut views = Vec::new();
-    inspect(disk, identity(), &TestKey(9), |view| {
+    inspect(disk, identity(), &TestKey(9), &Selection::ALL, |view| {
         views.push(view);
         Ok::<_, RecoverError>(())
     })

@@ -6,7 +6,7 @@ mod support;
 use clustor_shards::buffer::Block;
 use clustor_shards::disk::{DiskOp, FileId, FileKind};
 use clustor_shards::log::audit::{Outcome, Role};
-use clustor_shards::log::inspect::{PairView, SlotView, inspect};
+use clustor_shards::log::inspect::{PairView, Selection, SlotView, inspect};
 use clustor_shards::log::record::{RecordKind, records};
 use clustor_shards::log::scrub::ScrubRates;
 use clustor_shards::log::{
@@ -108,10 +108,16 @@ impl World {
 
     fn views(&mut self) -> Vec<PairView> {
         let mut views = Vec::new();
-        inspect(&mut self.disk, self.shard, &TestKey(9), |view| {
-            views.push(view);
-            Ok::<_, RecoverError>(())
-        })
+        inspect(
+            &mut self.disk,
+            self.shard,
+            &TestKey(9),
+            &Selection::ALL,
+            |view| {
+                views.push(view);
+                Ok::<_, RecoverError>(())
+            },
+        )
         .expect("inspects");
         views
     }
@@ -134,7 +140,7 @@ impl World {
                     continue;
                 }
                 let extent = chain.extent.as_ref().expect("whole");
-                let kinds = extent.records.iter().map(|record| record.kind);
+                let kinds = extent.records.iter().map(|record| record.header.kind);
                 let place = |file, block| Place {
                     chain: chain.chain,
                     file,

@@ -21,6 +21,8 @@ pub enum Exit {
     ContentMissing = 11,
     /// A scrub found damage for which a start keeps the shard silent.
     Quarantine = 12,
+    /// An inspection showed everything, and something of it is damaged.
+    Damaged = 13,
 }
 
 /// What `--help` says of exit codes.

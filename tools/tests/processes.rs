@@ -429,12 +429,11 @@ fn inspect_shows_what_a_node_wrote_and_leaves_it_as_it_was() {
         let lines = lines.lines();
         lines.map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"))
     };
-    let record = all().find(|line| !line["boot_record"].is_null());
+    let record = all().find(|line| line["structure"] == "boot_record");
     let record = &record.expect("the start left one")["boot_record"];
     assert_eq!(record["version"], 1, "{record}");
     assert_eq!(record["partitions"][0]["partition"], "1", "{record}");
-    let pairs: Vec<serde_json::Value> =
-        all().filter(|line| line["boot_record"].is_null()).collect();
+    let pairs: Vec<serde_json::Value> = all().filter(|line| line["structure"] == "pair").collect();
     let chains: usize = pairs
         .iter()
         .map(|pair| pair["chains"].as_array().expect("a list").len())

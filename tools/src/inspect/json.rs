@@ -5,19 +5,19 @@ use clustor_shards::log::audit::Role;
 use clustor_shards::log::checkpoint::{Checkpoint, OlderPair};
 use clustor_shards::log::header::PairHeader;
 use clustor_shards::log::inspect::{
-    ChainView, ExtentView, ItemView, Judgement, PairView, SlotView,
+    ChainView, ExtentView, ItemView, Judgement, PairView, RecordView, SlotView,
 };
 use clustor_shards::log::nonce::NonceAccount;
-use clustor_shards::log::record::RecordHeader;
+use clustor_shards::log::record::{RECORD_VERSION, RecordHeader};
 use clustor_shards::log::slot::Slot;
 use clustor_shards::log::trailer::{FoundTrailer, SegmentFigures, Trailer};
 use clustor_shards::log::{LogIdentity, PartitionLog};
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use serde_json::{Value, json};
 
-use super::{Wanted, asked_for_missing, hex};
+use super::{Wanted, asked_for_missing, body, hex};
 
-pub(super) fn pair(identity: &LogIdentity, pair: &PairView, wanted: Wanted) -> Value {
+pub(super) fn pair(identity: &LogIdentity, pair: &PairView, wanted: &Wanted) -> Value {
     let (role, last_certain) = match pair.role {
         Role::Chosen => ("newest", None),
         Role::Older { last_certain } => ("older", Some(last_certain)),
@@ -28,15 +28,18 @@ pub(super) fn pair(identity: &LogIdentity, pair: &PairView, wanted: Wanted) -> V
         .iter()
         .filter_map(|chain| self::chain(chain, wanted));
     json!({
+        "structure": "pair",
         "cluster": format!("{:032x}", identity.cluster.get()),
         "node": identity.node.get().to_string(),
         "shard": identity.shard.get(),
         "pair": pair.pair.get().to_string(),
         "role": role,
         "last_certain_chain": last_certain.map(|chain| chain.get().to_string()),
+        "is_spare": pair.is_spare,
+        "faults": pair.faults,
         "header": pair.header.as_ref().map(header),
         "header_whole": copies(pair.header_copies),
-        "checkpoint": pair.checkpoint.as_ref().map(|of| checkpoint(of, identity)),
+        "checkpoint": pair.checkpoint.as_ref().map(|of| checkpoint(of, &pair.rewritten, identity)),
         "checkpoint_whole": copies(pair.checkpoint_copies),
         "trailer": pair.trailer.as_ref().map(found_trailer),
         "nonces": pair.nonces.as_ref().map(nonces),
@@ -79,7 +82,7 @@ fn header(header: &PairHeader) -> Value {
     })
 }
 
-fn checkpoint(checkpoint: &Checkpoint, identity: &LogIdentity) -> Value {
+fn checkpoint(checkpoint: &Checkpoint, rewritten: &[ItemView], identity: &LogIdentity) -> Value {
     let partitions = checkpoint.fold.partitions.iter();
     json!({
         "partitions": partitions.map(|(id, log)| partition(*id, log, identity)).collect::<Vec<_>>(),
@@ -92,6 +95,7 @@ fn checkpoint(checkpoint: &Checkpoint, identity: &LogIdentity) -> Value {
             "retired": past.chain.get().to_string(),
         })).collect::<Vec<_>>(),
         "rewritten_bytes": checkpoint.tail.len(),
+        "rewritten": rewritten.iter().map(item).collect::<Vec<_>>(),
     })
 }
 
@@ -125,10 +129,22 @@ fn partition(id: PartitionId, log: &PartitionLog, identity: &LogIdentity) -> Val
             "term": at.term.get().to_string(),
             "index": at.index.get().to_string(),
             "body": hex(&at.body),
+            "members": configuration_members(&at.body),
         })).collect::<Vec<_>>(),
         "exit_committed": place(log.exit_committed),
         "snapshot_mark": place(log.snapshot_mark),
     })
+}
+
+/// Who belongs to a partition by a configuration's bytes; `null` where they are none.
+fn configuration_members(body: &[u8]) -> Value {
+    let Some(fields) = body::configuration(body) else {
+        return Value::Null;
+    };
+    let fields = fields
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value));
+    fields.collect::<serde_json::Map<_, _>>().into()
 }
 
 fn older(older: &OlderPair) -> Value {
@@ -183,8 +199,11 @@ const fn judgement(judgement: Judgement) -> &'static str {
     }
 }
 
-/// `None` where only some records are wanted, and the chain holds none of them.
-fn chain(chain: &ChainView, wanted: Wanted) -> Option<Value> {
+/// `None` where the chain is not wanted, or only some records are wanted, and the chain holds none of them.
+fn chain(chain: &ChainView, wanted: &Wanted) -> Option<Value> {
+    if !wanted.takes_chain(chain) {
+        return None;
+    }
     let (state, said, held) = match &chain.slot {
         SlotView::Good(slot, held) => ("good", Some(slot), held.as_slice()),
         SlotView::Untouched => ("untouched", None, &[][..]),
@@ -198,10 +217,7 @@ fn chain(chain: &ChainView, wanted: Wanted) -> Option<Value> {
         .map(item)
         .collect();
     let records = chain.extent.iter().flat_map(|extent| &extent.records);
-    let records: Vec<Value> = records
-        .filter(|at| wanted.takes(at, 1))
-        .map(record)
-        .collect();
+    let records: Vec<Value> = records.map(record).collect();
     if !wanted.all() && items.is_empty() && records.is_empty() {
         return None;
     }
@@ -209,6 +225,7 @@ fn chain(chain: &ChainView, wanted: Wanted) -> Option<Value> {
         "chain": chain.chain.get().to_string(),
         "first_block": chain.first_block,
         "judgement": judgement(chain.judgement),
+        "faults": chain.faults,
         "slot": state,
         "slot_fields": said.map(slot),
         "items": items,
@@ -251,21 +268,31 @@ fn extent(extent: &ExtentView) -> Value {
 }
 
 fn item(item: &ItemView) -> Value {
+    let mut value = place(&item.at);
+    value["count"] = item.count.into();
+    if let Some(record) = &item.small {
+        value["says"] = body::json(record);
+    }
+    value
+}
+
+fn place(at: &RecordHeader) -> Value {
     json!({
-        "kind": format!("{:?}", item.at.kind),
-        "partition": item.at.partition.get().to_string(),
-        "term": item.at.term.get().to_string(),
-        "index": item.at.index.get().to_string(),
-        "count": item.count,
+        "kind": at.kind.name(),
+        "partition": at.partition.get().to_string(),
+        "term": at.term.get().to_string(),
+        "index": at.index.get().to_string(),
     })
 }
 
-fn record(record: &RecordHeader) -> Value {
-    json!({
-        "kind": format!("{:?}", record.kind),
-        "partition": record.partition.get().to_string(),
-        "term": record.term.get().to_string(),
-        "index": record.index.get().to_string(),
-        "body_bytes": record.body_len,
-    })
+fn record(record: &RecordView) -> Value {
+    let mut value = place(&record.header);
+    value["version"] = RECORD_VERSION.into();
+    value["codec"] = "binary".into();
+    value["body_bytes"] = record.header.body_len.into();
+    value["crc"] = format!("{:08x}", record.crc).into();
+    value["leaf_hash"] = record.leaf.map(|(hash, _)| hash.to_string()).into();
+    value["leaf"] = record.leaf.map(|(_, leaf)| hex(&leaf)).into();
+    value["says"] = body::json(record);
+    value
 }

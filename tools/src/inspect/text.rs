@@ -4,29 +4,39 @@ use std::io::{self, Write};
 
 use clustor_shards::log::audit::Role;
 use clustor_shards::log::header::PairHeader;
-use clustor_shards::log::inspect::{ChainView, ItemView, Judgement, PairView, SlotView};
+use clustor_shards::log::inspect::{
+    ChainView, ExtentView, ItemView, Judgement, PairView, RecordView, SlotView,
+};
 use clustor_shards::log::nonce::NonceAccount;
 use clustor_shards::log::slot::Slot;
 use clustor_shards::log::trailer::{FoundTrailer, SegmentFigures, Trailer};
 use clustor_shards::log::{LogIdentity, PartitionLog};
 use clustor_wire::ids::PartitionId;
+use serde_json::Value;
 
-use super::{Wanted, asked_for_missing, hex};
+use super::{Wanted, asked_for_missing, body, hex};
 
-pub(super) fn print_pair(out: &mut dyn Write, pair: &PairView, wanted: Wanted) -> io::Result<()> {
+/// Columns that what a record says may take on a line, unless one word alone is longer.
+const SAYS_COLUMNS: usize = 90;
+
+pub(super) fn print_pair(out: &mut dyn Write, pair: &PairView, wanted: &Wanted) -> io::Result<()> {
     let role = match pair.role {
         Role::Chosen => "written last".to_owned(),
         Role::Older { last_certain } => format!("older, counts to chain {last_certain}"),
         Role::Unused => "nothing in it counts".to_owned(),
     };
-    let Some(header) = &pair.header else {
-        return writeln!(
-            out,
-            "\npair {}: {role}; no header: a spare, or both headers are bad",
-            pair.pair
-        );
+    let without = match (&pair.header, pair.is_spare) {
+        (Some(_), _) => "",
+        (None, true) => "; a spare, never opened",
+        (None, false) => "; neither file has a header",
     };
-    writeln!(out, "\npair {}: {role}", pair.pair)?;
+    writeln!(out, "\npair {}: {role}{without}", pair.pair)?;
+    for fault in &pair.faults {
+        writeln!(out, "  BAD: {fault}")?;
+    }
+    let Some(header) = &pair.header else {
+        return Ok(());
+    };
     print_header(out, header, pair.header_copies)?;
     print_checkpoint(out, pair, &header.identity)?;
     match &pair.trailer {
@@ -52,18 +62,23 @@ fn print_header(out: &mut dyn Write, header: &PairHeader, copies: [bool; 2]) -> 
     let format = &header.format;
     writeln!(
         out,
-        "  header: boot {}, chains from {}, segment {} blocks{}, ledger {} blocks, checkpoint {} bytes{}",
+        "  header{}: boot {}, chains from {}",
+        bad_copy(copies),
         header.boot,
-        header.first_chain,
+        header.first_chain
+    )?;
+    writeln!(
+        out,
+        "    segment {} blocks{}, ledger {} blocks, checkpoint {} bytes in {} blocks",
         header.segment_blocks,
         if header.recycled { " (recycled)" } else { "" },
         header.ledger_blocks,
         header.checkpoint_bytes,
-        bad_copy(copies)
+        header.checkpoint_blocks
     )?;
     writeln!(
         out,
-        "    log {}, ledger {}, sealed with {}, hash {}{}, data key epoch {}, MAC epoch {}, salt {}..",
+        "    log {}, ledger {}, sealed with {}, hash {}{}",
         format.log_encoding,
         format.ledger_encoding,
         format.sealing,
@@ -72,10 +87,14 @@ fn print_header(out: &mut dyn Write, header: &PairHeader, copies: [bool; 2]) -> 
             " in leaves"
         } else {
             ""
-        },
+        }
+    )?;
+    writeln!(
+        out,
+        "    data key epoch {}, MAC epoch {}, salt {}",
         header.dek_epoch,
         header.mac_epoch,
-        hex(&header.salt[..4])
+        hex(&header.salt)
     )
 }
 
@@ -106,6 +125,9 @@ fn print_checkpoint(
     )?;
     for (id, log) in &checkpoint.fold.partitions {
         print_partition(out, *id, log, identity)?;
+    }
+    for item in &pair.rewritten {
+        print_item(out, "    written again: ", item)?;
     }
     for older in &checkpoint.older {
         let trailer = match &older.trailer {
@@ -167,11 +189,13 @@ fn print_partition(
     for at in &log.configurations {
         writeln!(
             out,
-            "      configuration at term {} index {}: {} bytes",
-            at.term,
-            at.index,
-            at.body.len()
+            "      configuration at term {} index {}:",
+            at.term, at.index
         )?;
+        match body::configuration(&at.body) {
+            Some(fields) => print_words(out, &fields)?,
+            None => writeln!(out, "      undecodable {}", hex(&at.body))?,
+        }
     }
     let places = [
         ("exit committed", log.exit_committed),
@@ -187,7 +211,7 @@ fn print_partition(
 
 fn trailer_line(trailer: &Trailer) -> String {
     format!(
-        "chains {} to {}, blocks {} to {}, {}",
+        "chains {} to {}, blocks {} to {},\n      {}",
         trailer.first.0,
         trailer.last.0,
         trailer.first.1,
@@ -198,7 +222,7 @@ fn trailer_line(trailer: &Trailer) -> String {
 
 fn figures_line(figures: &SegmentFigures) -> String {
     let root = figures.merkle_root.map_or(String::new(), |root| {
-        format!(", Merkle root {}", hex(&root))
+        format!(",\n      Merkle root {}", hex(&root))
     });
     format!(
         "{} records, entries {}, offsets {}{root}",
@@ -221,7 +245,10 @@ pub(super) const fn judgement(judgement: Judgement) -> &'static str {
     }
 }
 
-fn print_chain(out: &mut dyn Write, chain: &ChainView, wanted: Wanted) -> io::Result<()> {
+fn print_chain(out: &mut dyn Write, chain: &ChainView, wanted: &Wanted) -> io::Result<()> {
+    if !wanted.takes_chain(chain) {
+        return Ok(());
+    }
     let items: Vec<&ItemView> = match &chain.slot {
         SlotView::Good(_, held) => held.iter().collect(),
         _ => Vec::new(),
@@ -231,7 +258,7 @@ fn print_chain(out: &mut dyn Write, chain: &ChainView, wanted: Wanted) -> io::Re
         .filter(|item| wanted.takes(&item.at, item.count))
         .collect();
     let records = chain.extent.iter().flat_map(|extent| &extent.records);
-    let records: Vec<_> = records.filter(|at| wanted.takes(at, 1)).collect();
+    let records: Vec<_> = records.collect();
     if !wanted.all() && items.is_empty() && records.is_empty() {
         return Ok(());
     }
@@ -259,19 +286,128 @@ fn print_chain(out: &mut dyn Write, chain: &ChainView, wanted: Wanted) -> io::Re
         chain.chain,
         judgement(chain.judgement)
     )?;
+    for fault in &chain.faults {
+        writeln!(out, "    BAD: {fault}")?;
+    }
     if let SlotView::Good(slot, _) = &chain.slot {
         print_nonces(out, slot)?;
+        if wanted.records {
+            print_details(out, slot, chain.extent.as_ref())?;
+        }
     }
     for item in items {
-        writeln!(out, "    {}", item_line(item))?;
+        print_item(out, "    ", item)?;
     }
-    if wanted.records {
-        for record in records {
-            writeln!(
-                out,
-                "    record {:?} partition {} term {} index {} body {} bytes",
-                record.kind, record.partition, record.term, record.index, record.body_len
-            )?;
+    records
+        .into_iter()
+        .try_for_each(|record| print_record(out, record))
+}
+
+/// What slot and extent say beside the chain's line.
+fn print_details(out: &mut dyn Write, slot: &Slot, extent: Option<&ExtentView>) -> io::Result<()> {
+    let mode = match slot.io_writer_mode {
+        0 => "FixedUring",
+        1 => "RegisteredUring",
+        2 => "Blocking",
+        _ => "an unknown way",
+    };
+    writeln!(
+        out,
+        "    slot: written by {mode}, segment so far:\n      {}",
+        figures_line(&slot.figures)
+    )?;
+    if let Some(extent) = extent {
+        writeln!(
+            out,
+            "    extent: crc {:08x}, digest {}",
+            extent.header.crc,
+            hex(&extent.digest)
+        )?;
+        writeln!(
+            out,
+            "      the one before it {}",
+            hex(&extent.header.previous)
+        )?;
+    }
+    Ok(())
+}
+
+fn print_record(out: &mut dyn Write, record: &RecordView) -> io::Result<()> {
+    let at = &record.header;
+    writeln!(
+        out,
+        "    record {} partition {} term {} index {} body {} bytes, crc {:08x}",
+        at.kind.name(),
+        at.partition,
+        at.term,
+        at.index,
+        at.body_len,
+        record.crc
+    )?;
+    print_says(out, record)?;
+    if let Some((hash, leaf)) = &record.leaf {
+        writeln!(out, "      leaf {hash} {}", hex(leaf))?;
+    }
+    Ok(())
+}
+
+/// What a record says, some of it on each line.
+fn print_says(out: &mut dyn Write, record: &RecordView) -> io::Result<()> {
+    print_words(out, &body::fields(record))
+}
+
+fn print_words(out: &mut dyn Write, fields: &body::Fields) -> io::Result<()> {
+    let mut line = String::new();
+    for word in body::words(fields) {
+        if !line.is_empty() && line.len() + word.len() > SAYS_COLUMNS {
+            writeln!(out, "      {line}")?;
+            line.clear();
+        }
+        let between = if line.is_empty() { "" } else { ", " };
+        line = format!("{line}{between}{word}");
+    }
+    if line.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "      {line}")
+}
+
+fn print_item(out: &mut dyn Write, before: &str, item: &ItemView) -> io::Result<()> {
+    writeln!(out, "{before}{}", item_line(item))?;
+    match &item.small {
+        Some(record) => print_says(out, record),
+        None => Ok(()),
+    }
+}
+
+/// What a start left behind of itself, a field to a line, and each of a long list.
+pub(super) fn print_boot_record(out: &mut dyn Write, record: &Value) -> io::Result<()> {
+    writeln!(out, "boot record:")?;
+    match record {
+        Value::Object(fields) => print_fields(out, "  ", fields),
+        other => writeln!(out, "  {other}"),
+    }
+}
+
+fn print_fields(
+    out: &mut dyn Write,
+    indent: &str,
+    fields: &serde_json::Map<String, Value>,
+) -> io::Result<()> {
+    for (name, value) in fields {
+        let is_long = value.to_string().len() > SAYS_COLUMNS / 2;
+        match value {
+            Value::Object(inner) if is_long => {
+                writeln!(out, "{indent}{name}:")?;
+                print_fields(out, &format!("{indent}  "), inner)?;
+            }
+            Value::Array(list) if is_long => {
+                writeln!(out, "{indent}{name}:")?;
+                for value in list {
+                    writeln!(out, "{indent}  {}", body::plain(value))?;
+                }
+            }
+            value => writeln!(out, "{indent}{name:<20} {}", body::plain(value))?,
         }
     }
     Ok(())
@@ -326,7 +462,9 @@ fn item_line(item: &ItemView) -> String {
         at.index.to_string()
     };
     format!(
-        "{:?} partition {} term {} index {range}",
-        at.kind, at.partition, at.term
+        "{} partition {} term {} index {range}",
+        at.kind.name(),
+        at.partition,
+        at.term
     )
 }

@@ -1,5 +1,5 @@
 //! What the suites that run real nodes share.
-#![allow(unreachable_pub)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::net::TcpListener;
 use std::process::Command;

@@ -1,7 +1,7 @@
 //! What the disks alone say: each is copied as a power loss would leave it, recovered, and looked at.
 
 use clustor_shards::buffer::{BlockPool, SizeClass};
-use clustor_shards::log::inspect::{PairView, inspect};
+use clustor_shards::log::inspect::{PairView, Selection, inspect};
 use clustor_shards::log::recovery::RecoverError;
 use clustor_shards::log::{LogIdentity, ShardLog};
 use clustor_shards::turn::PeerId;
@@ -62,10 +62,16 @@ pub(crate) fn each_pair(
 ) -> Result<(), Violation> {
     let mut copy = SimDisk::new(0);
     copy.restore(disk.image());
-    inspect(&mut copy, identity_of(shard), &SimKey, |pair| {
-        each(&pair);
-        Ok::<(), RecoverError>(())
-    })
+    inspect(
+        &mut copy,
+        identity_of(shard),
+        &SimKey,
+        &Selection::ALL,
+        |pair| {
+            each(&pair);
+            Ok::<(), RecoverError>(())
+        },
+    )
     .map_err(|error| Violation::new("a shard's files can be read", error.to_string()))
 }
 

@@ -1,24 +1,32 @@
 //! A shard's files laid open, for people and offline tools: every structure, and whether it is whole.
 //!
-//! Read-only, through [`BootDisk`]; the same readers as recovery. Nothing that is not authentic is shown.
+//! Read-only, through [`BootDisk`]; the same readers as recovery. Nothing that is not authentic is shown; of what is not,
+//! `faults` says what is wrong with it.
 
-use clustor_wire::ids::{ChainNumber, PairNumber};
+mod faults;
 
-use super::audit::{Role, roles};
+use clustor_wire::ids::{ChainNumber, NodeId, PairNumber, ShardId};
+
+use super::audit::{Finding, Role, roles};
 use super::checkpoint::Checkpoint;
+use super::codec::Reader;
 use super::extent::{ExtentHeader, OpenExtent};
+use super::fold::{PEER_PAST_BYTES, PeerShard, decode_past};
+use super::format::HashSuite;
 use super::header::PairHeader;
 use super::item::{Item, items};
 use super::keys::{KeyProvider, LogIdentity, ShardKeys};
+use super::merkle::MerkleHash;
 use super::nonce::{NonceAccount, NonceLedger, accounts};
 use super::pair::cipher_of;
-use super::record::{RecordHeader, records};
+use super::record::{Record, RecordHeader, RecordKind, records};
 use super::recovery::RecoverError;
 use super::recovery::files::{Files, PairFiles, SlotState};
 use super::recovery::judge::{Verdict, certain_chain, judge};
 use super::slot::{ExtentDigest, Slot};
 use super::trailer::FoundTrailer;
-use crate::disk::{BootDisk, FileKind};
+use crate::disk::{BootDisk, FileId, FileKind};
+use crate::turn::PeerPast;
 
 /// One pair.
 #[derive(Debug, Clone)]
@@ -27,6 +35,10 @@ pub struct PairView {
     pub pair: PairNumber,
     /// What it is to the log.
     pub role: Role,
+    /// Whether it was made and never opened.
+    pub is_spare: bool,
+    /// What is wrong with headers, checkpoints and trailer, a text for each.
+    pub faults: Vec<String>,
     /// Its header, from whichever copy is whole; `None` for a spare, or where both are bad.
     pub header: Option<PairHeader>,
     /// Whether the copies of the header are whole: the segment's, the ledger's.
@@ -35,6 +47,8 @@ pub struct PairView {
     pub checkpoint: Option<Checkpoint>,
     /// Whether the copies of the checkpoint are whole: the segment's, the ledger's.
     pub checkpoint_copies: [bool; 2],
+    /// What the opening wrote again behind the checkpoint, as that says.
+    pub rewritten: Vec<ItemView>,
     /// The segment's last block; `None` where no header tells which that is.
     pub trailer: Option<FoundTrailer>,
     /// What became of its nonces, as far as its authentic slots tell; `None` where nothing in it counts.
@@ -77,6 +91,8 @@ pub struct ChainView {
     pub extent: Option<ExtentView>,
     /// What that amounts to.
     pub judgement: Judgement,
+    /// What is wrong with slot and extent, a text for each. An unfinished write is not.
+    pub faults: Vec<String>,
 }
 
 /// A ledger slot.
@@ -98,13 +114,79 @@ pub enum SlotView {
     Unreadable,
 }
 
-/// An item of a slot, without the bytes of small records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Bytes of an entry's body that a [`RecordView`] has, at most.
+pub const ENTRY_BYTES_MAX: usize = 64;
+
+/// A record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordView {
+    /// Kind, partition, term, index and length of the body.
+    pub header: RecordHeader,
+    /// The checksum that its frame carries.
+    pub crc: u32,
+    /// The Merkle leaf that its frame carries.
+    pub leaf: Option<(HashSuite, MerkleHash)>,
+    /// Its body; of an entry and of a copy of one only the first [`ENTRY_BYTES_MAX`] bytes.
+    pub body: Vec<u8>,
+}
+
+impl RecordView {
+    fn of(record: &Record<'_>) -> Self {
+        let is_entry = record.header.kind.content() == Some(RecordKind::Entry);
+        let shown = match is_entry {
+            true => record.body.len().min(ENTRY_BYTES_MAX),
+            false => record.body.len(),
+        };
+        Self {
+            header: record.header,
+            crc: record.crc(),
+            leaf: record.leaf.map(|(hash, leaf)| (hash, *leaf)),
+            body: record.body[..shown].to_vec(),
+        }
+    }
+
+    /// The peers in a PeerChains record and how far each had come; `None` where the body is none of one.
+    #[must_use]
+    pub fn peers(&self) -> Option<Vec<(PeerShard, PeerPast)>> {
+        if self.header.kind != RecordKind::PeerChains
+            || !self.body.len().is_multiple_of(PEER_PAST_BYTES)
+        {
+            return None;
+        }
+        let peers = self.body.chunks(PEER_PAST_BYTES).map(|bytes| {
+            let mut r = Reader(bytes);
+            let shard = (NodeId(r.u64().ok()?), ShardId(r.u16().ok()?));
+            Some((shard, decode_past(&mut r).ok()?))
+        });
+        peers.collect()
+    }
+}
+
+/// What is to be shown.
+pub struct Selection<'a> {
+    /// Only this pair.
+    pub pair: Option<PairNumber>,
+    /// Only these records of extents.
+    pub records: &'a dyn Fn(&RecordHeader) -> bool,
+}
+
+impl Selection<'_> {
+    /// Everything.
+    pub const ALL: Selection<'static> = Selection {
+        pair: None,
+        records: &|_| true,
+    };
+}
+
+/// An item of a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ItemView {
     /// Kind, partition, term and first index; the length of the body for small records.
     pub at: RecordHeader,
     /// How many entries; 1 for a small record.
     pub count: u32,
+    /// A small record itself.
+    pub small: Option<RecordView>,
 }
 
 /// An extent that is whole.
@@ -114,8 +196,8 @@ pub struct ExtentView {
     pub header: ExtentHeader,
     /// Its digest.
     pub digest: ExtentDigest,
-    /// The headers of its records, in order.
-    pub records: Vec<RecordHeader>,
+    /// Its records, in order: those that are to be shown.
+    pub records: Vec<RecordView>,
 }
 
 /// Every pair of a shard, ascending, each handed to `each` as soon as it is read.
@@ -127,6 +209,7 @@ pub fn inspect<E: From<RecoverError>>(
     disk: &mut dyn BootDisk,
     identity: LogIdentity,
     keys: &dyn KeyProvider,
+    selection: &Selection<'_>,
     mut each: impl FnMut(PairView) -> Result<(), E>,
 ) -> Result<(), E> {
     let kek = keys.kek().map_err(RecoverError::from)?;
@@ -134,13 +217,17 @@ pub fn inspect<E: From<RecoverError>>(
     let found = disk.pairs().map_err(RecoverError::Disk)?;
     let mut files = Files::new(disk, &keys);
     let pairs = files.survey(&found)?;
-    let roles = roles(&mut files, &pairs, &mut Vec::new());
+    let mut findings = Vec::new();
+    let roles = roles(&mut files, &pairs, &mut findings);
     let accounts = nonces(&mut files, &pairs, &roles);
-    for pair in pairs {
+    let is_wanted = |pair: &PairFiles| selection.pair.is_none_or(|only| only == pair.pair);
+    for pair in pairs.into_iter().filter(is_wanted) {
         let role = roles.iter().find(|(number, _)| *number == pair.pair);
         let role = role.map_or(Role::Unused, |(_, role)| *role);
         let account = accounts.iter().find(|account| account.pair == pair.pair);
-        each(view(&mut files, pair, role, account.copied()))?;
+        let mut viewed = view(&mut files, pair, role, &findings, selection);
+        viewed.nonces = account.copied();
+        each(viewed)?;
     }
     Ok(())
 }
@@ -180,24 +267,31 @@ fn view(
     files: &mut Files<'_>,
     found: PairFiles,
     role: Role,
-    nonces: Option<NonceAccount>,
+    findings: &[Finding],
+    selection: &Selection<'_>,
 ) -> PairView {
     let copies = [FileKind::Segment, FileKind::Ledger];
     let mut view = PairView {
         pair: found.pair,
         role,
+        is_spare: faults::is_spare(files, &found),
+        faults: faults::of_front(files, &found, role, findings),
         header_copies: copies.map(|kind| files.header(kind, found.pair).is_ok()),
         header: found.header,
         checkpoint: None,
         checkpoint_copies: [false; 2],
+        rewritten: Vec::new(),
         trailer: None,
-        nonces,
+        nonces: None,
         chains: Vec::new(),
     };
     let Some(header) = view.header.clone() else {
         return view;
     };
     (view.checkpoint, view.checkpoint_copies) = files.checkpoint(&header);
+    if let Some(checkpoint) = &view.checkpoint {
+        view.rewritten = item_views(&checkpoint.tail);
+    }
     view.trailer = Some(files.trailer(header.pair, header.segment_blocks));
     let slots = files.slots(&header, u32::MAX);
     let last_certain = last_certain(&header, role, &slots);
@@ -234,12 +328,27 @@ fn view(
             )),
         };
         ended |= judgement == Judgement::Torn;
+        let mut faults = Vec::new();
+        let is_lost = matches!(
+            judgement,
+            Judgement::SlotLost | Judgement::Unnamed | Judgement::Rot
+        );
+        let slot_block = header.body_block() + number as u32;
+        if is_lost && let Some(why) = slot_words(&slot) {
+            let file = FileId::ledger(header.pair);
+            faults.push(format!("{file} block {slot_block}: the slot {why}"));
+        }
+        if matches!(judgement, Judgement::Rot | Judgement::Unnamed) {
+            let extent = faults::of_extent(files, &header, &cipher, chain, first_block, good);
+            faults.extend(extent);
+        }
         view.chains.push(ChainView {
             chain,
             slot: slot_view(slot),
             first_block,
-            extent: extent.map(|(extent, digest)| extent_view(&extent, digest)),
+            extent: extent.map(|(extent, digest)| extent_view(&extent, digest, selection)),
             judgement,
+            faults,
         });
     }
     view
@@ -263,11 +372,12 @@ const fn judged(verdict: Verdict) -> Judgement {
     }
 }
 
-fn extent_view(extent: &OpenExtent, digest: ExtentDigest) -> ExtentView {
+fn extent_view(extent: &OpenExtent, digest: ExtentDigest, selection: &Selection<'_>) -> ExtentView {
     ExtentView {
         records: records(extent.records())
             .flatten()
-            .map(|record| record.header)
+            .filter(|record| (selection.records)(&record.header))
+            .map(|record| RecordView::of(&record))
             .collect(),
         header: extent.header.clone(),
         digest,
@@ -280,13 +390,25 @@ fn slot_view(slot: SlotState) -> SlotView {
         SlotState::Torn => SlotView::Torn,
         SlotState::Bad => SlotView::Bad,
         SlotState::Unreadable => SlotView::Unreadable,
-        SlotState::Good(slot, bytes) => {
-            let held = items(&bytes)
-                .flatten()
-                .map(|item| item_view(&item))
-                .collect();
-            SlotView::Good(slot, held)
-        }
+        SlotState::Good(slot, bytes) => SlotView::Good(slot, item_views(&bytes)),
+    }
+}
+
+fn item_views(bytes: &[u8]) -> Vec<ItemView> {
+    items(bytes)
+        .flatten()
+        .map(|item| item_view(&item))
+        .collect()
+}
+
+/// What is wrong with a slot; `None` where nothing is.
+const fn slot_words(slot: &SlotState) -> Option<&'static str> {
+    match slot {
+        SlotState::Good(..) => None,
+        SlotState::Untouched => Some("was never written, and later ones know its chain as retired"),
+        SlotState::Torn => Some("was written in part, and later ones know its chain as retired"),
+        SlotState::Bad => Some("is not authentic"),
+        SlotState::Unreadable => Some("can't be read"),
     }
 }
 
@@ -301,10 +423,12 @@ fn item_view(item: &Item<'_>) -> ItemView {
                 body_len: 0,
             },
             count: run.count,
+            small: None,
         },
         Item::Small(record) => ItemView {
             at: record.header,
             count: 1,
+            small: Some(RecordView::of(record)),
         },
     }
 }
