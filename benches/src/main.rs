@@ -4,6 +4,7 @@
 //! ([`place::Place`]). Every ratio is to the raw device as measured in the same run.
 
 mod allocations;
+mod bounds;
 mod closed_loop;
 mod cluster;
 mod consensus;
@@ -60,6 +61,8 @@ enum What {
     /// The work that `log --instructions` has callgrind watch.
     #[command(hide = true)]
     CountInstructions(instructions::Options),
+    /// Every published bound, measured by the others and judged.
+    Bounds(bounds::Options),
     /// The same work through other logs, in turns.
     #[cfg(feature = "peers")]
     #[command(subcommand)]
@@ -148,6 +151,9 @@ pub enum BenchError {
     /// The profile is no good.
     #[error(transparent)]
     Profile(#[from] clustor_engine::profile::ProfileError),
+    /// Bounds that are not held here, or could not be measured.
+    #[error("not held, or not measured: {0}")]
+    NotHeld(String),
     /// ^C or SIGTERM, before anything was measured.
     #[error("interrupted; what was made is removed")]
     Interrupted,
@@ -170,6 +176,7 @@ fn run(command: Command) -> Result<(), BenchError> {
         What::Device(options) => (device::run(options)?, &options.common.outputs),
         What::Start(options) => return start::run(options),
         What::Idle(options) => return idle::run(options),
+        What::Bounds(options) => return bounds::run(options),
         What::Cluster(options) => (cluster::run(options)?, &options.common.outputs),
         What::Log(options) => (log::run(options)?, &options.common.outputs),
         What::Consensus(options) => return consensus::run(options),
