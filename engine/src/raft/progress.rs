@@ -309,7 +309,7 @@ impl Progress {
     }
 
     /// Whether it is to be asked, with an empty batch, what is durable there: nothing is under way to it, and for the
-    /// greatest RPC timeout it has not acknowledged what it has received.
+    /// greatest RPC timeout, since then or since it was asked last, it has not acknowledged what it has received.
     pub(super) fn is_overdue(&mut self, now: Time, timers: &Timers) -> bool {
         let owes = self.flow == Flow::Streaming
             && self.way.batches.is_empty()
@@ -320,7 +320,12 @@ impl Progress {
         }
         let patience_ms = u64::from(timers.rpc_ms_max);
         let since = self.way.owes_since;
-        since.is_some_and(|since| now >= since.plus_ms(patience_ms))
+        let overdue = since.is_some_and(|since| now >= since.plus_ms(patience_ms));
+        if overdue {
+            // Its answer may say no more than the last one did: a disk that hangs acknowledges nothing.
+            self.way.owes_since = Some(now);
+        }
+        overdue
     }
 
     /// Gives up waiting for what is in flight, if it is time.
