@@ -16,8 +16,8 @@ pub enum Outcome {
         term: Term,
         /// Index of its entry: the first one, for a key seen before.
         index: LogIndex,
-        /// What the machine answered. Empty for an append that is answered at commit, and for a duplicate
-        /// whose reply is no longer at hand.
+        /// What the machine answered. Empty for an append that is answered at commit, and for a duplicate: what was
+        /// answered the first time is not kept, read what came of it.
         reply: Vec<u8>,
         /// Whether its key was seen before, so that nothing happened again.
         duplicate: bool,

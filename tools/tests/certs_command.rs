@@ -172,6 +172,25 @@ fn an_operators_own_steps_lead_to_a_cluster_too() {
 }
 
 #[test]
+fn who_is_certified_later_belongs_to_the_trust_domain_of_the_placement() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("dev");
+    assert!(certs(&dir, &["cluster"]).status.success());
+    let placement = load_placement(&dir);
+    let made = certs(&dir, &["client", "--name", "ops", "--operator", "--json"]);
+    let id = format!("spiffe://{}/operator/ops", placement.trust_domain());
+    assert_eq!(json(&made)["id"], id);
+
+    // Where none is, it has to be said.
+    let bare = home.path().join("bare");
+    let mut init = vec!["init"];
+    init.extend(DOMAIN);
+    assert!(certs(&bare, &init).status.success());
+    let refused = certs(&bare, &["client", "--name", "ops"]);
+    assert_ends(&refused, 2, "--trust-domain");
+}
+
+#[test]
 fn a_placement_written_by_hand_is_checked_before_it_is_signed() {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path();

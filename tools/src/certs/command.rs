@@ -54,7 +54,7 @@ enum What {
     /// A node's certificate.
     Node {
         #[command(flatten)]
-        home: Home,
+        home: Signing,
         /// The node's id.
         #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
         id: u64,
@@ -64,7 +64,7 @@ enum What {
     /// A client's or an operator's certificate.
     Client {
         #[command(flatten)]
-        home: Home,
+        home: Signing,
         /// The client's name.
         #[arg(long)]
         name: String,
@@ -76,6 +76,17 @@ enum What {
     },
     /// A signed placement: which nodes there are, and which shard holds which replica.
     Placement(PlacementArgs),
+}
+
+/// Where the CA is that signs.
+#[derive(Debug, Args)]
+struct Signing {
+    /// Directory of the CA and of everything made.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Trust domain in the SPIFFE IDs [default: the one of the placement in that directory]
+    #[arg(long)]
+    trust_domain: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -301,8 +312,28 @@ fn init(home: &Home) -> Result<Made, CertsError> {
     ])
 }
 
-fn issue(home: &Home, name: &str, role: Role, life: &Life) -> Result<Made, CertsError> {
-    let id = SpiffeId::new(&home.trust_domain, role)?;
+/// The trust domain that the placement in `dir` is for.
+fn placed_domain(dir: &Path) -> Result<String, CertsError> {
+    let [placement, public, _] = placement_files(dir);
+    if !placement.exists() {
+        return Err(CertsError::Plan(format!(
+            "{} has no placement that says the trust domain: give it with --trust-domain",
+            dir.display()
+        )));
+    }
+    let key = PlacementKey::parse(&files::read_text(&public, PLACEMENT_BYTES_MAX as u64)?)?;
+    let text = files::read_text(&placement, PLACEMENT_BYTES_MAX as u64)?;
+    Ok(Placement::load(text.as_bytes(), &key)?
+        .trust_domain()
+        .to_owned())
+}
+
+fn issue(home: &Signing, name: &str, role: Role, life: &Life) -> Result<Made, CertsError> {
+    let trust_domain = match &home.trust_domain {
+        Some(named) => named.clone(),
+        None => placed_domain(&home.dir)?,
+    };
+    let id = SpiffeId::new(&trust_domain, role)?;
     let issued = Authority::load(&home.dir)?.issue(name, &id, life.days)?;
     Ok(vec![
         ("id", json!(id.to_string())),
