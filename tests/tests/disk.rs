@@ -281,7 +281,8 @@ fn a_block_may_not_be_written_before_it_was_reported_ready() {
         },
     );
     disk.submit(prepare(PAIR, 16));
-    while !disk.has_events() {
+    let is_prepared = |event: &DiskEvent| matches!(event, DiskEvent::Prepared { .. });
+    while !events(&mut disk).iter().any(is_prepared) {
         disk.step();
     }
     disk.submit(chain(1, 4, 0));
