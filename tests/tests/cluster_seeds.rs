@@ -24,7 +24,7 @@ const KEPT: [(u64, &[&str]); 5] = [
 ];
 
 /// Marks that some hundreds of seeds may miss: what is drawn once in a run at most, and what no client of a run asks for.
-const RARE: [&str; 11] = [
+const RARE: [&str; 12] = [
     "error.Cancelled",
     "error.NoFile",
     "damage.Trailer",
@@ -35,6 +35,7 @@ const RARE: [&str; 11] = [
     "refetched.Never",
     "group.Quarantine",
     "harm.both",
+    "members.placed",
     "members.unheeded",
 ];
 

@@ -272,11 +272,6 @@ impl Replica {
         self.membership.addresses()
     }
 
-    /// Everybody but `me` who is a member in a configuration of its log, some of them more than once.
-    pub fn named(&self, me: PeerId) -> impl Iterator<Item = PeerId> {
-        self.membership.named(me)
-    }
-
     /// A committed exit is recorded before it is acted on.
     pub(super) fn record_exit(&mut self, turn: &mut Turn<'_>) {
         if let Some((term, index)) = self.membership.exit_to_record(self.committed) {

@@ -172,12 +172,6 @@ impl Membership {
         all.any(|at| at.configuration.standing(peer).is_some())
     }
 
-    /// Everybody but `me` who is a member in a configuration of the log, some of them more than once.
-    pub(super) fn named(&self, me: PeerId) -> impl Iterator<Item = PeerId> {
-        let configurations = self.entries.iter().map(|at| &at.configuration);
-        configurations.flat_map(move |configuration| configuration.members(me))
-    }
-
     /// The newest word on where members listen, back to the latest entrance into a joint configuration.
     pub(super) fn addresses(&self) -> Vec<(PeerId, &str)> {
         let enters = |at: &ConfigurationAt| at.configuration.step() == Step::Enters;

@@ -13,7 +13,6 @@ use clustor_shards::log::{
 };
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{ClusterId, Incarnation, NodeId, PartitionId};
-use clustor_wire::message::GuestStatus;
 
 use super::addresses::Addresses;
 use super::campaigns::Campaigns;
@@ -208,7 +207,6 @@ impl ShardCore {
             frames: Vec::new(),
             placement: config.placement,
             addresses: Addresses::default(),
-            guests: GuestStatus::default(),
             failure_told: quarantined,
             disk_told: DiskStands::WELL,
             turned_at: now,

@@ -1,7 +1,7 @@
 //! Where nodes listen, and who knows of it: by its placement or by a configuration.
 //!
 //! As in the product either of two nodes may dial, where the newest configuration or else its placement says that the other
-//! listens, and the other takes it in: for good if its own placement or configurations name it, else as a visitor for a while.
+//! listens, and the other takes in whom its own placement or configurations name.
 
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::collections::BTreeMap;
@@ -16,6 +16,10 @@ use super::layout::Layout;
 pub(super) struct Addresses {
     /// How often a node moved: each time to an address that no node had before.
     moves: BTreeMap<NodeId, u8>,
+    /// The same, when the placements were written.
+    written: BTreeMap<NodeId, u8>,
+    /// They list every node.
+    all_listed: bool,
     /// What a shard's configurations have told it since it booted: where another listens, if anywhere.
     told: BTreeMap<(PeerId, PeerId), Vec<SocketAddr>>,
 }
@@ -41,10 +45,22 @@ impl Addresses {
         self.moves(node) > 0
     }
 
+    /// Every node gets a placement that says where all the others listen.
+    pub fn write_placements(&mut self) {
+        self.written.clone_from(&self.moves);
+        self.all_listed = true;
+    }
+
     /// Whether a node's placement says where another one's shard listens. That of a node that came later was written when it
     /// came to each partition.
     fn finds(&self, layout: &Layout, node: NodeId, other: PeerId) -> bool {
-        layout.unlisted.contains(&node) || layout.lists(node, other) && !self.moved(other.node)
+        layout.unlisted.contains(&node)
+            || self.names(layout, node, other)
+                && self.written.get(&other.node).copied().unwrap_or(0) == self.moves(other.node)
+    }
+
+    fn names(&self, layout: &Layout, node: NodeId, other: PeerId) -> bool {
+        self.all_listed || layout.lists(node, other)
     }
 
     /// A shard boots: it knows what its placement says.
@@ -57,17 +73,14 @@ impl Addresses {
         self.told.insert((shard, other), at);
     }
 
-    /// Whether one of two shards finds the other.
+    /// Whether one of two shards finds the other, which takes it in.
     pub fn meet(&self, layout: &Layout, a: PeerId, b: PeerId) -> bool {
         [(a, b), (b, a)].into_iter().any(|(dials, listens)| {
             let told = self.told.get(&(dials, listens));
-            told.is_some_and(|at| at.contains(&self.of(listens.node)))
-                || self.finds(layout, dials.node, listens)
+            let found = told.is_some_and(|at| at.contains(&self.of(listens.node)))
+                || self.finds(layout, dials.node, listens);
+            let known = self.names(layout, listens.node, dials);
+            found && (known || self.told.contains_key(&(listens, dials)))
         })
-    }
-
-    /// Whether a shard's placement or configurations name another: who is let in and is not named is a visitor.
-    pub fn knows(&self, layout: &Layout, shard: PeerId, other: PeerId) -> bool {
-        layout.lists(shard.node, other) || self.told.contains_key(&(shard, other))
     }
 }

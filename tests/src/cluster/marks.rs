@@ -61,10 +61,8 @@ const LOG_BACK: &str = "members.back";
 pub(super) const JOINED: &str = "members.joined";
 /// A node moved, and all partitions were told of it.
 pub(super) const MOVED: &str = "members.moved";
-/// A visitor whom neither the placement nor a configuration named was named in time.
-pub(super) const GUEST_NAMED: &str = "guest.named";
-/// One was not, and had to go.
-pub(super) const GUEST_LEFT: &str = "guest.left";
+/// Everybody needed a new placement in the end.
+pub(super) const PLACED: &str = "members.placed";
 /// The place of a voter was taken by one with another disk.
 pub(super) const REPLACED: &str = "members.replaced";
 /// Such a one led, and was not heeded by who knew the former: another had to lead for a moment.
@@ -130,8 +128,7 @@ const OTHERS: &[&str] = &[
     LOG_BACK,
     JOINED,
     MOVED,
-    GUEST_NAMED,
-    GUEST_LEFT,
+    PLACED,
     REPLACED,
     UNHEEDED,
     PATH_TOLD,

@@ -1,7 +1,7 @@
 //! Nodes that move to another address, and what an operator does about it: the others are told, partition by partition.
 //!
-//! Until they are, those who dial the node don't find it, but it finds them. Who was down while a node joined does not know
-//! it: it takes it in as a visitor, and learns from the log who that is.
+//! Until they are, those who dial the node don't find it, but it finds them. Who was down while a node joined may not know
+//! it, nor anybody else who could tell it: it needs a placement that lists the others.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ use clustor_wire::ids::{Incarnation, NodeId, PartitionId};
 use rand::Rng;
 
 use super::super::layout::Layout;
-use super::super::marks::{JOINED, MOVED, Marks, REPLACED, UNHEEDED};
+use super::super::marks::{JOINED, MOVED, Marks, PLACED, REPLACED, UNHEEDED};
 use super::super::members;
 use super::Run;
 use crate::disk::Crash;
 
 /// Between two rounds of an operator's, in microseconds.
 const ROUND_US: u64 = 500_000;
-/// How long after the last fault an operator waits before another is asked to lead, in microseconds.
+/// How long after the last fault an operator waits before everybody gets a new placement, in microseconds.
 const PATIENCE_US: u64 = 15_000_000;
 
 /// Who moves, and what was seen of members.
@@ -30,6 +30,7 @@ pub(super) struct Moves {
     voters: BTreeMap<(PartitionId, PeerId), Incarnation>,
     /// No earlier than then the operator looks again.
     next_round_us: u64,
+    placed: bool,
     pub marks: Marks,
 }
 
@@ -106,6 +107,11 @@ impl Run {
         let is_patient = now_us < calm_since_us + PATIENCE_US;
         if !self.world.layout().unlisted.is_empty() || self.faults.moves.is_some() {
             self.tell_others();
+            if !is_patient && !self.moves.placed {
+                self.moves.placed = true;
+                self.moves.marks.reach(PLACED);
+                self.world.write_placements();
+            }
         }
         if !is_patient {
             self.let_others_lead();
