@@ -7,58 +7,14 @@ use clustor_shards::log::record::records;
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{LogIndex, Term};
 use clustor_wire::message::{Heartbeat, HeartbeatAck, RaftBody, RaftMessage, Role};
-use raft_support::{Cluster, PARTITION, Packet, Say};
+use raft_support::{Cluster, PARTITION, Packet, Say, append};
 
 fn is_append(packet: &Packet) -> bool {
     matches!(packet.say.body(), Some(RaftBody::Append { .. }))
 }
 
-fn is_durability_ack(packet: &Packet) -> bool {
-    matches!(packet.say.body(), Some(RaftBody::DurabilityAck { .. }))
-}
-
 fn is_rejection(packet: &Packet) -> bool {
     matches!(packet.say.body(), Some(RaftBody::AppendRejected { .. }))
-}
-
-/// An append of entries of the given terms behind (`prev_term`, `prev_index`), as the leader `from` would send it.
-fn append(from: usize, to: usize, term: u64, prev: (u64, u64), terms: &[u64]) -> Packet {
-    use clustor_engine::raft::entry::{EntryBody, EntryKind};
-    use clustor_shards::log::record::{RecordKind, encode_record_parts};
-    let mut frames = Vec::new();
-    for (at, entry_term) in terms.iter().enumerate() {
-        let body = EntryBody {
-            kind: EntryKind::Command,
-            stamp_ms: 0,
-            key: None,
-            payload: b"x",
-        };
-        encode_record_parts(
-            &mut frames,
-            None,
-            RecordKind::Entry,
-            PARTITION,
-            Term(*entry_term),
-            LogIndex(prev.1 + 1 + at as u64),
-            &[body.head().as_slice(), body.payload],
-        );
-    }
-    Packet {
-        from,
-        to,
-        say: Say::Message(RaftMessage {
-            partition: PARTITION,
-            term: Term(term),
-            body: RaftBody::Append {
-                prev_index: LogIndex(prev.1),
-                prev_term: Term(prev.0),
-                wal_committed: LogIndex::ZERO,
-                raft_commit: LogIndex::ZERO,
-                count: terms.len() as u32,
-                frames,
-            },
-        }),
-    }
 }
 
 #[test]
@@ -89,51 +45,6 @@ fn every_log_holds_the_bytes_that_the_leader_framed() {
     }
     assert_eq!(of_node[0], of_node[1]);
     assert_eq!(of_node[0], of_node[2]);
-}
-
-#[test]
-fn what_is_received_is_told_at_once_and_what_is_durable_only_when_it_is() {
-    let mut cluster = Cluster::new(3);
-    cluster.elect(1);
-    cluster.pass(60);
-    cluster.node(2).stalled = true;
-    cluster.node(3).stalled = true;
-    let position = cluster.propose(1, b"a");
-    cluster.run_but(is_durability_ack);
-    assert!(cluster.take(is_durability_ack).is_empty());
-    let leader = cluster.status(1);
-    assert_eq!(leader.raft_commit, position.index, "a majority received it");
-    assert_eq!(
-        leader.wal_committed,
-        position.index.prev(),
-        "no ledger but the leader's covers it"
-    );
-    assert!(cluster.nodes[0].applied < position.index);
-
-    cluster.node(2).stalled = false;
-    cluster.run();
-    assert_eq!(cluster.status(1).wal_committed, position.index);
-    assert_eq!(
-        cluster.status(3).applicable,
-        position.index.prev(),
-        "node 3 has not flushed it"
-    );
-}
-
-#[test]
-fn nothing_is_committed_before_the_leaders_own_chain_has_retired() {
-    let mut cluster = Cluster::new(3);
-    cluster.elect(1);
-    cluster.pass(60);
-    cluster.node(1).stalled = true;
-    let position = cluster.propose(1, b"a");
-    cluster.run();
-    let status = cluster.status(1);
-    assert!(status.followers.iter().all(|f| f.durable == position.index));
-    assert_eq!(status.wal_committed, position.index.prev());
-    cluster.node(1).stalled = false;
-    cluster.run();
-    assert_eq!(cluster.status(1).wal_committed, position.index);
 }
 
 #[test]
@@ -355,19 +266,6 @@ fn a_lost_batch_is_sent_again() {
 }
 
 #[test]
-fn a_lost_acknowledgement_is_given_again() {
-    let mut cluster = Cluster::new(3);
-    cluster.elect(1);
-    cluster.pass(60);
-    let position = cluster.propose(1, b"a");
-    cluster.run_but(is_durability_ack);
-    assert_eq!(cluster.take(is_durability_ack).len(), 2);
-    assert_eq!(cluster.status(1).wal_committed, position.index.prev());
-    cluster.pass(60);
-    assert_eq!(cluster.status(1).wal_committed, position.index);
-}
-
-#[test]
 fn of_a_damaged_append_nothing_is_used() {
     let mut cluster = Cluster::new(3);
     cluster.elect(1);
@@ -406,40 +304,6 @@ fn of_a_damaged_append_nothing_is_used() {
     cluster.deliver(append(1, 2, term, last, &[term, term - 1]));
     cluster.deliver(append(1, 2, term, last, &[term + 1]));
     assert_eq!(cluster.status(2).last_index, before.last_index);
-}
-
-#[test]
-fn a_chain_that_retires_late_does_not_vouch_for_what_replaced_its_entries() {
-    let mut cluster = Cluster::new(3);
-    cluster.deliver(append(3, 2, 1, (0, 0), &[1, 1]));
-    cluster.run();
-    cluster.net.clear();
-    // Entry 3 of term 1 is submitted, not carried; then the leader of term 2 replaces it.
-    cluster.node(2).stalled = true;
-    cluster.deliver(append(3, 2, 1, (1, 2), &[1]));
-    cluster.deliver(append(1, 2, 2, (1, 2), &[2]));
-    let late = cluster.node(2).submitted.remove(0);
-    cluster.net.clear();
-    let event = cluster.node(2).disk.carry(late);
-    cluster.node(2).complete(event);
-    cluster.turn(2, |_, _| {});
-    assert_eq!(cluster.status(2).durable, LogIndex(2));
-    for packet in cluster.take(is_durability_ack) {
-        let Some(RaftBody::DurabilityAck {
-            last_fsynced_index, ..
-        }) = packet.say.body()
-        else {
-            continue;
-        };
-        assert!(*last_fsynced_index <= LogIndex(2), "{packet:?}");
-    }
-    cluster.node(2).stalled = false;
-    cluster.run_but(is_durability_ack);
-    let acks = cluster.take(is_durability_ack);
-    assert!(acks.iter().any(|packet| matches!(
-        packet.say.body(),
-        Some(RaftBody::DurabilityAck { last_fsynced_index, .. }) if *last_fsynced_index == LogIndex(3)
-    )));
 }
 
 #[test]
@@ -596,86 +460,6 @@ fn a_refusal_names_the_last_entry_that_can_be_common() {
             "nothing was taken"
         );
     }
-}
-
-fn acknowledged(packets: &[Packet]) -> Option<LogIndex> {
-    let of = |packet: &Packet| match packet.say.body() {
-        Some(RaftBody::DurabilityAck {
-            last_fsynced_index, ..
-        }) => Some(*last_fsynced_index),
-        _ => None,
-    };
-    packets.iter().filter_map(of).max()
-}
-
-#[test]
-fn a_truncation_lowers_what_is_acknowledged_in_the_same_turn() {
-    let mut cluster = Cluster::new(3);
-    cluster.deliver(append(3, 2, 1, (0, 0), &[1, 1, 1]));
-    cluster.run();
-    assert_eq!(cluster.status(2).durable, LogIndex(3));
-    // The term is durable already when the entry is replaced, so nothing but the truncation holds the answer back.
-    cluster.deliver(append(1, 2, 2, (1, 1), &[]));
-    cluster.run();
-    cluster.net.clear();
-    cluster.node(2).stalled = true;
-    cluster.deliver(append(1, 2, 2, (1, 1), &[2, 2]));
-    assert_eq!(cluster.status(2).durable, LogIndex(1));
-    let sent = cluster.take(is_durability_ack);
-    assert!(acknowledged(&sent) <= Some(LogIndex(1)), "{sent:?}");
-    cluster.node(2).stalled = false;
-    cluster.run_but(is_durability_ack);
-    let sent = cluster.take(is_durability_ack);
-    assert_eq!(acknowledged(&sent), Some(LogIndex(3)));
-}
-
-#[test]
-fn nothing_is_acknowledged_in_a_term_that_is_not_durable() {
-    let mut cluster = Cluster::new(3);
-    cluster.elect(1);
-    let position = cluster.write(1, &[b"a"]);
-    cluster.pass(60);
-    let term = cluster.status(2).term.next().get();
-    cluster.net.clear();
-    cluster.node(2).stalled = true;
-    let prev = (position.term.get(), position.index.get());
-    cluster.deliver(append(3, 2, term, prev, &[]));
-    cluster.deliver(Packet {
-        from: 3,
-        to: 2,
-        say: Say::Heartbeat(Heartbeat {
-            partition: PARTITION,
-            term: Term(term),
-            wal_committed: LogIndex::ZERO,
-            round: 1,
-        }),
-    });
-    assert_eq!(cluster.status(2).durable, position.index);
-    assert!(cluster.net.is_empty(), "{:?}", cluster.net);
-    cluster.node(2).stalled = false;
-    cluster.run_but(|p| p.from == 2);
-    let sent = cluster.take(|p| p.from == 2);
-    assert_eq!(acknowledged(&sent), Some(position.index));
-    assert!(
-        sent.iter()
-            .any(|p| matches!(p.say, Say::Ack(ack) if ack.term == Term(term)))
-    );
-}
-
-#[test]
-fn content_found_damaged_above_what_was_applied_is_durable_no_longer() {
-    let mut cluster = Cluster::new(3);
-    cluster.deliver(append(3, 2, 1, (0, 0), &[1, 1, 1]));
-    cluster.run();
-    cluster.net.clear();
-    assert_eq!(cluster.status(2).durable, LogIndex(3));
-    cluster.turn(2, |replica, _| replica.on_missing(LogIndex(2), LogIndex(2)));
-    let status = cluster.status(2);
-    assert_eq!(status.durable, LogIndex(1));
-    assert_eq!(status.missing_first, Some(LogIndex(2)));
-    cluster.deliver(append(3, 2, 1, (1, 3), &[]));
-    let sent = cluster.take(|p| p.from == 2);
-    assert_eq!(acknowledged(&sent), Some(LogIndex(1)));
 }
 
 #[test]

@@ -467,3 +467,47 @@ impl Cluster {
 pub fn elected(change: &LeadershipChange) -> bool {
     matches!(change.change, Leadership::Elected { .. })
 }
+
+pub fn is_durability_ack(packet: &Packet) -> bool {
+    matches!(packet.say.body(), Some(RaftBody::DurabilityAck { .. }))
+}
+
+/// An append of entries of the given terms behind (`prev_term`, `prev_index`), as the leader `from` would send it.
+pub fn append(from: usize, to: usize, term: u64, prev: (u64, u64), terms: &[u64]) -> Packet {
+    use clustor_engine::raft::entry::{EntryBody, EntryKind};
+    use clustor_shards::log::record::{RecordKind, encode_record_parts};
+    let mut frames = Vec::new();
+    for (at, entry_term) in terms.iter().enumerate() {
+        let body = EntryBody {
+            kind: EntryKind::Command,
+            stamp_ms: 0,
+            key: None,
+            payload: b"x",
+        };
+        encode_record_parts(
+            &mut frames,
+            None,
+            RecordKind::Entry,
+            PARTITION,
+            Term(*entry_term),
+            LogIndex(prev.1 + 1 + at as u64),
+            &[body.head().as_slice(), body.payload],
+        );
+    }
+    Packet {
+        from,
+        to,
+        say: Say::Message(RaftMessage {
+            partition: PARTITION,
+            term: Term(term),
+            body: RaftBody::Append {
+                prev_index: LogIndex(prev.1),
+                prev_term: Term(prev.0),
+                wal_committed: LogIndex::ZERO,
+                raft_commit: LogIndex::ZERO,
+                count: terms.len() as u32,
+                frames,
+            },
+        }),
+    }
+}
