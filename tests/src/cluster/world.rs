@@ -235,6 +235,17 @@ impl World {
         self.lossy.contains(&shard) || lies
     }
 
+    /// Whether a shard's log may hold damage: its disk lost something, or failed and said so. What a failed write or flush left
+    /// at the end was never vouched for, and may be taken for rot; then it is missing until it is fetched or truncated.
+    #[must_use]
+    pub fn may_hold_damage(&self, shard: PeerId) -> bool {
+        let failed = self.hosts.get(&shard).is_some_and(|host| {
+            let counters = host.disk.counters();
+            counters.flushes_failed + counters.writes_failed > 0
+        });
+        failed || self.is_lossy(shard)
+    }
+
     /// Marks what keeps leaders from leases and from the mode that they were asked for.
     pub(crate) fn mark_clauses(&mut self) {
         for host in self.hosts.values() {

@@ -69,12 +69,14 @@ impl Run {
         LIVENESS_US_MAX * most_ms.unwrap_or(usual_ms).max(usual_ms) / usual_ms
     }
 
-    /// Every partition serves a write and a read, and every replica that may speak gets whole and applies everything, in
-    /// bounded time.
+    /// Every partition serves a write and a read in bounded time, and every replica that may speak gets whole and applies
+    /// everything. That takes as long as there is to apply, over distances and in small batches: so long may none of them
+    /// come any further.
     pub(super) fn must_live(&mut self) -> Result<bool, Violation> {
         let since = self.world.now_us();
         let liveness_us = self.liveness_us();
-        let until = since + liveness_us;
+        let mut until = since + liveness_us;
+        let mut applied = 0;
         let mut probes: Vec<Probe> = Vec::new();
         for (partition, number) in self.world.layout().partitions.iter().zip(0..) {
             probes.push(Probe::new(
@@ -88,10 +90,19 @@ impl Run {
             if waiting == 0 && self.all_applied() {
                 break;
             }
+            let so_far = self.applied_together();
+            if waiting == 0 && so_far > applied {
+                applied = so_far;
+                until = until.max(self.world.now_us() + liveness_us);
+            }
             if self.world.now_us() > until {
                 return Err(Violation::new(
                     "when faults stop, every partition serves",
-                    format!("after {liveness_us} us: {}", self.state_of(&probes)),
+                    format!(
+                        "after {} us: {}",
+                        self.world.now_us() - since,
+                        self.state_of(&probes)
+                    ),
                 ));
             }
             self.find_each_other(since);
@@ -137,6 +148,21 @@ impl Run {
         let until = self.world.now_us() + 1_000_000;
         while self.world.now_us() < until && self.step(|_, _| {})? {}
         Ok(())
+    }
+
+    /// How many entries all replicas together have applied.
+    fn applied_together(&self) -> u64 {
+        let partitions = &self.world.layout().partitions;
+        self.world
+            .hosts()
+            .flat_map(|host| {
+                partitions
+                    .iter()
+                    .map(|partition| host.partition(partition.id))
+            })
+            .flatten()
+            .map(|found| found.applied().get())
+            .sum()
     }
 
     /// Whether every replica has applied everything that is committed and holds all of it. Only where a disk lost something may

@@ -208,8 +208,8 @@ impl World {
         if let Some(broken) = guest.and_then(super::super::guest::Plan::broken) {
             return Err(broken);
         }
-        let lossy = self.is_lossy(shard);
-        self.consensus.after_turn(shard, core, lossy)?;
+        let damaged = self.may_hold_damage(shard);
+        self.consensus.after_turn(shard, core, damaged)?;
         self.modes.after_turn(shard, core)?;
         for reply in replies {
             self.marks.on_reply(reply);

@@ -15,12 +15,12 @@ use crate::cluster::machine::History;
 use crate::cluster::marks::Marks;
 
 impl Consensus {
-    /// Looks at a shard after a turn. Content may be missing only where its disk is `lossy`.
+    /// Looks at a shard after a turn. Content may be missing only where its log may hold damage.
     pub(crate) fn after_turn(
         &mut self,
         me: PeerId,
         core: &ShardCore,
-        lossy: bool,
+        damaged: bool,
     ) -> Result<(), Violation> {
         let Self {
             known,
@@ -39,8 +39,8 @@ impl Consensus {
                 continue;
             };
             must(
-                lossy || glance.missing == 0,
-                "content is missing where a disk lost it",
+                damaged || glance.missing == 0,
+                "content is missing where a disk lost it or failed",
                 || format!("{}: {} entries", Who(glance.partition, me), glance.missing),
             )?;
             // Content that came back is missing until its copy is durable.
