@@ -11,8 +11,10 @@ use clustor_engine::outcome::{Outcome, RefusalClause};
 use clustor_engine::profile::{Profile, ProfileNews};
 use clustor_engine::request::{MembersRequest, Reply, Request, RequestBody};
 use clustor_shards::disk::DiskEvent;
-use clustor_shards::turn::{PeerEvent, Time};
-use clustor_wire::ids::{LogIndex, PartitionId};
+use clustor_shards::turn::{Application, Outbox, PeerEvent, PeerPast, Time};
+use clustor_wire::frame::{Frame, FrameKind};
+use clustor_wire::ids::{ChainNumber, LogIndex, PartitionId};
+use clustor_wire::message::{GuestStatus, PeerBatch};
 use core_support::net::{Net, Node, total};
 use core_support::{P, peer};
 use support::MemoryDisk;
@@ -377,4 +379,44 @@ fn how_the_disk_stands_is_logged_once_each_time_it_changes() {
         .collect();
     assert_eq!(found, [true; 3], "{said}");
     assert_eq!(said.matches("the disk").count(), 3, "{said}");
+}
+
+#[test]
+fn members_are_named_to_those_who_let_in_and_of_a_guest_nothing_is_remembered() {
+    let mut net = Net::new(&[1, 2, 3]);
+    let first = net.nodes.get_mut(&1).expect("there");
+    let mut outbox = Outbox::default();
+    first.inbox.now = net.now;
+    first.core.turn(&mut first.inbox, &mut outbox);
+    assert_eq!(outbox.addresses, [(peer(2), vec![]), (peer(3), vec![])]);
+
+    let mut net = Net::new(&[1, 2, 3]);
+    net.run_ms(1_000);
+    let second = &net.nodes[&2].core;
+    let hello = second.hello(peer(1));
+    let batch = PeerBatch {
+        boot: second.boot_number(),
+        retired_chain: ChainNumber(5),
+        ..PeerBatch::default()
+    };
+    let mut body = Vec::new();
+    batch.encode(&mut body).expect("a batch");
+    let batch = Frame {
+        kind: FrameKind::PeerBatch,
+        body,
+    };
+    let first = net.nodes.get_mut(&1).expect("there");
+    let peers = &mut first.inbox.peers;
+    peers.push(PeerEvent::Up(peer(9)));
+    peers.push(PeerEvent::Frame(peer(9), hello));
+    peers.push(PeerEvent::Frame(peer(9), batch));
+    let here = GuestStatus {
+        here: 1,
+        ..GuestStatus::default()
+    };
+    first.inbox.guests = here;
+    first.turn(net.now);
+    assert_ne!(first.core.past_of(peer(2)), PeerPast::default());
+    assert_eq!(first.core.past_of(peer(9)), PeerPast::default());
+    assert_eq!(first.core.status(None).guests, here);
 }

@@ -127,6 +127,29 @@ fn an_address_travels_with_the_configuration_and_stays_with_the_voter() {
 }
 
 #[test]
+fn who_left_is_named_until_the_next_change_of_voters() {
+    let mut cluster = grown(5, 3);
+    let named = |cluster: &mut Cluster| {
+        let replica = &cluster.node(3).replica;
+        let mut named: Vec<_> = replica.named(peer(3)).collect();
+        named.sort();
+        named.dedup();
+        named
+    };
+    learn(&mut cluster, 1, 4);
+    assert_eq!(named(&mut cluster), [1, 2, 4].map(peer));
+    change(&mut cluster, 1, &voters(&[4], &[2])).expect("begun");
+    cluster.pass(200);
+    assert_eq!(cluster.status(3).change, Change::None);
+    assert_eq!(named(&mut cluster), [1, 2, 4].map(peer));
+    learn(&mut cluster, 1, 5);
+    change(&mut cluster, 1, &voters(&[5], &[])).expect("begun");
+    cluster.pass(200);
+    assert_eq!(cluster.status(3).change, Change::None);
+    assert_eq!(named(&mut cluster), [1, 4, 5].map(peer));
+}
+
+#[test]
 fn a_member_that_moved_is_noted_and_may_be_forgotten_again() {
     let mut cluster = grown(4, 3);
     learn(&mut cluster, 1, 4);

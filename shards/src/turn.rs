@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use clustor_wire::frame::Frame;
 use clustor_wire::ids::{BootNumber, ChainNumber, Incarnation, NodeId, ShardId};
+use clustor_wire::message::GuestStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{DiskEvent, DiskOp};
@@ -79,6 +80,12 @@ impl PeerPast {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 
+/// Guests of one shard at a time, at most: peers that are let in though neither the placement nor a configuration here names
+/// them, as they may be members by entries of the log that are still to come.
+pub const GUESTS_MAX: usize = 8;
+/// How long a session with a guest lasts, in milliseconds, if nothing names it meanwhile.
+pub const GUEST_MS_MAX: u64 = 60_000;
+
 /// What happened on a connection to a peer shard.
 #[derive(Debug)]
 pub enum PeerEvent {
@@ -128,6 +135,8 @@ pub struct Inbox<R, M> {
     pub requests: Vec<R>,
     /// Messages from other shards of this node.
     pub mesh: Vec<(ShardId, M)>,
+    /// The shard's guests.
+    pub guests: GuestStatus,
     /// Whether the node was asked to stop: refuse new work, settle what is in flight.
     pub stopping: bool,
 }
@@ -142,6 +151,7 @@ impl<R, M> Default for Inbox<R, M> {
             clients: Vec::new(),
             requests: Vec::new(),
             mesh: Vec::new(),
+            guests: GuestStatus::default(),
             stopping: false,
         }
     }
@@ -167,7 +177,8 @@ pub struct Outbox<P, M> {
     /// Frames for peers: at most one per peer and turn. Dropped where no session is up.
     pub peers: Vec<(PeerId, Frame)>,
     /// Where peers listen, besides where the placement says, of those of whom there is news: members of a partition here,
-    /// that are peers from then on. The newest word on each takes the place of the one before.
+    /// that are peers, and no guests, from then on. The newest word on each takes the place of the one before; there may be
+    /// no address in it.
     pub addresses: Vec<(PeerId, Vec<SocketAddr>)>,
     /// What is remembered of peers, where it changed: the next hello to each says so.
     pub remembered: Vec<(PeerId, PeerPast)>,

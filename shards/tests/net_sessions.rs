@@ -201,7 +201,11 @@ fn a_hello_that_is_not_the_certificates_is_refused_with_the_reason() {
             "the hello claims node 1, the certificate says node 3",
         ),
         (1, hello(|h| h.to_shard = ShardId(4)), "names shard 4"),
-        (1, hello(|h| h.shard = ShardId(9)), "shares no partition"),
+        (
+            2,
+            hello(|h| h.node = NodeId(2)),
+            "node 2 is this node itself",
+        ),
         (1, batch(1), "before the hello"),
         (
             1,

@@ -1,5 +1,5 @@
 //! `clustor member`, run as people run it: a partition loses a voter and gets it back, a node whose disk is gone is
-//! replaced, one that nobody's placement lists joins and moves, and what makes no sense is refused.
+//! replaced, one that nobody's placement lists joins, also while another is down, and moves, and what makes no sense is refused.
 
 mod support;
 
@@ -400,6 +400,33 @@ fn a_node_that_the_others_never_heard_of_joins_by_one_command_and_may_move() {
     cluster.append("f");
     let read = cluster.run(&["read"], &["--timeout-ms", "60000", "1", "a"]);
     assert_code(&read, 0);
+}
+
+#[test]
+fn a_node_that_was_down_while_another_joined_and_led_learns_of_it_from_it() {
+    let mut cluster = Cluster::of(3);
+    cluster.append("a");
+    cluster.kill(3);
+    cluster.prepare_4();
+    cluster.boot(4);
+    let address = cluster.address(4);
+    assert_code(
+        &cluster.member("add", &["1", "4", "--address", &address]),
+        0,
+    );
+    assert_code(&cluster.member("promote", &["1", "4"]), 0);
+    assert_code(&cluster.member("transfer", &["1", "4"]), 0);
+    cluster.append("while 3 is down");
+
+    // Neither its placement nor its log names 4, which alone has something to tell it.
+    cluster.boot(3);
+    cluster.wait_for_all_on(3);
+    assert_eq!(cluster.leader(), 4);
+    assert_eq!(cluster.members(), voters(&[1, 2, 3, 4]));
+
+    // Of four voters three are left, 3 among them.
+    cluster.kill(1);
+    cluster.append("with 3");
 }
 
 #[test]

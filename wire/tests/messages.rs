@@ -12,10 +12,10 @@ use clustor_wire::ids::{
 };
 use clustor_wire::message::{
     AskedAnswer, AskedNode, BATCH_HEARTBEATS_MAX, BATCH_MESSAGES_MAX, ClientRequest,
-    ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode, Heartbeat, HeartbeatAck,
-    LeaderAt, MessageError, PairBeat, PartitionStatus, PeerBatch, PeerHello, QuietLed, RaftBody,
-    RaftMessage, RefetchVerdict, Refusal, RefusalClause, Role, STATUS_PARTITIONS_MAX, ScrubStatus,
-    ShardStatus,
+    ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode, GuestStatus, Heartbeat,
+    HeartbeatAck, LeaderAt, MessageError, PairBeat, PartitionStatus, PeerBatch, PeerHello,
+    QuietLed, RaftBody, RaftMessage, RefetchVerdict, Refusal, RefusalClause, Role,
+    STATUS_PARTITIONS_MAX, ScrubStatus, ShardStatus,
 };
 use proptest::prelude::{any, prop, proptest};
 use proptest::{prop_assert, prop_assert_eq};
@@ -269,6 +269,7 @@ fn status(partitions: usize) -> ClientResponse {
             trouble: String::new(),
             partitions: (0..partitions as u128).map(partition_status).collect(),
             scrub: ScrubStatus::default(),
+            guests: GuestStatus::default(),
         }),
     }
 }

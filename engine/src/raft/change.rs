@@ -272,6 +272,12 @@ impl Replica {
         self.membership.addresses()
     }
 
+    /// Everybody but `me` who is a member by the configurations of its log, back to the one that the latest change of voters
+    /// began with: who left by it is needed for a moment yet. Some of them more than once.
+    pub fn named(&self, me: PeerId) -> impl Iterator<Item = PeerId> {
+        self.membership.named(me)
+    }
+
     /// A committed exit is recorded before it is acted on.
     pub(super) fn record_exit(&mut self, turn: &mut Turn<'_>) {
         if let Some((term, index)) = self.membership.exit_to_record(self.committed) {

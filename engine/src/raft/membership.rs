@@ -172,13 +172,24 @@ impl Membership {
         all.any(|at| at.configuration.standing(peer).is_some())
     }
 
-    /// The newest word on where members listen, back to the latest entrance into a joint configuration.
-    pub(super) fn addresses(&self) -> Vec<(PeerId, &str)> {
+    /// The newest configurations, back to the latest entrance into a joint one.
+    fn latest(&self) -> &[ConfigurationAt] {
         let enters = |at: &ConfigurationAt| at.configuration.step() == Step::Enters;
         let newest = self.entries.len() - 1;
         let from = self.entries.iter().rposition(enters).unwrap_or(newest);
+        &self.entries[from..]
+    }
+
+    /// Everybody but `me` who is a member back to the latest entrance into a joint configuration, some of them more than once.
+    pub(super) fn named(&self, me: PeerId) -> impl Iterator<Item = PeerId> {
+        let configurations = self.latest().iter().map(|at| &at.configuration);
+        configurations.flat_map(move |configuration| configuration.members(me))
+    }
+
+    /// The newest word on where members listen, back to the latest entrance into a joint configuration.
+    pub(super) fn addresses(&self) -> Vec<(PeerId, &str)> {
         let mut known: Vec<(PeerId, &str)> = Vec::new();
-        for at in self.entries[from..].iter().rev() {
+        for at in self.latest().iter().rev() {
             for note in at.configuration.notes() {
                 if !known.iter().any(|(peer, _)| *peer == note.peer) {
                     known.push((note.peer, &note.address));

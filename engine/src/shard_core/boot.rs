@@ -13,6 +13,7 @@ use clustor_shards::log::{
 };
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{ClusterId, Incarnation, NodeId, PartitionId};
+use clustor_wire::message::GuestStatus;
 
 use super::addresses::Addresses;
 use super::campaigns::Campaigns;
@@ -207,6 +208,7 @@ impl ShardCore {
             frames: Vec::new(),
             placement: config.placement,
             addresses: Addresses::default(),
+            guests: GuestStatus::default(),
             failure_told: quarantined,
             disk_told: DiskStands::WELL,
             turned_at: now,

@@ -34,10 +34,17 @@ impl ShardCore {
                         }
                     }
                 }
-                (PeerEvent::Down(peer), _) => self.peers.forget_session(peer),
+                (PeerEvent::Down(peer), _) => {
+                    self.peers.forget_session(peer);
+                    if !self.addresses.is_named(peer) {
+                        self.shared.heard.remove(&peer);
+                        self.pairs.forget(peer);
+                    }
+                }
                 (PeerEvent::Frame(peer, frame), _) if frame.kind == FrameKind::PeerHello => {
                     if let Some(hello) = hello_in(&frame) {
-                        self.peers.greeted(now, peer, &hello);
+                        let named = self.addresses.is_named(peer);
+                        self.peers.greeted(now, peer, &hello, named);
                         self.meet(now, peer, hello.incarnation);
                     }
                 }
@@ -75,7 +82,8 @@ impl ShardCore {
             }
         };
         // Messages of older sessions are dropped unjudged.
-        if !self.peers.admits(from.id(), &batch) || !self.shared.log.is_open() {
+        let named = self.addresses.is_named(from.id());
+        if !self.peers.admits(from.id(), &batch, named) || !self.shared.log.is_open() {
             return;
         }
         self.peers.told_of_device(now, from.id(), batch.slow_device);

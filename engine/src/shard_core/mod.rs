@@ -5,7 +5,7 @@
 //! decided to the log, the peers and the machines; and submits one set of chains. Work per turn is
 //! proportional to what was touched, never to what is there.
 //!
-//! - `addresses`: where members said they listen, to those who dial them
+//! - `addresses`: who is a member, and where members said they listen, to those who dial them and let them in
 //! - `asked`: what clients and handles ask, to the partitions it is for
 //! - `boot`: recovery, and partitions from what the log holds
 //! - `campaigns`: whose time has come, and how many elections are under way at once
@@ -51,7 +51,7 @@ use clustor_shards::disk::DiskOp;
 use clustor_shards::log::{Retirement, ShardLog};
 use clustor_shards::turn::{Application, ConnectionId, Inbox, Outbox, PeerId, Time};
 use clustor_wire::ids::{BootNumber, Incarnation, NodeId, PartitionId, ShardId};
-use clustor_wire::message::{PeerBatch, RefusalClause, ScrubStatus, ShardStatus};
+use clustor_wire::message::{GuestStatus, PeerBatch, RefusalClause, ScrubStatus, ShardStatus};
 
 use crate::gate::ControlView;
 use crate::gate::group::SLOW_CHAINS_WINDOW_MS;
@@ -162,6 +162,8 @@ pub struct ShardCore {
     frames: Vec<u8>,
     placement: Option<Vec<u8>>,
     addresses: Addresses,
+    /// As those who let them in count them.
+    guests: GuestStatus,
     /// Whether the disk's failure was told to the partitions.
     failure_told: bool,
     disk_told: DiskStands,
@@ -246,6 +248,7 @@ impl ShardCore {
                 })
                 .collect(),
             scrub: scrub_status(log),
+            guests: self.guests,
         }
     }
 
@@ -486,6 +489,7 @@ impl Application for ShardCore {
     fn turn(&mut self, inbox: &mut Inbox<Request, CoreMesh>, outbox: &mut Outbox<Reply, CoreMesh>) {
         let now = inbox.now;
         self.turned_at = now;
+        self.guests = inbox.guests;
         self.watch_clocks(now, inbox.wall_us);
         self.take_disk_events(now, inbox);
         self.take_hellos(inbox);
@@ -510,9 +514,6 @@ impl Application for ShardCore {
         self.peers.record(now, &mut self.shared.log);
         self.addresses.tell(&mut outbox.addresses);
         self.peers.tell(&mut outbox.remembered);
-        let placed = outbox.addresses.iter().map(|(peer, _)| *peer);
-        let placed = placed.map(|peer| (peer, self.peers.past(peer)));
-        outbox.remembered.extend(placed);
         self.shared.log.poll(now, &mut self.shared.disk);
         outbox.disk.append(&mut self.shared.disk);
         self.take_overruns(now);

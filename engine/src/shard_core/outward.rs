@@ -120,11 +120,12 @@ impl ShardCore {
         }
     }
 
-    /// Its configurations may name other addresses.
+    /// Its configurations may name other members, or addresses.
     fn note_addresses(&mut self, id: PartitionId) {
         if let Some(partition) = self.partitions.get_mut(&id)
             && partition.replica.take_addresses_moved()
         {
+            self.addresses.name(partition.replica.named(self.me));
             self.addresses.note(id, &partition.replica.addresses());
         }
     }

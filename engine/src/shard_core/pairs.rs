@@ -156,6 +156,13 @@ impl Pairs {
         pair.map_or_else(Vec::new, |pair| pair.all().collect())
     }
 
+    /// A guest is gone.
+    pub fn forget(&mut self, peer: PeerId) {
+        if self.0.get(&peer).is_some_and(|pair| !pair.keeps()) {
+            self.0.remove(&peer);
+        }
+    }
+
     /// A beat came from `peer`.
     pub fn heard_beat(
         &mut self,

@@ -10,7 +10,8 @@
 //! The memory becomes durable by [`PeerChains`](clustor_shards::log::record::RecordKind::PeerChains) records in chains that
 //! are due anyway: when a peer's incarnation or boot is new, after [`RECORD_CHAINS`] of its chains, and otherwise after
 //! [`RECORD_MS`]. Strict entries have their chains for themselves: where there are no others, a chain for the memory goes
-//! with them once in [`RECORD_MS`]. What a peer did since then is forgotten if everybody who heard of it restarts.
+//! with them once in [`RECORD_MS`]. What a peer did since then is forgotten if everybody who heard of it restarts. Of guests,
+//! whom no configuration names, nothing is remembered: there is no telling how many of them will come.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -122,7 +123,11 @@ impl Peers {
         }
     }
 
-    fn hear(&mut self, peer: PeerId, news: PeerPast) {
+    fn hear(&mut self, peer: PeerId, news: PeerPast, named: bool) {
+        let is_guest = !named && !self.recorded.contains_key(&peer);
+        if is_guest {
+            return;
+        }
         if self.past.entry(peer).or_default().advance(news) {
             self.news.insert(peer);
         }
@@ -135,7 +140,7 @@ impl Peers {
 
     /// A hello: from here on the session's frames are that incarnation's and boot's. It may come from a boot that never
     /// opens its log, so it is no news of how far the peer has come: batches are.
-    pub fn greeted(&mut self, now: Time, peer: PeerId, hello: &PeerHello) {
+    pub fn greeted(&mut self, now: Time, peer: PeerId, hello: &PeerHello, named: bool) {
         self.sessions.insert(
             peer,
             Session {
@@ -153,13 +158,13 @@ impl Peers {
                 incarnation,
                 ..PeerPast::default()
             };
-            self.hear(peer, unheard);
+            self.hear(peer, unheard, named);
         }
     }
 
     /// Whether a batch belongs to the present session, of which the hello has told; what it says of its sender is
     /// remembered.
-    pub fn admits(&mut self, peer: PeerId, batch: &PeerBatch) -> bool {
+    pub fn admits(&mut self, peer: PeerId, batch: &PeerBatch, named: bool) -> bool {
         let Some(session) = self.sessions.get(&peer).copied() else {
             return false;
         };
@@ -173,6 +178,7 @@ impl Peers {
                 boot: session.boot,
                 chain: batch.retired_chain,
             },
+            named,
         );
         true
     }

@@ -13,8 +13,8 @@ use clustor_shards::turn::PeerId;
 use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::{BootNumber, ClusterId, LogIndex, NodeId, PartitionId, ShardId, Term};
 use clustor_wire::message::{
-    ClientRequest, ClientResponse, ClientResponseBody, LeaderAt, Refusal, RefusalClause,
-    ScrubStatus, ShardStatus,
+    ClientRequest, ClientResponse, ClientResponseBody, GuestStatus, LeaderAt, Refusal,
+    RefusalClause, ScrubStatus, ShardStatus,
 };
 
 pub const DOMAIN: &str = "test.clustor";
@@ -79,6 +79,7 @@ pub fn bare_status(of: PeerId) -> ClientResponseBody {
         trouble: String::new(),
         partitions: Vec::new(),
         scrub: ScrubStatus::default(),
+        guests: GuestStatus::default(),
     })
 }
 

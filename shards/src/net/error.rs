@@ -270,15 +270,37 @@ pub enum NetError {
         /// Our codec.
         our_codec: u8,
     },
-    /// Somebody who is no peer of this shard.
+    /// A shard of this very node, which is no peer.
     #[error(
-        "shard {shard} of node {node} shares no partition with this shard; check the placement"
+        "node {node} is this node itself; give every node a certificate and a number of its own"
     )]
-    NotAPeer {
+    Myself {
+        /// The node.
+        node: NodeId,
+    },
+    /// Somebody who is neither placed nor named, and no place is free for one more.
+    #[error(
+        "shard {shard} of node {node} is listed by no placement and named by no partition's members here, and {limit} such guests are let in at most; it may try again, or be listed in the placement of this node"
+    )]
+    GuestsFull {
         /// The node.
         node: NodeId,
         /// The shard.
         shard: ShardId,
+        /// The limit.
+        limit: usize,
+    },
+    /// Somebody who is neither placed nor named, and was not named since.
+    #[error(
+        "shard {shard} of node {node} was let in as a guest, and no partition here has named it as a member within {limit_ms} ms; it may come again, and stays once `clustor member add` has run or the placement of this node lists it"
+    )]
+    GuestUnnamed {
+        /// The node.
+        node: NodeId,
+        /// The shard.
+        shard: ShardId,
+        /// The limit.
+        limit_ms: u64,
     },
     /// A frame that has no place at this point of a session.
     #[error("a {kind} frame came {when}")]

@@ -1,6 +1,7 @@
 //! Bounds of a shard's sockets: every wait and every number of things.
 
 use super::connection::ConnectionLimits;
+use crate::turn::{GUEST_MS_MAX, GUESTS_MAX};
 
 /// Bounds of a shard's sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,10 @@ pub struct NetLimits {
     pub clients_max: usize,
     /// Accepted connections of peers that are not a session yet.
     pub handshakes_max: usize,
+    /// Sessions with guests: peers that are neither placed nor named.
+    pub guests_max: usize,
+    /// How long a guest that nothing names may stay, in milliseconds.
+    pub guest_ms_max: u64,
     /// Bytes of frames in events not yet taken; one frame may exceed it.
     pub event_bytes_max: usize,
     /// Bounds of each connection.
@@ -45,6 +50,8 @@ impl Default for NetLimits {
             drain_ms_max: 2_000,
             clients_max: 1_024,
             handshakes_max: 64,
+            guests_max: GUESTS_MAX,
+            guest_ms_max: GUEST_MS_MAX,
             event_bytes_max: 16 << 20,
             connection: ConnectionLimits::default(),
         }

@@ -9,7 +9,9 @@ use crate::turn::PeerId;
 pub enum Notice {
     /// A session with a peer began.
     PeerUp(PeerId),
-    /// A session with a peer ended.
+    /// A session with a guest began: a peer that is neither placed nor named.
+    GuestUp(PeerId),
+    /// A session with a peer, or a guest, ended.
     PeerDown(PeerId, NetError),
     /// A dial did not lead to a session. The same reason is told once until a session was up.
     DialFailed(PeerId, NetError),

@@ -147,8 +147,9 @@ pub(super) struct Peer {
     pub(super) failures: u32,
     /// The present session.
     pub(super) session: Option<Session>,
-    /// How far that shard had come when ours heard it last.
-    pub(super) remembered: PeerPast,
+    /// Until when it may stay, if it is a guest, whom neither the placement nor a configuration names: it is a peer as long as
+    /// its session lasts.
+    pub(super) guest_until: Option<Time>,
     /// Why the last dial or session ended, so that the same reason is not told again and again.
     pub(super) last_trouble: Option<NetError>,
 }
@@ -163,13 +164,16 @@ impl Peer {
             next_dial: None,
             failures: 0,
             session: None,
-            remembered: PeerPast {
-                incarnation: Incarnation::ZERO,
-                boot: BootNumber::ZERO,
-                chain: ChainNumber::ZERO,
-            },
+            guest_until: None,
             last_trouble: None,
         }
+    }
+
+    /// Somebody who is let in for a while.
+    pub(super) const fn guest(until: Time) -> Self {
+        let mut guest = Self::new(None, false);
+        guest.guest_until = Some(until);
+        guest
     }
 
     /// Where to dial next: one known address after another, as dials fail.

@@ -22,7 +22,7 @@ use super::connection::{Connection, Expected};
 use super::error::NetError;
 use super::identity::{Role as IdentityRole, SpiffeId};
 use super::notice::Notice;
-use super::peer::{Dial, Session};
+use super::peer::{Dial, Peer, Session};
 use super::preface::{Preface, SessionKind};
 use super::shard_net::{Role, ShardNet, SocketId, unexpected};
 use crate::turn::{PeerEvent, PeerId, Time};
@@ -86,7 +86,7 @@ impl ShardNet {
     }
 
     fn hello_frame(&self, to: PeerId) -> Frame {
-        let remembered = self.peers[&to].remembered;
+        let remembered = self.remembered.get(&to).copied().unwrap_or_default();
         let mut body = Vec::new();
         self.local
             .hello(to.shard, remembered)
@@ -140,13 +140,14 @@ impl ShardNet {
             if !self.has_precedence(id, peer, now) {
                 return Err(NetError::Superseded);
             }
+            self.has_room_for(peer)?;
             let answer = self.hello_frame(peer);
             let socket = self.sockets.get_mut(&id).expect("a frame came from it");
             let connection = socket.connection.as_mut().expect("a frame came from it");
             connection.send(answer).map_err(|(_, error)| error)?;
         }
-        let earlier = self.peers[&peer].session.as_ref().map(|s| s.socket);
-        if let Some(earlier) = earlier {
+        let earlier = self.peers.get(&peer).and_then(|peer| peer.session.as_ref());
+        if let Some(earlier) = earlier.map(|session| session.socket) {
             self.refuse(earlier, NetError::Superseded, now);
         }
         self.session_begins(id, peer, hello, frame, now);
@@ -155,7 +156,9 @@ impl ShardNet {
 
     /// Whether an accepted connection whose hello is judged becomes the session of its pair.
     fn has_precedence(&self, id: SocketId, peer: PeerId, now: Time) -> bool {
-        let state = &self.peers[&peer];
+        let Some(state) = self.peers.get(&peer) else {
+            return true;
+        };
         let Some(session) = &state.session else {
             let dial = state
                 .dial
@@ -169,6 +172,20 @@ impl ShardNet {
         let silent_us = 2 * self.limits.keepalive_ms * 1000;
         let heard = self.sockets[&session.socket].heard;
         id > session.last_before && now.since_us(heard) >= silent_us
+    }
+
+    /// Whether `peer` may have a session: it is placed or named, or a place for a guest is free.
+    fn has_room_for(&mut self, peer: PeerId) -> Result<(), NetError> {
+        let limit = self.limits.guests_max;
+        if self.peers.contains_key(&peer) || (self.guests.here as usize) < limit {
+            return Ok(());
+        }
+        self.guests.refused += 1;
+        Err(NetError::GuestsFull {
+            node: peer.node,
+            shard: peer.shard,
+            limit,
+        })
     }
 
     fn judge_hello(&self, id: SocketId, frame: &Frame) -> Result<(PeerId, PeerHello), NetError> {
@@ -197,11 +214,8 @@ impl ShardNet {
             }
             _ => {}
         }
-        if !self.peers.contains_key(&peer) {
-            return Err(NetError::NotAPeer {
-                node: peer.node,
-                shard: peer.shard,
-            });
+        if peer.node == self.local.node {
+            return Err(NetError::Myself { node: peer.node });
         }
         Ok((peer, hello))
     }
@@ -221,7 +235,16 @@ impl ShardNet {
         }
         socket.role = Role::Session(peer);
         socket.heard = now;
-        let state = self.peers.get_mut(&peer).expect("judged to be a peer");
+        let guest_until = now.plus_ms(self.limits.guest_ms_max);
+        let guests = &mut self.guests.here;
+        let state = self.peers.entry(peer).or_insert_with(|| {
+            *guests += 1;
+            Peer::guest(guest_until)
+        });
+        let up = match state.guest_until {
+            Some(_) => Notice::GuestUp(peer),
+            None => Notice::PeerUp(peer),
+        };
         let dial = state.dial.take();
         state.next_dial = None;
         state.last_trouble = None;
@@ -238,7 +261,7 @@ impl ShardNet {
         self.event_bytes += frame.body.len();
         self.peer_events.push_back(PeerEvent::Up(peer));
         self.peer_events.push_back(PeerEvent::Frame(peer, frame));
-        self.notice(Notice::PeerUp(peer));
+        self.notice(up);
         self.set_deadline(id, Some(now.plus_ms(self.limits.keepalive_ms)));
     }
 
@@ -277,6 +300,17 @@ impl ShardNet {
             self.refuse(id, NetError::Silent { limit_ms }, now);
             return;
         }
+        let guest_until = self.peers[&peer].guest_until;
+        if guest_until.is_some_and(|until| until <= now) {
+            let unnamed = NetError::GuestUnnamed {
+                node: peer.node,
+                shard: peer.shard,
+                limit_ms: self.limits.guest_ms_max,
+            };
+            self.guests.unnamed += 1;
+            self.refuse(id, unnamed, now);
+            return;
+        }
         if now.since_us(socket.said) >= keepalive_us {
             let hello = self.hello_frame(peer);
             let socket = self.sockets.get_mut(&id).expect("looked at above");
@@ -293,12 +327,18 @@ impl ShardNet {
         let state = self.peers.get_mut(&peer).expect("a session's peer");
         let session = state.session.take().expect("a session that was up");
         assert!(session.socket == id, "one session per peer");
+        let guest = state.guest_until.is_some();
         if now.since_us(session.since) >= self.limits.settled_ms_min * 1000 {
             state.failures = 0;
         }
         let dials_first = state.dials_first;
         self.peer_events.push_back(PeerEvent::Down(peer));
         self.notice(Notice::PeerDown(peer, error));
+        if guest {
+            self.guests.here -= 1;
+            self.peers.remove(&peer);
+            return;
+        }
         self.redial(peer, now, (!dials_first).then_some(self.limits.patience_ms));
     }
 
@@ -318,7 +358,7 @@ impl ShardNet {
 
     /// Files the next dial: after some patience, or as earlier ones failed.
     fn redial(&mut self, peer: PeerId, now: Time, patience_ms: Option<u64>) {
-        let state = self.peers.get_mut(&peer).expect("peers are never removed");
+        let state = self.peers.get_mut(&peer).expect("only guests are removed");
         if self.stopping {
             return;
         }

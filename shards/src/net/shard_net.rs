@@ -7,6 +7,8 @@
 //!   sides agree on which of two connections stays (see `sessions`);
 //! - [`PeerEvent::Up`] comes after both hellos were exchanged and judged, the peer's hello follows as the session's
 //!   first frame, and no frame of an earlier session comes after it;
+//! - a shard that is neither placed nor named by [`ShardNet::place`] is let in as a guest if it dials: `guests_max` of them
+//!   at a time, for `guest_ms_max` unless it is named by then;
 //! - every refusal is told to the other side (goodbye) and here ([`Notice`]);
 //! - a peer that falls silent is closed after `silence_ms_max`, a handshake after `handshake_ms_max`.
 //!
@@ -19,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use clustor_wire::frame::{Frame, FrameKind};
+use clustor_wire::message::GuestStatus;
 
 use super::connection::{Connection, Expected, RECEIVE_BYTES_MAX};
 use super::error::NetError;
@@ -73,10 +76,14 @@ pub struct ShardNet {
     pub(super) limits: NetLimits,
     pub(super) backoff: Backoff,
     pub(super) peers: BTreeMap<PeerId, Peer>,
+    /// How far each shard had come when this one heard it last.
+    pub(super) remembered: BTreeMap<PeerId, PeerPast>,
     pub(super) sockets: BTreeMap<SocketId, Socket>,
     pub(super) next_socket: u64,
     pub(super) clients: usize,
     pub(super) handshakes: usize,
+    /// Guests that are here, that nothing named in time, and that found no place.
+    pub(super) guests: GuestStatus,
     pub(super) timers: BTreeSet<(Time, SocketId)>,
     pub(super) writable: BTreeSet<SocketId>,
     /// Sockets whose frames wait for room among the events.
@@ -132,10 +139,12 @@ impl ShardNet {
             limits,
             backoff,
             peers,
+            remembered: BTreeMap::new(),
             sockets: BTreeMap::new(),
             next_socket: 1,
             clients: 0,
             handshakes: 0,
+            guests: GuestStatus::default(),
             timers: BTreeSet::new(),
             writable: BTreeSet::new(),
             stalled: BTreeSet::new(),
@@ -148,8 +157,8 @@ impl ShardNet {
         })
     }
 
-    /// Where `peer` listens besides where the placement says: it is a peer from here on, and dialled there first. What was
-    /// said before of it is forgotten. A session that is up stays.
+    /// Where `peer` listens besides where the placement says, if anywhere: it is a peer from here on, no guest any more, and
+    /// dialled there first. What was said before of it is forgotten. A session that is up stays.
     pub fn place(&mut self, peer: PeerId, addresses: &[SocketAddr], now: Time) {
         if peer.node == self.local.node {
             return;
@@ -157,6 +166,10 @@ impl ShardNet {
         let dials_first = self.local.node < peer.node;
         let known = self.peers.entry(peer);
         let known = known.or_insert_with(|| Peer::new(None, dials_first));
+        if known.guest_until.take().is_some() {
+            self.guests.here -= 1;
+        }
+        known.dials_first = dials_first;
         let news = known.note(addresses);
         let idle = known.session.is_none() && known.dial.is_none();
         if !news || !idle || self.stopping {
@@ -175,9 +188,7 @@ impl ShardNet {
 
     /// How far `peer` had come when this shard heard it last; the next hello to it says so.
     pub fn remember(&mut self, peer: PeerId, past: PeerPast) {
-        if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.remembered = past;
-        }
+        self.remembered.insert(peer, past);
     }
 
     /// A connection was accepted and its preface read: all further bytes of it belong to the socket returned.
@@ -284,6 +295,12 @@ impl ShardNet {
             self.deliver(id, now);
         }
         taken
+    }
+
+    /// How many guests there are and were.
+    #[must_use]
+    pub const fn guests(&self) -> GuestStatus {
+        self.guests
     }
 
     /// Whether this socket is one of the shard's, over or not.

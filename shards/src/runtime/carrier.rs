@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use clustor_wire::frame::Frame;
 use clustor_wire::ids::ShardId;
+use clustor_wire::message::GuestStatus;
 
 use crate::mesh::SubmissionQueue;
 use crate::net::{Notice, Preface, ShardNet, SocketId};
@@ -226,6 +227,10 @@ impl Carrier {
         })
     }
 
+    pub(super) fn guests(&self) -> GuestStatus {
+        self.net.guests()
+    }
+
     pub(super) fn has_events(&self) -> bool {
         self.net.has_events()
     }
@@ -246,6 +251,9 @@ fn log(shard: ShardId, notice: &Notice) {
     match notice {
         Notice::PeerUp(peer) => {
             tracing::info!(%shard, node = %peer.node, peer_shard = %peer.shard, "peer is connected")
+        }
+        Notice::GuestUp(peer) => {
+            tracing::info!(%shard, node = %peer.node, peer_shard = %peer.shard, "a guest is connected: a node that no placement or configuration here names");
         }
         Notice::PeerDown(peer, why) => {
             tracing::info!(%shard, node = %peer.node, peer_shard = %peer.shard, %why, "peer is gone");

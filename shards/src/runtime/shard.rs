@@ -228,6 +228,7 @@ impl<A: Application> Shard<A> {
             let lists = (&mut self.inbox.peers, &mut self.inbox.clients);
             let now = Time(sys::boottime_us());
             carrier.collect(&mut self.ring, &mut self.arrivals, lists, now)?;
+            self.inbox.guests = carrier.guests();
         }
         let (now_us, wall_us) = sys::both_clocks_us();
         self.inbox.now = Time(now_us);

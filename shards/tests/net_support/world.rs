@@ -326,7 +326,7 @@ impl World {
         self.notices[at]
             .iter()
             .filter_map(|notice| match notice {
-                Notice::PeerUp(_) => None,
+                Notice::PeerUp(_) | Notice::GuestUp(_) => None,
                 Notice::PeerDown(_, error)
                 | Notice::DialFailed(_, error)
                 | Notice::PeerRefused(_, error)

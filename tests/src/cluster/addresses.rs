@@ -1,7 +1,7 @@
 //! Where nodes listen, and who knows of it: by its placement or by a configuration.
 //!
 //! As in the product either of two nodes may dial, where the newest configuration or else its placement says that the other
-//! listens, and the other takes in whom its own placement or configurations name.
+//! listens, and the other takes it in: for good if its own placement or configurations name it, else as a visitor for a while.
 
 use core::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::collections::BTreeMap;
@@ -55,11 +55,11 @@ impl Addresses {
     /// came to each partition.
     fn finds(&self, layout: &Layout, node: NodeId, other: PeerId) -> bool {
         layout.unlisted.contains(&node)
-            || self.names(layout, node, other)
+            || self.lists(layout, node, other)
                 && self.written.get(&other.node).copied().unwrap_or(0) == self.moves(other.node)
     }
 
-    fn names(&self, layout: &Layout, node: NodeId, other: PeerId) -> bool {
+    fn lists(&self, layout: &Layout, node: NodeId, other: PeerId) -> bool {
         self.all_listed || layout.lists(node, other)
     }
 
@@ -73,14 +73,17 @@ impl Addresses {
         self.told.insert((shard, other), at);
     }
 
-    /// Whether one of two shards finds the other, which takes it in.
+    /// Whether one of two shards finds the other.
     pub fn meet(&self, layout: &Layout, a: PeerId, b: PeerId) -> bool {
         [(a, b), (b, a)].into_iter().any(|(dials, listens)| {
             let told = self.told.get(&(dials, listens));
-            let found = told.is_some_and(|at| at.contains(&self.of(listens.node)))
-                || self.finds(layout, dials.node, listens);
-            let known = self.names(layout, listens.node, dials);
-            found && (known || self.told.contains_key(&(listens, dials)))
+            told.is_some_and(|at| at.contains(&self.of(listens.node)))
+                || self.finds(layout, dials.node, listens)
         })
+    }
+
+    /// Whether a shard's placement or configurations name another: who is let in and is not named is a visitor.
+    pub fn knows(&self, layout: &Layout, shard: PeerId, other: PeerId) -> bool {
+        self.lists(layout, shard.node, other) || self.told.contains_key(&(shard, other))
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clustor_engine::profile::Profile;
-use clustor_shards::turn::PeerId;
+use clustor_shards::turn::{GUEST_MS_MAX, PeerId};
 use clustor_wire::ids::{ClusterId, NodeId, PartitionId, ShardId};
 
 use super::guest::Plan;
@@ -12,6 +12,9 @@ use crate::disk::{SimDiskOptions, Timing};
 
 /// The id of every simulated cluster.
 pub const CLUSTER: ClusterId = ClusterId(7);
+
+/// How long a visitor is borne in the product, in microseconds.
+pub(super) const VISIT_US: u64 = GUEST_MS_MAX * 1000;
 
 /// A partition and who votes in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,10 +43,13 @@ pub struct Layout {
     /// Every partition, ascending.
     pub partitions: Vec<PartitionLayout>,
     /// Nodes whose placement lists others as the replicas of every partition, besides those it holds itself. Where there is one,
-    /// nodes speak with those that their placement or a configuration tells of; else everybody with everybody.
+    /// nodes speak with those that one's placement or configurations say where to find; else everybody with everybody.
     pub listed: BTreeMap<NodeId, Vec<PeerId>>,
     /// Nodes that came later: only theirs and each other's placements list them.
     pub unlisted: BTreeSet<NodeId>,
+    /// How long a shard bears a visitor: who is let in though neither its placement nor a configuration names it, in
+    /// microseconds.
+    pub visit_us: u64,
     /// What every node runs with.
     pub profile: Profile,
     /// Nodes that run with another.
@@ -90,6 +96,7 @@ impl Layout {
             shards,
             listed: BTreeMap::new(),
             unlisted: BTreeSet::new(),
+            visit_us: VISIT_US,
             profile,
             profiles: BTreeMap::new(),
             disk: SimDiskOptions::default(),

@@ -63,6 +63,10 @@ pub(super) const JOINED: &str = "members.joined";
 pub(super) const MOVED: &str = "members.moved";
 /// Everybody needed a new placement in the end.
 pub(super) const PLACED: &str = "members.placed";
+/// A visitor whom neither the placement nor a configuration named was named in time.
+pub(super) const GUEST_NAMED: &str = "guest.named";
+/// One was not, and had to go.
+pub(super) const GUEST_LEFT: &str = "guest.left";
 /// The place of a voter was taken by one with another disk.
 pub(super) const REPLACED: &str = "members.replaced";
 /// Such a one led, and was not heeded by who knew the former: another had to lead for a moment.
@@ -129,6 +133,8 @@ const OTHERS: &[&str] = &[
     JOINED,
     MOVED,
     PLACED,
+    GUEST_NAMED,
+    GUEST_LEFT,
     REPLACED,
     UNHEEDED,
     PATH_TOLD,

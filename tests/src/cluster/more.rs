@@ -112,6 +112,9 @@ impl Swarm {
         if rng.random_bool(0.1) {
             self.faults.intrude = Some(rng.random_range(50_000..=1_000_000));
         }
+        if !self.layout.unlisted.is_empty() && rng.random_bool(0.5) {
+            self.layout.visit_us = pick(rng, &[100_000, 1_000_000]);
+        }
     }
 
     /// A disk is slow for some seconds, or for so long that nothing else would outlast it.

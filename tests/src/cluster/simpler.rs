@@ -7,7 +7,7 @@ use std::str::FromStr;
 use clustor_engine::profile::Profile;
 use clustor_wire::ids::{NodeId, PartitionId};
 
-use super::layout::{Layout, PartitionLayout};
+use super::layout::{Layout, PartitionLayout, VISIT_US};
 use super::swarm::{Faults, Load, Swarm};
 use super::wide;
 
@@ -39,7 +39,7 @@ pub enum Simpler {
 type Without = (&'static str, fn(&mut Swarm));
 
 /// What a run can do without.
-const WITHOUT: [Without; 47] = [
+const WITHOUT: [Without; 48] = [
     ("kill", |s| s.faults.kill = None),
     ("power", |s| s.faults.power = None),
     ("blackout", |s| s.faults.blackout = None),
@@ -54,6 +54,7 @@ const WITHOUT: [Without; 47] = [
     ("members", without_members),
     ("moves", |s| s.faults.moves = None),
     ("unlisted", |s| s.layout.unlisted.clear()),
+    ("visits", |s| s.layout.visit_us = VISIT_US),
     ("clock", |s| s.faults.clock = None),
     ("drift", |s| s.faults.drift_ppm_max = 0),
     ("disk", |s| without_disk_faults(&mut s.faults)),

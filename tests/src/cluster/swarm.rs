@@ -14,7 +14,7 @@ use rand::seq::SliceRandom;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::deferred::EFFECTS_STAY;
-use super::layout::{Layout, PartitionLayout, peer, small};
+use super::layout::{Layout, PartitionLayout, VISIT_US, peer, small};
 use super::machine::Cost;
 use super::more::{self, Harm, Shape};
 use super::network::NetworkOptions;
@@ -377,6 +377,7 @@ fn draw_layout(rng: &mut Xoshiro256PlusPlus, nodes: u64, shards: Option<u16>) ->
     Layout {
         listed: BTreeMap::new(),
         unlisted: BTreeSet::new(),
+        visit_us: VISIT_US,
         shards,
         partitions,
         profile,

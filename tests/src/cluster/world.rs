@@ -43,6 +43,8 @@ enum Event {
     Connect(PeerId, PeerId),
     /// A side notices that its session ended.
     Notice(PeerId, PeerId, u64),
+    /// The time of a visitor (second) in a session is over.
+    Leave(PeerId, PeerId, u64),
     Boot(NodeId),
     /// The driver asked to be woken.
     Wake(u64),
@@ -317,6 +319,7 @@ impl World {
                     self.drop_session(me, other);
                 }
             }
+            Event::Leave(host, visitor, session) => self.end_visit(host, visitor, session),
             Event::Boot(node) => self.boot(node)?,
             Event::Wake(token) => return Ok(Some(Happened::Wake(token))),
         }

@@ -11,7 +11,7 @@ use clustor_wire::ids::{
 };
 use clustor_wire::message::{
     AskedAnswer, AskedNode, ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody,
-    DurabilityMode, Heartbeat, HeartbeatAck, IdempotencyKey, LeaderAt, MemberStanding,
+    DurabilityMode, GuestStatus, Heartbeat, HeartbeatAck, IdempotencyKey, LeaderAt, MemberStanding,
     MemberStatus, MembersChange, MembersVerb, PairBeat, PartitionMembers, PartitionStatus,
     PeerBatch, PeerHello, ProfileReload, QuietLed, RaftBody, RaftMessage, ReadLevel,
     RefetchVerdict, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus, TurnedKnob,
@@ -413,6 +413,11 @@ fn status() -> ShardStatus {
             oldest_unverified_ms: Some(2_000),
             damaged_places: 1,
             lost_entries: 1,
+        },
+        guests: GuestStatus {
+            here: 1,
+            unnamed: 2,
+            refused: 3,
         },
     }
 }

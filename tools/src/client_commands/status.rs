@@ -7,7 +7,8 @@ use clustor_engine::outcome::describe;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{NodeId, PartitionId, ShardId};
 use clustor_wire::message::{
-    AskedAnswer, AskedNode, DurabilityMode, PartitionStatus, Role, ScrubStatus, ShardStatus,
+    AskedAnswer, AskedNode, DurabilityMode, GuestStatus, PartitionStatus, Role, ScrubStatus,
+    ShardStatus,
 };
 use serde_json::{Value, json};
 
@@ -165,8 +166,13 @@ fn shard_json((at, status): &Told) -> Value {
             "trouble": status.trouble,
             "partitions": status.partitions.iter().map(partition_json).collect::<Vec<_>>(),
             "scrub": scrub_json(&status.scrub),
+            "guests": guests_json(&status.guests),
         }),
     }
+}
+
+fn guests_json(guests: &GuestStatus) -> Value {
+    json!({ "here": guests.here, "unnamed": guests.unnamed, "refused": guests.refused })
 }
 
 fn scrub_json(scrub: &ScrubStatus) -> Value {
@@ -259,6 +265,17 @@ fn print_shard((at, status): &Told, out: &mut dyn Write) -> std::io::Result<()> 
         writer(status.io_writer_mode)
     )?;
     writeln!(out, "  scrub: {}", scrub_line(&status.scrub))?;
+    if status.guests != GuestStatus::default() {
+        let GuestStatus {
+            here,
+            unnamed,
+            refused,
+        } = status.guests;
+        writeln!(
+            out,
+            "  guests: {here} here, {unnamed} that nothing named in time, {refused} refused for want of a place"
+        )?;
+    }
     if status.partitions.is_empty() {
         return writeln!(out, "  no partitions");
     }

@@ -7245,6 +7245,140 @@ impl ::core::fmt::Debug for ScrubStatus<'_> {
       ds.finish()
   }
 }
+pub enum GuestStatusOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// A shard's guests: shards of other nodes that neither the placement nor a configuration names.
+pub struct GuestStatus<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for GuestStatus<'a> {
+  type Inner = GuestStatus<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> GuestStatus<'a> {
+  pub const VT_HERE: ::flatbuffers::VOffsetT = 4;
+  pub const VT_UNNAMED: ::flatbuffers::VOffsetT = 6;
+  pub const VT_REFUSED: ::flatbuffers::VOffsetT = 8;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    GuestStatus { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args GuestStatusArgs
+  ) -> ::flatbuffers::WIPOffset<GuestStatus<'bldr>> {
+    let mut builder = GuestStatusBuilder::new(_fbb);
+    builder.add_refused(args.refused);
+    builder.add_unnamed(args.unnamed);
+    builder.add_here(args.here);
+    builder.finish()
+  }
+
+
+  /// Those that are connected.
+  #[inline]
+  pub fn here(&self) -> u32 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u32>(GuestStatus::VT_HERE, Some(0)).unwrap()}
+  }
+  /// Those since the start that nothing named in time, and that were disconnected.
+  #[inline]
+  pub fn unnamed(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(GuestStatus::VT_UNNAMED, Some(0)).unwrap()}
+  }
+  /// Those since the start that were refused because all places were taken.
+  #[inline]
+  pub fn refused(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(GuestStatus::VT_REFUSED, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for GuestStatus<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u32>("here", Self::VT_HERE, false)?
+     .visit_field::<u64>("unnamed", Self::VT_UNNAMED, false)?
+     .visit_field::<u64>("refused", Self::VT_REFUSED, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct GuestStatusArgs {
+    pub here: u32,
+    pub unnamed: u64,
+    pub refused: u64,
+}
+impl<'a> Default for GuestStatusArgs {
+  #[inline]
+  fn default() -> Self {
+    GuestStatusArgs {
+      here: 0,
+      unnamed: 0,
+      refused: 0,
+    }
+  }
+}
+
+pub struct GuestStatusBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> GuestStatusBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_here(&mut self, here: u32) {
+    self.fbb_.push_slot::<u32>(GuestStatus::VT_HERE, here, 0);
+  }
+  #[inline]
+  pub fn add_unnamed(&mut self, unnamed: u64) {
+    self.fbb_.push_slot::<u64>(GuestStatus::VT_UNNAMED, unnamed, 0);
+  }
+  #[inline]
+  pub fn add_refused(&mut self, refused: u64) {
+    self.fbb_.push_slot::<u64>(GuestStatus::VT_REFUSED, refused, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> GuestStatusBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    GuestStatusBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<GuestStatus<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for GuestStatus<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("GuestStatus");
+      ds.field("here", &self.here());
+      ds.field("unnamed", &self.unnamed());
+      ds.field("refused", &self.refused());
+      ds.finish()
+  }
+}
 pub enum ShardStatusOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -7269,6 +7403,7 @@ impl<'a> ShardStatus<'a> {
   pub const VT_TROUBLE: ::flatbuffers::VOffsetT = 12;
   pub const VT_PARTITIONS: ::flatbuffers::VOffsetT = 14;
   pub const VT_SCRUB: ::flatbuffers::VOffsetT = 16;
+  pub const VT_GUESTS: ::flatbuffers::VOffsetT = 18;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -7282,6 +7417,7 @@ impl<'a> ShardStatus<'a> {
     let mut builder = ShardStatusBuilder::new(_fbb);
     builder.add_boot(args.boot);
     builder.add_node(args.node);
+    if let Some(x) = args.guests { builder.add_guests(x); }
     if let Some(x) = args.scrub { builder.add_scrub(x); }
     if let Some(x) = args.partitions { builder.add_partitions(x); }
     if let Some(x) = args.trouble { builder.add_trouble(x); }
@@ -7347,6 +7483,14 @@ impl<'a> ShardStatus<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<ScrubStatus>>(ShardStatus::VT_SCRUB, None)}
   }
+  /// Its guests; absent where it has none and never had.
+  #[inline]
+  pub fn guests(&self) -> Option<GuestStatus<'a>> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<GuestStatus>>(ShardStatus::VT_GUESTS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for ShardStatus<'_> {
@@ -7362,6 +7506,7 @@ impl ::flatbuffers::Verifiable for ShardStatus<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<&str>>("trouble", Self::VT_TROUBLE, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<PartitionStatus>>>>("partitions", Self::VT_PARTITIONS, true)?
      .visit_field::<::flatbuffers::ForwardsUOffset<ScrubStatus>>("scrub", Self::VT_SCRUB, false)?
+     .visit_field::<::flatbuffers::ForwardsUOffset<GuestStatus>>("guests", Self::VT_GUESTS, false)?
      .finish();
     Ok(())
   }
@@ -7374,6 +7519,7 @@ pub struct ShardStatusArgs<'a> {
     pub trouble: Option<::flatbuffers::WIPOffset<&'a str>>,
     pub partitions: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<PartitionStatus<'a>>>>>,
     pub scrub: Option<::flatbuffers::WIPOffset<ScrubStatus<'a>>>,
+    pub guests: Option<::flatbuffers::WIPOffset<GuestStatus<'a>>>,
 }
 impl<'a> Default for ShardStatusArgs<'a> {
   #[inline]
@@ -7386,6 +7532,7 @@ impl<'a> Default for ShardStatusArgs<'a> {
       trouble: None, // required field
       partitions: None, // required field
       scrub: None,
+      guests: None,
     }
   }
 }
@@ -7424,6 +7571,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> ShardStatusBuilder<'a, 'b, A>
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<ScrubStatus>>(ShardStatus::VT_SCRUB, scrub);
   }
   #[inline]
+  pub fn add_guests(&mut self, guests: ::flatbuffers::WIPOffset<GuestStatus<'b >>) {
+    self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<GuestStatus>>(ShardStatus::VT_GUESTS, guests);
+  }
+  #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> ShardStatusBuilder<'a, 'b, A> {
     let start = _fbb.start_table();
     ShardStatusBuilder {
@@ -7450,6 +7601,7 @@ impl ::core::fmt::Debug for ShardStatus<'_> {
       ds.field("trouble", &self.trouble());
       ds.field("partitions", &self.partitions());
       ds.field("scrub", &self.scrub());
+      ds.field("guests", &self.guests());
       ds.finish()
   }
 }

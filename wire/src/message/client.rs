@@ -288,6 +288,19 @@ pub struct ShardStatus {
     pub partitions: Vec<PartitionStatus>,
     /// How far its scrub is.
     pub scrub: ScrubStatus,
+    /// Its guests.
+    pub guests: GuestStatus,
+}
+
+/// Guests of a shard: shards of other nodes that neither the placement nor a configuration names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GuestStatus {
+    /// Those that are connected.
+    pub here: u32,
+    /// Those since the start that nothing named in time, and that were disconnected.
+    pub unnamed: u64,
+    /// Those since the start that were refused because all places were taken.
+    pub refused: u64,
 }
 
 /// How far the scrub of a shard's log is.

@@ -17,9 +17,9 @@ mod peer_codec;
 
 pub use client::{
     AskedAnswer, AskedNode, ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody,
-    DurabilityMode, IdempotencyKey, LeaderAt, MemberStanding, MemberStatus, MembersChange,
-    MembersVerb, PartitionMembers, PartitionStatus, ProfileReload, ReadLevel, Refusal,
-    RefusalClause, Role, ScrubStatus, ShardStatus, TurnedKnob,
+    DurabilityMode, GuestStatus, IdempotencyKey, LeaderAt, MemberStanding, MemberStatus,
+    MembersChange, MembersVerb, PartitionMembers, PartitionStatus, ProfileReload, ReadLevel,
+    Refusal, RefusalClause, Role, ScrubStatus, ShardStatus, TurnedKnob,
 };
 pub use error::MessageError;
 pub use peer::{

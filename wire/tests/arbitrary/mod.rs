@@ -5,7 +5,7 @@ use clustor_wire::ids::{
 };
 use clustor_wire::message::{
     AskedAnswer, AskedNode, ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody,
-    DurabilityMode, Heartbeat, HeartbeatAck, IdempotencyKey, LeaderAt, MemberStanding,
+    DurabilityMode, GuestStatus, Heartbeat, HeartbeatAck, IdempotencyKey, LeaderAt, MemberStanding,
     MemberStatus, MembersChange, MembersVerb, PairBeat, PartitionMembers, PartitionStatus,
     PeerBatch, PeerHello, ProfileReload, QuietLed, RaftBody, RaftMessage, ReadLevel,
     RefetchVerdict, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus, TurnedKnob,
@@ -440,19 +440,30 @@ fn statuses() -> impl Strategy<Value = ShardStatus> {
         0u8..=2,
         texts(),
         prop::collection::vec(partition, 0..4),
-        scrubs(),
+        (scrubs(), guests()),
     )
         .prop_map(
-            |((node, shard, boot), io_writer_mode, trouble, partitions, scrub)| ShardStatus {
-                node: NodeId(node),
-                shard: ShardId(shard),
-                boot: BootNumber(boot),
-                io_writer_mode,
-                trouble,
-                partitions,
-                scrub,
+            |((node, shard, boot), io_writer_mode, trouble, partitions, (scrub, guests))| {
+                ShardStatus {
+                    node: NodeId(node),
+                    shard: ShardId(shard),
+                    boot: BootNumber(boot),
+                    io_writer_mode,
+                    trouble,
+                    partitions,
+                    scrub,
+                    guests,
+                }
             },
         )
+}
+
+fn guests() -> impl Strategy<Value = GuestStatus> {
+    (any::<u32>(), any::<[u64; 2]>()).prop_map(|(here, [unnamed, refused])| GuestStatus {
+        here,
+        unnamed,
+        refused,
+    })
 }
 
 fn scrubs() -> impl Strategy<Value = ScrubStatus> {

@@ -1,7 +1,8 @@
 //! Nodes that move to another address, and what an operator does about it: the others are told, partition by partition.
 //!
-//! Until they are, those who dial the node don't find it, but it finds them. Who was down while a node joined may not know
-//! it, nor anybody else who could tell it: it needs a placement that lists the others.
+//! Until they are, those who dial the node don't find it, but it finds them. Who was down while a node joined does not know
+//! it: it takes it in as a visitor, and learns from the log who that is. Two that moved at once find each other neither way, if
+//! nobody can tell them: they need a placement that says where everybody is.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +20,7 @@ use crate::disk::Crash;
 
 /// Between two rounds of an operator's, in microseconds.
 const ROUND_US: u64 = 500_000;
-/// How long after the last fault an operator waits before everybody gets a new placement, in microseconds.
+/// How long after the last fault an operator waits before everybody gets a new placement, and another is asked to lead, in microseconds.
 const PATIENCE_US: u64 = 15_000_000;
 
 /// Who moves, and what was seen of members.

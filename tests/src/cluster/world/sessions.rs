@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 
-use clustor_shards::turn::{PeerEvent, PeerId};
+use clustor_shards::turn::{GUESTS_MAX, PeerEvent, PeerId};
 use clustor_wire::frame::Frame;
 use clustor_wire::ids::NodeId;
 use clustor_wire::message::{PeerBatch, RaftBody, RaftMessage};
@@ -11,6 +11,7 @@ use rand::Rng;
 use super::super::check::consensus::VoteSent;
 use super::super::check::{Violation, must};
 use super::super::host::Host;
+use super::super::marks::{GUEST_LEFT, GUEST_NAMED};
 use super::super::messages;
 use super::super::messages::name;
 use super::super::network::Packet;
@@ -19,6 +20,9 @@ use super::{Event, World};
 
 /// From a lost peer, or a healed cut, to the next session, in microseconds.
 const CONNECT_US: (u64, u64) = (1_000, 30_000);
+
+/// From a dial that was refused to the next, in microseconds.
+const REFUSED_US: u64 = 1_000_000;
 
 impl World {
     /// Files new sessions with everybody that this shard has none with.
@@ -35,8 +39,10 @@ impl World {
     /// Configurations tell a shard where peers listen.
     pub(super) fn tell_of(&mut self, shard: PeerId, said: Vec<(PeerId, Vec<SocketAddr>)>) {
         for (other, addresses) in said {
+            let met = self.addresses.meet(&self.layout, shard, other);
             self.addresses.tell(shard, other, addresses);
-            if self.hosts.contains_key(&other) && other.node != shard.node {
+            let meets = self.addresses.meet(&self.layout, shard, other);
+            if meets && !met && self.hosts.contains_key(&other) && other.node != shard.node {
                 let at = self.now_us + self.rng.random_range(CONNECT_US.0..=CONNECT_US.1);
                 self.queue.push(at, Event::Connect(shard, other));
             }
@@ -154,10 +160,22 @@ impl World {
         if !runs(a) || !runs(b) || cut || whole || !meet {
             return;
         }
+        let visit = self.visit(a, b);
+        if visit.is_some_and(|(host, _)| self.visitors(host) >= GUESTS_MAX) {
+            // Refused, and dialled again.
+            let at = self.now_us + REFUSED_US;
+            self.queue.push(at, Event::Connect(a, b));
+            return;
+        }
         self.drop_session(a, b);
         self.drop_session(b, a);
         self.network.establish(a, b);
         self.note(|| format!("up {} with {}", name(a), name(b)));
+        if let Some((host, visitor)) = visit {
+            let session = self.network.session(host, visitor);
+            let at = self.now_us + self.layout.visit_us;
+            self.queue.push(at, Event::Leave(host, visitor, session));
+        }
         for (me, other) in [(a, b), (b, a)] {
             let Some(hello) = self.hello(other, me) else {
                 continue;
@@ -167,6 +185,37 @@ impl World {
             peers.push(PeerEvent::Frame(other, hello));
             self.wake_host(me);
         }
+    }
+
+    /// Which of two shards is only a visitor of which, if one is: the host and the visitor.
+    fn visit(&self, a: PeerId, b: PeerId) -> Option<(PeerId, PeerId)> {
+        let mut pairs = [(a, b), (b, a)].into_iter();
+        pairs.find(|(host, visitor)| !self.addresses.knows(&self.layout, *host, *visitor))
+    }
+
+    fn visitors(&self, host: PeerId) -> usize {
+        let visits = |other: &&PeerId| {
+            self.network.is_up(host, **other) && !self.addresses.knows(&self.layout, host, **other)
+        };
+        self.hosts.keys().filter(visits).count()
+    }
+
+    /// The time of a visitor is over. If nothing has named it it goes, and comes again.
+    pub(super) fn end_visit(&mut self, host: PeerId, visitor: PeerId, session: u64) {
+        let named = self.addresses.knows(&self.layout, host, visitor);
+        if !self.network.is_in(host, visitor, session) {
+            return;
+        }
+        if named {
+            self.marks.reach(GUEST_NAMED);
+            return;
+        }
+        self.marks.reach(GUEST_LEFT);
+        self.drop_session(host, visitor);
+        let at = self.now_us + self.rng.random_range(NOTICE_KILL_US.0..=NOTICE_KILL_US.1);
+        self.queue.push(at, Event::Notice(visitor, host, session));
+        let at = at + self.rng.random_range(CONNECT_US.0..=CONNECT_US.1);
+        self.queue.push(at, Event::Connect(visitor, host));
     }
 
     /// What a shard says first in a session: it is never lost, or there is no session.

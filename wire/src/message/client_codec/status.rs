@@ -4,8 +4,8 @@ use flatbuffers::WIPOffset;
 
 use super::super::codec::{Scratch, check_io_writer_mode, check_list, id128, u128_of};
 use super::super::{
-    AskedNode, MEMBERS_MAX, MessageError, PartitionStatus, STATUS_PARTITIONS_MAX, ScrubStatus,
-    ShardStatus,
+    AskedNode, GuestStatus, MEMBERS_MAX, MessageError, PartitionStatus, STATUS_PARTITIONS_MAX,
+    ScrubStatus, ShardStatus,
 };
 use super::values::{asked_answer, durability_mode, role};
 use crate::generated::fb;
@@ -61,6 +61,19 @@ pub(super) fn build_status(
         builder.create_vector_from_iter::<WIPOffset<fb::PartitionStatus<'static>>>(offsets);
     let trouble = builder.create_string(&status.trouble);
     let scrub = &status.scrub;
+    let guests = (status.guests != GuestStatus::default()).then(|| {
+        let GuestStatus {
+            here,
+            unnamed,
+            refused,
+        } = status.guests;
+        let guests = fb::GuestStatusArgs {
+            here,
+            unnamed,
+            refused,
+        };
+        fb::GuestStatus::create(builder, &guests)
+    });
     let scrub = fb::ScrubStatus::create(
         builder,
         &fb::ScrubStatusArgs {
@@ -83,6 +96,7 @@ pub(super) fn build_status(
             trouble: Some(trouble),
             partitions: Some(partitions),
             scrub: Some(scrub),
+            guests,
         },
     )
 }
@@ -101,7 +115,16 @@ pub(super) fn shard_status(m: fb::ShardStatus<'_>) -> Result<ShardStatus, Messag
             .map(partition_status)
             .collect::<Result<_, _>>()?,
         scrub: m.scrub().map(scrub_status).unwrap_or_default(),
+        guests: m.guests().map(guest_status).unwrap_or_default(),
     })
+}
+
+fn guest_status(m: fb::GuestStatus<'_>) -> GuestStatus {
+    GuestStatus {
+        here: m.here(),
+        unnamed: m.unnamed(),
+        refused: m.refused(),
+    }
 }
 
 fn scrub_status(m: fb::ScrubStatus<'_>) -> ScrubStatus {
