@@ -158,12 +158,28 @@ fn give_up(budget: &Budget, asked: Asked, why: &str) {
     asked.answer.give_up(why.to_owned());
 }
 
-/// The lists of one box put into the place of the other's; what belongs to the facade stays.
+/// One box put into the place of the other; what belongs to the facade stays.
 fn swap_in<A, B, M>(a: &mut Inbox<A, M>, b: &mut Inbox<B, M>) {
-    core::mem::swap(&mut a.disk, &mut b.disk);
-    core::mem::swap(&mut a.peers, &mut b.peers);
-    core::mem::swap(&mut a.clients, &mut b.clients);
-    core::mem::swap(&mut a.mesh, &mut b.mesh);
+    // Every field by name: one that is forgotten here never arrives.
+    let Inbox {
+        now,
+        wall_us,
+        disk,
+        peers,
+        clients,
+        requests: _,
+        mesh,
+        stopping,
+        guests,
+    } = a;
+    core::mem::swap(now, &mut b.now);
+    core::mem::swap(wall_us, &mut b.wall_us);
+    core::mem::swap(disk, &mut b.disk);
+    core::mem::swap(peers, &mut b.peers);
+    core::mem::swap(clients, &mut b.clients);
+    core::mem::swap(mesh, &mut b.mesh);
+    core::mem::swap(stopping, &mut b.stopping);
+    core::mem::swap(guests, &mut b.guests);
 }
 
 fn swap_out<A, B, M>(a: &mut Outbox<A, M>, b: &mut Outbox<B, M>) {
@@ -199,8 +215,6 @@ impl<C: Application<Request = Request, Reply = Reply>> Application for Served<C>
         outbox: &mut Outbox<Infallible, C::Mesh>,
     ) {
         self.take_requests(inbox);
-        self.inbox.now = inbox.now;
-        self.inbox.stopping = inbox.stopping;
         swap_in(&mut self.inbox, inbox);
         swap_out(&mut self.outbox, outbox);
         self.outbox.deadline = None;
