@@ -180,7 +180,8 @@ pub enum Leadership {
     /// It follows, or waits for a leader.
     #[default]
     Follower,
-    /// It was elected; entries of earlier terms may not be applied yet.
+    /// It leads, and what it needs to judge by is not all applied yet: entries of earlier terms, or whatever a machine that
+    /// failed and was made anew had before.
     Elected {
         /// Its term.
         term: Term,

@@ -184,7 +184,9 @@ impl Node {
     }
 
     fn outcome(&mut self) -> Outcome {
-        self.until("an answer", |node| !node.replies.is_empty());
+        let is_answer = |reply: &Reply| matches!(reply, Reply::Append { .. });
+        self.until("an answer", |node| node.replies.iter().any(is_answer));
+        self.replies.retain(is_answer);
         match self.replies.remove(0) {
             Reply::Append { outcome, .. } => outcome,
             other => panic!("not an append's: {other:?}"),

@@ -3,7 +3,9 @@
 mod support;
 
 use std::error::Error;
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use clustor_engine::engine::{AppendOptions, PartitionHandle};
 use clustor_engine::machine::{Admit, Applied, Batch, Effects, StateMachine};
@@ -46,8 +48,8 @@ fn clause<T: std::fmt::Debug>(result: Result<T, AppendError>) -> RefusalClause {
     }
 }
 
-fn ready(stock: &PartitionHandle<Stock>) -> Term {
-    let mut watch = stock.leadership();
+fn ready<M: StateMachine>(partition: &PartitionHandle<M>) -> Term {
+    let mut watch = partition.leadership();
     loop {
         if let Leadership::Ready { term } = *watch.latest() {
             return term;
@@ -136,6 +138,82 @@ fn an_append_for_another_term_is_refused() -> Done {
         .append_with("1", AppendOptions::new().if_term(later))
         .wait()?;
     assert_eq!(stock.read_blocking(|stock| stock.left)?, 8);
+    engine.shutdown(PATIENCE)?;
+    Ok(())
+}
+
+/// Pays out of an account once it is open. A life of it after the first applies nothing until `may_go_on`.
+struct Account {
+    is_open: bool,
+    paid: u64,
+    is_first_life: bool,
+    may_go_on: Arc<AtomicBool>,
+}
+
+impl StateMachine for Account {
+    fn admit(&self, command: &[u8]) -> Admit {
+        match command {
+            b"panic" => panic!("asked to"),
+            b"pay" if !self.is_open => Admit::No("no such account".to_owned()),
+            _ => Admit::Yes,
+        }
+    }
+
+    fn apply(&mut self, batch: Batch<'_>, _: &mut Effects) -> Applied {
+        for item in batch {
+            if !self.is_first_life && !self.may_go_on.load(Ordering::SeqCst) {
+                return Applied::Retryable {
+                    from: item.index,
+                    reason: "told to wait".to_owned(),
+                };
+            }
+            match item.command {
+                b"open" => self.is_open = true,
+                _ => self.paid += 1,
+            }
+        }
+        Applied::Ack
+    }
+}
+
+#[test]
+fn a_machine_made_anew_judges_nothing_before_it_has_everything_again() -> Done {
+    let temp = tempfile::tempdir()?;
+    let may_go_on = Arc::new(AtomicBool::new(false));
+    let lives = AtomicUsize::new(0);
+    let gate = Arc::clone(&may_go_on);
+    let engine = builder(temp.path())
+        .partition(1, move |_| Account {
+            is_open: false,
+            paid: 0,
+            is_first_life: lives.fetch_add(1, Ordering::SeqCst) == 0,
+            may_go_on: Arc::clone(&gate),
+        })
+        .start()?;
+    let account = engine.partition::<Account>(1)?;
+    let term = ready(&account);
+    account.append_blocking("open")?;
+    let known = Some(account.status_blocking()?.wal_committed);
+    let key = IdempotencyKey(7);
+    let first = account.append_keyed(key, known, "pay").wait()?;
+    let refused = account.append_blocking("panic");
+    assert_eq!(clause(refused), RefusalClause::MachineFailed);
+
+    // Fed again, and held back before the account is open: it knows of neither the account nor the key.
+    let begun = Instant::now();
+    while account.status_blocking()?.trouble.contains("panicked") {
+        assert!(begun.elapsed() < PATIENCE, "it is made anew");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(*account.leadership().latest(), Leadership::Elected { term });
+    let refused = account.append_blocking("pay");
+    assert_eq!(clause(refused), RefusalClause::Busy);
+    let retried = account.append_keyed(key, known, "pay");
+    may_go_on.store(true, Ordering::SeqCst);
+    let again = retried.wait()?;
+    assert_eq!((again.index, again.duplicate), (first.index, true));
+    assert_eq!(ready(&account), term);
+    assert_eq!(account.read_blocking(|account| account.paid)?, 1);
     engine.shutdown(PATIENCE)?;
     Ok(())
 }

@@ -19,7 +19,7 @@ use super::budget::Budget;
 use super::leaders::Leaders;
 use super::pending::{AppendFuture, MembersFuture, Ran, ReadError, ReadFuture, StatusFuture};
 use super::submission::{Answer, Asked, Submission, refusal, stopping};
-use crate::machine::StateMachine;
+use crate::machine::{Guarded, StateMachine};
 use crate::outcome::{AppendError, Appended, Leadership, Outcome};
 use crate::request::{MembersRequest, ReadFn, RequestBody, Wait};
 
@@ -329,13 +329,14 @@ impl<M: StateMachine> PartitionHandle<M> {
         timeout: Option<Duration>,
     ) -> ReadFuture<R> {
         let (to, reply) = pair();
+        let read = Guarded::new(read);
         let read: ReadFn = Box::new(move |machine: &dyn Any| -> Box<dyn Any + Send> {
             let machine = machine
                 .downcast_ref::<M>()
                 .expect("the handle's type was compared with the partition's when it was made");
-            let ran: Ran<R> = catch_unwind(AssertUnwindSafe(|| read(machine)))
+            let ran: Ran<R> = catch_unwind(AssertUnwindSafe(|| read.into_inner()(machine)))
                 .map_err(|panic| panic_message(&*panic));
-            Box::new(ran)
+            Box::new(Guarded::new(ran))
         });
         let deadline = deadline(timeout);
         match self.ask(

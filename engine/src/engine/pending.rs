@@ -20,6 +20,7 @@ use clustor_wire::message::{
 
 use super::served::on_shard;
 use super::submission::{Found, refusal, unknown};
+use crate::machine::Guarded;
 use crate::outcome::{AppendError, Appended, Outcome, describe};
 
 /// How long after its deadline a blocking call waits for the shard to say so. A shard that a machine blocks
@@ -198,9 +199,9 @@ impl<R> core::fmt::Debug for ReadFuture<R> {
 fn found<R: 'static>(answer: Result<Found, NoAnswer>) -> Result<R, ReadError> {
     let found: Box<dyn Any + Send> = flatten(answer)?;
     let ran = found
-        .downcast::<Ran<R>>()
+        .downcast::<Guarded<Ran<R>>>()
         .expect("the shard returns what the closure of this future made");
-    (*ran).map_err(ReadError::Panicked)
+    ran.into_inner().map_err(ReadError::Panicked)
 }
 
 fn flatten<T>(answer: Result<Result<T, Refusal>, NoAnswer>) -> Result<T, ReadError> {

@@ -46,6 +46,7 @@
 
 pub mod deferred;
 mod effects;
+mod guarded;
 mod stopwatch;
 mod timers;
 
@@ -55,6 +56,7 @@ use clustor_wire::ids::{LogIndex, PartitionId, Term};
 
 pub use deferred::AckHandle;
 pub use effects::Effects;
+pub(crate) use guarded::Guarded;
 pub use stopwatch::Stopwatch;
 pub use timers::{TIMER_NAME_BYTES_MAX, TIMERS_DUE_MAX, TIMERS_MAX, Timer, TimerError, Timers};
 

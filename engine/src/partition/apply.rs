@@ -18,7 +18,7 @@ use super::pause::Pause;
 use super::unread::{self, Order};
 use super::{Answer, MachineSlot, Partition, PendingAppend, refusal};
 use crate::lent::Lent;
-use crate::machine::{Admit, Applied, Batch, Expired, Item, Stamp, Stopwatch};
+use crate::machine::{Admit, Applied, Batch, Expired, Guarded, Item, Stamp, Stopwatch};
 use crate::outcome::Outcome;
 use crate::raft::EntryCache;
 use crate::raft::entry::{EntryKey, EntryKind, SystemKind};
@@ -32,6 +32,8 @@ pub const FAILURE_WINDOW_MS: u64 = 60_000;
 pub const FAILURE_PAUSE_MS: u64 = 5_000;
 /// Pause after the failures before, in milliseconds.
 pub const RETRY_PAUSE_MS: u64 = 10;
+/// When to ask again a leader that is not ready yet, in milliseconds.
+const READY_RETRY_MS: u32 = 25;
 /// Bytes of frames copied from the cache for one batch.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
@@ -99,8 +101,8 @@ impl Partition {
         let factory = &self.factory;
         let id = self.id;
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            let mut machine = factory(id);
-            machine.open().map(|opened| (machine, opened))
+            let mut machine = Guarded::new(factory(id));
+            machine.get_mut().open().map(|opened| (machine, opened))
         }));
         match opened {
             Ok(Ok((machine, opened))) if opened.applied <= self.replica.last_index() => {
@@ -153,6 +155,11 @@ impl Partition {
             retry_at: Some(now.plus_ms(pause)),
         }));
         self.hand_over = true;
+        // A leader is ready again once the machine made anew has all that this one had.
+        if self.replica.is_leader() {
+            let had = self.busy.ready_at.max(Some(self.applied));
+            self.busy.ready_at = had;
+        }
         // Their items are applied again, and answered then, unless the machine made anew has them.
         let waiting = self.busy.deferrals.forget();
         for append in waiting.rev() {
@@ -170,9 +177,17 @@ impl Partition {
         let MachineSlot::Running(machine) = &self.machine else {
             return Ok(());
         };
-        match catch_unwind(AssertUnwindSafe(|| machine.admit(command))) {
+        match catch_unwind(AssertUnwindSafe(|| machine.get().admit(command))) {
             Ok(Admit::Yes) => Ok(()),
             Ok(Admit::No(_)) if key.is_some_and(|key| self.may_be_known(key)) => Ok(()),
+            Ok(Admit::No(reason)) if self.busy.ready_at.is_some() => Err(refusal(
+                RefusalClause::Busy,
+                format!(
+                    "partition {}: the machine is not up to date yet, and by what it has it does not admit this: {reason}",
+                    self.id
+                ),
+                READY_RETRY_MS,
+            )),
             Ok(Admit::No(reason)) => Err(refusal(
                 RefusalClause::Rejected,
                 format!("partition {}: not admitted: {reason}", self.id),
@@ -427,7 +442,9 @@ impl Partition {
         let effects = &mut self.busy.effects;
         effects.settle_with(self.id, &self.acks);
         let began = watch.read_us();
-        let answer = catch_unwind(AssertUnwindSafe(|| machine.expire(expired, effects)));
+        let answer = catch_unwind(AssertUnwindSafe(|| {
+            machine.get_mut().expire(expired, effects)
+        }));
         self.took_us(watch.read_us().saturating_sub(began), index);
         match stop_of(answer) {
             Err(Stop::Later { from, .. }) if from != index => Err(Stop::Failed(format!(
@@ -449,7 +466,7 @@ impl Partition {
         effects.settle_with(self.id, &self.acks);
         let batch = Batch::new(items);
         let began = watch.read_us();
-        let answer = catch_unwind(AssertUnwindSafe(|| machine.apply(batch, effects)));
+        let answer = catch_unwind(AssertUnwindSafe(|| machine.get_mut().apply(batch, effects)));
         self.took_us(watch.read_us().saturating_sub(began), last.index);
         match stop_of(answer) {
             Err(Stop::Later { from, .. }) if items.iter().all(|item| item.index != from) => {

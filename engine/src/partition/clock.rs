@@ -19,7 +19,7 @@ impl Partition {
     pub(crate) fn stamp(&mut self, now: Time) -> u64 {
         let seen = self.stamp_ms.max(self.replica.stamp_ms());
         let (then, stamp) = *self.clock.get_or_insert((now, seen));
-        let time = stamp + now.since_us(then) / 1000;
+        let time = stamp.saturating_add(now.since_us(then) / 1000);
         if time < seen {
             self.clock = Some((now, seen));
         }

@@ -42,7 +42,7 @@ use clustor_wire::message::{
 use crate::gate::ControlFacts;
 use crate::lent::Lent;
 use crate::machine::deferred::AckBox;
-use crate::machine::{AnyMachine, MachineFactory};
+use crate::machine::{AnyMachine, Guarded, MachineFactory};
 use crate::outcome::{Leadership, Outcome};
 use crate::profile::Profile;
 use crate::raft::entry::EntryKey;
@@ -109,7 +109,7 @@ struct PendingAppend {
 
 /// The machine, or why there is none.
 enum MachineSlot {
-    Running(Box<dyn AnyMachine>),
+    Running(Guarded<Box<dyn AnyMachine>>),
     Failed(Box<MachineTrouble>),
 }
 
@@ -277,7 +277,7 @@ impl Partition {
     #[must_use]
     pub fn digest(&self) -> Option<u64> {
         match &self.machine {
-            MachineSlot::Running(machine) => machine.digest(),
+            MachineSlot::Running(machine) => machine.get().digest(),
             MachineSlot::Failed(_) => None,
         }
     }
@@ -286,7 +286,7 @@ impl Partition {
     #[must_use]
     pub fn machine(&self) -> Option<&dyn AnyMachine> {
         match &self.machine {
-            MachineSlot::Running(machine) => Some(machine.as_ref()),
+            MachineSlot::Running(machine) => Some(machine.get().as_ref()),
             MachineSlot::Failed(_) => None,
         }
     }
