@@ -159,6 +159,10 @@ fn one_of_each_raft_body() -> Vec<RaftBody> {
         RaftBody::QuiesceAck {
             last_index: LogIndex(1),
         },
+        RaftBody::NotMember {
+            stated_term: term,
+            stated_index: index,
+        },
         RaftBody::Refetch {
             entry_term: term,
             first: index,

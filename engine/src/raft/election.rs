@@ -4,11 +4,17 @@
 //! become durable, and only then do its requests leave: [`Replica::send`] holds them. A replica that hears a live
 //! leader answers neither (stickiness), nor does one that restarted less than a minimum election timeout ago: it may
 //! have forgotten that it heard one. A request with the transfer flag passes stickiness, not the silence.
+//!
+//! A voter that was removed may not know it: it was down or cut off when it was, or has lost with its memory how far the log
+//! was committed. So whoever knows a committed configuration without it says so when it asks, and where that stands. It asks
+//! no more until its log has a newer one. Who asks may also be a member of a configuration that is not known here yet: it is the
+//! one to tell which is newer, and where its log goes further than the one here, it gets the vote besides.
 
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{LogIndex, Term};
 use clustor_wire::message::{RaftBody, RaftMessage};
 
+use super::membership::Change;
 use super::output::Leadership;
 use super::quorum::{self, Ballot};
 use super::replica::{Replica, RoleState, Turn, Votes};
@@ -53,6 +59,7 @@ impl Replica {
             | RaftBody::AppendRejected { .. }
             | RaftBody::DurabilityAck { .. }
             | RaftBody::QuiesceAck { .. }
+            | RaftBody::NotMember { .. }
             | RaftBody::Refetched { .. } => self.heeds_answers_of(from),
         };
         if !heeded {
@@ -60,7 +67,7 @@ impl Replica {
         }
         match message.body {
             // Judged by themselves: a pre-vote changes nobody's term.
-            RaftBody::PreVote { .. } => return true,
+            RaftBody::PreVote { .. } | RaftBody::NotMember { .. } => return true,
             RaftBody::PreVoteResponse { granted, .. } if granted || message.term <= self.term => {
                 return true;
             }
@@ -143,10 +150,23 @@ impl Replica {
         last_index: LogIndex,
         last_term: Term,
     ) {
+        let excluded = self.excludes(from);
+        if excluded {
+            let (stated_term, stated_index) = self.membership.newest_place();
+            let told = RaftBody::NotMember {
+                stated_term,
+                stated_index,
+            };
+            self.send(turn.out, from, self.term, told);
+        }
         if self.is_sheltered(turn.now, false) || self.is_estranged() {
             return;
         }
-        let granted = term > self.term && self.is_up_to_date(last_index, last_term);
+        // The same log names the same members.
+        let knows_more = (last_term, last_index) > (self.log.last_term(), self.log.last());
+        let granted = term > self.term
+            && self.is_up_to_date(last_index, last_term)
+            && (knows_more || !excluded);
         // A yes names the term that was asked about, a no tells the own one.
         let answer_term = if granted { term } else { self.term };
         let high_rtt = self.late_heartbeats >= LATE_HEARTBEATS;
@@ -250,8 +270,26 @@ impl Replica {
         }
     }
 
+    /// Whether `peer` is no member by what is committed here, and nothing about members stands behind that.
+    pub(super) fn excludes(&self, peer: PeerId) -> bool {
+        let (_, index) = self.membership.newest_place();
+        let stated = LogIndex::ZERO < index && index <= self.committed;
+        stated
+            && self.change_under_way() == Change::None
+            && self.configuration.standing(peer).is_none()
+    }
+
+    /// A configuration without this replica is committed.
+    pub(super) fn on_not_member(&mut self, turn: &mut Turn<'_>, stated: (Term, LogIndex)) {
+        self.membership.excluded(stated);
+        if self.is_campaigning() && !self.may_campaign() {
+            self.become_follower(turn, self.term, None);
+        }
+    }
+
     pub(super) fn may_campaign(&self) -> bool {
         !self.is_estranged()
+            && !self.membership.is_excluded()
             && (self.configuration.contains(self.me)
                 || self.membership.may_campaign(self.me, self.committed))
     }

@@ -49,6 +49,10 @@ pub(super) fn is_possible(message: &RaftMessage) -> bool {
         RaftBody::Refetched {
             entry_term, first, ..
         } => (entry_term, first),
+        RaftBody::NotMember {
+            stated_term,
+            stated_index,
+        } => (stated_term, stated_index),
         RaftBody::AppendAccepted { matched: index }
         | RaftBody::DurabilityAck {
             last_fsynced_index: index,

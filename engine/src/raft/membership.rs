@@ -62,6 +62,8 @@ pub(super) struct Membership {
     recorded: Option<(Term, LogIndex)>,
     /// An exit whose record is on its way to the disk.
     asked: Option<LogIndex>,
+    /// The newest place of which it was heard that a configuration without this replica is committed there; zeros for none.
+    excluded: (Term, LogIndex),
 }
 
 impl Membership {
@@ -80,6 +82,7 @@ impl Membership {
             entries,
             recorded,
             asked: None,
+            excluded: (Term::ZERO, LogIndex::ZERO),
         }
     }
 
@@ -199,9 +202,26 @@ impl Membership {
         known
     }
 
-    /// The place of the newest record.
+    /// The index of the newest record.
     pub(super) fn newest(&self) -> LogIndex {
-        self.entries.last().map_or(LogIndex::ZERO, |at| at.index)
+        self.newest_place().1
+    }
+
+    /// The place of the newest record.
+    pub(super) fn newest_place(&self) -> (Term, LogIndex) {
+        let newest = self.entries.last();
+        newest.map_or((Term::ZERO, LogIndex::ZERO), |at| (at.term, at.index))
+    }
+
+    /// A configuration without this replica is committed at this place.
+    pub(super) fn excluded(&mut self, place: (Term, LogIndex)) {
+        self.excluded = self.excluded.max(place);
+    }
+
+    /// Whether such a configuration is as new as any in the log. What stands in the log behind it, of an older term, was never
+    /// committed, and never will be.
+    pub(super) fn is_excluded(&self) -> bool {
+        self.excluded.1 > LogIndex::ZERO && self.excluded >= self.newest_place()
     }
 
     /// The exit whose record is due, given what is committed. It is asked for once.

@@ -106,8 +106,11 @@ impl Replica {
             return;
         }
         let peer = from.id();
-        if !matches!(message.body, RaftBody::QuiesceAck { .. }) {
-            self.wake_leader(turn.now);
+        match message.body {
+            RaftBody::QuiesceAck { .. } => {}
+            // Who is no member disturbs nobody.
+            RaftBody::PreVote { .. } if self.excludes(peer) => {}
+            _ => self.wake_leader(turn.now),
         }
         match &message.body {
             RaftBody::PreVote {
@@ -136,6 +139,10 @@ impl Replica {
             RaftBody::Founding { .. } => {}
             RaftBody::Quiesce { last_index } => self.on_quiesce(turn, peer, *last_index),
             RaftBody::QuiesceAck { last_index } => self.on_quiesce_ack(turn, peer, *last_index),
+            RaftBody::NotMember {
+                stated_term,
+                stated_index,
+            } => self.on_not_member(turn, (*stated_term, *stated_index)),
             RaftBody::Refetch {
                 entry_term,
                 first,

@@ -30,7 +30,7 @@ macro_rules! named {
 
 named!(MESSAGES, message, MessageKind, "message":
     Heartbeat HeartbeatAck PreVote PreVoteResponse Vote VoteResponse Append AppendAccepted AppendRejected DurabilityAck
-    TimeoutNow Refetch Refetched Founding Quiesce QuiesceAck PairBeat);
+    TimeoutNow Refetch Refetched Founding Quiesce QuiesceAck NotMember PairBeat);
 named!(REFUSALS, refusal, RefusalClause, "refused":
     NotLeader NotHere TooLarge Busy KeyExpired IndexNeeded Stopping Unavailable DiskFull Unsupported MachineFailed
     MissingContent ModeConflict Forbidden Rejected TermChanged ReadGate ApplyBudget);

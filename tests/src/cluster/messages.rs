@@ -25,12 +25,13 @@ pub enum MessageKind {
     Founding,
     Quiesce,
     QuiesceAck,
+    NotMember,
     PairBeat,
 }
 
 impl MessageKind {
     /// Every kind with its name.
-    pub const ALL: [(&'static str, Self); 17] = [
+    pub const ALL: [(&'static str, Self); 18] = [
         ("Heartbeat", Self::Heartbeat),
         ("HeartbeatAck", Self::HeartbeatAck),
         ("PreVote", Self::PreVote),
@@ -47,6 +48,7 @@ impl MessageKind {
         ("Founding", Self::Founding),
         ("Quiesce", Self::Quiesce),
         ("QuiesceAck", Self::QuiesceAck),
+        ("NotMember", Self::NotMember),
         ("PairBeat", Self::PairBeat),
     ];
 
@@ -77,6 +79,7 @@ impl MessageKind {
             RaftBody::Founding { .. } => Self::Founding,
             RaftBody::Quiesce { .. } => Self::Quiesce,
             RaftBody::QuiesceAck { .. } => Self::QuiesceAck,
+            RaftBody::NotMember { .. } => Self::NotMember,
         }
     }
 }
@@ -190,6 +193,10 @@ fn say(message: &RaftMessage) -> String {
         RaftBody::Founding { .. } => "Founding".to_owned(),
         RaftBody::Quiesce { last_index } => format!("Quiesce {last_index}"),
         RaftBody::QuiesceAck { last_index } => format!("QuiesceAck {last_index}"),
+        RaftBody::NotMember {
+            stated_term,
+            stated_index,
+        } => format!("NotMember by {stated_index}@{stated_term}"),
         RaftBody::Refetch {
             entry_term,
             first,

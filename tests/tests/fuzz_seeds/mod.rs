@@ -230,6 +230,10 @@ fn votes() -> Vec<RaftBody> {
         RaftBody::TimeoutNow,
         RaftBody::Quiesce { last_index },
         RaftBody::QuiesceAck { last_index },
+        RaftBody::NotMember {
+            stated_term: last_term,
+            stated_index: last_index,
+        },
         RaftBody::Founding {
             configuration: b"voters".to_vec(),
         },

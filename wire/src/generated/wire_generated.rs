@@ -13,10 +13,10 @@ pub mod wire {
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 pub const ENUM_MIN_RAFT_BODY: u8 = 0;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
-pub const ENUM_MAX_RAFT_BODY: u8 = 14;
+pub const ENUM_MAX_RAFT_BODY: u8 = 15;
 #[deprecated(since = "2.0.0", note = "Use associated constants instead. This will no longer be generated in 2021.")]
 #[allow(non_camel_case_types)]
-pub const ENUM_VALUES_RAFT_BODY: [RaftBody; 15] = [
+pub const ENUM_VALUES_RAFT_BODY: [RaftBody; 16] = [
   RaftBody::NONE,
   RaftBody::PreVote,
   RaftBody::PreVoteResponse,
@@ -32,6 +32,7 @@ pub const ENUM_VALUES_RAFT_BODY: [RaftBody; 15] = [
   RaftBody::Founding,
   RaftBody::Quiesce,
   RaftBody::QuiesceAck,
+  RaftBody::NotMember,
 ];
 
 /// What a consensus message says.
@@ -55,9 +56,10 @@ impl RaftBody {
   pub const Founding: Self = Self(12);
   pub const Quiesce: Self = Self(13);
   pub const QuiesceAck: Self = Self(14);
+  pub const NotMember: Self = Self(15);
 
   pub const ENUM_MIN: u8 = 0;
-  pub const ENUM_MAX: u8 = 14;
+  pub const ENUM_MAX: u8 = 15;
   pub const ENUM_VALUES: &'static [Self] = &[
     Self::NONE,
     Self::PreVote,
@@ -74,6 +76,7 @@ impl RaftBody {
     Self::Founding,
     Self::Quiesce,
     Self::QuiesceAck,
+    Self::NotMember,
   ];
   /// Returns the variant's name or "" if unknown.
   pub fn variant_name(self) -> Option<&'static str> {
@@ -93,6 +96,7 @@ impl RaftBody {
       Self::Founding => Some("Founding"),
       Self::Quiesce => Some("Quiesce"),
       Self::QuiesceAck => Some("QuiesceAck"),
+      Self::NotMember => Some("NotMember"),
       _ => None,
     }
   }
@@ -3899,6 +3903,122 @@ impl ::core::fmt::Debug for QuiesceAck<'_> {
       ds.finish()
   }
 }
+pub enum NotMemberOffset {}
+#[derive(Copy, Clone, PartialEq)]
+
+/// Answer to a PreVote: the configuration at this place is committed, and you are no member by it.
+pub struct NotMember<'a> {
+  pub _tab: ::flatbuffers::Table<'a>,
+}
+
+impl<'a> ::flatbuffers::Follow<'a> for NotMember<'a> {
+  type Inner = NotMember<'a>;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    Self { _tab: unsafe { ::flatbuffers::Table::new(buf, loc) } }
+  }
+}
+
+impl<'a> NotMember<'a> {
+  pub const VT_STATED_TERM: ::flatbuffers::VOffsetT = 4;
+  pub const VT_STATED_INDEX: ::flatbuffers::VOffsetT = 6;
+
+  #[inline]
+  pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
+    NotMember { _tab: table }
+  }
+  #[allow(unused_mut)]
+  pub fn create<'bldr: 'args, 'args: 'mut_bldr, 'mut_bldr, A: ::flatbuffers::Allocator + 'bldr>(
+    _fbb: &'mut_bldr mut ::flatbuffers::FlatBufferBuilder<'bldr, A>,
+    args: &'args NotMemberArgs
+  ) -> ::flatbuffers::WIPOffset<NotMember<'bldr>> {
+    let mut builder = NotMemberBuilder::new(_fbb);
+    builder.add_stated_index(args.stated_index);
+    builder.add_stated_term(args.stated_term);
+    builder.finish()
+  }
+
+
+  /// Its term.
+  #[inline]
+  pub fn stated_term(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(NotMember::VT_STATED_TERM, Some(0)).unwrap()}
+  }
+  /// Its index.
+  #[inline]
+  pub fn stated_index(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(NotMember::VT_STATED_INDEX, Some(0)).unwrap()}
+  }
+}
+
+impl ::flatbuffers::Verifiable for NotMember<'_> {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.visit_table(pos)?
+     .visit_field::<u64>("stated_term", Self::VT_STATED_TERM, false)?
+     .visit_field::<u64>("stated_index", Self::VT_STATED_INDEX, false)?
+     .finish();
+    Ok(())
+  }
+}
+pub struct NotMemberArgs {
+    pub stated_term: u64,
+    pub stated_index: u64,
+}
+impl<'a> Default for NotMemberArgs {
+  #[inline]
+  fn default() -> Self {
+    NotMemberArgs {
+      stated_term: 0,
+      stated_index: 0,
+    }
+  }
+}
+
+pub struct NotMemberBuilder<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> {
+  fbb_: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>,
+  start_: ::flatbuffers::WIPOffset<::flatbuffers::TableUnfinishedWIPOffset>,
+}
+impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> NotMemberBuilder<'a, 'b, A> {
+  #[inline]
+  pub fn add_stated_term(&mut self, stated_term: u64) {
+    self.fbb_.push_slot::<u64>(NotMember::VT_STATED_TERM, stated_term, 0);
+  }
+  #[inline]
+  pub fn add_stated_index(&mut self, stated_index: u64) {
+    self.fbb_.push_slot::<u64>(NotMember::VT_STATED_INDEX, stated_index, 0);
+  }
+  #[inline]
+  pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> NotMemberBuilder<'a, 'b, A> {
+    let start = _fbb.start_table();
+    NotMemberBuilder {
+      fbb_: _fbb,
+      start_: start,
+    }
+  }
+  #[inline]
+  pub fn finish(self) -> ::flatbuffers::WIPOffset<NotMember<'a>> {
+    let o = self.fbb_.end_table(self.start_);
+    ::flatbuffers::WIPOffset::new(o.value())
+  }
+}
+
+impl ::core::fmt::Debug for NotMember<'_> {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+    let mut ds = f.debug_struct("NotMember");
+      ds.field("stated_term", &self.stated_term());
+      ds.field("stated_index", &self.stated_index());
+      ds.finish()
+  }
+}
 pub enum RaftMessageOffset {}
 #[derive(Copy, Clone, PartialEq)]
 
@@ -4166,6 +4286,20 @@ impl<'a> RaftMessage<'a> {
     }
   }
 
+  #[inline]
+  #[allow(non_snake_case)]
+  pub fn body_as_not_member(&self) -> Option<NotMember<'a>> {
+    if self.body_type() == RaftBody::NotMember {
+      let u = self.body();
+      // Safety:
+      // Created from a valid Table for this object
+      // Which contains a valid union in this slot
+      Some(unsafe { NotMember::init_from_table(u) })
+    } else {
+      None
+    }
+  }
+
 }
 
 impl ::flatbuffers::Verifiable for RaftMessage<'_> {
@@ -4192,6 +4326,7 @@ impl ::flatbuffers::Verifiable for RaftMessage<'_> {
           RaftBody::Founding => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Founding>>("RaftBody::Founding", pos),
           RaftBody::Quiesce => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<Quiesce>>("RaftBody::Quiesce", pos),
           RaftBody::QuiesceAck => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<QuiesceAck>>("RaftBody::QuiesceAck", pos),
+          RaftBody::NotMember => v.verify_union_variant::<::flatbuffers::ForwardsUOffset<NotMember>>("RaftBody::NotMember", pos),
           _ => Ok(()),
         }
      })?
@@ -4355,6 +4490,13 @@ impl ::core::fmt::Debug for RaftMessage<'_> {
         },
         RaftBody::QuiesceAck => {
           if let Some(x) = self.body_as_quiesce_ack() {
+            ds.field("body", &x)
+          } else {
+            ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")
+          }
+        },
+        RaftBody::NotMember => {
+          if let Some(x) = self.body_as_not_member() {
             ds.field("body", &x)
           } else {
             ds.field("body", &"InvalidFlatbuffer: Union discriminant does not match value.")

@@ -216,6 +216,13 @@ pub enum RaftBody {
         /// Its last index.
         last_index: LogIndex,
     },
+    /// Answer to a pre-vote: the configuration at this place is committed, and you are no member by it.
+    NotMember {
+        /// Its term.
+        stated_term: Term,
+        /// Its index.
+        stated_index: LogIndex,
+    },
     /// Give me the content of these entries: mine is lost. A follower asks its leader, a leader everybody.
     Refetch {
         /// Their term.

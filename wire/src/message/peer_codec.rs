@@ -350,6 +350,16 @@ fn build_body(b: &mut Builder, body: &RaftBody) -> (fb::RaftBody, UnionOffset) {
                 last_index: last_index.0,
             }
         ),
+        RaftBody::NotMember {
+            stated_term,
+            stated_index,
+        } => member!(
+            NotMember,
+            NotMemberArgs {
+                stated_term: stated_term.0,
+                stated_index: stated_index.0,
+            }
+        ),
         RaftBody::Refetch {
             entry_term,
             first,
@@ -489,6 +499,13 @@ fn raft_body(message: fb::RaftMessage<'_>) -> Result<RaftBody, MessageError> {
             let m = member!(body_as_quiesce_ack);
             RaftBody::QuiesceAck {
                 last_index: LogIndex(m.last_index()),
+            }
+        }
+        fb::RaftBody::NotMember => {
+            let m = member!(body_as_not_member);
+            RaftBody::NotMember {
+                stated_term: Term(m.stated_term()),
+                stated_index: LogIndex(m.stated_index()),
             }
         }
         fb::RaftBody::Refetch => {

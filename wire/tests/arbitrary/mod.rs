@@ -123,6 +123,10 @@ fn raft_bodies() -> BoxedStrategy<RaftBody> {
         bytes().prop_map(|configuration| RaftBody::Founding { configuration }),
         indexes().prop_map(|last_index| RaftBody::Quiesce { last_index }),
         indexes().prop_map(|last_index| RaftBody::QuiesceAck { last_index }),
+        (terms(), indexes()).prop_map(|(stated_term, stated_index)| RaftBody::NotMember {
+            stated_term,
+            stated_index,
+        }),
         (terms(), indexes(), indexes()).prop_map(|(entry_term, first, last)| RaftBody::Refetch {
             entry_term,
             first,
