@@ -163,6 +163,22 @@ pub const fn remedy(clause: RefusalClause) -> &'static str {
             "retry after a pause, with fewer appends in flight; make the machine faster, or raise apply_budget_us in the profile"
         }
         RefusalClause::MissingContent => "wait for the repair, or see the partition's status",
+        RefusalClause::NotPlaced => {
+            "name one that the placement has, or give the client the placement that lists it"
+        }
+        RefusalClause::TooLong => "split it: no profile raises this limit",
+        RefusalClause::Unreached => {
+            "see that the node runs, that the client's placement has its address, and that nothing blocks the way"
+        }
+        RefusalClause::Untrusted => {
+            "use certificate, CA and placement of one cluster (clustor certs)"
+        }
+        RefusalClause::TurnedAway => "the node says why; set that right, or ask another node",
+        RefusalClause::Unanswered => {
+            "give it more time, and see with clustor status whether most of the partition's nodes run"
+        }
+        RefusalClause::Incompatible => "run one release at the client and on all nodes",
+        RefusalClause::Closed => "make another client",
     }
 }
 

@@ -99,15 +99,15 @@ fn what_no_node_could_serve_is_refused_unsent() {
     assert!(world.dialled.is_empty());
     match world.outcome(long) {
         Some(Outcome::NotExecuted { refusal }) => {
-            assert_eq!(refusal.clause, RefusalClause::TooLarge);
+            assert_eq!(refusal.clause, RefusalClause::TooLong);
         }
         other => panic!("too large, got {other:?}"),
     }
     assert!(
-        matches!(&world.answers[&nowhere], Answer::Read(Err(r)) if r.clause == RefusalClause::NotHere)
+        matches!(&world.answers[&nowhere], Answer::Read(Err(r)) if r.clause == RefusalClause::NotPlaced)
     );
     assert!(
-        matches!(&world.answers[&no_shard], Answer::Status(Err(r)) if r.clause == RefusalClause::NotHere)
+        matches!(&world.answers[&no_shard], Answer::Status(Err(r)) if r.clause == RefusalClause::NotPlaced)
     );
 }
 

@@ -4,9 +4,9 @@
 mod client_support;
 
 use client_support::world::{KEY, SECOND, World, key_of, world};
-use client_support::{P, applied, at, bare_status, index_needed, refused};
+use client_support::{P, applied, at, bare_status, index_needed, not_leader, refused, request};
 use clustor_engine::client::{ClientSettings, Keying, Question};
-use clustor_engine::outcome::{IdempotencyKey, Outcome, RefusalClause};
+use clustor_engine::outcome::{IdempotencyKey, Outcome, RefusalClause, describe};
 use clustor_wire::ids::LogIndex;
 use clustor_wire::message::{ClientResponseBody, ReadLevel};
 
@@ -114,6 +114,27 @@ fn at_its_deadline_an_append_that_was_sent_is_unknown_with_key_and_index() {
 }
 
 #[test]
+fn at_its_deadline_nobody_is_told_to_follow_leaders_as_the_client_did() {
+    let mut world = world();
+    let ticket = world.append(Keying::New(KEY));
+    while world.outcome(ticket).is_none() {
+        match world.sent.pop_front() {
+            Some((to, frame)) => world.reply(to, request(&frame).id, not_leader(None)),
+            None => world.advance(),
+        }
+    }
+    match world.outcome(ticket).unwrap() {
+        Outcome::NotExecuted { refusal } => {
+            assert_eq!(refusal.clause, RefusalClause::Unanswered);
+            let told = describe(refusal);
+            assert!(told.contains("its time is over"), "{told}");
+            assert!(told.contains("give it more time"), "{told}");
+        }
+        other => panic!("not executed, got {other:?}"),
+    }
+}
+
+#[test]
 fn at_its_deadline_an_append_that_nobody_took_was_not_executed() {
     let mut world = world();
     world.dead = vec![at(1), at(2), at(3)];
@@ -123,12 +144,15 @@ fn at_its_deadline_an_append_that_nobody_took_was_not_executed() {
     }
     match world.outcome(ticket).unwrap() {
         Outcome::NotExecuted { refusal } => {
-            assert_eq!(refusal.clause, RefusalClause::Unavailable);
+            assert_eq!(refusal.clause, RefusalClause::Unreached);
             assert!(
                 refusal.message.contains("connection refused"),
                 "{}",
                 refusal.message
             );
+            // The remedy is a client's: there is no partition whose status could be looked at.
+            let told = describe(refusal);
+            assert!(told.contains("see that the node runs"), "{told}");
         }
         other => panic!("not executed, got {other:?}"),
     }

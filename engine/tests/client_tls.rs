@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use client_support::server::{Action, Ca, start};
 use client_support::{P, applied, at, bare_status, index_needed, not_leader, placement};
 use clustor_engine::client::{AppendWith, Client, ClientConfig, ClientError, Keying};
-use clustor_engine::outcome::{AppendError, IdempotencyKey, RefusalClause};
+use clustor_engine::outcome::{AppendError, IdempotencyKey, RefusalClause, describe};
 use clustor_engine::security::TlsIdentity;
 use clustor_wire::ids::{LogIndex, Term};
 use clustor_wire::message::{ClientRequest, ClientRequestBody, ClientResponseBody};
@@ -183,8 +183,10 @@ fn a_certificate_that_the_node_refuses_executes_nothing_and_says_so() {
     };
     match client.append_with(P, *b"x", with).wait() {
         Err(AppendError::NotExecuted { refusal }) => {
-            assert_eq!(refusal.clause, RefusalClause::Unavailable);
+            assert_eq!(refusal.clause, RefusalClause::Untrusted);
             assert!(refusal.message.contains("TLS"), "{}", refusal.message);
+            let told = describe(&refusal);
+            assert!(told.contains("CA and placement of one cluster"), "{told}");
         }
         other => panic!("not executed, got {other:?}"),
     }
@@ -215,7 +217,7 @@ fn closing_answers_what_is_under_way_and_refuses_what_comes_later() {
     assert!(matches!(pending.wait(), Err(AppendError::Unknown { .. })));
     match other.append(P, *b"y").wait() {
         Err(AppendError::NotExecuted { refusal }) => {
-            assert_eq!(refusal.clause, RefusalClause::Stopping);
+            assert_eq!(refusal.clause, RefusalClause::Closed);
         }
         other => panic!("stopping, got {other:?}"),
     }

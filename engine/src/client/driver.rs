@@ -19,6 +19,7 @@ use clustor_wire::frame::{FRAME_HEADER_BYTES, Frame};
 use mio::{Events, Interest, Poll, Token};
 
 use super::handle::{Shared, Submission};
+use super::loss::Loss;
 use super::machine::{Effect, Machine};
 use super::question::Answer;
 use super::settings::ClientSettings;
@@ -164,9 +165,9 @@ impl Driver {
                 return;
             };
             if let Some(socket) = self.sockets.get_mut(&token)
-                && let Err(why) = socket.write()
+                && let Err(loss) = socket.write()
             {
-                self.lose(token, &why);
+                self.lose(token, &loss);
             }
         }
     }
@@ -189,7 +190,7 @@ impl Driver {
                     Ok(()) => {
                         self.to_write.insert(token);
                     }
-                    Err(error) => self.lose(token, &error.to_string()),
+                    Err(error) => self.lose(token, &error.into()),
                 }
             }
             Effect::Close { to, why } => {
@@ -197,17 +198,16 @@ impl Driver {
                 self.close(to);
             }
             Effect::Dial { to, address } => {
-                if let Err(why) = self.dial(to, address) {
-                    self.machine.disconnected(boottime_us(), to, &why);
+                if let Err(loss) = self.dial(to, address) {
+                    self.machine.disconnected(boottime_us(), to, &loss);
                 }
             }
         }
     }
 
-    fn dial(&mut self, to: PeerId, address: SocketAddr) -> Result<(), String> {
+    fn dial(&mut self, to: PeerId, address: SocketAddr) -> Result<(), Loss> {
         let preface = Preface::client(Some(self.placement.cluster()), Some(to.shard));
-        let node = SpiffeId::new(self.placement.trust_domain(), Role::Node(to.node))
-            .map_err(|error| error.to_string())?;
+        let node = SpiffeId::new(self.placement.trust_domain(), Role::Node(to.node))?;
         let expected = Expected::Exactly(node);
         let mut socket = Socket::dial(to, address, preface, &self.identity, expected, self.limits)?;
         let token = self.next_token;
@@ -219,7 +219,7 @@ impl Driver {
                 Token(token),
                 Interest::READABLE | Interest::WRITABLE,
             )
-            .map_err(|error| format!("epoll: {error}"))?;
+            .map_err(|error| Loss::unreached(format!("epoll: {error}")))?;
         self.by_shard.insert(to, token);
         self.sockets.insert(token, socket);
         Ok(())
@@ -246,23 +246,23 @@ impl Driver {
             Ok(Seen::More) => {
                 self.to_read.insert(token);
             }
-            Err(why) => {
+            Err(loss) => {
                 // The alert or goodbye that says why.
                 let _ = self.sockets.get_mut(&token).map(Socket::write);
-                self.lose(token, &why);
+                self.lose(token, &loss);
             }
         }
     }
 
     /// A connection ended by itself.
-    fn lose(&mut self, token: usize, why: &str) {
+    fn lose(&mut self, token: usize, loss: &Loss) {
         let Some(at) = self.sockets.get(&token).map(|socket| socket.at) else {
             return;
         };
         // Effects for the old connection must not meet a new one; the machine has sent all it will on this one.
         self.remove(token);
-        tracing::debug!(node = %at.node, shard = %at.shard, why, "client: connection lost");
-        self.machine.disconnected(boottime_us(), at, why);
+        tracing::debug!(node = %at.node, shard = %at.shard, why = loss.why, "client: connection lost");
+        self.machine.disconnected(boottime_us(), at, loss);
     }
 
     fn close(&mut self, to: PeerId) {

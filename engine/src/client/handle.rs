@@ -394,7 +394,7 @@ impl Client {
                 refusal(RefusalClause::Busy, message, 10)
             } else {
                 let message = "client: it was closed".to_owned();
-                refusal(RefusalClause::Stopping, message, 0)
+                refusal(RefusalClause::Closed, message, 0)
             };
             return Pending::answered(question.refused(refused), known, read);
         }

@@ -18,6 +18,7 @@ mod config;
 mod driver;
 mod handle;
 mod link;
+mod loss;
 mod machine;
 mod pending;
 mod question;
@@ -26,8 +27,12 @@ mod settings;
 mod socket;
 mod timers;
 
+pub use clustor_wire::message::{
+    DurabilityMode, MembersVerb, PartitionMembers, ProfileReload, ScrubStatus, ShardStatus,
+};
 pub use config::{ClientConfig, ClientError};
 pub use handle::{AppendWith, Client};
+pub use loss::Loss;
 pub use machine::{Effect, Machine};
 pub use pending::{CallError, Pending, ReadAnswer};
 pub use question::{Answer, Keying, PAYLOAD_BYTES_MAX, Question};

@@ -180,5 +180,5 @@ pub(super) fn read_reload(
 
 fn ended() -> CallError {
     let why = "the client's thread ended".to_owned();
-    CallError(refusal(RefusalClause::Unavailable, why, 0))
+    CallError(refusal(RefusalClause::Closed, why, 0))
 }

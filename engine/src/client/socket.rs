@@ -10,6 +10,8 @@ use clustor_shards::turn::PeerId;
 use clustor_wire::frame::Frame;
 use mio::net::TcpStream;
 
+use super::loss::Loss;
+
 /// Encrypted bytes made at a time.
 const TRANSMIT_BYTES: usize = 256 * 1024;
 /// Reads of one socket in one wake-up; others then have their turn.
@@ -48,15 +50,14 @@ impl Socket {
         identity: &TlsIdentity,
         expected: Expected,
         limits: ConnectionLimits,
-    ) -> Result<Self, String> {
-        let tls = Connection::dial(identity, SessionKind::Client, expected, limits)
-            .map_err(|error| error.to_string())?;
+    ) -> Result<Self, Loss> {
+        let tls = Connection::dial(identity, SessionKind::Client, expected, limits)?;
         let stream = TcpStream::connect(address)
-            .map_err(|error| format!("connecting to {address}: {error}"))?;
+            .map_err(|error| Loss::unreached(format!("connecting to {address}: {error}")))?;
         // Frames are batched before they are written; waiting for more would only delay them.
         stream
             .set_nodelay(true)
-            .map_err(|error| format!("{address}: {error}"))?;
+            .map_err(|error| Loss::unreached(format!("{address}: {error}")))?;
         Ok(Self {
             at,
             stream,
@@ -80,25 +81,25 @@ impl Socket {
     }
 
     /// Reads what there is, and appends whole frames to `frames`. The frames are good even with an error.
-    pub fn read(&mut self, buffer: &mut [u8], frames: &mut Vec<Frame>) -> Result<Seen, String> {
+    pub fn read(&mut self, buffer: &mut [u8], frames: &mut Vec<Frame>) -> Result<Seen, Loss> {
         for _ in 0..READS_MAX {
             let count = match self.stream.read(buffer) {
-                Ok(0) => return Err(self.tls.lost("the node ended the connection").to_string()),
+                Ok(0) => return Err(self.tls.lost("the node ended the connection").into()),
                 Ok(count) => count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Seen::All),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if !self.open => return Err(self.unconnected(&error)),
-                Err(error) => return Err(self.tls.lost(&error.to_string()).to_string()),
+                Err(error) => return Err(self.tls.lost(&error.to_string()).into()),
             };
             let mut rest = &mut buffer[..count];
             while !rest.is_empty() {
-                let taken = self.tls.receive(rest).map_err(|error| error.to_string())?;
+                let taken = self.tls.receive(rest)?;
                 rest = &mut rest[taken..];
                 while let Some(frame) = self.tls.next_frame() {
                     frames.push(frame);
                 }
                 if let Some(error) = self.tls.ended() {
-                    return Err(error.to_string());
+                    return Err(error.clone().into());
                 }
                 assert!(
                     taken > 0,
@@ -110,9 +111,9 @@ impl Socket {
     }
 
     /// Writes what is to be sent, as far as the socket takes it.
-    pub fn write(&mut self) -> Result<(), String> {
+    pub fn write(&mut self) -> Result<(), Loss> {
         if !self.open {
-            if let Some(error) = self.stream.take_error().map_err(|e| e.to_string())? {
+            if let Some(error) = self.stream.take_error().map_err(Loss::unreached)? {
                 return Err(self.unconnected(&error));
             }
             match self.stream.peer_addr() {
@@ -125,10 +126,7 @@ impl Socket {
             if self.written == self.out.len() {
                 self.out.clear();
                 self.written = 0;
-                let made = self
-                    .tls
-                    .transmit(&mut self.out, TRANSMIT_BYTES)
-                    .map_err(|error| error.to_string())?;
+                let made = self.tls.transmit(&mut self.out, TRANSMIT_BYTES)?;
                 if made == 0 {
                     return Ok(());
                 }
@@ -137,13 +135,13 @@ impl Socket {
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.tls.lost(&error.to_string()).to_string()),
+                Err(error) => return Err(self.tls.lost(&error.to_string()).into()),
             }
         }
     }
 
-    fn unconnected(&self, error: &io::Error) -> String {
-        format!("connecting to {}: {error}", self.address)
+    fn unconnected(&self, error: &io::Error) -> Loss {
+        Loss::unreached(format!("connecting to {}: {error}", self.address))
     }
 
     /// Ends the connection in order, as far as that goes without waiting.

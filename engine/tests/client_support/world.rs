@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
-use clustor_engine::client::{Answer, ClientSettings, Effect, Keying, Machine, Question};
+use clustor_engine::client::{Answer, ClientSettings, Effect, Keying, Loss, Machine, Question};
 use clustor_engine::outcome::{IdempotencyKey, Outcome};
 use clustor_shards::turn::PeerId;
 use clustor_wire::frame::Frame;
 use clustor_wire::ids::LogIndex;
-use clustor_wire::message::{ClientRequestBody, ClientResponseBody};
+use clustor_wire::message::{ClientRequestBody, ClientResponseBody, RefusalClause};
 
 use super::{P, bare_status, placement, request, response};
 
@@ -27,6 +27,13 @@ pub struct World {
     pub answers: BTreeMap<u64, Answer>,
     /// Nodes that don't accept connections.
     pub dead: Vec<PeerId>,
+}
+
+fn unreached(why: &str) -> Loss {
+    Loss {
+        clause: RefusalClause::Unreached,
+        why: why.to_owned(),
+    }
 }
 
 impl World {
@@ -55,7 +62,7 @@ impl World {
                     self.at.push(address);
                     if self.dead.contains(&to) {
                         self.machine
-                            .disconnected(self.now, to, "connection refused");
+                            .disconnected(self.now, to, &unreached("connection refused"));
                     } else {
                         self.machine.connected(self.now, to);
                     }
@@ -129,7 +136,8 @@ impl World {
     }
 
     pub fn lose(&mut self, from: PeerId) {
-        self.machine.disconnected(self.now, from, "reset");
+        self.machine
+            .disconnected(self.now, from, &unreached("reset"));
         self.settle();
     }
 

@@ -15,14 +15,16 @@ use clustor_wire::message::{
 
 use super::messages::MessageKind;
 
-/// Names for the variants of an enum: a list of all, and which one a value has. A variant that is left out does not compile.
+/// Names for the variants of an enum: a list of all, and which one a value has. A variant that is left out does not compile;
+/// those that no node has are named apart.
 macro_rules! named {
-    ($list:ident, $of:ident, $type:ident, $kind:literal: $($variant:ident)+) => {
+    ($list:ident, $of:ident, $type:ident, $kind:literal: $($variant:ident)+ $(; never $($other:ident)+)?) => {
         const $list: &[&str] = &[$(concat!($kind, ".", stringify!($variant))),+];
 
         const fn $of(value: &$type) -> &'static str {
             match value {
                 $($type::$variant { .. } => concat!($kind, ".", stringify!($variant)),)+
+                $($($type::$other { .. } => concat!($kind, ".", stringify!($other)),)+)?
             }
         }
     };
@@ -33,7 +35,8 @@ named!(MESSAGES, message, MessageKind, "message":
     TimeoutNow Refetch Refetched Founding Quiesce QuiesceAck NotMember PairBeat);
 named!(REFUSALS, refusal, RefusalClause, "refused":
     NotLeader NotHere TooLarge Busy KeyExpired IndexNeeded Stopping Unavailable DiskFull Unsupported MachineFailed
-    MissingContent ModeConflict Forbidden Rejected TermChanged ReadGate ApplyBudget);
+    MissingContent ModeConflict Forbidden Rejected TermChanged ReadGate ApplyBudget;
+    never NotPlaced TooLong Unreached Untrusted TurnedAway Unanswered Incompatible Closed);
 named!(LEADERSHIPS, leadership, Leadership, "leadership": Follower Elected Ready Draining Lost);
 named!(ROLES, role, Role, "role": Follower PreCandidate Candidate Leader Quarantined);
 named!(ASKED, asked, MemberChange, "asked": AddLearner AddObserver Address RemoveSilent Voters RollBack);

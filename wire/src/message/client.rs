@@ -230,6 +230,8 @@ pub struct LeaderAt {
 }
 
 /// The clause by which something was refused.
+///
+/// Those from [`RefusalClause::CLIENTS_FROM`] on are a client's own: it says them to its caller, and they are never sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum RefusalClause {
@@ -269,6 +271,33 @@ pub enum RefusalClause {
     ReadGate = 17,
     /// The machine takes longer over its batches than it may, and enough wait for it.
     ApplyBudget = 18,
+    /// A client: its placement names no such partition or shard.
+    NotPlaced = 128,
+    /// A client: no frame can hold what is asked.
+    TooLong = 129,
+    /// A client: a node can't be reached, or was lost.
+    Unreached = 130,
+    /// A client: TLS failed, or a certificate is somebody else's.
+    Untrusted = 131,
+    /// A client: a node refused the connection, and said why.
+    TurnedAway = 132,
+    /// A client: the time was over, and nobody had given an answer that counts.
+    Unanswered = 133,
+    /// A client: a node answered what can't be read, or something else than was asked.
+    Incompatible = 134,
+    /// A client: it was closed.
+    Closed = 135,
+}
+
+impl RefusalClause {
+    /// The least number of a client's own clauses.
+    pub const CLIENTS_FROM: u8 = 128;
+
+    /// Whether a client says it of itself.
+    #[must_use]
+    pub const fn is_clients(self) -> bool {
+        self as u8 >= Self::CLIENTS_FROM
+    }
 }
 
 /// How a shard and its partitions stand.

@@ -120,7 +120,7 @@ impl Machine {
             }
             Meaning::Nonsense => {
                 let refused = refusal(
-                    RefusalClause::Unavailable,
+                    RefusalClause::Incompatible,
                     format!("node {} answered something else", from.node),
                     0,
                 );
@@ -177,7 +177,16 @@ impl Machine {
             | RefusalClause::ModeConflict
             | RefusalClause::Forbidden
             | RefusalClause::Rejected
-            | RefusalClause::TermChanged => again = false,
+            | RefusalClause::TermChanged
+            // A node sends none of a client's own.
+            | RefusalClause::NotPlaced
+            | RefusalClause::TooLong
+            | RefusalClause::Unreached
+            | RefusalClause::Untrusted
+            | RefusalClause::TurnedAway
+            | RefusalClause::Unanswered
+            | RefusalClause::Incompatible
+            | RefusalClause::Closed => again = false,
         }
         if !again {
             self.refuse_for_good(ticket, refused);
@@ -272,27 +281,30 @@ impl Machine {
     }
 
     /// A question's time is over.
-    pub(super) fn expire(&mut self, ticket: u64, why: &str) {
+    pub(super) fn expire(&mut self, ticket: u64, clause: RefusalClause, why: &str) {
         if self.asked.contains_key(&ticket) {
-            let answer = self.without_answer(ticket, Some(why));
+            let answer = self.without_answer(ticket, Some((clause, why)));
             self.finish(ticket, answer);
         }
     }
 
     /// What is to be said of a question to which nobody gave an answer.
-    fn without_answer(&self, ticket: u64, over: Option<&str>) -> Answer {
+    fn without_answer(&self, ticket: u64, over: Option<(RefusalClause, &str)>) -> Answer {
         let asked = &self.asked[&ticket];
         let last = asked.last.clone();
         let refused = match (over, last) {
             (None, Some(last)) => last,
-            (Some(over), Some(mut last)) => {
+            (Some((clause, over)), Some(mut last)) => {
                 last.message = format!("client: {over}; last: {}", last.message);
+                if clause == RefusalClause::Closed || was_followed(last.clause) {
+                    last.clause = clause;
+                }
                 last
             }
             (over, None) => {
-                let over = over.unwrap_or("no answer");
+                let (clause, over) = over.unwrap_or((RefusalClause::Unanswered, "no answer"));
                 refusal(
-                    RefusalClause::Unavailable,
+                    clause,
                     format!("client: {over}, and no node has answered"),
                     0,
                 )
@@ -347,6 +359,14 @@ impl Machine {
         }
         self.effects.push_back(Effect::Answer { ticket, answer });
     }
+}
+
+/// Whether a client does by itself what this refusal asks for: at its deadline, to say so again is no remedy.
+const fn was_followed(clause: RefusalClause) -> bool {
+    matches!(
+        clause,
+        RefusalClause::NotLeader | RefusalClause::NotHere | RefusalClause::IndexNeeded
+    )
 }
 
 fn index_of(answer: &Answer) -> LogIndex {

@@ -10,10 +10,11 @@ use clustor_shards::turn::PeerId;
 use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::{PartitionId, ShardId};
 use clustor_wire::message::{
-    ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, Refusal, RefusalClause,
+    ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, Refusal,
 };
 
 use super::super::link::State;
+use super::super::loss::Loss;
 use super::super::question::Question;
 use super::super::timers::Timer;
 use super::asked::Place;
@@ -120,7 +121,7 @@ impl Machine {
     }
 
     /// The connection to this shard, or the dial, ended.
-    pub fn disconnected(&mut self, now: u64, from: PeerId, why: &str) {
+    pub fn disconnected(&mut self, now: u64, from: PeerId, loss: &Loss) {
         let Some(link) = self.links.get_mut(&from) else {
             return;
         };
@@ -136,8 +137,8 @@ impl Machine {
         let until = now + span / 2 + self.draw(span);
         self.links.get_mut(&from).expect("looked up before").state = State::Down { until };
         let why = refusal(
-            RefusalClause::Unavailable,
-            format!("node {}, shard {}: {why}", from.node, from.shard),
+            loss.clause,
+            format!("node {}, shard {}: {}", from.node, from.shard, loss.why),
             0,
         );
         for (id, request) in in_flight {
@@ -184,7 +185,7 @@ impl Machine {
         };
         let result = response.and_then(|response| self.response(now, from, response));
         if let Err(why) = result {
-            self.give_up(now, from, why);
+            self.give_up(now, from, Loss::incompatible(why));
         }
     }
 
@@ -265,12 +266,12 @@ impl Machine {
         }
     }
 
-    fn give_up(&mut self, now: u64, from: PeerId, why: String) {
+    fn give_up(&mut self, now: u64, from: PeerId, loss: Loss) {
         self.effects.push_back(Effect::Close {
             to: from,
-            why: why.clone(),
+            why: loss.why.clone(),
         });
-        self.disconnected(now, from, &why);
+        self.disconnected(now, from, &loss);
     }
 
     pub(super) fn dial_is_late(&mut self, now: u64, to: PeerId) {
@@ -280,7 +281,7 @@ impl Machine {
             self.give_up(
                 now,
                 to,
-                format!("no answer within {limit_ms} ms of dialling"),
+                Loss::unreached(format!("no answer within {limit_ms} ms of dialling")),
             );
         }
     }
@@ -294,7 +295,8 @@ impl Machine {
         };
         if link.heard_us <= request.sent_us {
             let limit_ms = self.settings.attempt_us / 1000;
-            self.give_up(now, from, format!("nothing was heard for {limit_ms} ms"));
+            let why = format!("nothing was heard for {limit_ms} ms");
+            self.give_up(now, from, Loss::unreached(why));
             return;
         }
         self.ask_elsewhere(now, from, request.ticket, id);

@@ -127,13 +127,13 @@ impl Machine {
             let message = format!(
                 "client: a payload of {bytes} bytes, the limit is {PAYLOAD_BYTES_MAX} bytes"
             );
-            return Err(refusal(RefusalClause::TooLarge, message, 0));
+            return Err(refusal(RefusalClause::TooLong, message, 0));
         }
         if let Some(partition) = question.partition()
             && !self.routes.knows(partition)
         {
             let message = format!("client: the placement names no partition {partition}");
-            return Err(refusal(RefusalClause::NotHere, message, 0));
+            return Err(refusal(RefusalClause::NotPlaced, message, 0));
         }
         if let Question::Status { at, .. } | Question::Reload { at } = question
             && !self.greetings.contains_key(at)
@@ -142,7 +142,7 @@ impl Machine {
                 "client: the placement names no shard {} of node {}",
                 at.shard, at.node
             );
-            return Err(refusal(RefusalClause::NotHere, message, 0));
+            return Err(refusal(RefusalClause::NotPlaced, message, 0));
         }
         Ok(())
     }
@@ -168,7 +168,9 @@ impl Machine {
     pub fn tick(&mut self, now: u64) {
         while let Some(timer) = self.timers.due(now) {
             match timer {
-                Timer::Deadline(ticket) => self.expire(ticket, "its time is over"),
+                Timer::Deadline(ticket) => {
+                    self.expire(ticket, RefusalClause::Unanswered, "its time is over");
+                }
                 Timer::Again(ticket) => self.route(now, ticket),
                 Timer::Attempt(peer, id) => self.attempt_is_late(now, peer, id),
                 Timer::Dial(peer) => self.dial_is_late(now, peer),
@@ -180,7 +182,7 @@ impl Machine {
     pub fn stop(&mut self) {
         let tickets: Vec<u64> = self.asked.keys().copied().collect();
         for ticket in tickets {
-            self.expire(ticket, "the client was closed");
+            self.expire(ticket, RefusalClause::Closed, "the client was closed");
         }
     }
 
@@ -260,7 +262,7 @@ impl Machine {
         let body = match asked.question.encode(id, asked.index) {
             Ok(body) => body,
             Err(error) => {
-                let refused = refusal(RefusalClause::TooLarge, error.to_string(), 0);
+                let refused = refusal(RefusalClause::TooLong, error.to_string(), 0);
                 self.refuse_for_good(ticket, refused);
                 return;
             }
