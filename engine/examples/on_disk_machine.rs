@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clustor_engine::engine::Engine;
+use clustor_engine::ids::LogIndex;
 use clustor_engine::machine::{Applied, Batch, Effects, MachineError, Opened, StateMachine};
-use clustor_wire::ids::LogIndex;
 
 /// Accounts and their balances. A command is `account amount`, the reply the new balance.
 struct Accounts {

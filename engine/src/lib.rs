@@ -3,6 +3,7 @@
 //!
 //! Rooms, from the ground up; each imports only those above it in this list:
 //!
+//! - [`ids`]: the ids that public signatures name
 //! - `lent`: what a partition without work does without
 //! - [`profile`]: every number by which a node is tuned, with its limits
 //! - [`security`]: identities, the signed placement
@@ -22,6 +23,7 @@
 pub mod client;
 pub mod engine;
 pub mod gate;
+pub mod ids;
 mod lent;
 pub mod machine;
 pub mod outcome;

@@ -11,9 +11,11 @@ use std::any::Any;
 use clustor_shards::log::Mode;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
-use clustor_wire::message::{
-    IdempotencyKey, PartitionMembers, PartitionStatus, ProfileReload, ReadLevel, Refusal,
+pub use clustor_wire::message::{
+    AskedAnswer, AskedNode, DurabilityMode, MemberStanding, MemberStatus, MembersChange,
+    PartitionMembers, PartitionStatus, ProfileReload, Role, TurnedKnob,
 };
+use clustor_wire::message::{IdempotencyKey, ReadLevel, Refusal};
 
 use crate::machine::deferred::Settled;
 use crate::outcome::{Leadership, Outcome};

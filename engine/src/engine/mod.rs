@@ -38,11 +38,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clustor_shards::host::DataDir;
-use clustor_shards::runtime::{Node, StopError};
+use clustor_shards::runtime::Node;
 use clustor_wire::ids::PartitionId;
 
 pub use builder::EngineBuilder;
-pub use clustor_shards::mesh::watch::Watch;
+pub use clustor_shards::host::{DataDirError, HostError};
+pub use clustor_shards::log::Mode;
+pub use clustor_shards::mesh::watch::{ChangeError, Closed, Watch};
+pub use clustor_shards::runtime::{StartError, StopError};
+pub use clustor_wire::message::ProfileReload;
 pub use environment::{LOG_ENCODING_VARIABLE, WAL_CODEC_VARIABLE};
 pub use error::EngineError;
 pub use handle::{AppendOptions, PartitionHandle, Refused};

@@ -17,10 +17,13 @@ mod retune;
 mod write;
 
 use clustor_shards::buffer::BLOCK_BYTES;
+pub use clustor_shards::disk::FlushKind;
 use clustor_shards::log::nonce::NONCE_RANGE_BLOCKS;
 use clustor_shards::log::options::{RELOCATE_SHARE, RELOCATE_TURN_BYTES_MAX};
 use clustor_shards::log::scrub::ScrubRates;
-use clustor_shards::log::{Encoding, LogFormat, LogOptions};
+pub use clustor_shards::log::{Encoding, HashSuite, Mode, OnAuthenticationFailure, Suite};
+use clustor_shards::log::{LogFormat, LogOptions};
+pub use clustor_shards::uring::WriterChoice;
 
 pub use knob::{Allowed, Knob, Value, When, Word};
 pub use limits::Profile;
