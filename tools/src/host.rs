@@ -9,6 +9,7 @@ use clustor_shards::host::{Finding, HostError, Judgement, Outcome, override_file
 use serde_json::{Value, json};
 
 use crate::exit::{CommandError, EXIT_HELP};
+use crate::json;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,7 +46,7 @@ pub struct HostArgs {
 pub fn run(args: &HostArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     let judgement = judge(&args.data)?;
     let written = if args.json {
-        writeln!(out, "{}", judgement_json(&judgement))
+        json::line(out, &judgement_json(&judgement))
     } else {
         print(&judgement, out)
     };

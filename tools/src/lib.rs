@@ -4,6 +4,7 @@
 //! Rooms, from the ground up; each imports only those above it in this list:
 //!
 //! - [`exit`]: exit codes, and the error that carries one
+//! - [`json`]: what `--json` prints, and its rule for numbers
 //! - [`files`]: reading files with a limit, creating files that must not exist
 //! - [`config`]: a node's config file
 //! - [`certs`]: certificates, keys and the signed placement of a cluster
@@ -26,6 +27,7 @@ pub mod exit;
 pub mod files;
 pub mod host;
 pub mod inspect;
+pub mod json;
 pub mod kv;
 pub mod probe;
 pub mod profile;

@@ -1,6 +1,6 @@
 //! The `clustor` command: parses the command line, runs one subcommand, ends with its exit code.
 
-use std::io::{Write, stderr, stdout};
+use std::io::{self, ErrorKind, Write, stderr, stdout};
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
@@ -20,6 +20,8 @@ use clustor_tools::profile::{self, ProfileArgs};
 use clustor_tools::scrub::{self, ScrubArgs};
 use clustor_tools::serve::{self, ServeArgs};
 use clustor_wire::frame::PROTOCOL_VERSION;
+use signal_hook::consts::SIGPIPE;
+use signal_hook::low_level::emulate_default_handler;
 
 /// Clustor: a replication engine that makes an ordered log durable on a quorum of machines.
 #[derive(Debug, Parser)]
@@ -57,9 +59,39 @@ fn long_version() -> &'static str {
     &TEXT
 }
 
+/// Standard output, which notes that nobody reads it any more (`clustor inspect DIR | head`).
+struct Output<W> {
+    inner: W,
+    is_gone: bool,
+}
+
+impl<W: Write> Output<W> {
+    fn note<T>(&mut self, done: io::Result<T>) -> io::Result<T> {
+        if let Err(error) = &done {
+            self.is_gone |= error.kind() == ErrorKind::BrokenPipe;
+        }
+        done
+    }
+}
+
+impl<W: Write> Write for Output<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let done = self.inner.write(bytes);
+        self.note(done)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let done = self.inner.flush();
+        self.note(done)
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let mut out = stdout().lock();
+    let mut out = Output {
+        inner: stdout().lock(),
+        is_gone: false,
+    };
     let result = match &arguments.command {
         Command::Certs(args) => certs::run(args, &mut out),
         Command::Demo(args) => demo::run(args, &mut out),
@@ -76,6 +108,12 @@ fn main() -> ExitCode {
         Command::Status(args) => client_commands::status(args, &mut out),
     };
     let result = result.and_then(|()| out.flush().map_err(CommandError::failed));
+    if out.is_gone {
+        // As other commands in a pipe end, and without a word. Until here the signal is ignored, for the sake of sockets.
+        if let Err(error) = emulate_default_handler(SIGPIPE) {
+            let _ = writeln!(stderr(), "clustor: {error}");
+        }
+    }
     match result {
         Ok(()) => ExitCode::from(Exit::Done as u8),
         Err(error) => {

@@ -16,6 +16,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{LOG_LEVELS, NodeConfig};
 use crate::exit::{CommandError, EXIT_HELP};
+use crate::json;
 use crate::kv::KvMachine;
 use crate::reload::{Reloader, Stamp};
 
@@ -89,22 +90,25 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     let reloader = Reloader::new(config, engine.handle());
     let watch = reloader.watch(seen).map_err(CommandError::failed)?;
     let listener = reloader.listen().map_err(CommandError::failed)?;
-    let ready = if args.json {
-        json!({
+    let written = if args.json {
+        let told = json!({
             "ready": true,
-            "node": node.get(),
+            "node": node,
             "listen": parts.listen.to_string(),
             "shards": parts.shards,
             "partitions": partitions,
-        })
-        .to_string()
+        });
+        json::line(out, &told)
     } else {
-        format!(
-            "ready: node {node} listens on {}, {} shards, {partitions} partitions",
-            parts.listen, parts.shards
+        writeln!(
+            out,
+            "ready: node {node} listens on {}, {}, {}",
+            parts.listen,
+            counted(parts.shards.into(), "shard"),
+            counted(partitions, "partition")
         )
     };
-    writeln!(out, "{ready}")
+    written
         .and_then(|()| out.flush())
         .map_err(CommandError::failed)?;
     for signal in signals.forever() {
@@ -127,6 +131,12 @@ pub fn run(args: &ServeArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     drop(listener.join());
     tracing::info!("stopped");
     Ok(())
+}
+
+/// So many of something, in words.
+fn counted(count: u64, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
 /// Log lines go to standard error.

@@ -74,16 +74,19 @@ fn a_cluster_is_made_of_which_every_node_can_start() {
         );
         assert_eq!(config.data_dir, dir.join(format!("data-{node}")));
     }
-    let client = TlsFiles {
-        ca: dir.join("ca.pem"),
-        certificate: dir.join("client-kv.pem"),
-        key: dir.join("client-kv.key"),
-    };
-    let client = TlsIdentity::load(&client, SystemTime::now()).unwrap();
     let domain = made["trust_domain"].as_str().unwrap();
+    for (name, id) in [("client-kv", "client/kv"), ("operator-ops", "operator/ops")] {
+        let files = TlsFiles {
+            ca: dir.join("ca.pem"),
+            certificate: dir.join(format!("{name}.pem")),
+            key: dir.join(format!("{name}.key")),
+        };
+        let whose = TlsIdentity::load(&files, SystemTime::now()).unwrap();
+        assert_eq!(whose.id().to_string(), format!("spiffe://{domain}/{id}"));
+    }
     assert_eq!(
-        client.id().to_string(),
-        format!("spiffe://{domain}/client/kv")
+        made["operators"][0],
+        dir.join("operator-ops.pem").display().to_string()
     );
 }
 
@@ -93,7 +96,13 @@ fn secrets_are_for_their_owner_alone() {
     let dir = home.path().join("dev");
     json(&certs(&dir, &["cluster", "--json"]));
     assert_eq!(mode(&dir), 0o700);
-    for secret in ["ca.key", "node-1.key", "client-dev.key", "placement.secret"] {
+    for secret in [
+        "ca.key",
+        "node-1.key",
+        "client-dev.key",
+        "operator-ops.key",
+        "placement.secret",
+    ] {
         assert_eq!(mode(&dir.join(secret)), 0o600, "{secret}");
     }
     for entry in fs::read_dir(&dir).unwrap() {
@@ -177,8 +186,8 @@ fn who_is_certified_later_belongs_to_the_trust_domain_of_the_placement() {
     let dir = home.path().join("dev");
     assert!(certs(&dir, &["cluster"]).status.success());
     let placement = load_placement(&dir);
-    let made = certs(&dir, &["client", "--name", "ops", "--operator", "--json"]);
-    let id = format!("spiffe://{}/operator/ops", placement.trust_domain());
+    let made = certs(&dir, &["client", "--name", "mae", "--operator", "--json"]);
+    let id = format!("spiffe://{}/operator/mae", placement.trust_domain());
     assert_eq!(json(&made)["id"], id);
 
     // Where none is, it has to be said.

@@ -343,7 +343,7 @@ fn every_structure_is_shown_with_what_it_says() {
     assert_eq!(says("Entry", "4")["wanted_mode"], "group");
     assert_eq!(says("Entry", "4")["cause"], "guard");
     assert_eq!(says("Relocated", "6")["type"], "command");
-    assert_eq!(says("Missing", "5")["missing_count"], "1");
+    assert_eq!(says("Missing", "5")["missing_count"], 1);
     assert_eq!(says("PeerChains", "0")["peers"][0]["boot"], "71");
     assert_eq!(says("Floor", "1"), Value::Null);
 

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{clustor, free_ports};
+use support::{clustor, free_ports, id};
 
 const NODES: u16 = 4;
 const TRUST_DOMAIN: &str = "test.example";
@@ -51,12 +51,6 @@ impl Cluster {
         let made = clustor(&["certs", "cluster", "--listen", &listen, "--shards", "1"])
             .args(["--nodes", &number, "--replicas", &replicas])
             .args(["--partitions", &partitions])
-            .args(["--trust-domain", TRUST_DOMAIN, "--dir"])
-            .arg(&dir)
-            .output()
-            .expect("the clustor binary runs");
-        assert!(made.status.success(), "{}", text(&made.stderr));
-        let made = clustor(&["certs", "client", "--name", "ops", "--operator"])
             .args(["--trust-domain", TRUST_DOMAIN, "--dir"])
             .arg(&dir)
             .output()
@@ -135,7 +129,7 @@ impl Cluster {
 
     /// Who leads the partition, as the leader itself says.
     fn leader(&self) -> u64 {
-        self.show()["leader"].as_u64().expect("a number")
+        id(&self.show()["leader"]).expect("a node")
     }
 
     /// What the leader says of the partition's members.
@@ -154,9 +148,9 @@ impl Cluster {
         loop {
             let shown = self.show();
             let members = shown["members"].as_array().expect("members").iter();
-            let mut of_node = members.filter(|member| member["node"] == node);
-            let durable = of_node.next().and_then(|member| member["durable"].as_u64());
-            if durable >= shown["last_index"].as_u64() {
+            let mut of_node = members.filter(|member| id(&member["node"]) == Some(u64::from(node)));
+            let durable = of_node.next().and_then(|member| id(&member["durable"]));
+            if durable >= id(&shown["last_index"]) {
                 return;
             }
             assert!(Instant::now() < until, "{shown}");
@@ -172,7 +166,7 @@ impl Cluster {
             .filter(|member| member["standing"] != "leaving")
             .map(|member| {
                 let standing = member["standing"].as_str().expect("a word").to_owned();
-                (member["node"].as_u64().expect("a number"), standing)
+                (id(&member["node"]).expect("a node"), standing)
             })
             .collect()
     }
@@ -504,7 +498,7 @@ fn one_command_tells_every_partition_where_a_node_listens() {
         assert_code(&shown, 0);
         let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
         let mut all = shown["members"].as_array().expect("members").iter();
-        let Some(member) = all.find(|member| member["node"] == 3) else {
+        let Some(member) = all.find(|member| member["node"] == "3") else {
             assert_eq!(of["outcome"], "no-member");
             continue;
         };

@@ -596,21 +596,6 @@ fn where_direct_io_is_refused_a_thread_writes_and_says_so_and_nothing_is_lost() 
     let told = text(&status.stdout);
     assert!(told.contains("\"io_writer_mode\":\"blocking\""), "{told}");
     // Group mode is not for such a writer, and the clause says why.
-    let certified = clustor()
-        .args([
-            "certs",
-            "client",
-            "--name",
-            "ops",
-            "--operator",
-            "--trust-domain",
-            TRUST_DOMAIN,
-            "--dir",
-        ])
-        .arg(&dir.path)
-        .output()
-        .expect("runs");
-    assert!(certified.status.success(), "{}", text(&certified.stderr));
     let refused = ask(&dir.path, "mode", &["--operator", "ops", "1", "group"]);
     assert!(!refused.status.success());
     let said = text(&refused.stderr);

@@ -10,7 +10,7 @@ use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::{clustor, free_ports};
+use support::{clustor, free_ports, id};
 
 const NODES: u16 = 3;
 const APPENDS: u64 = 60;
@@ -208,7 +208,7 @@ fn asked(cluster: &Cluster) -> Vec<(u64, Value, String)> {
     let mut asked = Vec::new();
     for shard in shards {
         for partition in shard["partitions"].as_array().into_iter().flatten() {
-            let node = shard["node"].as_u64().expect("a node");
+            let node = id(&shard["node"]).expect("a node");
             let trouble = partition["trouble"].as_str().expect("a text").to_owned();
             asked.push((node, partition["missing_asked"].clone(), trouble));
         }
@@ -224,14 +224,14 @@ fn wait_until_told(cluster: &Cluster) {
         let answers = |asked: &Value| -> Vec<(u64, Value)> {
             let nodes = asked["nodes"].as_array().into_iter().flatten();
             nodes
-                .map(|it| (it["node"].as_u64().expect("a node"), it["answer"].clone()))
+                .map(|it| (id(&it["node"]).expect("a node"), it["answer"].clone()))
                 .collect()
         };
         // The leader asks everybody.
         let is_told = all.iter().any(|(node, asked, trouble)| {
             let other = 3 - node;
             answers(asked) == [(other, "missing".into()), (3, "unreachable".into())]
-                && asked["index"].as_u64().is_some_and(|index| index % 3 == 0)
+                && id(&asked["index"]).is_some_and(|index| index % 3 == 0)
                 && trouble.contains(&format!(
                     "node {other} lost it too, node 3 is not reachable"
                 ))
@@ -304,7 +304,7 @@ fn standing(cluster: &Cluster, node: u64) -> (Value, String) {
     let status = cluster.run("status", &["--json"]);
     let said: Value = serde_json::from_slice(&status.stdout).expect("JSON");
     let shards = said["shards"].as_array().into_iter().flatten();
-    let mut of_node = shards.filter(|shard| shard["node"] == node);
+    let mut of_node = shards.filter(|shard| id(&shard["node"]) == Some(node));
     let partition = of_node.next().map(|shard| &shard["partitions"][0]);
     let partition = partition.cloned().unwrap_or_default();
     let trouble = partition["trouble"].as_str().unwrap_or_default().to_owned();

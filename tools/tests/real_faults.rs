@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+mod support;
+use support::id;
+
 const NODES: u8 = 3;
 const PARTITIONS: u64 = 4;
 const CLIENTS: u64 = 3;
@@ -184,8 +187,8 @@ impl Cluster {
         let shown = self
             .asker()
             .ask(&["member", "show"], 20_000, partition, &[])?;
-        let leader = u8::try_from(shown["leader"].as_u64()?).ok()?;
-        Some((leader, shown["term"].as_u64()?))
+        let leader = u8::try_from(id(&shown["leader"])?).ok()?;
+        Some((leader, id(&shown["term"])?))
     }
 }
 
@@ -255,7 +258,7 @@ fn live(asker: &Asker, number: u64, done: &AtomicBool, next: &AtomicU64) -> Vec<
         } else {
             asker.ask(&["append"], 3_000, partition, &["k", &value])
         };
-        let index = answer.as_ref().and_then(|answer| answer["index"].as_u64());
+        let index = answer.as_ref().and_then(|answer| id(&answer["index"]));
         let found = answer.as_ref().and_then(|a| a["value"].as_str());
         history.push(Did {
             partition,

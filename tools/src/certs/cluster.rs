@@ -32,6 +32,8 @@ pub struct ClusterPlan {
     pub replicas: usize,
     /// Names of clients that get a certificate, as `client-<name>.pem`.
     pub clients: Vec<String>,
+    /// Names of operators that get a certificate, as `operator-<name>.pem`.
+    pub operators: Vec<String>,
     /// How long certificates last, in days.
     pub days: u32,
     /// The profile in the configs.
@@ -51,6 +53,8 @@ pub struct Cluster {
     pub configs: BTreeMap<NodeId, PathBuf>,
     /// Certificate files of each client.
     pub clients: BTreeMap<String, TlsFiles>,
+    /// Certificate files of each operator.
+    pub operators: BTreeMap<String, TlsFiles>,
     /// The signed placement.
     pub placement: PathBuf,
     /// The public key that verifies it.
@@ -119,11 +123,13 @@ pub fn make_cluster(plan: &ClusterPlan) -> Result<Cluster, CertsError> {
 
     files::make_dir(&plan.dir)?;
     let authority = Authority::create(&plan.dir, &trust_domain)?;
-    let mut clients = BTreeMap::new();
+    let (mut clients, mut operators) = (BTreeMap::new(), BTreeMap::new());
     for (name, id) in &ids {
         let issued = authority.issue(name, id, plan.days)?;
-        if let Role::Client(client) = id.role() {
-            clients.insert(client.clone(), issued);
+        match id.role() {
+            Role::Client(client) => drop(clients.insert(client.clone(), issued)),
+            Role::Operator(operator) => drop(operators.insert(operator.clone(), issued)),
+            Role::Node(_) => {}
         }
     }
     let [placement, placement_key, placement_secret] = placement_files(&plan.dir);
@@ -142,6 +148,7 @@ pub fn make_cluster(plan: &ClusterPlan) -> Result<Cluster, CertsError> {
         trust_domain,
         configs,
         clients,
+        operators,
         loaded: Placement::load(signed.as_bytes(), &secret.public())?,
         placement,
         placement_key,
@@ -203,8 +210,13 @@ fn identities(
         .clients
         .iter()
         .map(|name| (format!("client-{name}"), Role::Client(name.clone())));
+    let operators = plan
+        .operators
+        .iter()
+        .map(|name| (format!("operator-{name}"), Role::Operator(name.clone())));
     nodes
         .chain(clients)
+        .chain(operators)
         .map(|(name, role)| Ok((name, SpiffeId::new(trust_domain, role)?)))
         .collect()
 }

@@ -1,5 +1,6 @@
 //! `clustor certs`: the command line over this room.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -7,17 +8,19 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use clustor_engine::security::{
     PLACEMENT_BYTES_MAX, PlacedNode, Placement, PlacementDraft, PlacementKey, Role, SpiffeId,
+    TlsFiles,
 };
 use clustor_shards::log::Encoding;
 use clustor_wire::ids::NodeId;
 use serde_json::{Value, json};
 
 use super::{
-    Authority, CertsError, ClusterPlan, load_placement_secret, make_cluster, make_placement_keys,
-    nodes_in_a_row, placement_files, random_cluster,
+    Authority, CertsError, ClusterPlan, DEFAULT_CLIENT, DEFAULT_OPERATOR, load_placement_secret,
+    make_cluster, make_placement_keys, nodes_in_a_row, placement_files, random_cluster,
 };
 use crate::exit::{CommandError, EXIT_HELP};
 use crate::files;
+use crate::json;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,10 +51,15 @@ pub struct CertsArgs {
 #[derive(Debug, Subcommand)]
 enum What {
     /// A whole development cluster in one directory: CA, certificates, placement, a config per node.
+    #[command(
+        after_help = "Examples:\n  clustor certs cluster --dir dev\n  clustor certs cluster --dir dev --client kv --operator mae --profile throughput"
+    )]
     Cluster(ClusterArgs),
     /// A CA, and the key pair that signs placements.
+    #[command(after_help = "Examples:\n  clustor certs init --dir pki --trust-domain prod.example")]
     Init(Home),
     /// A node's certificate.
+    #[command(after_help = "Examples:\n  clustor certs node --dir dev --id 4")]
     Node {
         #[command(flatten)]
         home: Signing,
@@ -62,6 +70,9 @@ enum What {
         life: Life,
     },
     /// A client's or an operator's certificate.
+    #[command(
+        after_help = "Examples:\n  clustor certs client --dir dev --name kv\n  clustor certs client --dir dev --name mae --operator"
+    )]
     Client {
         #[command(flatten)]
         home: Signing,
@@ -75,6 +86,9 @@ enum What {
         life: Life,
     },
     /// A signed placement: which nodes there are, and which shard holds which replica.
+    #[command(
+        after_help = "Examples:\n  clustor certs placement --dir pki --trust-domain prod.example --node 1=10.0.0.1:7401/2 --replicas 1\n  clustor certs placement --dir pki --trust-domain prod.example --sign placement.txt"
+    )]
     Placement(PlacementArgs),
 }
 
@@ -132,6 +146,9 @@ struct ClusterArgs {
     /// A client that gets a certificate; may be repeated [default: dev]
     #[arg(long = "client")]
     clients: Vec<String>,
+    /// An operator that gets a certificate, for `mode`, `member` and `profile reload`; may be repeated [default: ops]
+    #[arg(long = "operator")]
+    operators: Vec<String>,
     /// Profile in the configs.
     #[arg(long, default_value = "latency", value_parser = ["latency", "throughput", "wan", "zfs"])]
     profile: String,
@@ -216,7 +233,7 @@ fn print(made: &Made, as_json: bool, out: &mut dyn Write) -> std::io::Result<()>
             .iter()
             .map(|(key, value)| ((*key).to_owned(), value.clone()))
             .collect();
-        return writeln!(out, "{}", Value::Object(object));
+        return json::line(out, &Value::Object(object));
     }
     for (key, value) in made {
         let key = key.replace('_', " ");
@@ -244,8 +261,8 @@ fn shown(path: &Path) -> Value {
 
 fn cluster(args: &ClusterArgs) -> Result<Made, CertsError> {
     let replicas = args.replicas.unwrap_or(args.nodes.min(3));
-    let clients = match args.clients.as_slice() {
-        [] => vec!["dev".to_owned()],
+    let named = |names: &[String], default: &str| match names {
+        [] => vec![default.to_owned()],
         some => some.to_vec(),
     };
     let made = make_cluster(&ClusterPlan {
@@ -254,17 +271,16 @@ fn cluster(args: &ClusterArgs) -> Result<Made, CertsError> {
         nodes: nodes_in_a_row(args.nodes, args.listen, args.shards)?,
         partitions: args.partitions,
         replicas: usize::from(replicas),
-        clients,
+        clients: named(&args.clients, DEFAULT_CLIENT),
+        operators: named(&args.operators, DEFAULT_OPERATOR),
         days: args.life.days,
         profile: args.profile.clone(),
         segment_bytes: None,
     })?;
     let configs: Vec<_> = made.configs.values().map(|path| shown(path)).collect();
-    let clients: Vec<_> = made
-        .clients
-        .values()
-        .map(|files| shown(&files.certificate))
-        .collect();
+    let certificates = |of: &BTreeMap<String, TlsFiles>| -> Vec<Value> {
+        of.values().map(|files| shown(&files.certificate)).collect()
+    };
     Ok(vec![
         (
             "cluster",
@@ -274,7 +290,8 @@ fn cluster(args: &ClusterArgs) -> Result<Made, CertsError> {
         ("placement", shown(&made.placement)),
         ("placement_key", shown(&made.placement_key)),
         ("configs", json!(configs)),
-        ("clients", json!(clients)),
+        ("clients", json!(certificates(&made.clients))),
+        ("operators", json!(certificates(&made.operators))),
         ("warnings", warnings(&made.loaded)),
         (
             "next",
@@ -356,7 +373,7 @@ fn placement(args: &PlacementArgs) -> Result<Made, CertsError> {
                 trust_domain: args.home.trust_domain.clone(),
                 record_codec: Encoding::Binary as u8,
                 nodes: args.nodes.iter().copied().collect(),
-                partitions: std::collections::BTreeMap::new(),
+                partitions: BTreeMap::new(),
             };
             if draft.nodes.len() < args.nodes.len() {
                 return Err(CertsError::Plan("a node is named twice".to_owned()));

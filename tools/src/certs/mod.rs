@@ -14,6 +14,11 @@ pub use cluster::{
 };
 pub use command::{CertsArgs, run};
 
+/// The client for whom `clustor certs cluster` makes a certificate, and whose commands use unless told otherwise.
+pub const DEFAULT_CLIENT: &str = "dev";
+/// The operator for whom it makes one.
+pub const DEFAULT_OPERATOR: &str = "ops";
+
 use clustor_engine::security::SecurityError;
 use clustor_shards::net::NetError;
 

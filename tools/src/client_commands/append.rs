@@ -5,11 +5,12 @@ use std::io::Write;
 use clap::Args;
 use clustor_engine::client::{AppendWith, Client, Keying};
 use clustor_engine::outcome::{AppendError, Appended, IdempotencyKey, describe};
-use clustor_wire::ids::{LogIndex, Term};
+use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use serde_json::json;
 
 use super::{Reach, check_partition, not_kv, shown, value_json};
 use crate::exit::{CommandError, EXIT_HELP};
+use crate::json;
 use crate::kv::{KEY_BYTES_MAX, KvAnswer, KvCommand};
 
 const EXAMPLES: &str = "\
@@ -116,14 +117,14 @@ fn applied(args: &AppendArgs, done: &Appended, out: &mut dyn Write) -> Result<()
     let written = if args.reach.json {
         let object = json!({
             "outcome": "applied",
-            "partition": args.partition.to_string(),
-            "term": term.get(),
-            "index": index.get(),
+            "partition": PartitionId(args.partition),
+            "term": term,
+            "index": index,
             "duplicate": duplicate,
             "version": answer.map(|answer| answer.version),
             "former": value_json(answer.and_then(|answer| answer.value)),
         });
-        writeln!(out, "{object}")
+        json::line(out, &object)
     } else {
         let effect = match answer {
             Some(KvAnswer { version, value }) => {
@@ -147,10 +148,10 @@ fn failed(args: &AppendArgs, error: AppendError, out: &mut dyn Write) -> Command
         AppendError::NotExecuted { refusal } => {
             let object = json!({
                 "outcome": "not executed",
-                "partition": partition.to_string(),
+                "partition": PartitionId(partition),
                 "clause": format!("{:?}", refusal.clause),
                 "why": describe(&refusal),
-                "leader": refusal.leader.map(|node| node.get()),
+                "leader": refusal.leader,
             });
             let why = format!(
                 "partition {partition}: not executed: {}",
@@ -166,10 +167,10 @@ fn failed(args: &AppendArgs, error: AppendError, out: &mut dyn Write) -> Command
             let key = key.map_or_else(String::new, |key| format!("{:032x}", key.0));
             let object = json!({
                 "outcome": "unknown",
-                "partition": partition.to_string(),
+                "partition": PartitionId(partition),
                 "why": why,
                 "idempotency_key": key,
-                "index": wal_committed.get(),
+                "index": wal_committed,
             });
             let why = format!(
                 "partition {partition}: unknown, it may still happen: {why}; repeat it with --idempotency-key {key} \
@@ -179,7 +180,7 @@ fn failed(args: &AppendArgs, error: AppendError, out: &mut dyn Write) -> Command
         }
     };
     if args.reach.json
-        && let Err(gone) = writeln!(out, "{object}")
+        && let Err(gone) = json::line(out, &object)
     {
         return CommandError::failed(gone);
     }

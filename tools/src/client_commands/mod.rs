@@ -26,7 +26,7 @@ pub use mode::{ModeArgs, mode};
 pub use read::{ReadArgs, read};
 pub use status::{StatusArgs, status};
 
-use crate::certs::placement_files;
+use crate::certs::{DEFAULT_CLIENT, placement_files};
 use crate::exit::CommandError;
 use crate::files;
 
@@ -39,7 +39,7 @@ pub struct Reach {
     #[arg(long, value_name = "DIR")]
     cluster: PathBuf,
     /// Whose certificate in that directory.
-    #[arg(long, default_value = "dev", value_name = "NAME")]
+    #[arg(long, default_value = DEFAULT_CLIENT, value_name = "NAME")]
     client: String,
     /// The signed placement, where it lies elsewhere.
     #[arg(long, value_name = "FILE")]
@@ -60,7 +60,7 @@ impl Reach {
     pub(crate) fn of(cluster: &Path, timeout_ms: u64) -> Self {
         Self {
             cluster: cluster.to_owned(),
-            client: "dev".to_owned(),
+            client: DEFAULT_CLIENT.to_owned(),
             placement: None,
             placement_key: None,
             timeout_ms,

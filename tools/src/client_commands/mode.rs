@@ -4,15 +4,17 @@ use std::io::Write;
 
 use clap::{Args, ValueEnum};
 use clustor_engine::outcome::{AppendError, describe};
+use clustor_wire::ids::PartitionId;
 use clustor_wire::message::DurabilityMode;
 use serde_json::json;
 
 use super::{Reach, check_partition};
 use crate::exit::{CommandError, EXIT_HELP};
+use crate::json;
 
 const EXAMPLES: &str = "\
 Examples:
-  clustor certs client --dir dev --name ops --operator  a certificate that may
+  clustor certs cluster --dir dev                    a cluster; operator-ops.pem is a certificate that may
   clustor mode --cluster dev --operator ops 1 group  appends to partition 1 share chains from now on
   clustor mode --cluster dev --operator ops 1 strict each gets its own
   clustor status --cluster dev --partition 1         the mode in force, and what holds group mode back
@@ -73,12 +75,12 @@ pub fn mode(args: &ModeArgs, out: &mut dyn Write) -> Result<(), CommandError> {
         })?;
     let written = if args.reach.json {
         let object = json!({
-            "partition": partition.to_string(),
+            "partition": PartitionId(partition),
             "mode": name,
-            "term": done.term.get(),
-            "index": done.index.get(),
+            "term": done.term,
+            "index": done.index,
         });
-        writeln!(out, "{object}")
+        json::line(out, &object)
     } else {
         let (term, index) = (done.term, done.index);
         writeln!(

@@ -4,10 +4,12 @@ use std::io::Write;
 
 use clap::{Args, ValueEnum};
 use clustor_engine::outcome::{ReadLevel, describe};
+use clustor_wire::ids::PartitionId;
 use serde_json::json;
 
 use super::{Reach, check_partition, not_kv, shown, value_json};
 use crate::exit::{CommandError, EXIT_HELP};
+use crate::json;
 use crate::kv::KvAnswer;
 
 const EXAMPLES: &str = "\
@@ -102,15 +104,15 @@ pub fn read(args: &ReadArgs, out: &mut dyn Write) -> Result<(), CommandError> {
         out.write_all(value)
     } else if args.reach.json {
         let object = json!({
-            "partition": partition.to_string(),
+            "partition": PartitionId(partition),
             "level": level_name(found.level),
-            "term": term.get(),
-            "index": index.get(),
+            "term": term,
+            "index": index,
             "key": args.key,
             "value": value_json(value),
             "version": version,
         });
-        writeln!(out, "{object}")
+        json::line(out, &object)
     } else {
         let value = shown(value);
         let level = match found.level {

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Reach, check_partition};
 use crate::exit::{CommandError, EXIT_HELP};
+use crate::json;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -79,7 +80,7 @@ pub fn status(args: &StatusArgs, out: &mut dyn Write) -> Result<(), CommandError
         .collect();
     if args.reach.json {
         let shards: Vec<Value> = told.iter().map(shard_json).collect();
-        writeln!(out, "{}", json!({ "shards": shards })).map_err(CommandError::failed)?;
+        json::line(out, &json!({ "shards": shards })).map_err(CommandError::failed)?;
     } else {
         for shard in &told {
             print_shard(shard, out).map_err(CommandError::failed)?;
@@ -157,11 +158,11 @@ const fn writer(mode: u8) -> &'static str {
 
 fn shard_json((at, status): &Told) -> Value {
     match status {
-        Err(why) => json!({ "node": at.node.get(), "shard": at.shard.get(), "unreachable": why }),
+        Err(why) => json!({ "node": at.node, "shard": at.shard.get(), "unreachable": why }),
         Ok(status) => json!({
-            "node": at.node.get(),
+            "node": at.node,
             "shard": at.shard.get(),
-            "boot": status.boot.get(),
+            "boot": status.boot,
             "io_writer_mode": writer(status.io_writer_mode),
             "trouble": status.trouble,
             "partitions": status.partitions.iter().map(partition_json).collect::<Vec<_>>(),
@@ -214,14 +215,14 @@ fn scrub_line(scrub: &ScrubStatus) -> String {
 
 fn partition_json(status: &PartitionStatus) -> Value {
     json!({
-        "partition": status.partition.to_string(),
+        "partition": status.partition,
         "role": role(status.role),
-        "term": status.term.get(),
-        "leader": status.leader.map(NodeId::get),
-        "last_index": status.last_index.get(),
-        "durable": status.durable.get(),
-        "wal_committed": status.wal_committed.get(),
-        "applied": status.applied.get(),
+        "term": status.term,
+        "leader": status.leader,
+        "last_index": status.last_index,
+        "durable": status.durable,
+        "wal_committed": status.wal_committed,
+        "applied": status.applied,
         "missing": status.missing,
         "trouble": status.trouble,
         "mode": mode(status.mode),
@@ -233,7 +234,7 @@ fn partition_json(status: &PartitionStatus) -> Value {
         "apply_breaches": status.apply_breaches,
         "apply_backlog_max": status.apply_backlog_max,
         "missing_asked": status.asked_index.map(|index| json!({
-            "index": index.get(),
+            "index": index,
             "nodes": status.asked.iter().map(asked_json).collect::<Vec<_>>(),
         })),
     })
@@ -248,7 +249,7 @@ fn asked_json(asked: &AskedNode) -> Value {
         AskedAnswer::Never => Some("never"),
         AskedAnswer::Unreachable => Some("unreachable"),
     };
-    json!({ "node": asked.node.get(), "answer": answer })
+    json!({ "node": asked.node, "answer": answer })
 }
 
 fn print_shard((at, status): &Told, out: &mut dyn Write) -> std::io::Result<()> {

@@ -462,7 +462,7 @@ fn conclude(
             "unproven": unproven,
             "unresolved": unresolved,
             "leader_changes": story.leader_changes,
-            "killed_node": story.killed.get(),
+            "killed_node": story.killed,
             "p50_us": p50,
             "p99_us": p99,
             "unavailable_ms": story.unavailable_ms,

@@ -15,7 +15,7 @@ use clustor_shards::host::OfflineDir;
 use clustor_wire::ids::NodeId;
 
 use super::check_interrupt;
-use crate::certs::{Cluster, ClusterPlan, make_cluster};
+use crate::certs::{Cluster, ClusterPlan, DEFAULT_CLIENT, DEFAULT_OPERATOR, make_cluster};
 use crate::config::NodeConfig;
 use crate::exit::CommandError;
 
@@ -27,7 +27,6 @@ const SHARDS: u16 = 2;
 const READY_WAIT: Duration = Duration::from_secs(30);
 /// How long a node may take to stop in order.
 const STOP_WAIT: Duration = Duration::from_secs(15);
-const CLIENT: &str = "demo";
 
 /// The cluster, and those of its nodes that run.
 pub(super) struct Nodes {
@@ -56,7 +55,8 @@ impl Nodes {
             nodes,
             partitions,
             replicas: NODES as usize,
-            clients: vec![CLIENT.to_owned()],
+            clients: vec![DEFAULT_CLIENT.to_owned()],
+            operators: vec![DEFAULT_OPERATOR.to_owned()],
             days: 1,
             profile: "throughput".to_owned(),
             segment_bytes: Some(segment_bytes),
@@ -70,7 +70,7 @@ impl Nodes {
     }
 
     pub fn client_files(&self) -> TlsFiles {
-        self.cluster.clients[CLIENT].clone()
+        self.cluster.clients[DEFAULT_CLIENT].clone()
     }
 
     pub fn placement(&self) -> Placement {

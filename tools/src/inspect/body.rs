@@ -20,9 +20,7 @@ pub(super) fn fields(record: &RecordView) -> Fields {
         RecordKind::HardState => hard_state(body),
         RecordKind::Configuration if record.header.index.get() == 0 => created(body),
         RecordKind::Configuration | RecordKind::RelocatedConfiguration => configuration(body),
-        RecordKind::Missing => {
-            number(body).map(|count| vec![("missing_count", json!(count.to_string()))])
-        }
+        RecordKind::Missing => number(body).map(|count| vec![("missing_count", json!(count))]),
         RecordKind::PeerChains => peer_chains(record),
         RecordKind::Truncate
         | RecordKind::ExitCommitted
@@ -116,7 +114,7 @@ pub(super) fn configuration(body: &[u8]) -> Option<Fields> {
         let voters = half.iter().map(|peer| {
             let incarnation = configuration.incarnation_of(*peer).get();
             json!({
-                "node": peer.node.get().to_string(),
+                "node": peer.node,
                 "shard": peer.shard.get(),
                 "incarnation": (incarnation != 0).then(|| incarnation.to_string()),
             })
@@ -125,7 +123,7 @@ pub(super) fn configuration(body: &[u8]) -> Option<Fields> {
     };
     let notes = configuration.notes().iter().map(|note| {
         json!({
-            "node": note.peer.node.get().to_string(),
+            "node": note.peer.node,
             "shard": note.peer.shard.get(),
             "standing": match note.standing {
                 Standing::Voter => "voter",
@@ -160,11 +158,11 @@ fn peer_chains(record: &RecordView) -> Option<Fields> {
     let peers = record.peers()?;
     let peers = peers.iter().map(|((node, shard), past)| {
         json!({
-            "node": node.get().to_string(),
+            "node": node,
             "shard": shard.get(),
-            "incarnation": past.incarnation.get().to_string(),
-            "boot": past.boot.get().to_string(),
-            "retired": past.chain.get().to_string(),
+            "incarnation": past.incarnation,
+            "boot": past.boot,
+            "retired": past.chain,
         })
     });
     Some(vec![("peers", peers.collect::<Vec<_>>().into())])
@@ -189,11 +187,11 @@ fn entry(record: &RecordView) -> Fields {
             "payload_bytes",
             json!(record.header.body_len as usize - head),
         ),
-        ("stamp_ms", json!(entry.stamp_ms.to_string())),
+        ("stamp_ms", json!(entry.stamp_ms)),
     ];
     if let Some(key) = entry.key {
         fields.push(("key", json!(format!("{:032x}", key.key.0))));
-        fields.push(("key_wal_committed", json!(key.known.get().to_string())));
+        fields.push(("key_wal_committed", json!(key.known)));
     }
     match entry.kind {
         EntryKind::System(SystemKind::KeysMax) => {

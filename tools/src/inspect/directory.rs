@@ -52,7 +52,7 @@ impl Seen {
     pub(super) fn json(&self) -> Value {
         json!({
             "name": self.name,
-            "bytes": self.bytes.to_string(),
+            "bytes": self.bytes,
             "mode": format!("{:04o}", self.mode),
             "what": self.what,
             "fault": self.fault,

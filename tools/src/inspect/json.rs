@@ -30,11 +30,11 @@ pub(super) fn pair(identity: &LogIdentity, pair: &PairView, wanted: &Wanted) -> 
     json!({
         "structure": "pair",
         "cluster": format!("{:032x}", identity.cluster.get()),
-        "node": identity.node.get().to_string(),
+        "node": identity.node,
         "shard": identity.shard.get(),
-        "pair": pair.pair.get().to_string(),
+        "pair": pair.pair,
         "role": role,
-        "last_certain_chain": last_certain.map(|chain| chain.get().to_string()),
+        "last_certain_chain": last_certain,
         "is_spare": pair.is_spare,
         "faults": pair.faults,
         "header": pair.header.as_ref().map(header),
@@ -49,11 +49,11 @@ pub(super) fn pair(identity: &LogIdentity, pair: &PairView, wanted: &Wanted) -> 
 
 fn nonces(account: &NonceAccount) -> Value {
     json!({
-        "reserved_bytes": account.reserved_bytes.to_string(),
-        "sealed_bytes": account.sealed_bytes.to_string(),
-        "abandoned_bytes": account.abandoned_bytes.to_string(),
-        "unreserved_bytes": account.gaps.unreserved_bytes.to_string(),
-        "unsealed_bytes": account.gaps.unsealed_bytes.to_string(),
+        "reserved_bytes": account.reserved_bytes,
+        "sealed_bytes": account.sealed_bytes,
+        "abandoned_bytes": account.abandoned_bytes,
+        "unreserved_bytes": account.gaps.unreserved_bytes,
+        "unsealed_bytes": account.gaps.unsealed_bytes,
         "has_lost_slots": account.has_lost_slots,
     })
 }
@@ -64,8 +64,8 @@ fn copies(whole: [bool; 2]) -> Value {
 
 fn header(header: &PairHeader) -> Value {
     json!({
-        "boot": header.boot.get().to_string(),
-        "first_chain": header.first_chain.get().to_string(),
+        "boot": header.boot,
+        "first_chain": header.first_chain,
         "segment_blocks": header.segment_blocks,
         "recycled": header.recycled,
         "ledger_blocks": header.ledger_blocks,
@@ -88,11 +88,11 @@ fn checkpoint(checkpoint: &Checkpoint, rewritten: &[ItemView], identity: &LogIde
         "partitions": partitions.map(|(id, log)| partition(*id, log, identity)).collect::<Vec<_>>(),
         "older_pairs": checkpoint.older.iter().map(older).collect::<Vec<_>>(),
         "peers": checkpoint.fold.peers.iter().map(|((node, shard), past)| json!({
-            "node": node.get().to_string(),
+            "node": node,
             "shard": shard.get(),
-            "incarnation": past.incarnation.get().to_string(),
-            "boot": past.boot.get().to_string(),
-            "retired": past.chain.get().to_string(),
+            "incarnation": past.incarnation,
+            "boot": past.boot,
+            "retired": past.chain,
         })).collect::<Vec<_>>(),
         "rewritten_bytes": checkpoint.tail.len(),
         "rewritten": rewritten.iter().map(item).collect::<Vec<_>>(),
@@ -101,33 +101,31 @@ fn checkpoint(checkpoint: &Checkpoint, rewritten: &[ItemView], identity: &LogIde
 
 fn partition(id: PartitionId, log: &PartitionLog, identity: &LogIdentity) -> Value {
     let place = |place: Option<(Term, LogIndex)>| {
-        place.map(|(term, index)| {
-            json!({ "term": term.get().to_string(), "index": index.get().to_string() })
-        })
+        place.map(|(term, index)| json!({ "term": term, "index": index }))
     };
     json!({
-        "partition": id.get().to_string(),
-        "incarnation": log.incarnation.get().to_string(),
-        "term": log.hard_state.term.get().to_string(),
-        "vote": log.hard_state.vote.map(|node| node.get().to_string()),
-        "base": log.base.get().to_string(),
-        "base_term": log.base_term.get().to_string(),
-        "last": log.last.get().to_string(),
+        "partition": id,
+        "incarnation": log.incarnation,
+        "term": log.hard_state.term,
+        "vote": log.hard_state.vote,
+        "base": log.base,
+        "base_term": log.base_term,
+        "last": log.last,
         "terms": log.terms.iter().map(|run| json!({
-            "term": run.term.get().to_string(),
-            "first": run.first.get().to_string(),
+            "term": run.term,
+            "first": run.first,
         })).collect::<Vec<_>>(),
         "missing": log.missing.iter().map(|range| json!({
-            "first": range.first.get().to_string(),
-            "last": range.last.get().to_string(),
+            "first": range.first,
+            "last": range.last,
         })).collect::<Vec<_>>(),
         "missing_asked": asked_for_missing(log, identity).iter().map(|peer| json!({
-            "node": peer.node.get().to_string(),
+            "node": peer.node,
             "shard": peer.shard.get(),
         })).collect::<Vec<_>>(),
         "configurations": log.configurations.iter().map(|at| json!({
-            "term": at.term.get().to_string(),
-            "index": at.index.get().to_string(),
+            "term": at.term,
+            "index": at.index,
             "body": hex(&at.body),
             "members": configuration_members(&at.body),
         })).collect::<Vec<_>>(),
@@ -149,8 +147,8 @@ fn configuration_members(body: &[u8]) -> Value {
 
 fn older(older: &OlderPair) -> Value {
     json!({
-        "pair": older.pair.get().to_string(),
-        "last_certain_chain": older.last_certain.get().to_string(),
+        "pair": older.pair,
+        "last_certain_chain": older.last_certain,
         "segment_blocks": older.segment_blocks,
         "trailer": older.trailer.as_ref().map(trailer),
         "trailer_durable": older.trailer_durable,
@@ -169,9 +167,9 @@ fn found_trailer(found: &FoundTrailer) -> Value {
 
 fn trailer(trailer: &Trailer) -> Value {
     json!({
-        "first_chain": trailer.first.0.get().to_string(),
+        "first_chain": trailer.first.0,
         "first_block": trailer.first.1,
-        "last_chain": trailer.last.0.get().to_string(),
+        "last_chain": trailer.last.0,
         "end_block": trailer.last.1,
         "figures": figures(&trailer.figures),
     })
@@ -222,7 +220,7 @@ fn chain(chain: &ChainView, wanted: &Wanted) -> Option<Value> {
         return None;
     }
     let mut value = json!({
-        "chain": chain.chain.get().to_string(),
+        "chain": chain.chain,
         "first_block": chain.first_block,
         "judgement": judgement(chain.judgement),
         "faults": chain.faults,
@@ -239,18 +237,18 @@ fn chain(chain: &ChainView, wanted: &Wanted) -> Option<Value> {
 
 fn slot(slot: &Slot) -> Value {
     json!({
-        "retired": slot.retired.get().to_string(),
+        "retired": slot.retired,
         "blocks": slot.blocks,
         "digest": hex(&slot.digest),
         "io_writer_mode": slot.io_writer_mode,
         "figures": figures(&slot.figures),
         "nonces_reserved": slot.nonces.reserved.map(|range| json!({
-            "pair": range.pair.get().to_string(),
+            "pair": range.pair,
             "start": range.start,
             "blocks": range.blocks,
         })),
         "nonces_abandoned": slot.nonces.abandoned.map(|abandoned| json!({
-            "pair": abandoned.pair.get().to_string(),
+            "pair": abandoned.pair,
             "reason": format!("{:?}", abandoned.reason).to_lowercase(),
         })),
     })
@@ -279,9 +277,9 @@ fn item(item: &ItemView) -> Value {
 fn place(at: &RecordHeader) -> Value {
     json!({
         "kind": at.kind.name(),
-        "partition": at.partition.get().to_string(),
-        "term": at.term.get().to_string(),
-        "index": at.index.get().to_string(),
+        "partition": at.partition,
+        "term": at.term,
+        "index": at.index,
     })
 }
 

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 use crate::exit::{CommandError, Exit};
 use crate::files;
+use crate::json::line;
 use directory::Seen;
 
 const EXAMPLES: &str = "\
@@ -280,11 +281,8 @@ fn show_files(
     let written = if args.json {
         let files: Vec<Value> = shown.map(Seen::json).collect();
         let shard = shard.map(ShardId::get);
-        writeln!(
-            out,
-            "{}",
-            json!({ "structure": "files", "shard": shard, "files": files })
-        )
+        let told = json!({ "structure": "files", "shard": shard, "files": files });
+        line(out, &told)
     } else {
         let lines: String = shown.map(|seen| format!("{}\n", seen.line())).collect();
         let name = match shard {
@@ -336,7 +334,7 @@ fn show_shard(
                 return Ok(());
             }
             if args.json {
-                writeln!(out, "{}", json::pair(&identity, &pair, &wanted))?;
+                line(out, &json::pair(&identity, &pair, &wanted))?;
             } else {
                 text::print_pair(out, &pair, &wanted)?;
             }
@@ -371,15 +369,14 @@ fn show_boot_record(
         return Ok(true);
     }
     let written = match (args.json, record) {
-        (true, record) => writeln!(
+        (true, record) => line(
             out,
-            "{}",
-            json!({
+            &json!({
                 "structure": "boot_record",
                 "shard": shard.get(),
                 "boot_record": record.as_ref().ok(),
                 "fault": record.as_ref().err(),
-            })
+            }),
         ),
         (false, Ok(record)) => text::print_boot_record(out, &record),
         (false, Err(why)) => writeln!(out, "boot record BAD: {why}"),

@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::exit::{CommandError, EXIT_HELP};
 use crate::files;
+use crate::json;
 use reload::ReloadArgs;
 
 const EXAMPLES: &str = "\
@@ -40,12 +41,18 @@ pub struct ProfileArgs {
 #[derive(Debug, Subcommand)]
 enum ProfileCommand {
     /// Lists the shipped profiles, side by side.
+    #[command(
+        after_help = "Examples:\n  clustor profile list\n  clustor profile list --json | jq -r '.profiles[].name'"
+    )]
     List {
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
     },
     /// Shows every knob of a profile.
+    #[command(
+        after_help = "Examples:\n  clustor profile show throughput\n  clustor profile show latency --toml > my.toml\n  clustor profile show my.toml"
+    )]
     Show {
         /// A shipped profile's name, or a file.
         profile: String,
@@ -59,6 +66,9 @@ enum ProfileCommand {
     /// Checks profile files; says everything that is wrong with them.
     ///
     /// Exit code 3 if one is not acceptable.
+    #[command(
+        after_help = "Examples:\n  clustor profile check my.toml\n  clustor profile check *.toml --json | jq -r 'select(.good | not).file'"
+    )]
     Check {
         /// The files.
         #[arg(required = true)]
@@ -70,6 +80,9 @@ enum ProfileCommand {
     /// Shows the knobs that stand differently in two profiles.
     ///
     /// Exit code 0 whether or not they differ.
+    #[command(
+        after_help = "Examples:\n  clustor profile diff latency throughput\n  clustor profile diff latency my.toml --json | jq -r '.differences[].key'"
+    )]
     Diff {
         /// A shipped profile's name, or a file.
         a: String,
@@ -138,7 +151,7 @@ fn list(json: bool, out: &mut dyn Write) -> io::Result<()> {
         .collect();
     if json {
         let all: Vec<_> = profiles.iter().map(profile_json).collect();
-        return writeln!(out, "{}", json!({ "profiles": all }));
+        return json::line(out, &json!({ "profiles": all }));
     }
     let width = widest(Profile::KNOBS.iter().map(|knob| knob.key));
     write!(out, "{:<width$}", "")?;
@@ -158,7 +171,7 @@ fn list(json: bool, out: &mut dyn Write) -> io::Result<()> {
 
 fn show(profile: &Profile, json: bool, toml: bool, out: &mut dyn Write) -> io::Result<()> {
     if json {
-        return writeln!(out, "{}", profile_json(profile));
+        return json::line(out, &profile_json(profile));
     }
     if toml {
         let head = Profile::shipped_head(&profile.name).unwrap_or_else(|| {
@@ -193,7 +206,7 @@ fn check(paths: &[PathBuf], json: bool, out: &mut dyn Write) -> Result<(), Comma
         let judged = judge(path)?;
         bad += usize::from(judged.is_err());
         let written = match (&judged, json) {
-            (judged, true) => writeln!(out, "{}", judged_json(path, judged)),
+            (judged, true) => json::line(out, &judged_json(path, judged)),
             (Ok(profile), false) => writeln!(out, "{}: good{}", path.display(), changes(profile)),
             (Err(wrong), false) => writeln!(out, "{}", said(wrong).join("\n")),
         };
@@ -234,11 +247,8 @@ fn diff(a: &Profile, b: &Profile, json: bool, out: &mut dyn Write) -> io::Result
                         "live": knob.when == When::Live })
             })
             .collect();
-        return writeln!(
-            out,
-            "{}",
-            json!({ "a": a.name, "b": b.name, "differences": knobs })
-        );
+        let told = json!({ "a": a.name, "b": b.name, "differences": knobs });
+        return json::line(out, &told);
     }
     if differences.is_empty() {
         return writeln!(out, "{} and {} stand the same", a.name, b.name);

@@ -15,6 +15,7 @@ use serde_json::json;
 use crate::client_commands::Reach;
 use crate::config::NodeConfig;
 use crate::exit::{CommandError, EXIT_HELP};
+use crate::json;
 use crate::reload::ReloadState;
 
 const EXAMPLES: &str = "\
@@ -83,7 +84,7 @@ fn ask(
     let knob =
         |knob: &TurnedKnob| json!({ "key": knob.key, "before": knob.before, "after": knob.after });
     let object = json!({
-        "node": told.node.get(),
+        "node": told.node,
         "readings": told.readings,
         "profile": told.profile,
         "obeyed": told.obeyed,
@@ -91,7 +92,7 @@ fn ask(
         "at_restart": told.at_restart.iter().map(knob).collect::<Vec<_>>(),
         "wrong": told.wrong,
     });
-    finish(&told, args.json.then(|| object.to_string()), out)
+    finish(&told, args.json.then_some(object), out)
 }
 
 /// On this machine.
@@ -118,20 +119,20 @@ fn here(args: &ReloadArgs, config: &Path, out: &mut dyn Write) -> Result<(), Com
         std::thread::sleep(LOOK);
     };
     let object = match args.json {
-        true => Some(serde_json::to_string(&state).map_err(CommandError::failed)?),
+        true => Some(serde_json::to_value(&state).map_err(CommandError::failed)?),
         false => None,
     };
     finish(&state.told(config.node), object, out)
 }
 
-/// Says how it went, in words or as `json`.
+/// Says how it went, in words or as `object`.
 fn finish(
     told: &ProfileReload,
-    json: Option<String>,
+    object: Option<serde_json::Value>,
     out: &mut dyn Write,
 ) -> Result<(), CommandError> {
-    match json {
-        Some(object) => writeln!(out, "{object}"),
+    match object {
+        Some(object) => json::line(out, &object),
         None => print(told, out),
     }
     .map_err(CommandError::failed)?;

@@ -15,6 +15,7 @@ use clustor_shards::log::audit::{AuditReport, Outcome};
 use clustor_wire::ids::ShardId;
 
 use crate::exit::{CommandError, Exit};
+use crate::json;
 use progress::Progress;
 
 const EXAMPLES: &str = "\
@@ -96,7 +97,7 @@ pub fn run(args: &ScrubArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     }
     let took = begun.elapsed();
     let written = if args.json {
-        writeln!(out, "{}", report::json(&reports, took))
+        json::line(out, &report::json(&reports, took))
     } else {
         report::print(out, &reports, took)
     };

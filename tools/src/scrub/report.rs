@@ -177,11 +177,11 @@ fn shard_json(report: &AuditReport) -> Value {
         "pairs": report.pairs.iter().map(pair_json).collect::<Vec<_>>(),
         "findings": report.findings.iter().map(finding_json).collect::<Vec<_>>(),
         "missing": report.missing.iter().map(|(partition, range)| json!({
-            "partition": partition.get().to_string(),
-            "first": range.first.get().to_string(),
-            "last": range.last.get().to_string(),
+            "partition": partition,
+            "first": range.first,
+            "last": range.last,
         })).collect::<Vec<_>>(),
-        "torn": report.torn.map(|chain| chain.get().to_string()),
+        "torn": report.torn,
         "quarantine": report.quarantine.as_ref().map(ToString::to_string),
         "nonces": report.nonces.to_string(),
     })
@@ -190,11 +190,11 @@ fn shard_json(report: &AuditReport) -> Value {
 fn pair_json(pair: &PairReport) -> Value {
     let (role, last_certain) = match pair.role {
         Role::Chosen => ("newest", None),
-        Role::Older { last_certain } => ("older", Some(last_certain.get().to_string())),
+        Role::Older { last_certain } => ("older", Some(last_certain)),
         Role::Unused => ("unused", None),
     };
     json!({
-        "pair": pair.pair.get().to_string(),
+        "pair": pair.pair,
         "role": role,
         "last_certain_chain": last_certain,
         "chains": pair.chains,
@@ -210,8 +210,8 @@ fn pair_json(pair: &PairReport) -> Value {
 
 fn finding_json(finding: &Finding) -> Value {
     json!({
-        "pair": finding.pair.get().to_string(),
-        "chain": finding.chain.get().to_string(),
+        "pair": finding.pair,
+        "chain": finding.chain,
         "damage": damage_name(finding.damaged),
         "outcome": outcome_name(finding.outcome),
         "bad_blocks": finding.bad_blocks.iter().map(|bad| json!({
@@ -227,9 +227,9 @@ fn finding_json(finding: &Finding) -> Value {
 fn held_json(held: &Held) -> Value {
     json!({
         "kind": format!("{:?}", held.kind),
-        "partition": held.partition.get().to_string(),
-        "term": held.term.get().to_string(),
-        "first": held.first.get().to_string(),
-        "last": held.last.get().to_string(),
+        "partition": held.partition,
+        "term": held.term,
+        "first": held.first,
+        "last": held.last,
     })
 }

@@ -4,11 +4,18 @@
 use std::net::TcpListener;
 use std::process::Command;
 
+use serde_json::Value;
+
 /// The built command with these arguments.
 pub fn clustor(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clustor"));
     command.args(args);
     command
+}
+
+/// An id, a term or an index, which JSON has as a string.
+pub fn id(value: &Value) -> Option<u64> {
+    value.as_str()?.parse().ok()
 }
 
 /// The first of so many free ports in a row.

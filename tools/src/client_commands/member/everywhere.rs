@@ -3,12 +3,13 @@
 use std::io::Write;
 
 use clustor_engine::client::Client;
-use clustor_wire::ids::PartitionId;
+use clustor_wire::ids::{NodeId, PartitionId};
 use clustor_wire::message::{MemberStanding, MembersVerb};
 use serde_json::{Value, json};
 
 use super::{Asking, Reach, Whom};
 use crate::exit::{CommandError, Exit};
+use crate::json;
 
 /// What became of one partition.
 enum Told {
@@ -66,8 +67,8 @@ pub(super) fn tell(
         .map_err(CommandError::failed)?;
     }
     if reach.json {
-        let all = json!({ "node": node, "address": whom.address.map(|at| at.to_string()), "partitions": list });
-        writeln!(out, "{all}").map_err(CommandError::failed)?;
+        let all = json!({ "node": NodeId(node), "address": whom.address.map(|at| at.to_string()), "partitions": list });
+        json::line(out, &all).map_err(CommandError::failed)?;
     }
     let not_told = format!(
         "node {node}: {told} partitions were told, {failed} were not, of {unknown} it is not known; repeat the command"
@@ -101,5 +102,5 @@ fn tell_one(client: &Client, reach: &Reach, partition: PartitionId, whom: Whom) 
 }
 
 fn object(partition: PartitionId, outcome: &str, why: Option<&String>) -> Value {
-    json!({ "partition": partition.to_string(), "outcome": outcome, "why": why })
+    json!({ "partition": partition, "outcome": outcome, "why": why })
 }

@@ -18,13 +18,14 @@ use serde_json::{Value, json};
 
 use super::{Reach, check_partition};
 use crate::exit::{CommandError, EXIT_HELP};
+use crate::json;
 
 /// Between two looks at a change that is under way.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 const EXAMPLES: &str = "\
 Examples:
-  clustor certs client --dir dev --name ops --operator       a certificate that may change members
+  clustor certs cluster --dir dev                            a cluster; operator-ops.pem may change members
   clustor member show --cluster dev 1                        who belongs to partition 1
   clustor member remove --cluster dev --operator ops 1 3     node 3 votes no more
   clustor member add --cluster dev --operator ops 1 3        node 3 gets the log, as a learner
@@ -54,22 +55,41 @@ pub struct MemberArgs {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Shows who belongs to a partition, as its leader knows.
+    #[command(
+        after_help = "Examples:\n  clustor member show --cluster dev 1\n  clustor member show --cluster dev 1 --json | jq '.members[].node'"
+    )]
     Show(ShowArgs),
     /// A node gets the log of a partition and counts for nothing: a learner.
+    #[command(
+        after_help = "Examples:\n  clustor member add --cluster dev --operator ops 1 4\n  clustor member add --cluster dev --operator ops 1 4 --address 10.0.0.4:7401"
+    )]
     Add(PlaceArgs),
     /// The same for a node that is never to vote: an observer.
+    #[command(after_help = "Examples:\n  clustor member observe --cluster dev --operator ops 1 4")]
     Observe(PlaceArgs),
     /// A learner votes, once it has caught up.
+    #[command(
+        after_help = "Examples:\n  clustor member promote --cluster dev --operator ops 1 4 --timeout-ms 600000"
+    )]
     Promote(ChangeArgs),
     /// A node belongs to the partition no more.
+    #[command(after_help = "Examples:\n  clustor member remove --cluster dev --operator ops 1 3")]
     Remove(ChangeArgs),
     /// A node is removed, added and promoted: it came back with an empty disk, or will.
+    #[command(
+        after_help = "Examples:\n  clustor member replace --cluster dev --operator ops 1 3 --timeout-ms 600000"
+    )]
     Replace(PlaceArgs),
     /// A member listens for its peers elsewhere: its machine moved.
+    #[command(
+        after_help = "Examples:\n  clustor member address --cluster dev --operator ops 1 3 10.0.0.9:7401\n  clustor member address --cluster dev --operator ops all 3 10.0.0.9:7401"
+    )]
     Address(AddressArgs),
     /// A voter leads.
+    #[command(after_help = "Examples:\n  clustor member transfer --cluster dev --operator ops 1 2")]
     Transfer(ChangeArgs),
     /// Takes back a change of voters that is under way and was not committed yet.
+    #[command(after_help = "Examples:\n  clustor member rollback --cluster dev --operator ops 1")]
     Rollback(RollBackArgs),
 }
 
@@ -420,7 +440,7 @@ fn shown(
             CommandError::failed(format!("partition {partition}: {}", describe(&refusal)))
         })?;
     if reach.json {
-        return writeln!(out, "{}", object(&members)).map_err(CommandError::failed);
+        return json::line(out, &object(&members)).map_err(CommandError::failed);
     }
     let write = |out: &mut dyn Write| -> std::io::Result<()> {
         writeln!(
@@ -468,24 +488,24 @@ fn object(members: &PartitionMembers) -> Value {
         .iter()
         .map(|member| {
             json!({
-                "node": member.node.get(),
+                "node": member.node,
                 "shard": member.shard.get(),
                 "standing": standing(member),
-                "durable": member.durable.map(|index| index.get()),
+                "durable": member.durable,
                 "answers": member.answers,
                 "address": member.address,
             })
         })
         .collect();
     json!({
-        "partition": members.partition.to_string(),
-        "leader": members.node.get(),
-        "term": members.term.get(),
-        "last_index": members.last_index.get(),
-        "wal_committed": members.wal_committed.get(),
+        "partition": members.partition,
+        "leader": members.node,
+        "term": members.term,
+        "last_index": members.last_index,
+        "wal_committed": members.wal_committed,
         "change": change,
-        "entered": entered.map(|index| index.get()),
-        "exit": exit.map(|index| index.get()),
+        "entered": entered,
+        "exit": exit,
         "members": list,
     })
 }
