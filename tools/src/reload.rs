@@ -160,7 +160,9 @@ impl Reloader {
                 let at_restart = turned(&retuned.at_restart);
                 for knob in &live {
                     let (key, before, after) = (&knob.key, &knob.before, &knob.after);
-                    tracing::info!(key, before, after, "profile reloaded");
+                    for shard in 0..self.handle.shards() {
+                        tracing::info!(shard, key, before, after, "profile reloaded");
+                    }
                 }
                 for knob in &at_restart {
                     let (key, before, after) = (&knob.key, &knob.before, &knob.after);

@@ -193,6 +193,20 @@ fn missing_unreadable_and_huge_configs_are_named() {
 }
 
 #[test]
+fn the_docs_list_every_key_of_a_config_with_what_it_takes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
+    let docs = std::fs::read_to_string(path).unwrap();
+    let section = docs
+        .split("\n## ")
+        .find(|part| part.starts_with("A node\n"));
+    let rows = section.unwrap().lines().filter_map(|line| {
+        let (key, what) = line.strip_prefix("| `")?.split_once("` | ")?;
+        Some((key, what.strip_suffix(" |")?))
+    });
+    assert_eq!(rows.collect::<Vec<_>>(), CONFIG_KEYS);
+}
+
+#[test]
 fn a_written_config_is_read_back() {
     let mut config = NodeConfig::beside(NodeId(7), "throughput", Some(1 << 24));
     config.data_dir = PathBuf::from("a \"quoted\\ dir");
@@ -210,6 +224,7 @@ fn cluster(dir: &Path) -> Cluster {
         partitions: 4,
         replicas: 3,
         clients: vec!["dev".to_owned()],
+        operators: Vec::new(),
         days: 1,
         profile: "latency".to_owned(),
         segment_bytes: Some(16 << 20),

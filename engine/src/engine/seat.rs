@@ -271,10 +271,18 @@ mod cluster {
     /// port in use is tried again, as long as a directory in use is.
     fn listen(address: SocketAddr) -> Result<TcpListener, EngineError> {
         let until = Instant::now() + LOCK_WAIT;
+        let mut told = false;
         loop {
             match TcpListener::bind(address) {
                 Ok(listener) => return Ok(listener),
                 Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                    if !core::mem::replace(&mut told, true) {
+                        tracing::warn!(
+                            %address,
+                            seconds = LOCK_WAIT.as_secs(),
+                            "waiting for the port, which another process has"
+                        );
+                    }
                     std::thread::sleep(LISTEN_RETRY);
                 }
                 Err(error) => return Err(EngineError::Listen { address, error }),

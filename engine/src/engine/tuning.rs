@@ -69,6 +69,12 @@ impl EngineHandle {
         }
     }
 
+    /// How many data shards it has; they are numbered from 0.
+    #[must_use]
+    pub fn shards(&self) -> usize {
+        self.shared.ports.len()
+    }
+
     /// What the engine runs under. What waits for the next start is not in it.
     #[must_use]
     pub fn profile(&self) -> Profile {

@@ -358,10 +358,19 @@ fn lock(directory: &Path) -> Result<File, DataDirError> {
         .open(&path)
         .map_err(io_error(&path))?;
     let begun = Instant::now();
+    let mut told = false;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::WouldBlock) if begun.elapsed() < LOCK_WAIT => {
+                if !core::mem::replace(&mut told, true) {
+                    tracing::warn!(
+                        directory = %directory.display(),
+                        process = holder(&file),
+                        seconds = LOCK_WAIT.as_secs(),
+                        "waiting for the directory, which another process uses"
+                    );
+                }
                 std::thread::sleep(LOCK_RETRY);
             }
             Err(TryLockError::WouldBlock) => {

@@ -7,18 +7,18 @@ use std::path::Path;
 
 use crate::sys;
 
-/// The processors of a node: one for each data shard, and one for the control-plane thread.
+/// The processors of a node: one for each data shard, and one for the accepting thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topology {
     /// One data shard is pinned to each.
     pub data: Vec<usize>,
-    /// Where the control-plane thread runs; with two processors or fewer it shares one with a data shard.
+    /// Where the accepting thread runs; with two processors or fewer it shares one with a data shard.
     pub control: usize,
 }
 
 impl Topology {
-    /// Every processor that the process may use but the last, which is the control plane's; with two or fewer,
-    /// all of them, and the control plane shares the last.
+    /// Every processor that the process may use but the last, which is the accepting thread's; with two or fewer,
+    /// all of them, and the accepting thread shares the last.
     ///
     /// # Errors
     /// When the system does not say which may be used.

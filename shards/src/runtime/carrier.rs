@@ -22,7 +22,7 @@ const ARRIVALS_AT_ONCE: usize = 64;
 /// How long a stopping shard waits for its sockets to send their last bytes, in microseconds.
 const GOODBYE_US_MAX: u64 = 1_000_000;
 
-/// A connection on its way from the control-plane thread to its shard.
+/// A connection on its way from the accepting thread to its shard.
 #[derive(Debug)]
 pub(super) struct Arrival {
     pub(super) stream: TcpStream,

@@ -1,4 +1,4 @@
-//! The control-plane thread: accepts connections, reads the preface of each, and hands it to its shard.
+//! The accepting thread: accepts connections, reads the preface of each, and hands it to its shard.
 //!
 //! It reads exactly the preface and nothing of what follows, so that the shard begins with the first byte of TLS.
 //! Bounded: so many connections may be without a preface at a time, each for so long; while all places are taken
@@ -39,7 +39,7 @@ const FULL_RETRY_MS: u64 = 5;
 pub struct Listening {
     /// A bound listener. Bind it with the standard library: a port that is in use is then refused.
     pub listener: TcpListener,
-    /// The processor of the control-plane thread; `None` leaves it unpinned.
+    /// The processor of the accepting thread; `None` leaves it unpinned.
     pub cpu: Option<usize>,
     /// How long a connection may take to send its preface, in milliseconds.
     pub preface_ms_max: u64,
@@ -81,7 +81,7 @@ pub(super) fn spawn<E>(control: Control) -> Result<Thread, StartError<E>> {
             .cpu
             .map_or(Placement::Unbound, Placement::Fixed),
     )
-    .name("control")
+    .name("accept")
     .io_memory(EXECUTOR_MEMORY_BYTES)
     .ring_depth(EXECUTOR_RING_DEPTH)
     .spawn(move || control.run(begun))

@@ -34,9 +34,9 @@ pub enum StartError<E> {
         /// What the system said.
         source: io::Error,
     },
-    /// The control-plane thread could not be started.
+    /// The accepting thread could not be started.
     #[error(
-        "starting the control-plane thread: {0}; if it is about memory, raise `ulimit -l` (locked memory; a node takes 512 KiB at least)"
+        "starting the accepting thread: {0}; if it is about memory, raise `ulimit -l` (locked memory; a node takes 512 KiB at least)"
     )]
     Control(String),
     /// A shard's ring could not be opened.

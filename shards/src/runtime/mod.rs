@@ -11,11 +11,11 @@
 //! Building what runs on a shard writes nothing, and no shard begins to write before all of the node are built: a start
 //! that is refused leaves the data directory as it was.
 //!
-//! With feature `net` a node that listens has one more thread, the control plane's: it accepts, reads the preface,
+//! With feature `net` a node that listens has one more thread, the accepting one: it accepts, reads the preface,
 //! and hands the descriptor to its shard, whose ring carries it from then on.
 //!
 //! A shard sleeps in its ring and nowhere else: its doorbell is a read on that ring, so that one system call waits for
-//! devices, sockets, other threads and the deadline alike. glommio runs the control-plane thread only.
+//! devices, sockets, other threads and the deadline alike. glommio runs the accepting thread only.
 
 #[cfg(feature = "net")]
 mod carrier;

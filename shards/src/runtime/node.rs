@@ -60,7 +60,7 @@ pub(super) struct Shared {
     /// Where shards that were built wait for the others.
     gate: Gate,
     bells: Vec<Bell>,
-    /// The control-plane thread's, once there is one.
+    /// The accepting thread's, once there is one.
     #[cfg(feature = "net")]
     control: OnceLock<Bell>,
 }
@@ -254,7 +254,7 @@ where
     Ok(node)
 }
 
-/// Starts a node that others can reach: as [`start`], and then the control-plane thread that accepts connections.
+/// Starts a node that others can reach: as [`start`], and then the accepting thread that accepts connections.
 ///
 /// # Errors
 /// As for [`start`], and if that thread can't be made.
@@ -483,7 +483,7 @@ impl<R> Node<R> {
     fn join_control(&mut self) {
         #[cfg(feature = "net")]
         if let Some(Err(error)) = self.control.take().map(control::Thread::join) {
-            tracing::error!(%error, "the control-plane thread ended with an error");
+            tracing::error!(%error, "the accepting thread ended with an error");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The control-plane thread's sleep: until its event descriptor is signalled or a timer runs out.
+//! The accepting thread's sleep: until its event descriptor is signalled or a timer runs out.
 //!
 //! One task of the executor reads the event descriptor for as long as the thread lives; its loop waits for
 //! the flag it raises. One timer is kept armed while the loop runs: it carries the deadlines, and it bounds how

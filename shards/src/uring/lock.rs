@@ -34,6 +34,7 @@ pub(super) fn take(path: &Path) -> Result<File, RingError> {
         .open(path)
         .map_err(wrong("opening the lock file"))?;
     let until = sys::boottime_us() + WAIT_MS_MAX * 1_000;
+    let mut told = false;
     loop {
         match file.try_lock() {
             Ok(()) => break,
@@ -43,6 +44,10 @@ pub(super) fn take(path: &Path) -> Result<File, RingError> {
                         path: path.to_owned(),
                         holder: holder(&mut file),
                     });
+                }
+                if !core::mem::replace(&mut told, true) {
+                    let holder = holder(&mut file);
+                    tracing::warn!(path = %path.display(), holder, "waiting for the shard's directory, which another process uses");
                 }
                 std::thread::sleep(Duration::from_millis(RETRY_MS));
             }

@@ -17,13 +17,14 @@ use std::time::Duration;
 
 use clap::Args;
 use clustor_engine::profile::{Profile, Word as _};
-use clustor_shards::host::{Judgement, file_system};
+use clustor_shards::host::{DataDirError, Judgement, NodesKeptOut, OfflineDir, file_system};
 use clustor_shards::sys::free_bytes;
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::exit::{CommandError, EXIT_HELP};
 use crate::host;
+use crate::json;
 use measure::{CHAIN_BLOCKS, DEPTHS, Measurements, ProbeError, SPACE_BYTES, measure};
 use propose::{Turn, propose};
 
@@ -139,6 +140,7 @@ pub fn run(args: &ProbeArgs, out: &mut dyn Write) -> Result<(), CommandError> {
             .map_err(CommandError::failed)?;
     }
     let judgement = host::judge(&args.dir)?;
+    let _nodes_kept_out = keep_nodes_out(&args.dir)?;
     let place = tempfile::Builder::new()
         .prefix("clustor-probe-")
         .tempdir_in(&args.dir)
@@ -167,6 +169,21 @@ pub fn run(args: &ProbeArgs, out: &mut dyn Write) -> Result<(), CommandError> {
         print(args, &judgement, &measured, &turns, out)
     };
     shown.map_err(CommandError::failed)
+}
+
+/// In a node's own directory: it does not run, and is not started meanwhile. What both do at once would be the node's loss, and
+/// the numbers would mean nothing.
+fn keep_nodes_out(dir: &Path) -> Result<Option<NodesKeptOut>, CommandError> {
+    match OfflineDir::open(dir).and_then(|node| node.keep_nodes_out()) {
+        Ok(kept_out) => Ok(Some(kept_out)),
+        Err(DataDirError::InUse { path }) => Err(CommandError::failed(format!(
+            "{}: a node runs here, or was killed a moment ago: it would wait behind the probe as the probe behind it; stop it, or name another \
+             directory on the device while it has nothing to do",
+            path.display()
+        ))),
+        // Not a node's, or unfit for one.
+        Err(_) => Ok(None),
+    }
 }
 
 /// Before anything is measured: whether the file may be written.
@@ -311,5 +328,5 @@ fn print_json(
         "turned": turns,
         "out": args.out.as_ref().map(|file| file.display().to_string()),
     });
-    writeln!(out, "{told}")
+    json::line(out, &told)
 }
