@@ -10,7 +10,7 @@ use clustor_shards::host::{DataDir, FileKeyProvider, Judgement};
 use clustor_shards::log::{LogIdentity, Suite};
 use clustor_shards::mesh::Submitter;
 use clustor_shards::mesh::reply::ReplyPool;
-use clustor_shards::runtime::{Build, NodeOptions, ShardPlan};
+use clustor_shards::runtime::{Build, Node, NodeOptions, ShardPlan};
 use clustor_shards::sys::free_bytes;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{PartitionId, ShardId};
@@ -142,117 +142,90 @@ impl EngineBuilder {
             mesh_messages_max: MESH_MESSAGES_MAX,
             cpus: core::mem::take(&mut seat.cpus),
         };
-        let node_id = directory.identity().node;
-        let entry_bytes_max = self.profile.entry_bytes_max;
-        let mut shards: Vec<ShardSeat> = Vec::new();
-        shards.resize_with(seat.shards, || ShardSeat {
-            specs: Vec::new(),
-            known: Vec::new(),
-            leaders: BTreeMap::new(),
-            budget: Arc::new(Budget::new(
-                self.profile.queue_requests_max,
-                self.profile.queue_bytes_max,
-            )),
-        });
-        for plan in self.partitions {
-            let place = seat.place(node_id, plan.id)?;
-            let shard = &mut shards[usize::from(place.shard.get())];
-            shard.leaders.insert(plan.id, Arc::default());
-            shard.known.push((plan.id, plan.type_id, plan.type_name));
-            shard.specs.push(PartitionSpec {
-                id: plan.id,
-                voters: place.voters,
-                factory: plan.factory,
-            });
+        let mut shards = seated(
+            core::mem::take(&mut self.partitions),
+            &seat,
+            &directory,
+            &self.profile,
+        )?;
+        let (plans, bells) = self.planned(&mut shards, &seat, &directory, silent.as_deref())?;
+        let node = seat.start(&options, plans)?;
+        for (number, bell) in (0u16..).zip(bells) {
+            let submitter = node.submitter(ShardId(number));
+            // For what was settled before anybody could say so.
+            nudge(&submitter);
+            let _ = bell.set(submitter);
         }
+        let (ports, partitions) = opened(&shards, &node, self.profile.entry_bytes_max);
+        if seat.is_alone() {
+            wait_until_led(shards.iter().flat_map(|shard| shard.leaders.values()));
+        }
+        Ok(Engine {
+            directory,
+            partitions,
+            node,
+            handle: EngineHandle::new(ports, self.profile),
+        })
+    }
+
+    /// What each shard's thread is to make of what was gathered for it, and the bells by which others reach it: each is hung
+    /// when there is a thread that hears it.
+    fn planned(
+        &self,
+        shards: &mut [ShardSeat],
+        seat: &Seat,
+        directory: &DataDir,
+        silent: Option<&str>,
+    ) -> Result<(Vec<Plan>, Vec<Bell>), EngineError> {
+        let identity = directory.identity();
         let shards_total = u16::try_from(shards.len()).unwrap_or(u16::MAX);
         let placed = seat.placed();
         let mut plans = Vec::with_capacity(shards.len());
-        let mut submitters = Vec::with_capacity(shards.len());
-        for (number, shard) in (0u16..).zip(&mut shards) {
+        let mut bells = Vec::with_capacity(shards.len());
+        for (number, shard) in (0u16..).zip(shards) {
             let me = PeerId {
-                node: node_id,
+                node: identity.node,
                 shard: ShardId(number),
             };
-            let submitter = Arc::new(OnceLock::<Submitter<Submission>>::new());
-            let bell = Arc::clone(&submitter);
-            let acks = AckBox::new(move || {
-                if let Some(submitter) = bell.get() {
-                    nudge(submitter);
-                }
-            });
-            submitters.push(submitter);
+            let bell = Bell::default();
+            let rung = Arc::clone(&bell);
+            bells.push(bell);
+            let config = CoreConfig {
+                cluster: identity.cluster,
+                me,
+                partitions: core::mem::take(&mut shard.specs),
+                profile: self.profile.clone(),
+                io_writer_mode: 0,
+                shards: shards_total,
+                seed: seed()?,
+                placement: seat.placement_file(),
+                placed: Arc::clone(&placed),
+                control: Box::new(SelfGoverned),
+                stopwatch: Box::new(ProcessStopwatch::start()),
+                acks: AckBox::new(move || {
+                    if let Some(submitter) = rung.get() {
+                        nudge(submitter);
+                    }
+                }),
+                silent: silent.map(str::to_owned),
+            };
             plans.push(ShardPlan {
                 directory: directory.shard(me.shard)?,
                 writer: self.profile.io_writer,
                 pool: self.profile.log_options(0).pool_classes().to_vec(),
                 build: build(
                     directory.shard(me.shard)?,
-                    CoreConfig {
-                        cluster: directory.identity().cluster,
-                        me,
-                        partitions: core::mem::take(&mut shard.specs),
-                        profile: self.profile.clone(),
-                        io_writer_mode: 0,
-                        shards: shards_total,
-                        seed: seed()?,
-                        placement: seat.placement_file(),
-                        placed: Arc::clone(&placed),
-                        control: Box::new(SelfGoverned),
-                        stopwatch: Box::new(ProcessStopwatch::start()),
-                        acks,
-                        silent: silent.clone(),
-                    },
+                    config,
                     directory.keys().clone(),
                     Arc::clone(&shard.budget),
-                    shard
-                        .leaders
-                        .iter()
-                        .map(|(id, leaders)| (*id, Arc::clone(leaders)))
-                        .collect(),
+                    shard.leaders.clone(),
                     seat.sockets(me)?,
                 ),
                 // Replies go through their own cells.
                 deliver: Box::new(|never| match never {}),
             });
         }
-        let node = seat.start(&options, plans)?;
-        for (number, cell) in (0u16..).zip(submitters) {
-            let submitter = node.submitter(ShardId(number));
-            // For what was settled before anybody could say so.
-            nudge(&submitter);
-            let _ = cell.set(submitter);
-        }
-        let mut partitions = Vec::new();
-        let mut ports = Vec::with_capacity(shards.len());
-        for (number, shard) in (0u16..).zip(&shards) {
-            let port = Arc::new(Port {
-                submitter: node.submitter(ShardId(number)),
-                budget: Arc::clone(&shard.budget),
-                outcomes: ReplyPool::new(OUTCOME_CELLS_MAX),
-                entry_bytes_max,
-            });
-            ports.push(Arc::clone(&port));
-            for (id, type_id, type_name) in &shard.known {
-                let local = Local {
-                    type_id: *type_id,
-                    type_name,
-                    port: Arc::clone(&port),
-                    leaders: Arc::clone(&shard.leaders[id]),
-                };
-                partitions.push((*id, local));
-            }
-        }
-        if seat.is_alone() {
-            wait_until_led(shards.iter().flat_map(|shard| shard.leaders.values()));
-        }
-        Ok(Engine {
-            directory,
-            // Made of all at once, a map has no half-empty nodes.
-            partitions: partitions.into_iter().collect(),
-            node,
-            handle: EngineHandle::new(ports, self.profile),
-        })
+        Ok((plans, bells))
     }
 
     /// A first start makes each shard's first pair and a spare: refused before anything is written where there is no room
@@ -313,6 +286,74 @@ struct ShardSeat {
     known: Vec<(PartitionId, TypeId, &'static str)>,
     leaders: BTreeMap<PartitionId, Arc<Leaders>>,
     budget: Arc<Budget>,
+}
+
+/// What a shard's thread begins with.
+type Plan = ShardPlan<Core, BootError>;
+
+/// What rings a shard from elsewhere, once its thread is there.
+type Bell = Arc<OnceLock<Submitter<Submission>>>;
+
+/// The partitions, each with the shard that holds it.
+fn seated(
+    partitions: Vec<PartitionPlan>,
+    seat: &Seat,
+    directory: &DataDir,
+    profile: &Profile,
+) -> Result<Vec<ShardSeat>, EngineError> {
+    let node = directory.identity().node;
+    let mut shards: Vec<ShardSeat> = Vec::new();
+    shards.resize_with(seat.shards, || ShardSeat {
+        specs: Vec::new(),
+        known: Vec::new(),
+        leaders: BTreeMap::new(),
+        budget: Arc::new(Budget::new(
+            profile.queue_requests_max,
+            profile.queue_bytes_max,
+        )),
+    });
+    for plan in partitions {
+        let place = seat.place(node, plan.id)?;
+        let shard = &mut shards[usize::from(place.shard.get())];
+        shard.leaders.insert(plan.id, Arc::default());
+        shard.known.push((plan.id, plan.type_id, plan.type_name));
+        shard.specs.push(PartitionSpec {
+            id: plan.id,
+            voters: place.voters,
+            factory: plan.factory,
+        });
+    }
+    Ok(shards)
+}
+
+/// How the shards that run are reached, and each of their partitions.
+fn opened(
+    shards: &[ShardSeat],
+    node: &Node<Submission>,
+    entry_bytes_max: u64,
+) -> (Vec<Arc<Port>>, BTreeMap<PartitionId, Local>) {
+    let mut ports = Vec::with_capacity(shards.len());
+    let mut partitions = Vec::new();
+    for (number, shard) in (0u16..).zip(shards) {
+        let port = Arc::new(Port {
+            submitter: node.submitter(ShardId(number)),
+            budget: Arc::clone(&shard.budget),
+            outcomes: ReplyPool::new(OUTCOME_CELLS_MAX),
+            entry_bytes_max,
+        });
+        ports.push(Arc::clone(&port));
+        for (id, type_id, type_name) in &shard.known {
+            let local = Local {
+                type_id: *type_id,
+                type_name,
+                port: Arc::clone(&port),
+                leaders: Arc::clone(&shard.leaders[id]),
+            };
+            partitions.push((*id, local));
+        }
+    }
+    // Made of all at once, a map has no half-empty nodes.
+    (ports, partitions.into_iter().collect())
 }
 
 /// What makes the shard's core, on the shard's thread.

@@ -35,8 +35,8 @@
 //! - [`output`]: what was decided; [`settings`]: bounds; [`status`]: how it stands
 //! - `frames`: checks on entries that came from elsewhere; `progress`: a leader's view of one follower
 //! - `replica`: the state, and changes of role
-//! - `election`, `propose` and `replication` (leading), `following`, `read_index`, [`lease`], [`quiet`], `refetch`, `transfer`,
-//!   [`change`], [`fitness`]: the protocol, one part each.
+//! - `election`, `founding`, `propose` and `replication` (leading), `following`, `read_index`, [`lease`], [`quiet`], `refetch`,
+//!   `transfer`, [`change`], [`fitness`]: the protocol, one part each.
 
 pub mod cache;
 pub mod change;

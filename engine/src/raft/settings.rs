@@ -48,14 +48,6 @@ impl Timers {
         quiet_after_ms: 0,
         lease: LeaseBounds::OFF,
     };
-
-    /// For nodes far apart.
-    pub const WIDE: Self = Self {
-        election_ms_min: 300,
-        election_ms_max: 600,
-        high_rtt_ms: 350,
-        ..Self::LOCAL
-    };
 }
 
 /// Bounds of size. Each replica has its own.

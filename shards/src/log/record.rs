@@ -134,12 +134,6 @@ impl RecordKind {
             _ => None,
         }
     }
-
-    /// Whether a record of this kind takes a place in the partition's log.
-    #[must_use]
-    pub const fn has_log_position(self) -> bool {
-        matches!(self, Self::Entry | Self::Configuration)
-    }
 }
 
 /// A record's header, decoded.

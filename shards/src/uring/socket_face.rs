@@ -116,11 +116,6 @@ impl ShardRing {
         self.sockets().1.take_events(events);
     }
 
-    /// Descriptors that are open.
-    pub fn open_socket_count(&self) -> usize {
-        self.sockets.as_ref().map_or(0, Sockets::len)
-    }
-
     /// Whether a send, a connect or a close is under way.
     pub fn are_sockets_busy(&self) -> bool {
         self.sockets.as_ref().is_some_and(Sockets::is_busy)

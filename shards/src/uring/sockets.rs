@@ -96,10 +96,6 @@ impl Sockets {
         })
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.table.len()
-    }
-
     /// Whether a socket has a send or a close under way.
     pub(super) fn is_busy(&self) -> bool {
         !self.closing.is_empty()
