@@ -60,6 +60,8 @@ pub struct Clients {
     tickets: BTreeMap<u64, Ticket>,
     issued: u64,
     tries: BTreeMap<u64, Tries>,
+    /// The same at each shard alone.
+    tries_at: BTreeMap<(u64, PeerId), Tries>,
     floors: BTreeMap<PartitionId, LogIndex>,
     /// Acknowledged appends.
     pub acknowledged: u64,
@@ -96,8 +98,10 @@ impl Clients {
                 };
                 let tries = self.tries.entry(op).or_insert(first);
                 tries.sent += 1;
-                consensus.agreed_mut(partition).retry(op);
-                tries.floor
+                let floor = tries.floor;
+                self.tries_at.entry((op, to.0)).or_default().sent += 1;
+                consensus.agreed_mut(partition).retry(op, to.0, only_in);
+                floor
             }
         };
         let ticket = Ticket {
@@ -179,6 +183,12 @@ impl Clients {
                     tries.refused += 1;
                     if tries.refused == tries.sent {
                         consensus.agreed_mut(asked.partition).refuse(op)?;
+                    }
+                }
+                if let Some(tries) = self.tries_at.get_mut(&(op, asked.to)) {
+                    tries.refused += 1;
+                    if tries.refused == tries.sent {
+                        consensus.refused_at(asked.partition, op, asked.to)?;
                     }
                 }
                 Ok(None)

@@ -140,9 +140,11 @@ fn halves(who: Who, log: &PartitionLog, committed: LogIndex) -> Result<Vec<Half>
 }
 
 impl Known {
-    fn held_before(&self, me: PeerId, index: LogIndex, term: Term) -> bool {
+    /// Whether a replica vouched for an entry in `since` or later, and lost it: a leader of that term may have counted it.
+    /// A leader of a later term counts what it is told in its own.
+    fn held_before(&self, me: PeerId, index: LogIndex, term: Term, since: Term) -> bool {
         let mut former = self.former.get(&me).into_iter().flatten();
-        former.any(|former| former.holds(index, term))
+        former.any(|former| former.term >= since && former.holds(index, term))
     }
 
     fn committed_term(&self, index: LogIndex) -> Option<Term> {
@@ -226,6 +228,18 @@ impl Consensus {
 
     pub(crate) fn agreed_mut(&mut self, partition: PartitionId) -> &mut Agreed {
         self.agreed.entry(partition).or_default()
+    }
+
+    /// All attempts of an operation at a shard were refused.
+    pub(crate) fn refused_at(
+        &mut self,
+        partition: PartitionId,
+        op: u64,
+        at: PeerId,
+    ) -> Result<(), Violation> {
+        let leaders = &self.known.entry(partition).or_default().leaders;
+        let agreed = self.agreed.entry(partition).or_default();
+        agreed.refuse_from(op, at, leaders)
     }
 
     /// The highest index that any replica knows to be committed.
@@ -361,7 +375,7 @@ impl Consensus {
         term: Term,
     ) -> bool {
         let known = self.known.get(&partition);
-        known.is_some_and(|known| known.held_before(me, index, term))
+        known.is_some_and(|known| known.held_before(me, index, term, Term::ZERO))
     }
 
     /// Whether a shard vouches for an entry, by what it said last.

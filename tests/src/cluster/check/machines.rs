@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use clustor_wire::ids::LogIndex;
+use clustor_shards::turn::PeerId;
+use clustor_wire::ids::{LogIndex, Term};
 
 use super::consensus::Who;
 use super::{Violation, must};
@@ -17,6 +18,12 @@ pub struct Agreed {
     ops: BTreeMap<u64, usize>,
     /// Operations all of whose attempts were refused: they must never be taken.
     never: BTreeSet<u64>,
+    /// Operations all of whose attempts at a shard were refused: they must never be taken out of a term that it led.
+    never_from: BTreeSet<(u64, PeerId)>,
+    /// The only term out of which an operation may be taken; `None` where its attempts say different things.
+    fences: BTreeMap<u64, Option<Term>>,
+    /// How many commands were looked at for where they came from.
+    traced: usize,
     /// Acknowledged at an index, seen in no machine yet.
     expected: BTreeMap<LogIndex, u64>,
 }
@@ -130,6 +137,12 @@ impl Agreed {
                 )
             },
         )?;
+        let fence = self.fences.get(&item.op).copied().flatten();
+        must(
+            fence.is_none_or(|term| term == item.term),
+            "an append for a term enters the log in it alone",
+            || format!("{who}: {item:?} is for term {fence:?}"),
+        )?;
         if let Some(op) = self.expected.remove(&item.index) {
             must(op == item.op, "what is acknowledged stays", || {
                 format!(
@@ -163,9 +176,51 @@ impl Agreed {
         })
     }
 
-    /// An operation that was refused is tried again.
-    pub(crate) fn retry(&mut self, op: u64) {
+    /// All attempts of an operation at `from`, which led these terms, were refused: only a leader's own clients bring something
+    /// into the log of its term.
+    pub(crate) fn refuse_from(
+        &mut self,
+        op: u64,
+        from: PeerId,
+        leaders: &BTreeMap<Term, PeerId>,
+    ) -> Result<(), Violation> {
+        self.never_from.insert((op, from));
+        let taken = self.ops.get(&op).and_then(|place| self.taken.get(*place));
+        taken.map_or(Ok(()), |taken| self.judge_origin(taken, leaders))
+    }
+
+    /// Looks at what was taken since the last time for where it came from.
+    pub(crate) fn trace_origins(
+        &mut self,
+        leaders: &BTreeMap<Term, PeerId>,
+    ) -> Result<(), Violation> {
+        let new = &self.taken[self.traced..];
+        new.iter()
+            .try_for_each(|taken| self.judge_origin(taken, leaders))?;
+        self.traced = self.taken.len();
+        Ok(())
+    }
+
+    fn judge_origin(
+        &self,
+        taken: &Taken,
+        leaders: &BTreeMap<Term, PeerId>,
+    ) -> Result<(), Violation> {
+        let leader = leaders.get(&taken.term);
+        let refused = leader.filter(|leader| self.never_from.contains(&(taken.op, **leader)));
+        must(refused.is_none(), "what was refused never happens", || {
+            format!("{taken:?} is of the term of {leader:?}, which refused it")
+        })
+    }
+
+    /// An operation is tried, maybe again, at `to`, and is to enter the log in this term alone, if any.
+    pub(crate) fn retry(&mut self, op: u64, to: PeerId, only_in: Option<Term>) {
         self.never.remove(&op);
+        self.never_from.remove(&(op, to));
+        let fence = self.fences.entry(op).or_insert(only_in);
+        if *fence != only_in {
+            *fence = None;
+        }
     }
 
     /// The end of a run: everything acknowledged was taken.

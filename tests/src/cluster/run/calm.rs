@@ -1,9 +1,13 @@
 //! The end of a run: without faults, every partition must live.
 
+use std::collections::BTreeMap;
+
 use clustor_engine::raft::{Change, Timers};
+use clustor_wire::ids::{LogIndex, PartitionId};
 
 use super::super::check::Violation;
 use super::super::deferred::EFFECTS_STAY;
+use super::super::host::Host;
 use super::super::layout::peer;
 use super::super::members;
 use super::super::network::NetworkOptions;
@@ -71,12 +75,13 @@ impl Run {
 
     /// Every partition serves a write and a read in bounded time, and every replica that may speak gets whole and applies
     /// everything. That takes as long as there is to apply, over distances and in small batches: so long may none of them
-    /// come any further.
+    /// come any further with what was there when all had served. What is appended after that puts nothing off.
     pub(super) fn must_live(&mut self) -> Result<bool, Violation> {
         let since = self.world.now_us();
         let liveness_us = self.liveness_us();
         let mut until = since + liveness_us;
         let mut applied = 0;
+        let mut there: Option<BTreeMap<PartitionId, LogIndex>> = None;
         let mut probes: Vec<Probe> = Vec::new();
         for (partition, number) in self.world.layout().partitions.iter().zip(0..) {
             probes.push(Probe::new(
@@ -90,10 +95,13 @@ impl Run {
             if waiting == 0 && self.all_applied() {
                 break;
             }
-            let so_far = self.applied_together();
-            if waiting == 0 && so_far > applied {
-                applied = so_far;
-                until = until.max(self.world.now_us() + liveness_us);
+            if waiting == 0 {
+                let there = there.get_or_insert_with(|| self.ends());
+                let so_far = self.applied_of(there);
+                if so_far > applied {
+                    applied = so_far;
+                    until = until.max(self.world.now_us() + liveness_us);
+                }
             }
             if self.world.now_us() > until {
                 return Err(Violation::new(
@@ -150,19 +158,28 @@ impl Run {
         Ok(())
     }
 
-    /// How many entries all replicas together have applied.
-    fn applied_together(&self) -> u64 {
-        let partitions = &self.world.layout().partitions;
-        self.world
-            .hosts()
-            .flat_map(|host| {
-                partitions
-                    .iter()
-                    .map(|partition| host.partition(partition.id))
-            })
-            .flatten()
-            .map(|found| found.applied().get())
-            .sum()
+    /// The last entry that any replica has, by partition.
+    fn ends(&self) -> BTreeMap<PartitionId, LogIndex> {
+        let partitions = self.world.layout().partitions.iter();
+        let end = |id| {
+            let replicas = self.world.hosts().filter_map(|host| host.partition(id));
+            replicas.map(|found| found.glance().last_index).max()
+        };
+        partitions
+            .map(|partition| (partition.id, end(partition.id).unwrap_or_default()))
+            .collect()
+    }
+
+    /// How many entries up to `ends` all replicas together have applied.
+    fn applied_of(&self, ends: &BTreeMap<PartitionId, LogIndex>) -> u64 {
+        let of = |host: &Host| -> u64 {
+            let found = ends.iter().filter_map(|(id, end)| {
+                let applied = host.partition(*id)?.applied();
+                Some(applied.min(*end).get())
+            });
+            found.sum()
+        };
+        self.world.hosts().map(of).sum()
     }
 
     /// Whether every replica has applied everything that is committed and holds all of it. Only where a disk lost something may

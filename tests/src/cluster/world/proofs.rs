@@ -34,8 +34,9 @@ impl World {
         let mut holders = Vec::new();
         for voter in found.replicas() {
             let log = provable::recovered(&self.layout, voter, &self.hosts[&voter].disk)?;
-            let before = self.consensus.held_before(partition, voter, index, term)
-                || self.is_lossy(voter) && self.consensus.vouches(partition, voter, index, term);
+            let before = self.is_lossy(voter)
+                && (self.consensus.held_before(partition, voter, index, term)
+                    || self.consensus.vouches(partition, voter, index, term));
             if before || provable::holds(&log, partition, index, term) {
                 holders.push(voter);
             }

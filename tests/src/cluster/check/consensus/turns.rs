@@ -66,6 +66,7 @@ impl Consensus {
             look_at_window(who, replica, &glance, marks)?;
             let agreed = agreed.entry(glance.partition).or_default();
             look_at_machine(who, replica, agreed, &glance, partition)?;
+            agreed.trace_origins(&known.leaders)?;
         }
         Ok(())
     }
@@ -188,7 +189,7 @@ impl Known {
                 Some(halves) => halves,
                 None => halves(who, log, before)?,
             };
-            self.is_durable(who, index, term, &halves)?;
+            self.is_durable(who, glance.term, index, term, &halves)?;
             self.is_led_with(who, glance.term, index, term)?;
             self.committed.push(term);
             if self.quorums.last().is_none_or(|(_, last)| *last != halves) {
@@ -239,14 +240,19 @@ impl Known {
     fn is_durable(
         &self,
         who: Who,
+        known_in: Term,
         index: LogIndex,
         term: Term,
         halves: &[Half],
     ) -> Result<(), Violation> {
+        // One that led until this turn may have decided on it as a leader.
+        let led = self.replicas.get(&who.1).map(|replica| replica.led);
+        let decided = led.filter(|led| *led > Term::ZERO).unwrap_or(known_in);
+        let decided = decided.min(known_in);
         let holds = |voter: &PeerId| {
             let replica = self.replicas.get(voter);
             replica.is_some_and(|replica| replica.holds(index, term))
-                || self.held_before(*voter, index, term)
+                || self.held_before(*voter, index, term, decided)
         };
         must(
             is_quorum(halves, holds),
