@@ -50,7 +50,7 @@ pub struct Report {
     pub steps: u64,
     /// Virtual time, in microseconds.
     pub virtual_us: u64,
-    /// Appends, reads and membership commands that shards were given.
+    /// Appends, reads and membership commands that shards were given, each attempt by itself.
     pub operations: u64,
     /// Acknowledged appends.
     pub acknowledged: u64,
@@ -64,6 +64,30 @@ pub struct Report {
     pub marks: Marks,
     /// Whether it came to its end, and was not cut short by the number of steps.
     pub finished: bool,
+}
+
+impl Report {
+    /// Of the operations, how many came to what was wanted: acknowledged appends and answered reads. The others were refused,
+    /// or their answer was lost with a node.
+    #[must_use]
+    pub const fn done(&self) -> u64 {
+        self.acknowledged + self.reads
+    }
+
+    /// The failure that it is not to have come to its end.
+    #[must_use]
+    pub fn cut_short(&self, kind: Kind) -> Option<Failure> {
+        let rule = "a run comes to its end";
+        (!self.finished).then(|| Failure {
+            kind,
+            seed: self.seed,
+            simpler: Vec::new(),
+            step: self.steps,
+            at_us: self.virtual_us,
+            rule: rule.to_owned(),
+            what: format!("{rule}: it was cut short after {} steps", self.steps),
+        })
+    }
 }
 
 /// What a seed draws from.

@@ -105,11 +105,12 @@ fn play(file: &Path, trace: Trace) -> Result<(), String> {
 
 fn describe(report: &Report) -> String {
     format!(
-        "seed {} held: steps={} virtual_ms={} operations={} acknowledged={} reads={} boots={}{}",
+        "seed {} held: steps={} virtual_ms={} operations={} done={} acknowledged={} reads={} boots={}{}",
         report.seed,
         report.steps,
         report.virtual_us / 1000,
         report.operations,
+        report.done(),
         report.acknowledged,
         report.reads,
         report.boots,
@@ -126,7 +127,7 @@ fn replay(seed: u64, seeds: &Seeds) -> ExitCode {
     match run::run_simpler(seeds.kind(), seed, &seeds.simpler, seeds.steps, trace) {
         Ok(report) => {
             print(&describe(&report));
-            ExitCode::SUCCESS
+            ExitCode::from(u8::from(!report.finished))
         }
         Err(failure) => {
             eprintln!("{failure}");
@@ -153,10 +154,15 @@ fn many(seeds: &Seeds) -> ExitCode {
     let held = many::run(&seeds.enough, first, count, |seed| {
         let report = run::run(seeds.kind(), seed, seeds.steps, Trace::Off);
         let report = report.map_err(|failure| failure.to_string())?;
+        // What was not looked at to its end has shown nothing.
+        if let Some(failure) = report.cut_short(seeds.kind()) {
+            return Err(failure.to_string());
+        }
         Ok(Held {
             operations: report.operations,
             virtual_us: report.virtual_us,
             totals: vec![
+                ("done", report.done()),
                 ("steps", report.steps),
                 ("acknowledged", report.acknowledged),
                 ("reads", report.reads),
