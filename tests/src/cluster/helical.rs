@@ -1,17 +1,17 @@
-//! Helical damage: every replica loses another third of what its log holds, and all of them restart.
+//! Helical damage: of each entry every replica but one loses its copy, another one each time, and all of them restart.
 //!
-//! Each entry is whole somewhere, and no replica is whole. Nobody is told, and no operator comes: whoever lacks content has to find
+//! Each entry is whole somewhere, and no replica is whole. What was under way and never committed may be lost by all who had it. Nobody is told, and no operator comes: whoever lacks content has to find
 //! out and to ask those that have it, and must not take it for a torn tail (Alagappan et al., "Protocol-Aware Recovery for
 //! Consensus-Based Storage", FAST '18).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clustor_shards::disk::{FileId, FileKind};
 use clustor_shards::log::OnAuthenticationFailure;
 use clustor_shards::log::inspect::{ChainView, Judgement, PairView, SlotView};
 use clustor_shards::log::record::RecordKind;
 use clustor_shards::turn::PeerId;
-use clustor_wire::ids::{LogIndex, PartitionId};
+use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use clustor_wire::message::Role;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -24,11 +24,11 @@ use crate::disk::SimDisk;
 /// Enough for some hundred extents on each disk.
 const CHAOS_US_MAX: u64 = 3_000_000;
 const CLIENTS_MAX: u64 = 16;
-/// Of so many extents each replica loses one.
-const SHARE: u64 = 3;
+/// So many entries in a row are to stand on the same shard.
+const RUN: u64 = 8;
 
-/// An entry.
-type Entry = (PartitionId, LogIndex);
+/// An entry: the same index may have been written in more than one term.
+type Entry = (PartitionId, LogIndex, Term);
 
 /// An extent with entries, and where it lies.
 struct Extent {
@@ -59,54 +59,95 @@ impl Swarm {
     }
 }
 
-/// Lets another third rot on each shard. Its node is down. Returns how many extents rot.
-pub(super) fn let_thirds_rot(world: &mut World) -> Result<u64, Violation> {
-    let mut lost = BTreeSet::new();
-    let mut rotten = 0;
-    for (turn, shard) in (0..).zip(world.layout().shards.clone()) {
+/// What stands on which shards.
+type Standing = BTreeMap<Entry, BTreeSet<PeerId>>;
+
+/// Lets so much rot that each entry stands on one shard, another one for each run of them; where a chain holds it together with
+/// one that stands nowhere else, on more. What so few hold that it was never committed may be lost altogether: a majority of
+/// others can say so. All nodes are down. Returns how many extents rot.
+pub(super) fn let_all_but_one_rot(world: &mut World) -> Result<u64, Violation> {
+    let mut standing = Standing::new();
+    let mut all = Vec::new();
+    for shard in world.layout().shards.clone() {
         let Some(host) = world.host(shard) else {
             continue;
         };
-        let extents = extents(shard, &host.disk)?;
-        let of_the_turn = |extent: &Extent| {
-            let (partition, index) = extent.entries[0];
-            (partition.get() as u64 + index.get()) % SHARE == turn % SHARE
-        };
-        let mut mine = BTreeSet::new();
-        for extent in extents.into_iter().filter(of_the_turn) {
-            // What is lost elsewhere must stand here, or it is lost everywhere.
-            if extent.entries.iter().any(|entry| lost.contains(entry)) {
-                continue;
-            }
-            let disk = &mut world.host_mut(shard).disk;
-            for block in extent.first_block..extent.first_block + extent.blocks {
-                disk.plant_rot(extent.file, block);
-            }
-            mine.extend(extent.entries);
-            rotten += 1;
+        let (open, extents) = extents(shard, &host.disk)?;
+        let found = extents.iter().flat_map(|extent| &extent.entries);
+        for entry in found.chain(&open) {
+            standing.entry(*entry).or_default().insert(shard);
         }
-        world.say(|| format!("{} entries on {} rot", mine.len(), name(shard)));
-        world.mark_lossy(shard);
-        lost.extend(mine);
+        // What an opening holds stays.
+        let may_go = |extent: &Extent| !extent.entries.iter().any(|entry| open.contains(entry));
+        all.extend(extents.into_iter().filter(may_go).map(|e| (shard, e)));
     }
+    let spent: BTreeSet<Entry> = standing
+        .iter()
+        .filter(|(entry, on)| is_spent(world, entry, on.len()))
+        .map(|(entry, _)| *entry)
+        .collect();
+    let first = standing.clone();
+    let keeps = |shard: PeerId, entry: &Entry| {
+        let on = &first[entry];
+        let run = (entry.0.get() as u64 + entry.1.get() / RUN) % on.len() as u64;
+        on.iter().nth(run as usize) == Some(&shard)
+    };
+    // First on those that are to keep nothing of it.
+    all.sort_by_key(|(shard, extent)| extent.entries.iter().any(|entry| keeps(*shard, entry)));
+    let (mut rotten, mut entries) = (0, 0);
+    for (shard, extent) in all {
+        let elsewhere = |entry: &Entry| spent.contains(entry) || standing[entry].len() > 1;
+        let gone = |entry: &Entry| !standing[entry].contains(&shard);
+        if !extent.entries.iter().all(|e| elsewhere(e) || gone(e)) {
+            continue;
+        }
+        let disk = &mut world.host_mut(shard).disk;
+        for block in extent.first_block..extent.first_block + extent.blocks {
+            disk.plant_rot(extent.file, block);
+        }
+        for entry in &extent.entries {
+            standing.entry(*entry).or_default().remove(&shard);
+        }
+        rotten += 1;
+        entries += extent.entries.len();
+        world.mark_lossy(shard);
+    }
+    let once = standing.values().filter(|on| on.len() == 1).count();
+    world.say(|| {
+        let of = standing.len();
+        format!("{entries} entries rot in {rotten} extents; of {of}, {once} stand on one shard")
+    });
     Ok(rotten)
 }
 
-/// The extents of entries on a disk, but for those of openings.
-fn extents(shard: PeerId, disk: &SimDisk) -> Result<Vec<Extent>, Violation> {
-    let mut found = Vec::new();
-    provable::each_pair(shard, disk, |pair| found.extend(extents_of(pair)))?;
-    Ok(found)
+/// Whether an entry that stands on so many shards may be lost: it is committed nowhere, and a majority of voters never had it.
+fn is_spent(world: &World, entry: &Entry, on: usize) -> bool {
+    let (id, index, _) = *entry;
+    let voters = world.layout().partition(id).map_or(0, |p| p.voters.len());
+    let others = voters.saturating_sub(on);
+    index > world.consensus().committed(id) && others > voters / 2
 }
 
-fn extents_of(pair: &PairView) -> Vec<Extent> {
+/// What the openings on a disk hold, and the other extents of entries.
+fn extents(shard: PeerId, disk: &SimDisk) -> Result<(BTreeSet<Entry>, Vec<Extent>), Violation> {
+    let (mut open, mut found) = (BTreeSet::new(), Vec::new());
+    provable::each_pair(shard, disk, |pair| {
+        let mut all = extents_of(pair).peekable();
+        let opening = all.next_if(|extent| extent.first_block == pair.chains[0].first_block);
+        open.extend(opening.into_iter().flat_map(|extent| extent.entries));
+        found.extend(all);
+    })?;
+    Ok((open, found))
+}
+
+fn extents_of(pair: &PairView) -> impl Iterator<Item = Extent> {
     let file = FileId {
         kind: FileKind::Segment,
         pair: pair.pair,
     };
-    let chains = pair.chains.iter().skip(1);
+    let chains = pair.chains.iter();
     let proven = chains.filter(|chain| chain.judgement == Judgement::Proven);
-    proven.filter_map(|chain| extent_of(file, chain)).collect()
+    proven.filter_map(move |chain| extent_of(file, chain))
 }
 
 fn extent_of(file: FileId, chain: &ChainView) -> Option<Extent> {
@@ -120,7 +161,7 @@ fn extent_of(file: FileId, chain: &ChainView) -> Option<Extent> {
         .flat_map(|run| {
             let first = run.at.index.get();
             let indexes = first..first + u64::from(run.count);
-            indexes.map(|index| (run.at.partition, LogIndex(index)))
+            indexes.map(|index| (run.at.partition, LogIndex(index), run.at.term))
         })
         .collect();
     (!entries.is_empty()).then_some(Extent {

@@ -179,7 +179,7 @@ pub struct Swarm {
     pub load: Load,
     /// How long faults are on, in microseconds.
     pub chaos_us: u64,
-    /// Whether every replica loses another third of its log then, and all restart.
+    /// Whether of each entry every replica but one loses its copy then, and all restart.
     pub helical: bool,
 }
 

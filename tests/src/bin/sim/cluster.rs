@@ -27,7 +27,7 @@ pub struct Seeds {
     /// Draw long lives in which hardly anything happens, instead of short ones full of load and faults
     #[arg(long)]
     light: bool,
-    /// Seconds of load, then a restart of all nodes, on each of which another third of the log is rotten
+    /// Seconds of load, then a restart of all nodes, after which each entry is whole on one of its replicas
     #[arg(long, conflicts_with = "light")]
     helical: bool,
     /// With --seed: print nothing but the end
