@@ -241,6 +241,16 @@ pub enum DiskError {
         /// The bound, in milliseconds.
         ms: u64,
     },
+    /// More is to be written into one segment than any may hold.
+    #[error(
+        "a segment of {blocks} blocks is needed, and {blocks_max} are the most that one may have"
+    )]
+    TooLarge {
+        /// Blocks of 4 KiB that it would need.
+        blocks: u64,
+        /// The most there may be.
+        blocks_max: u64,
+    },
     /// The sector can't be read, or any other error of the device or file system.
     #[error("I/O error: {0}")]
     Io(String),

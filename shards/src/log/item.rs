@@ -120,14 +120,6 @@ impl ItemBuilder {
         }
     }
 
-    /// Bytes that the items take in this encoding, at most.
-    pub fn stored_bytes(&self, encoding: Encoding) -> usize {
-        match encoding {
-            Encoding::Binary => self.bytes.len(),
-            Encoding::Json => text::items_text_bytes_max(&self.bytes),
-        }
-    }
-
     /// Takes a record that follows all earlier ones of its partition.
     pub fn push(&mut self, record: &Record<'_>) {
         let header = &record.header;

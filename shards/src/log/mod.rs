@@ -14,7 +14,7 @@
 //! - [`header`], [`extent`], [`slot`], [`item`], [`checkpoint`], [`trailer`], `text`: the formats
 //! - [`nonce`]: which blocks may seal something, and the evidence of it
 //! - [`fold`]: what records say about partitions
-//! - `batch`, `location`, `pair`: what the writer keeps
+//! - `batch`, `location`, `pair`: what the writer keeps; `size`: how large the next pair must be
 //! - `pressure`: what it does on a file system that fills up
 //! - [`proof`]: what only the log can make
 //! - [`writer`], [`read`], `reclaim`: the log while it runs
@@ -50,6 +50,7 @@ pub mod record;
 pub mod recovery;
 pub mod scrub;
 mod seal;
+mod size;
 pub mod slot;
 mod text;
 pub mod trailer;

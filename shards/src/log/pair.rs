@@ -12,8 +12,9 @@ use super::keys::{SALT_BYTES, ShardKeys};
 use super::location::ExtentPlace;
 use super::merkle::{PairTree, extent_root};
 use super::nonce::{NonceRecords, NonceReservationAbandon, Reservation};
-use super::options::{LEDGER_SLOTS_MIN, LogOptions, SEGMENT_BLOCKS_MAX};
+use super::options::LogOptions;
 use super::seal::{BlockUse, PAYLOAD_BYTES, SegmentCipher, authenticate};
+use super::size::PairNeed;
 use super::slot::{ExtentDigest, Slot};
 use super::trailer::{SegmentFigures, Trailer};
 use crate::buffer::BlockPool;
@@ -22,8 +23,6 @@ use crate::turn::Time;
 
 /// How long after a failure to make a pair the next try comes.
 const PREPARE_RETRY_MS: u64 = 1_000;
-/// The checkpoint may fill this part of a segment: a pair is at least eight times as large.
-const CHECKPOINT_SHARE: u32 = 8;
 
 /// A pair that is in place and not opened.
 #[derive(Debug, Clone)]
@@ -52,23 +51,9 @@ pub(super) enum Spare {
 }
 
 impl Spare {
-    /// What to ask for: the profile's size, or eight times the checkpoint, or what a boot writes again
-    /// twice over, whichever is most.
-    pub fn size(
-        pair: PairNumber,
-        options: &LogOptions,
-        checkpoint_bytes: usize,
-        rewrite_bytes: usize,
-    ) -> PreparePair {
-        let checkpoint = blocks_of(checkpoint_bytes) + 1;
-        let need = (checkpoint.saturating_mul(CHECKPOINT_SHARE))
-            .max((checkpoint + extent_blocks(rewrite_bytes)).saturating_mul(2));
-        let segment_blocks = options.segment_blocks.max(need).min(SEGMENT_BLOCKS_MAX);
-        PreparePair {
-            pair,
-            segment_blocks,
-            ledger_blocks: 2 * checkpoint + options.ledger_slots,
-        }
+    /// It can't be made now.
+    pub const fn failed_at(now: Time) -> Self {
+        Self::Failed(now.plus_ms(PREPARE_RETRY_MS))
     }
 
     pub fn is_wanted(&self, now: Time) -> bool {
@@ -131,7 +116,7 @@ impl Spare {
     pub fn failed(&mut self, pair: PairNumber, now: Time) {
         match self {
             Spare::Asked(asked) if asked.pair == pair => {
-                *self = Spare::Failed(now.plus_ms(PREPARE_RETRY_MS));
+                *self = Spare::failed_at(now);
             }
             Spare::Ready(ready) if ready.asked.pair == pair => {
                 ready.cut = true;
@@ -141,28 +126,19 @@ impl Spare {
         }
     }
 
-    /// Takes the spare to open it with this checkpoint and this much to write again. A spare that has become
+    /// Takes the spare to open it, if it has room for `need`. One that has become
     /// too small is given up for a larger one, at once unless that is because its zeroing failed; one that is not zeroed far
     /// enough is waited for.
-    pub fn take_for(
-        &mut self,
-        checkpoint: &[u8],
-        rewrite_bytes: usize,
-        out: &mut Vec<DiskOp>,
-    ) -> Option<Prepared> {
+    pub fn take_for(&mut self, need: PairNeed, out: &mut Vec<DiskOp>) -> Option<Prepared> {
         let Spare::Ready(ready) = self else {
             return None;
         };
-        let body = 1 + blocks_of(checkpoint.len());
-        let opening = body + extent_blocks(rewrite_bytes);
         let end = if ready.cut {
             ready.blocks_ready
         } else {
             ready.asked.segment_blocks
         };
-        // The last block is the trailer's.
-        let too_small =
-            opening.saturating_mul(2) >= end || body + LEDGER_SLOTS_MIN > ready.asked.ledger_blocks;
+        let too_small = !need.fits(end, ready.asked.ledger_blocks);
         if too_small {
             out.push(DiskOp::Remove(ready.asked.pair));
             *self = match ready.cut {
@@ -173,7 +149,7 @@ impl Spare {
             return None;
         }
         // The mark, one block, follows the opening at once.
-        if ready.blocks_ready <= opening {
+        if u64::from(ready.blocks_ready) <= need.opening_blocks() {
             return None;
         }
         let ready = ready.clone();

@@ -4,14 +4,13 @@
 //! have at most one fault that damages something durable (a `Damage`), which must cost nothing that was
 //! spoken for; a few have several, of which only is asked that nothing is invented. Beside that there may be
 //! failing flushes and writes, reads that fail once or twice, operations that get stuck for a while or for
-//! ever, a disk that is full or fills up in the middle of zeroing, and one that comes back as it was before.
+//! ever, a disk that is full or fills up in the middle of zeroing, and one that comes back as it was before. Some lives have
+//! their profile changed between two boots, and many partitions.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use clustor_shards::disk::{FileId, FileKind, FlushKind};
-use clustor_shards::log::options::{LEDGER_SLOTS_MIN, SEGMENT_BLOCKS_MIN};
-use clustor_shards::log::scrub::ScrubRates;
-use clustor_shards::log::{LogOptions, Mode};
+use clustor_shards::disk::{FileId, FileKind};
+use clustor_shards::log::Mode;
 use clustor_wire::ids::{LogIndex, NodeId, PartitionId, Term};
 use rand::seq::IndexedRandom as _;
 use rand::{Rng, SeedableRng};
@@ -19,8 +18,9 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::hearing;
 use super::history::Violation;
+use super::profile::{self, Profiles};
 use super::shard::{Boot, OldImage, Shard};
-use super::swarm::{self, Damage, Swarm, pick};
+use super::swarm::{Damage, Swarm, pick};
 use crate::disk::{Crash, Fate, FlushFault, SimDisk, SimDiskOptions, StuckKind, WriteFault};
 
 /// How often a boot comes to rest before it crashes, if it comes so far.
@@ -107,9 +107,12 @@ pub fn live(seed: u64, trace: bool) -> Result<LifeReport, LifeFailure> {
 }
 
 struct Life {
+    seed: u64,
     rng: Xoshiro256PlusPlus,
     /// What peers say, in a life that has some: drawn apart from all else.
     peers_rng: Option<Xoshiro256PlusPlus>,
+    /// In a life whose profile changes.
+    profiles: Option<Profiles>,
     shard: Shard,
     swarm: Swarm,
     boots: u64,
@@ -145,35 +148,10 @@ enum Stretch {
     Quarantined,
 }
 
-/// Most lives are scrubbed at a pace that they see something of.
-fn rates(seed: u64) -> ScrubRates {
-    let round_ms = [400, 4_000, 40_000, ScrubRates::DEFAULT.round_ms];
-    ScrubRates {
-        round_ms: round_ms[(seed % 4) as usize],
-        sample_every_ms: 700,
-        sample_percent: 20,
-    }
-}
-
 impl Life {
     fn new(seed: u64, trace: bool) -> Self {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
-        let segment_blocks = pick(&mut rng, &[SEGMENT_BLOCKS_MIN, 40, 64, 96]);
-        let mut options = LogOptions::for_segment_bytes(u64::from(segment_blocks) * 4096);
-        options.ledger_slots = pick(&mut rng, &[LEDGER_SLOTS_MIN, 12, 24]);
-        options.relocate_share = pick(&mut rng, &[1, 2, 8]);
-        options.relocate_turn_bytes_max = pick(&mut rng, &[1, 1_000, 64 << 10]);
-        options.format = swarm::format(&mut rng);
-        options.entry_body_bytes_max = options
-            .entry_body_bytes_max
-            .min(options.segment_entry_bytes_max());
-        options.nonce_range_blocks = pick(&mut rng, &[2, 3, 8, 1024]);
-        options.chains_in_flight_max = rng.random_range(1..=options.chains_in_flight_max);
-        options.kept_segments_max = [2, 0, 1, 8][(seed / 4 % 4) as usize];
-        options.scrub = rates(seed);
-        options.stuck_io_ms = pick(&mut rng, &[100, 3_000, 20_000, 3_600_000]);
-        options.group_chains_max = pick(&mut rng, &[1, 2, 8]);
-        options.flush = pick(&mut rng, &[FlushKind::Fdatasync, FlushKind::Dsync]);
+        let options = profile::draw(&mut rng, seed);
         let disk = SimDisk::with_options(
             rng.random(),
             SimDiskOptions {
@@ -187,8 +165,10 @@ impl Life {
         let swarm = Swarm::draw(&mut rng);
         // A third of the lives has peers.
         let has_peers = (seed / 7).is_multiple_of(3);
-        Self {
+        let mut life = Self {
+            seed,
             peers_rng: has_peers.then(|| Xoshiro256PlusPlus::seed_from_u64(!seed)),
+            profiles: Profiles::of(seed),
             shard,
             swarm,
             boots: 0,
@@ -206,7 +186,11 @@ impl Life {
             floor_chance: pick(&mut rng, &[0.0, 0.05, 0.3]),
             strict_chance: pick(&mut rng, &[0.0, 0.2, 1.0]),
             rng,
+        };
+        if let Some(profiles) = &mut life.profiles {
+            life.partitions = life.partitions.max(profiles.partitions());
         }
+        life
     }
 
     fn report(&self) -> LifeReport {
@@ -273,6 +257,7 @@ impl Life {
         self.maybe_damage(0.3);
         self.make_room();
         self.boots += 1;
+        self.maybe_change_profile();
         if self.shard.boot()? == Boot::Quarantined {
             self.quarantined = true;
             return Ok(());
@@ -338,12 +323,22 @@ impl Life {
         }
     }
 
+    /// The operator may have changed it while the shard was down.
+    fn maybe_change_profile(&mut self) {
+        if let Some(profiles) = &mut self.profiles {
+            let seed = self.seed;
+            self.shard
+                .change_options(|options| profiles.change(options, seed));
+        }
+    }
+
     /// Recovers, and runs until the shard may speak.
     fn boot(&mut self) -> Result<Stretch, Violation> {
         self.boots += 1;
         if self.rng.random_bool(self.swarm.flaky_chance) {
             self.flaky_read();
         }
+        self.maybe_change_profile();
         if self.shard.boot()? == Boot::Quarantined {
             self.quarantined = true;
             return Ok(Stretch::Quarantined);
@@ -429,6 +424,10 @@ impl Life {
         }
         let (vote_term, vote) = state.hard_state;
         self.decisions += 1;
+        if let Some(bytes) = self.profiles.as_mut().and_then(Profiles::foreign_bytes) {
+            self.appends += u64::from(self.shard.append_foreign(partition, term, bytes));
+            return;
+        }
         match self.rng.random_range(0..100) {
             0..55 => {
                 let bytes = match self.rng.random_range(0..10) {

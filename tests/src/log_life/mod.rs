@@ -18,6 +18,7 @@
 //! - [`history`]: what was decided and spoken for, and the check of what came back
 //! - `entry`: entries that are known by a number
 //! - [`shard`]: the log on its disk
+//! - `profile`: what it runs under
 //! - [`life`]: a random life, from a seed
 //! - [`settle`]: what a crash may leave, gone through one by one
 //! - [`crash_points`]: every crash point of a small workload, and everything that may be left there
@@ -28,6 +29,7 @@ mod entry;
 mod hearing;
 pub mod history;
 pub mod life;
+mod profile;
 pub mod settle;
 pub mod shard;
 mod swarm;

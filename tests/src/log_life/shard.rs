@@ -152,6 +152,17 @@ impl Shard {
         }
     }
 
+    /// The next boot may run under other options.
+    ///
+    /// # Panics
+    /// If the shard runs.
+    pub(super) fn change_options(&mut self, change: impl FnOnce(&mut LogOptions)) {
+        assert!(self.log.is_none(), "a profile is read at a start");
+        change(&mut self.options);
+        let options = self.options;
+        self.note(|| format!("options: {options:?}"));
+    }
+
     /// The faults that explain what a recovery may find.
     #[must_use]
     pub fn faults(&self) -> Faults {

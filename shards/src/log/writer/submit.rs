@@ -3,12 +3,13 @@
 use clustor_wire::ids::ChainNumber;
 
 use super::super::batch::{Batch, for_each_item, is_copy};
-use super::super::checkpoint;
+use super::super::checkpoint::{self, OlderPair};
 use super::super::extent::extent_blocks;
 use super::super::fold::Content;
 use super::super::location::ExtentPlace;
 use super::super::nonce::{AbandonReason, NonceReservationAbandon};
 use super::super::pair::{OpenPair, Spare};
+use super::super::size::PairNeed;
 use super::{InFlight, OVERRUNS_MAX, Phase, ShardLog};
 use crate::disk::{DiskOp, DurableChain, FileKind, RetirePair};
 use crate::turn::Time;
@@ -166,31 +167,48 @@ impl ShardLog {
             return;
         }
         let mut checkpoint = core::mem::take(&mut self.scratch);
+        let need = self.next_opening(&mut checkpoint).1;
+        self.scratch = checkpoint;
+        match need.pair(self.next_pair, &self.options) {
+            Ok(ask) => {
+                self.next_pair = self.next_pair.next();
+                self.spare = Spare::Asked(ask);
+                out.push(DiskOp::Prepare(ask));
+            }
+            Err(error) => {
+                self.spare = Spare::failed_at(now);
+                self.spare_failure = Some(error);
+            }
+        }
+    }
+
+    /// What the next pair is opened with, as things stand: the pairs before it, its checkpoint, and what it must have room for.
+    fn next_opening(&self, checkpoint: &mut Vec<u8>) -> (Vec<OlderPair>, PairNeed) {
+        let format = &self.options.format;
+        let current = self.current.as_ref();
+        let closed = current.map(|pair| pair.closed(self.retired));
+        let older: Vec<OlderPair> = self.older.iter().cloned().chain(closed).collect();
+        let rewrite = self.rewrite.as_ref();
         checkpoint.clear();
         checkpoint::encode(
-            self.options.format.ledger_encoding,
+            format.ledger_encoding,
             &self.submitted,
-            &self.older,
-            &[],
-            &mut checkpoint,
+            &older,
+            rewrite.map_or(&[], |batch| batch.items.bytes()),
+            checkpoint,
         );
-        let rewrite = self.rewrite.as_ref().map_or((0, 0), |batch| {
-            let format = &self.options.format;
-            (
-                batch.stored_bytes(format),
-                batch.items.stored_bytes(format.ledger_encoding),
-            )
-        });
-        let ask = Spare::size(
-            self.next_pair,
-            &self.options,
-            checkpoint.len() + rewrite.1,
-            rewrite.0,
+        let need = PairNeed::of(
+            checkpoint,
+            rewrite.map_or(0, |batch| batch.stored_bytes(format)),
+            self.first_waiting().map(|batch| batch.stored_bytes(format)),
         );
-        self.scratch = checkpoint;
-        self.next_pair = self.next_pair.next();
-        self.spare = Spare::Asked(ask);
-        out.push(DiskOp::Prepare(ask));
+        (older, need)
+    }
+
+    /// The batch that goes next.
+    fn first_waiting(&self) -> Option<&Batch> {
+        let open = (!self.batch.is_empty()).then_some(&self.batch);
+        self.queue.front().or(open)
     }
 
     fn submit_next(&mut self, out: &mut Vec<DiskOp>) -> bool {
@@ -198,11 +216,7 @@ impl ShardLog {
             return false;
         }
         let pair = self.current.as_ref().expect("a running log has a pair");
-        let Some(waiting) = self
-            .queue
-            .front()
-            .or_else(|| (!self.batch.is_empty()).then_some(&self.batch))
-        else {
+        let Some(waiting) = self.first_waiting() else {
             let roll_early =
                 self.in_flight.is_empty() && pair.is_nearly_full() && self.spare.is_ready();
             if roll_early {
@@ -332,11 +346,14 @@ impl ShardLog {
         if !self.spare.is_ready() {
             return false;
         }
+        let mut checkpoint = Vec::new();
+        let (older, need) = self.next_opening(&mut checkpoint);
+        let Some(prepared) = self.spare.take_for(need, out) else {
+            return false;
+        };
         let rewrite = self.rewrite.take().unwrap_or_default();
-        let mut older = self.older.clone();
         let reason = match &self.current {
             Some(pair) => {
-                older.push(pair.closed(self.retired));
                 if !pair.is_written() {
                     self.closing.unwritten.insert(pair.header.pair);
                 }
@@ -348,21 +365,6 @@ impl ShardLog {
             pair: older.pair,
             reason,
         });
-        let mut checkpoint = Vec::new();
-        checkpoint::encode(
-            self.options.format.ledger_encoding,
-            &self.submitted,
-            &older,
-            rewrite.items.bytes(),
-            &mut checkpoint,
-        );
-        let Some(prepared) =
-            self.spare
-                .take_for(&checkpoint, rewrite.stored_bytes(&self.options.format), out)
-        else {
-            self.rewrite = Some(rewrite);
-            return false;
-        };
         if !prepared.cut {
             self.spare_failure = None;
         }

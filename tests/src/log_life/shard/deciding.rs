@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use clustor_shards::log::{HardState, Mode};
+use clustor_shards::log::{HardState, LogRefusal, Mode, ShardLog};
 use clustor_shards::turn::{PeerId, PeerPast};
 use clustor_wire::ids::{Incarnation, LogIndex, NodeId, PartitionId, Term};
 
@@ -28,23 +28,43 @@ impl Shard {
     /// this term had an entry at this index before, that one is appended again.
     pub fn append(&mut self, partition: PartitionId, term: Term, bytes: usize, mode: Mode) -> bool {
         self.entries += 1;
-        self.append_id(partition, term, entry_id(self.entries, bytes), mode)
+        let id = entry_id(self.entries, bytes);
+        self.append_id(partition, term, id, mode, |log, bytes| log.admit(bytes))
+    }
+
+    /// Appends an entry whose length another node judged, by greater segments, if the log takes it; true if it did.
+    pub fn append_foreign(&mut self, partition: PartitionId, term: Term, bytes: usize) -> bool {
+        self.entries += 1;
+        let id = entry_id(self.entries, bytes);
+        self.append_id(partition, term, id, Mode::Group, |log, bytes| {
+            log.admit_frames(bytes)
+        })
     }
 
     /// Appends a configuration.
     pub fn configure(&mut self, partition: PartitionId, term: Term) -> bool {
         self.entries += 1;
-        self.append_id(partition, term, configuration_id(self.entries), Mode::Group)
+        let id = configuration_id(self.entries);
+        self.append_id(partition, term, id, Mode::Group, |log, bytes| {
+            log.admit(bytes)
+        })
     }
 
-    fn append_id(&mut self, partition: PartitionId, term: Term, id: EntryId, mode: Mode) -> bool {
+    fn append_id(
+        &mut self,
+        partition: PartitionId,
+        term: Term,
+        id: EntryId,
+        mode: Mode,
+        admits: impl FnOnce(&ShardLog, usize) -> Result<(), LogRefusal>,
+    ) -> bool {
         let Some(log) = &mut self.log else {
             return false;
         };
         let index = self.history.state()[&partition].last().next();
         let at = (partition, term, index);
         let id = self.appended.get(&at).copied().unwrap_or(id);
-        if log.admit(body_bytes(id)).is_err() {
+        if admits(log, body_bytes(id)).is_err() {
             return false;
         }
         self.appended.insert(at, id);
