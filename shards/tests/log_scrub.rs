@@ -336,3 +336,35 @@ fn find_forged_figures(at_byte: usize) {
     assert_eq!(durable(&log, 1), ENTRIES, "nothing is lost by it");
     assert_eq!(log.scrub_status().damaged_places, 1);
 }
+
+#[test]
+fn a_sweep_ends_in_time_though_appends_never_cease_to_wait() {
+    let rates = ScrubRates {
+        round_ms: 2_000,
+        ..RATES
+    };
+    let (mut log, mut disk) = running(rates);
+    let mut in_flight = Vec::new();
+    let mut next = ENTRIES + 1;
+    for ms in 0..2 * rates.round_ms {
+        while log.admit(64).is_ok() {
+            append(&mut log, 1, 1, next, &[1; 64], Mode::Strict);
+            next += 1;
+        }
+        log.poll(at(ms), &mut in_flight);
+        // One chain at a time ends, every ten milliseconds: there are always more than can go.
+        let mut is_busy = ms % 10 != 0;
+        for op in std::mem::take(&mut in_flight) {
+            if matches!(op, DiskOp::Chain(_)) && std::mem::replace(&mut is_busy, true) {
+                in_flight.push(op);
+            } else {
+                let event = disk.carry(op);
+                log.on_event(at(ms), event, &mut Retirement::default());
+            }
+        }
+        assert!(!log.is_settled(), "it is never idle");
+    }
+    let status = log.scrub_status();
+    assert!(status.sweeps >= 1, "{status:?}");
+    assert_eq!(status.damaged_places, 0);
+}

@@ -10,7 +10,8 @@ use crate::buffer::Blocks;
 use crate::disk::{DiskOp, FileKind, ReadBlocks};
 use crate::turn::Time;
 
-/// A sweep that is this part of its time late no longer waits until nothing is in flight, only until nothing waits.
+/// A sweep that is this part of its time late no longer waits until the disk has nothing else to do: one read at a time goes beside
+/// what is written, until it is no later than that. So it takes no more of the disk than reading everything once per sweep does.
 const LATE_PART: u64 = 16;
 
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
@@ -80,7 +81,7 @@ impl ShardLog {
     fn may_look_at(&self, now: Time) -> bool {
         let late = self.options.scrub.sweep_us() / LATE_PART;
         let is_late = (self.scrub.sweep_due).is_some_and(|due| due.plus_us(late) < now);
-        self.scrub.in_flight.is_none() && self.has_nothing_waiting(is_late)
+        self.scrub.in_flight.is_none() && self.may_scrub(is_late)
     }
 
     /// Pairs that live, ascending, with their last chain that is known to have retired.

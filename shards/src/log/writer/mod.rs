@@ -492,14 +492,13 @@ impl ShardLog {
                 && self.phase == Phase::Running
     }
 
-    /// Whether no append waits for the disk, and, unless the scrub is late, none is on its way.
-    pub(super) fn has_nothing_waiting(&self, scrub_is_late: bool) -> bool {
+    /// Whether the scrub may read: no append waits for the disk or is on its way, or the scrub is late.
+    pub(super) fn may_scrub(&self, is_late: bool) -> bool {
+        let is_idle = self.queue.is_empty() && self.batch.is_empty() && self.in_flight.is_empty();
         self.failure.is_none()
             && self.quarantine.is_none()
             && self.phase == Phase::Running
-            && self.queue.is_empty()
-            && self.batch.is_empty()
-            && (self.in_flight.is_empty() || scrub_is_late)
+            && (is_idle || is_late)
     }
 
     /// The partition's log as it stands, submitted or not.
