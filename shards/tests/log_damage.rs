@@ -592,3 +592,66 @@ fn what_stands_of_a_run_is_read_though_the_pair_that_cut_off_the_rest_is_gone() 
         );
     }
 }
+
+#[test]
+fn one_flipped_bit_in_a_spare_that_was_never_opened_silences_nobody() {
+    let disk = written();
+    let spare = *disk.files.keys().last().expect("a pair is there");
+    assert!(spare.pair > newest_used(&disk));
+    for kind in [FileKind::Ledger, FileKind::Segment] {
+        let file = FileId {
+            pair: spare.pair,
+            kind,
+        };
+        for block in 0..disk.files[&file].len() as u32 {
+            let mut disk = disk.clone();
+            disk.flip(file, block, 8 * 2000 + 1);
+            let mut log = recover(&mut disk).log;
+            assert_eq!(log.quarantine(), None, "{file} block {block}");
+            settle(&mut log, &mut disk);
+            assert_eq!(durable(&log, 1), ENTRIES, "{file} block {block}");
+        }
+    }
+}
+
+#[test]
+fn a_pair_that_spoke_is_never_taken_for_a_spare_though_its_segment_reads_as_zeros() {
+    let disk = written();
+    let newest = newest_used(&disk);
+    let (segment, ledger) = (FileId::segment(newest), FileId::ledger(newest));
+    let touched = touched_blocks(&disk, ledger);
+    assert!(touched.len() > 4);
+    // The disk lost the segment, and the ledger's header is rotten: two faults, and still it tells.
+    let mut disk = disk;
+    disk.file(segment).fill(Block::ZERO);
+    disk.flip(ledger, 0, 77);
+    // And whatever of the rest of the ledger reads as zeros, as long as one block beside it does not.
+    for keep in touched.iter().skip(1) {
+        let mut disk = disk.clone();
+        for block in touched.iter().skip(1).filter(|block| *block != keep) {
+            disk.file(ledger)[*block as usize] = Block::ZERO;
+        }
+        let log = recover(&mut disk).log;
+        assert!(log.quarantine().is_some(), "block {keep} is left");
+    }
+}
+
+#[test]
+fn a_file_named_for_a_pair_that_no_log_comes_to_is_refused_by_name() {
+    for number in [u64::MAX, u64::MAX - 1, 1 << 63, (1 << 62) + 7] {
+        let mut disk = written();
+        let stray = FileId::segment(PairNumber(number));
+        disk.files.insert(stray, Vec::new());
+        let refused = ShardLog::recover(&mut disk, identity(), options(), &TestKey(9), pool());
+        let error = refused.err().expect("it is refused");
+        assert!(
+            matches!(error, RecoverError::Stray { pair } if pair == PairNumber(number)),
+            "{error}"
+        );
+        assert!(error.to_string().contains(&number.to_string()));
+        disk.files.remove(&stray);
+        let mut log = recover(&mut disk).log;
+        settle(&mut log, &mut disk);
+        assert_eq!(durable(&log, 1), ENTRIES);
+    }
+}

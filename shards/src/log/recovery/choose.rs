@@ -46,7 +46,6 @@ pub(in crate::log) fn choose(files: &mut Files<'_>, pairs: &[PairFiles]) -> Choi
                     return Choice::Pair(header.clone(), slots);
                 }
             }
-            // An opening reaches the ledger only after its segment, header included, was flushed.
             None if spoke_without_header(files, found) => {
                 return Choice::Lost(Quarantine {
                     pair: found.pair,
@@ -63,13 +62,22 @@ pub(in crate::log) fn choose(files: &mut Files<'_>, pairs: &[PairFiles]) -> Choi
 /// Whether a pair without a header may have spoken: its ledger was written to; or, where the ledger is gone, the front of its
 /// segment was: an opening writes to neither before both have their names. What lies behind the front of a segment may be what an
 /// earlier pair left there.
+///
+/// An opening reaches the ledger, in three blocks at least, only after its segment, header included, was flushed. So a single
+/// block in a ledger of which all else is zeros, beside a segment whose front is zeros, is rot in a spare.
 fn spoke_without_header(files: &mut Files<'_>, found: &PairFiles) -> bool {
     match found.ledger_blocks {
         0 => {
             let front = found.segment_blocks.min(SPARE_ZERO_BLOCKS);
-            files.is_touched(FileId::segment(found.pair), front)
+            files.touched(FileId::segment(found.pair), front).touched > 0
         }
-        blocks => files.is_touched(FileId::ledger(found.pair), blocks.min(HEADERLESS_BLOCKS)),
+        blocks => {
+            let seen = files.touched(FileId::ledger(found.pair), blocks.min(HEADERLESS_BLOCKS));
+            let is_rot = seen.touched == 1
+                && seen.unreadable == 0
+                && files.has_blank_front(FileId::segment(found.pair));
+            seen.touched > 0 && !is_rot
+        }
     }
 }
 

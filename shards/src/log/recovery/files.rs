@@ -5,6 +5,7 @@ use hmac::Hmac;
 use sha2::Sha256;
 
 use super::super::checkpoint::Checkpoint;
+use super::super::codec::NUMBER_MAX;
 use super::super::extent::{ExtentHeader, OpenExtent, digest_of, open_extent, open_payloads};
 use super::super::header::{HeaderError, HeaderMismatch, PairHeader};
 use super::super::keys::ShardKeys;
@@ -21,6 +22,9 @@ use crate::disk::{BootDisk, FileId, FileKind, FoundPair, SPARE_ZERO_BLOCKS};
 
 /// Bytes that a device writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
+/// The greatest number of a pair in a name that is taken for one of a log's: all that follow are still numbers that files may
+/// state.
+const PAIR_MAX: u64 = NUMBER_MAX / 2;
 /// Blocks read at once.
 const READ_BLOCKS: u32 = 256;
 
@@ -58,6 +62,15 @@ pub(in crate::log) enum SlotState {
     Bad,
     /// It can't be read, so nobody knows whether it was written.
     Unreadable,
+}
+
+/// What was seen of a range of blocks.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::log) struct Touched {
+    /// Blocks that are not zeros.
+    pub touched: u32,
+    /// Blocks that can't be read.
+    pub unreadable: u32,
 }
 
 /// Whole blocks in a file of this size; 0 where there is none.
@@ -177,10 +190,13 @@ impl<'a> Files<'a> {
 
     /// Reads every header.
     ///
-    /// A header that is authentic and not for this build or shard is refused at once. One that is not
+    /// A name with a number that no log comes to is refused, and a header that is authentic and not for this build or shard. One that is not
     /// authentic is damage, unless nothing in the directory is authentic: then the directory is another's, or
     /// the key is.
     pub fn survey(&mut self, found: &[FoundPair]) -> Result<Vec<PairFiles>, RecoverError> {
+        if let Some(stray) = found.iter().find(|found| found.pair.get() > PAIR_MAX) {
+            return Err(RecoverError::Stray { pair: stray.pair });
+        }
         let ours = *self.keys.identity();
         let mut pairs = Vec::with_capacity(found.len());
         let mut suspicion = None;
@@ -226,20 +242,25 @@ impl<'a> Files<'a> {
         Ok(pairs)
     }
 
-    /// Whether anything was ever written to the first `blocks` of a file, as far as they can be read.
-    pub fn is_touched(&mut self, file: FileId, blocks: u32) -> bool {
-        let mut touched = false;
-        self.read_each(file, 0, blocks, |_, block| {
-            touched |= block.is_some_and(|block| !is_untouched(block));
+    /// How many of the first `blocks` of a file were ever written to.
+    pub fn touched(&mut self, file: FileId, blocks: u32) -> Touched {
+        let mut seen = Touched::default();
+        self.read_each(file, 0, blocks, |_, block| match block {
+            Some(block) => seen.touched += u32::from(!is_untouched(block)),
+            None => seen.unreadable += 1,
         });
-        touched
+        seen
+    }
+
+    /// Whether a segment's front can be read, and nothing was written to it since it was zeroed.
+    pub fn has_blank_front(&mut self, segment: FileId) -> bool {
+        let front = self.read(segment, 0, SPARE_ZERO_BLOCKS);
+        front.is_some_and(|front| front.as_slice().iter().all(is_untouched))
     }
 
     /// Whether a segment was zeroed to its end, and nothing was written to its front since.
     pub fn is_blank(&mut self, segment: FileId) -> bool {
-        let front = self.read(segment, 0, SPARE_ZERO_BLOCKS);
-        front.is_some_and(|front| front.as_slice().iter().all(is_untouched))
-            && self.disk.is_written(segment)
+        self.has_blank_front(segment) && self.disk.is_written(segment)
     }
 
     /// The first `count` slots of a ledger, or all there are.

@@ -175,6 +175,14 @@ pub enum RecoverError {
         /// Who we are.
         ours: LogIdentity,
     },
+    /// A file is named for a pair that no log comes to.
+    #[error(
+        "there is a file of pair {pair}, and no log comes so far: move it out of the shard's directory, this shard did not write it"
+    )]
+    Stray {
+        /// Which pair.
+        pair: PairNumber,
+    },
     /// The files were written by a newer build.
     #[error(
         "pair {pair} was written by format {found}, this build reads up to {reads}; use a newer build"
