@@ -241,6 +241,10 @@ pub enum DiskError {
         /// The bound, in milliseconds.
         ms: u64,
     },
+    /// The system lacked something for the moment, memory most likely: that says nothing of what is on the disk, and the same
+    /// may succeed soon.
+    #[error("{0}: the system is short of something")]
+    Passing(String),
     /// More is to be written into one segment than any may hold.
     #[error(
         "a segment of {blocks} blocks is needed, and {blocks_max} are the most that one may have"
@@ -254,6 +258,14 @@ pub enum DiskError {
     /// The sector can't be read, or any other error of the device or file system.
     #[error("I/O error: {0}")]
     Io(String),
+}
+
+impl DiskError {
+    /// Whether the same may succeed soon, as nothing is known to be wrong with the disk.
+    #[must_use]
+    pub const fn is_passing(&self) -> bool {
+        matches!(self, Self::Passing(_))
+    }
 }
 
 /// What the disk answers.

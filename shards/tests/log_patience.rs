@@ -264,3 +264,68 @@ fn a_new_bound_counts_at_once() {
     let failed = wait_for_failure(&mut log, seconds(100)).expect("it fails");
     assert_eq!(failed, seconds(101));
 }
+
+/// Reads the first entry, following the deadlines, while the first `errors` reads are answered with `error`: how that ended, how
+/// often it was asked for, and when it ended.
+fn read_with_errors(
+    (log, disk): (&mut ShardLog, &mut MemoryDisk),
+    error: &DiskError,
+    mut errors: u32,
+) -> (Retirement, u32, Time) {
+    let mut now = seconds(1);
+    let mut ops = poll(log, now);
+    log.read(P, LogIndex(1), &mut ops).expect("is taken");
+    let (mut retirement, mut asked) = (Retirement::default(), 0);
+    while retirement.reads.is_empty() {
+        for op in ops.drain(..) {
+            let is_read = matches!(op, DiskOp::Read(_));
+            asked += u32::from(is_read);
+            let mut event = disk.carry(op);
+            if let DiskEvent::Read { outcome, .. } = &mut event
+                && errors > 0
+            {
+                errors -= 1;
+                *outcome = Err(error.clone());
+            }
+            log.on_event(now, event, &mut retirement);
+        }
+        if retirement.reads.is_empty() {
+            now = log.deadline().expect("it is tried again").max(now);
+            log.poll(now, &mut ops);
+        }
+    }
+    (retirement, asked, now)
+}
+
+#[test]
+fn a_read_for_which_memory_was_short_is_tried_again_and_loses_nothing() {
+    let (mut log, mut disk) = opened();
+    let short = DiskError::Passing("Cannot allocate memory".into());
+    let (ended, asked, at) = read_with_errors((&mut log, &mut disk), &short, 3);
+    assert!(ended.reads[0].frames.is_some());
+    assert_eq!((asked, log.found_rotten(), durable(&log, 1)), (4, 0, 1));
+    assert!(at > seconds(1), "there is a pause between");
+    assert_eq!(log.failure(), None);
+}
+
+#[test]
+fn where_memory_stays_short_the_log_fails_at_its_bound_and_takes_nothing_for_lost() {
+    let (mut log, mut disk) = opened();
+    let short = DiskError::Passing("Cannot allocate memory".into());
+    let (ended, _, at) = read_with_errors((&mut log, &mut disk), &short, u32::MAX);
+    assert_eq!(ended.reads[0].frames, None);
+    assert!(at >= seconds(1).plus_ms(BOUND_MS));
+    assert_eq!(log.failure(), Some(&short));
+    assert_eq!(log.found_rotten(), 0);
+    let partition = log.partition(P).expect("it exists");
+    assert!(!partition.is_missing(LogIndex(1)));
+}
+
+#[test]
+fn a_sector_that_can_not_be_read_three_times_is_lost() {
+    let (mut log, mut disk) = opened();
+    let media = DiskError::Io("Input/output error".into());
+    let (ended, asked, _) = read_with_errors((&mut log, &mut disk), &media, 3);
+    assert_eq!(ended.reads[0].frames, None);
+    assert_eq!((asked, log.found_rotten(), durable(&log, 1)), (3, 1, 0));
+}

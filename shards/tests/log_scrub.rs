@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeSet;
 
 use clustor_shards::buffer::Block;
-use clustor_shards::disk::{DiskOp, FileId, FileKind};
+use clustor_shards::disk::{DiskError, DiskEvent, DiskOp, FileId, FileKind};
 use clustor_shards::log::audit::Damaged;
 use clustor_shards::log::scrub::{ScrubFinding, ScrubRates};
 use clustor_shards::log::{LogFormat, LogOptions, Mode, Retirement, ShardLog};
@@ -367,4 +367,34 @@ fn a_sweep_ends_in_time_though_appends_never_cease_to_wait() {
     let status = log.scrub_status();
     assert!(status.sweeps >= 1, "{status:?}");
     assert_eq!(status.damaged_places, 0);
+}
+
+#[test]
+fn a_look_for_which_memory_was_short_is_taken_again_and_finds_no_damage() {
+    let (mut log, mut disk) = running(RATES);
+    let (mut now, mut short) = (at(0), 0);
+    while log.scrub_status().sweeps == 0 {
+        let mut ops = Vec::new();
+        log.poll(now, &mut ops);
+        for op in ops {
+            let is_read = matches!(op, DiskOp::Read(_));
+            let mut event = disk.carry(op);
+            // Four answers in a row of each five: more than there are tries.
+            if let DiskEvent::Read { outcome, .. } = &mut event
+                && is_read
+                && short % 5 < 4
+            {
+                *outcome = Err(DiskError::Passing("Cannot allocate memory".into()));
+            }
+            short += u32::from(is_read);
+            let mut retirement = Retirement::default();
+            log.on_event(now, event, &mut retirement);
+            assert!(retirement.scrubbed.is_empty(), "{:?}", retirement.scrubbed);
+        }
+        let next = log.deadline().expect("the scrub goes on");
+        now = next.max(now);
+    }
+    assert!(short > 50);
+    assert_eq!(log.scrub_status().damaged_places, 0);
+    assert_eq!(durable(&log, 1), ENTRIES);
 }

@@ -2,7 +2,9 @@
 //!
 //! A read fetches the whole extent that holds the wanted run, verifies it, and hands out the frames of the
 //! run from the wanted index on. What can't be read or verified in [`READ_TRIES`] tries is recorded as missing, in the
-//! same turn: the log keeps its identity, vouches for nothing from there on, and says so to whoever asked. A start
+//! same turn: the log keeps its identity, vouches for nothing from there on, and says so to whoever asked. An answer that says
+//! nothing of the disk, as that memory is short, is no try: the read is asked for again after a pause, for as long as the
+//! log's patience lasts. A start
 //! takes the ledgers' word for what had retired, so this is where rot in old extents comes to light.
 
 use std::collections::BTreeMap;
@@ -17,9 +19,12 @@ use super::scrub::LostRun;
 use super::writer::{Retirement, ShardLog};
 use crate::buffer::Blocks;
 use crate::disk::{DiskError, DiskOp, FileId, ReadBlocks};
+use crate::turn::Time;
 
 /// Tries before a sector counts as unreadable, or an extent as damaged.
 pub const READ_TRIES: u32 = 3;
+/// How long after an answer that says nothing of the disk a read is asked for again.
+pub(super) const PASSING_RETRY_MS: u64 = 20;
 /// Reads in flight at most; more are refused as Busy.
 pub const READS_IN_FLIGHT_MAX: usize = 64;
 
@@ -63,6 +68,8 @@ struct Pending {
     last: LogIndex,
     place: ExtentPlace,
     tries: u32,
+    /// Since when it is owed, on the clock of the log's patience.
+    owed_since_us: u64,
     /// The log itself reads, to write the entries again elsewhere.
     to_copy: bool,
 }
@@ -72,7 +79,8 @@ struct Pending {
 pub(super) struct Reads {
     pending: BTreeMap<u64, Pending>,
     next_token: u64,
-    again: Vec<DiskOp>,
+    /// Reads to be asked for again, and when.
+    again: Vec<(Time, DiskOp)>,
     found_rotten: u64,
 }
 
@@ -89,9 +97,15 @@ impl Reads {
         token
     }
 
-    /// Reads that have to be tried again.
-    pub fn retries(&mut self, out: &mut Vec<DiskOp>) {
-        out.append(&mut self.again);
+    /// Reads that have to be tried again now.
+    pub fn retries(&mut self, now: Time, out: &mut Vec<DiskOp>) {
+        let due = self.again.extract_if(.., |(at, _)| *at <= now);
+        out.extend(due.map(|(_, op)| op));
+    }
+
+    /// When the next has to be tried again.
+    pub fn due(&self) -> Option<Time> {
+        self.again.iter().map(|(at, _)| *at).min()
     }
 }
 
@@ -166,6 +180,7 @@ impl ShardLog {
             last,
             place,
             tries: 1,
+            owed_since_us: self.patience.clock_us(),
             to_copy,
         };
         self.reads.pending.insert(token, pending);
@@ -176,6 +191,7 @@ impl ShardLog {
 
     pub(super) fn read_done(
         &mut self,
+        now: Time,
         token: u64,
         mut blocks: Blocks,
         outcome: Result<(), DiskError>,
@@ -186,6 +202,16 @@ impl ShardLog {
             return;
         };
         let place = pending.place;
+        let passing = outcome.as_ref().err().filter(|error| error.is_passing());
+        let passing = passing.cloned();
+        let owed_us = self.patience.clock_us() - pending.owed_since_us;
+        if passing.is_some() && owed_us < self.options().stuck_io_ms * 1000 {
+            self.reads.pending.insert(token, pending);
+            let again_at = now.plus_ms(PASSING_RETRY_MS);
+            let again = read_extent(token, place, blocks);
+            self.reads.again.push((again_at, again));
+            return;
+        }
         let frames = outcome.ok().and_then(|()| {
             let cipher = self.ciphers.get(&place.pair)?;
             let extent = open_extent(
@@ -197,10 +223,11 @@ impl ShardLog {
             .ok()?;
             pending.collect(extent.records())
         });
-        if frames.is_none() && pending.tries < READ_TRIES {
+        if frames.is_none() && passing.is_none() && pending.tries < READ_TRIES {
             pending.tries += 1;
             self.reads.pending.insert(token, pending);
-            self.reads.again.push(read_extent(token, place, blocks));
+            let again = read_extent(token, place, blocks);
+            self.reads.again.push((now, again));
             return;
         }
         self.pool.put(blocks);
@@ -209,7 +236,9 @@ impl ShardLog {
             .partitions
             .get(&pending.partition)
             .is_some_and(|log| log.term_at(pending.last) == Some(pending.term));
-        if frames.is_none() && stands && self.is_still_there(&pending) {
+        if let Some(error) = passing {
+            self.failure.get_or_insert(error);
+        } else if frames.is_none() && stands && self.is_still_there(&pending) {
             self.reads.found_rotten += 1;
             self.record_missing(pending.partition, pending.term, pending.first, pending.last);
             if self.options().on_authentication_failure == OnAuthenticationFailure::Quarantine {

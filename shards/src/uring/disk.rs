@@ -467,7 +467,7 @@ impl Disk {
 }
 
 fn no_room(file: FileId) -> DiskError {
-    DiskError::Io(format!(
+    DiskError::Passing(format!(
         "{file}: all {} places for open files are in use",
         super::ring::FILES_MAX
     ))
@@ -479,9 +479,17 @@ pub(super) fn disk_error(doing: &str, file: FileId, result: i32) -> DiskError {
         libc::ENOSPC | libc::EDQUOT => DiskError::Full,
         libc::ECANCELED => DiskError::Cancelled,
         libc::ENOENT => DiskError::NoFile(file),
-        code => DiskError::Io(format!(
-            "{doing} {file}: {}",
-            io::Error::from_raw_os_error(code)
-        )),
+        code => {
+            let text = format!("{doing} {file}: {}", io::Error::from_raw_os_error(code));
+            match code {
+                libc::ENOMEM
+                | libc::EAGAIN
+                | libc::EINTR
+                | libc::ENOBUFS
+                | libc::EMFILE
+                | libc::ENFILE => DiskError::Passing(text),
+                _ => DiskError::Io(text),
+            }
+        }
     }
 }

@@ -42,7 +42,7 @@ named!(ROLES, role, Role, "role": Follower PreCandidate Candidate Leader Quarant
 named!(ASKED, asked, MemberChange, "asked": AddLearner AddObserver Address RemoveSilent Voters RollBack);
 named!(CHANGES, change, Change, "members": None Joint Finishing);
 named!(OPS, op, DiskOp, "disk": Chain Read Prepare Trailer Remove Retire);
-named!(ERRORS, error, DiskError, "error": Full Short Cancelled NoFile Stuck TooLarge Io);
+named!(ERRORS, error, DiskError, "error": Full Short Cancelled NoFile Stuck Passing TooLarge Io);
 named!(VERDICTS, verdict, RefetchVerdict, "refetched": Have Missing Compacted Never);
 named!(DAMAGES, damage, Damage, "damage": Header Checkpoint Slot Extent Trailer Pair Nonces);
 

@@ -247,6 +247,8 @@ pub(super) struct Scrub {
     samples: u64,
     /// The time of the last poll.
     now: Time,
+    /// No look before then: the last could not be taken.
+    pause_until: Time,
     sweeps: u64,
     /// Begin and end of the last sweep that ended.
     last_sweep: Option<(Time, Time)>,

@@ -71,7 +71,8 @@ impl ShardLog {
 
     /// When [`Self::poll_scrub`] has something to do. Whatever keeps it from a look that is due ends with an event.
     pub(in crate::log) fn scrub_deadline(&self) -> Option<Time> {
-        self.scrub.due().filter(|due| self.may_look_at(*due))
+        let due = self.scrub.due()?.max(self.scrub.pause_until);
+        self.may_look_at(due).then_some(due)
     }
 
     fn may_look(&self, now: Time) -> bool {
@@ -81,7 +82,7 @@ impl ShardLog {
     fn may_look_at(&self, now: Time) -> bool {
         let late = self.options.scrub.sweep_us() / LATE_PART;
         let is_late = (self.scrub.sweep_due).is_some_and(|due| due.plus_us(late) < now);
-        self.scrub.in_flight.is_none() && self.may_scrub(is_late)
+        self.scrub.in_flight.is_none() && self.scrub.pause_until <= now && self.may_scrub(is_late)
     }
 
     /// Pairs that live, ascending, with their last chain that is known to have retired.

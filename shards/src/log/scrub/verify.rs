@@ -5,7 +5,7 @@ use clustor_wire::ids::{ChainNumber, LogIndex, MacEpoch, PairNumber};
 use super::super::audit::{Damaged, Whole, fits, whole_extent};
 use super::super::header::PairHeader;
 use super::super::options::OnAuthenticationFailure;
-use super::super::read::READ_TRIES;
+use super::super::read::{PASSING_RETRY_MS, READ_TRIES};
 use super::super::recovery::files::{SlotState, slot_state};
 use super::super::seal::{BlockPrefix, BlockUse, verify};
 use super::super::slot::Slot;
@@ -38,6 +38,11 @@ impl ShardLog {
         let Some((_, step)) = self.scrub.in_flight.take() else {
             return;
         };
+        if outcome.as_ref().is_err_and(DiskError::is_passing) {
+            self.scrub.steps.push_front(step);
+            self.scrub.pause_until = self.scrub.now.plus_ms(PASSING_RETRY_MS);
+            return;
+        }
         let was_read = outcome.is_ok();
         // A pair that was given up meanwhile is nobody's concern, nor is a file that a removal cut short has taken:
         // recovery has said what went with it.

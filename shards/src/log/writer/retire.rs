@@ -43,7 +43,7 @@ impl ShardLog {
                 blocks,
                 outcome,
                 ..
-            } => self.read_done(token, blocks, outcome, retirement),
+            } => self.read_done(now, token, blocks, outcome, retirement),
             DiskEvent::Prepared {
                 pair,
                 salt,

@@ -24,7 +24,7 @@ impl ShardLog {
     }
 
     fn submit_due(&mut self, now: Time, out: &mut Vec<DiskOp>) {
-        self.reads.retries(out);
+        self.reads.retries(now, out);
         self.close_at = None;
         if self.is_silent() {
             return;
@@ -96,7 +96,7 @@ impl ShardLog {
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         if self.is_silent() {
-            return None;
+            return self.reads.due();
         }
         let goes_on = self.quarantine.is_none();
         let closing = self.closing.due().filter(|_| self.may_close_pairs());
@@ -105,6 +105,7 @@ impl ShardLog {
             closing.filter(|_| goes_on),
             self.scrub_deadline().filter(|_| goes_on),
             self.close_at,
+            self.reads.due(),
             self.patience
                 .due(self.oldest_chain_us(), self.options.stuck_io_ms * 1000),
         ];
