@@ -14,13 +14,13 @@ const HELICAL_SEEDS: u64 = 30;
 /// Seeds that found something once: a replica was not told of rot that reclaiming had come across; a log asked for turns while its
 /// disk hung; votes that came late made a leader of a term that was over, and the rule asked it for what came after.
 ///
-/// With what takes out of it that was drawn for it since.
+/// With what takes out of it that was drawn for it since: clients remembered no leader then.
 const KEPT: [(u64, &[&str]); 5] = [
-    (753_267_350_347, &[]),
-    (805_352_654_033, &[]),
-    (809_309_380_007, &["speeds"]),
-    (828_110_984_084, &[]),
-    (831_417_813_814, &[]),
+    (753_267_350_347, &["recalls"]),
+    (805_352_654_033, &["recalls"]),
+    (809_309_380_007, &["speeds", "recalls"]),
+    (828_110_984_084, &["recalls"]),
+    (831_417_813_814, &["recalls"]),
 ];
 
 /// Marks that some hundreds of seeds may miss: what is drawn once in a run at most, and what no client of a run asks for.

@@ -80,6 +80,7 @@ fn draw_load(rng: &mut Xoshiro256PlusPlus) -> Load {
         effects_stay: EFFECTS_STAY,
         payload_bytes_max: 200,
         strays: 0,
+        recalls: 90,
         patience_us_max: 2_000_000,
     }
 }

@@ -35,7 +35,10 @@ struct Doing {
     attempts: u32,
     /// The attempt that waits for an answer.
     ticket: Option<u64>,
+    /// Whom a refusal named as the leader.
     to: Option<NodeId>,
+    /// Who was asked last.
+    asked: Option<NodeId>,
 }
 
 #[derive(Debug)]
@@ -54,6 +57,8 @@ pub struct Clients {
     tickets: BTreeMap<u64, usize>,
     /// The highest committed index a client was told, by partition.
     known: BTreeMap<PartitionId, LogIndex>,
+    /// Who led last, as far as a client was told, by partition.
+    leaders: BTreeMap<PartitionId, NodeId>,
     /// The term of the last acknowledgement, by partition.
     terms: BTreeMap<PartitionId, Term>,
     ops: u64,
@@ -77,6 +82,7 @@ impl Clients {
             clients: Vec::new(),
             tickets: BTreeMap::new(),
             known: BTreeMap::new(),
+            leaders: BTreeMap::new(),
             terms: BTreeMap::new(),
             ops: 0,
             rng: Xoshiro256PlusPlus::seed_from_u64(seed),
@@ -118,6 +124,7 @@ impl Clients {
                 if waited {
                     // Nobody answered in time. An append without a key is given up: a retry might execute twice.
                     doing.to = None;
+                    self.leaders.remove(&doing.partition);
                     let hopeless = doing.op.is_some() && doing.key.is_none();
                     if hopeless || doing.attempts >= ATTEMPTS_MAX {
                         return self.finish(world, client);
@@ -172,6 +179,7 @@ impl Clients {
             attempts: 0,
             ticket: None,
             to: None,
+            asked: None,
         };
         self.attempt(world, client, doing);
     }
@@ -217,6 +225,7 @@ impl Clients {
             return self.finish(world, client);
         };
         doing.attempts += 1;
+        doing.asked = Some(to.node);
         let ticket = match doing.op {
             None => {
                 let body = RequestBody::Read {
@@ -254,8 +263,15 @@ impl Clients {
             return Some(shards[self.rng.random_range(0..shards.len())]);
         }
         let voters = world.layout().partition(doing.partition)?.replicas();
+        let recalls = self.load.recalls;
+        let recalled = doing.to.is_none()
+            && self.leaders.contains_key(&doing.partition)
+            && recalls > 0
+            && self.rng.random_range(0..100) < recalls;
+        let recalled = recalled.then(|| self.leaders[&doing.partition]);
         let hinted = doing
             .to
+            .or(recalled)
             .and_then(|node| voters.iter().find(|voter| voter.node == node));
         Some(*hinted.unwrap_or(&voters[self.rng.random_range(0..voters.len())]))
     }
@@ -276,6 +292,7 @@ impl Clients {
             return;
         };
         doing.ticket = None;
+        self.learn_leader(&doing, reply);
         match reply {
             Reply::Append {
                 outcome:
@@ -308,6 +325,30 @@ impl Clients {
             Reply::Append { .. } => self.again(world, client, doing),
             _ => self.finish(world, client),
         }
+    }
+
+    /// Who served leads, unless anybody may; who does not lead may say who does.
+    fn learn_leader(&mut self, doing: &Doing, reply: &Reply) {
+        let leader = match reply {
+            Reply::Append {
+                outcome: Outcome::Applied { .. },
+                ..
+            } => doing.asked,
+            Reply::Read { found: Ok(_), .. } if doing.level != ReadLevel::Local => doing.asked,
+            Reply::Append {
+                outcome: Outcome::NotExecuted { refusal },
+                ..
+            }
+            | Reply::Read {
+                found: Err(refusal),
+                ..
+            } if refusal.clause == RefusalClause::NotLeader => refusal.leader,
+            _ => return,
+        };
+        match leader {
+            Some(leader) => self.leaders.insert(doing.partition, leader),
+            None => self.leaders.remove(&doing.partition),
+        };
     }
 
     fn learn(&mut self, partition: PartitionId, index: LogIndex) {

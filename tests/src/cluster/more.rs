@@ -115,6 +115,7 @@ impl Swarm {
         if !self.layout.unlisted.is_empty() && rng.random_bool(0.5) {
             self.layout.visit_us = pick(rng, &[100_000, 1_000_000]);
         }
+        self.load.recalls = pick(rng, &[50, 90, 98]);
     }
 
     /// A disk is slow for some seconds, or for so long that nothing else would outlast it.

@@ -39,7 +39,7 @@ pub enum Simpler {
 type Without = (&'static str, fn(&mut Swarm));
 
 /// What a run can do without.
-const WITHOUT: [Without; 48] = [
+const WITHOUT: [Without; 49] = [
     ("kill", |s| s.faults.kill = None),
     ("power", |s| s.faults.power = None),
     ("blackout", |s| s.faults.blackout = None),
@@ -74,6 +74,7 @@ const WITHOUT: [Without; 48] = [
     ("second", |s| s.faults.second = None),
     ("control", |s| s.faults.control = None),
     ("strays", |s| s.load.strays = 0),
+    ("recalls", |s| s.load.recalls = 0),
     ("blocking", |s| s.layout.blocking = None),
     ("slow-disks", |s| without_slow_disks(&mut s.layout)),
     ("reads", |s| s.load.reads = 0),

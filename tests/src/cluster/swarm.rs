@@ -162,6 +162,8 @@ pub struct Load {
     pub payload_bytes_max: usize,
     /// Of 1,000 operations, how many go to a shard that may have no replica.
     pub strays: u32,
+    /// Of 100 operations, how many go to whom the client last knew to lead; the others to any replica.
+    pub recalls: u32,
     /// A client gives up waiting after at most this long.
     pub patience_us_max: u64,
 }
@@ -550,6 +552,7 @@ fn draw_load(rng: &mut Xoshiro256PlusPlus) -> Load {
         effects_stay: EFFECTS_STAY,
         payload_bytes_max: pick(rng, &[16, 200, 4_000]),
         strays: 0,
+        recalls: 90,
         patience_us_max: pick(rng, &[50_000, 500_000, 2_000_000]),
     }
 }
