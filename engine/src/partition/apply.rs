@@ -149,6 +149,7 @@ impl Partition {
         } else {
             RETRY_PAUSE_MS
         };
+        self.busy.failed_before = self.busy.failed_before.max(Some(self.applied));
         tracing::error!(partition = %self.id, reason, "the machine failed and will be made again");
         self.machine = MachineSlot::Failed(Box::new(MachineTrouble {
             reason,
@@ -235,6 +236,17 @@ impl Partition {
         }
         self.apply_frames(now, watch, frames, limit, answers);
         ApplyStep::More
+    }
+
+    /// Tells the replica whether the machine goes on: whether it runs, nothing it can't take comes next, and it has got as far
+    /// as it was at its last failure, and past what it failed at.
+    pub(crate) fn tell_lame(&mut self) {
+        let runs = matches!(self.machine, MachineSlot::Running(_));
+        if runs && self.busy.failed_before.is_some_and(|at| at <= self.applied) {
+            self.busy.failed_before = None;
+        }
+        let goes_on = runs && self.busy.failed_before.is_none() && self.stuck().is_none();
+        self.replica.set_lame(!goes_on);
     }
 
     fn machine_may_run(&mut self, now: Time, answers: &mut Vec<Answer>) -> bool {
@@ -354,11 +366,11 @@ impl Partition {
                 self.busy.pause = None;
                 self.took(now, reached, &judged, answers);
             }
-            Err(Stop::Failed(failure)) => self.give_up_machine(failure, now, answers),
+            Err(Stop::Failed(failure)) => self.give_up_before_next(failure, now, answers),
             Err(Stop::Later { from, reason }) => {
                 let taken = items.partition_point(|item| item.index < from);
                 if let Err(failure) = self.begin_pause(now, taken > 0, reason) {
-                    return self.give_up_machine(failure, now, answers);
+                    return self.give_up_before_next(failure, now, answers);
                 }
                 self.busy.effects.forget_from(from);
                 let later = judged.partition_point(|entry| entry.index < from);
@@ -392,6 +404,12 @@ impl Partition {
         self.give_up_appends("its machine failed while it was applied", answers);
     }
 
+    /// The same at what comes next: a machine made anew goes on once it has got past that.
+    fn give_up_before_next(&mut self, failure: String, now: Time, answers: &mut Vec<Answer>) {
+        self.busy.failed_before = Some(self.applied.next());
+        self.give_up_machine(failure, now, answers);
+    }
+
     /// Lets the timers that are due expire at the entry that says so, alone in its batch.
     fn expire(
         &mut self,
@@ -414,7 +432,7 @@ impl Partition {
             Err(Stop::Failed(failure)) => Err(failure),
         };
         if let Err(failure) = failure {
-            self.give_up_machine(failure, now, answers);
+            self.give_up_before_next(failure, now, answers);
         }
     }
 

@@ -28,6 +28,8 @@ pub(crate) struct Busy {
     pub(super) pause: Option<Pause>,
     /// When the machine failed lately.
     pub(super) failures: Vec<Time>,
+    /// How far it has to get to have gone on after its last failure.
+    pub(super) failed_before: Option<LogIndex>,
     /// The entry by which timers expire, until it is applied.
     pub(super) expiring: Option<LogIndex>,
     /// Such an entry could not be appended: not again before this moment.
@@ -57,6 +59,7 @@ impl Busy {
         effects: Effects::NONE,
         pause: None,
         failures: Vec::new(),
+        failed_before: None,
         expiring: None,
         expire_not_before: None,
         ready_at: None,
@@ -84,6 +87,7 @@ impl Bare for Busy {
             && self.effects.is_unused()
             && self.pause.is_none()
             && self.failures.is_empty()
+            && self.failed_before.is_none()
             && self.ready_at.is_none()
             && self.apply_read.is_none()
             && self.stuck.is_none()

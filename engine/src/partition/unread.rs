@@ -2,7 +2,7 @@
 //!
 //! What it does to the partition is not known here, so nothing behind it is applied, by this build. The replica goes on
 //! storing and acknowledging; it is not read again, appends and reads that rely on what is behind it are refused, and a leader
-//! hands leadership over, again every [`UNREAD_HAND_OVER_MS`] for as long as it leads.
+//! hands leadership over to one that goes on, if there is one, again every [`UNREAD_HAND_OVER_MS`] for as long as it leads.
 
 use clustor_shards::turn::Time;
 use clustor_wire::ids::LogIndex;

@@ -230,6 +230,9 @@ impl Replica {
     }
 
     pub(super) fn on_vote_response(&mut self, turn: &mut Turn<'_>, from: PeerId, granted: bool) {
+        if !granted {
+            self.on_declined(turn, from);
+        }
         let RoleState::Candidate(votes) = &mut self.role else {
             return;
         };
@@ -350,11 +353,18 @@ impl Replica {
         );
     }
 
-    /// The leader hands over: no pre-vote, and the flag that passes stickiness.
+    /// The leader hands over: no pre-vote, and the flag that passes stickiness. Who could not serve declines: two of them would
+    /// hand over to each other for ever.
     pub(super) fn on_timeout_now(&mut self, turn: &mut Turn<'_>, from: PeerId) {
         let follows = matches!(self.role, RoleState::Follower) && self.leader == Some(from);
-        if follows && self.configuration.contains(self.me) && !self.is_estranged() {
+        if !follows || !self.configuration.contains(self.me) || self.is_estranged() {
+            return;
+        }
+        if self.could_serve() {
             self.campaign(turn, true);
+        } else {
+            let declined = RaftBody::VoteResponse { granted: false };
+            self.send(turn.out, from, self.term, declined);
         }
     }
 

@@ -48,6 +48,8 @@ pub(super) struct Way {
     pub(super) slow_since: Option<Time>,
     /// It is structurally far behind, in bytes.
     pub(super) is_far: bool,
+    /// When it declined to lead; forgotten while all are quiet.
+    pub(super) declined: Option<Time>,
 }
 
 impl Way {
@@ -61,6 +63,7 @@ impl Way {
         behind_since: None,
         slow_since: None,
         is_far: false,
+        declined: None,
     };
 }
 

@@ -146,6 +146,8 @@ pub struct Replica {
     pub(super) widened_for: Term,
     /// It follows without being told anything: its leader's shard is heard in its place.
     pub(super) quiet: bool,
+    /// Its machine can't go on: others had better lead.
+    pub(super) is_lame: bool,
     /// Until then it gives no vote: it may have forgotten a promise, or mistaken its end.
     pub(super) silent_until: Time,
     /// Until then it has promised a leader to elect nobody else, unless that leader asks for it.
@@ -235,6 +237,7 @@ impl Replica {
             silent_until: now.plus_ms(silence_ms),
             shelter_until: Time::default(),
             quiet: false,
+            is_lame: false,
             frames_refused: 0,
             refetching: Lent::default(),
             refetched: 0,
@@ -507,9 +510,8 @@ impl Replica {
             / u64::from(self.timers.election_ms_max);
         let span = window - least + 1;
         let drawn = ((u128::from(self.random.next_u64()) * u128::from(span)) >> 64) as u64;
-        // A replica with damage lets those without go first.
-        let damaged = self.log.missing_from(self.applicable.next()).is_some();
-        let wait = if damaged { window } else { 0 };
+        // A replica that could not serve lets those go first that can.
+        let wait = if self.could_serve() { 0 } else { window };
         self.election_due = now.plus_us(wait + least + drawn).max(self.silent_until);
     }
 }

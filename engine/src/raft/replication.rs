@@ -17,7 +17,7 @@ use super::quorum;
 use super::read_index::Reads;
 use super::replica::{Replica, RoleState, Turn};
 use super::settings::Timers;
-use super::transfer::Transfer;
+use super::transfer::{DECLINED_MS, Transfer};
 use crate::lent::Lent;
 
 /// A leader is not moved on account of its damage before it has led this long, in milliseconds: two damaged replicas
@@ -54,6 +54,12 @@ impl Leading {
     /// Whether it leads for long enough to be asked to move.
     pub(super) fn is_settled(&self, now: Time) -> bool {
         now >= self.since.plus_ms(SETTLED_MS)
+    }
+
+    /// Whether `peer` declined to lead a moment ago.
+    pub(super) fn declined(&self, peer: PeerId, now: Time) -> bool {
+        let declined = self.of(peer).and_then(|progress| progress.way.declined);
+        declined.is_some_and(|at| now < at.plus_ms(DECLINED_MS))
     }
 
     pub(super) fn of_mut(&mut self, peer: PeerId) -> Option<&mut Progress> {

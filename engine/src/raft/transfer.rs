@@ -6,6 +6,9 @@ use clustor_wire::message::{RaftBody, RaftMessage};
 use super::progress::Progress;
 use super::replica::{Replica, RoleState, Turn};
 
+/// Who declined to lead is not asked again for so long, in milliseconds, unless somebody wants it to lead.
+pub const DECLINED_MS: u64 = 5_000;
+
 /// A hand-over under way: nothing more is proposed meanwhile.
 #[derive(Debug)]
 pub(super) struct Transfer {
@@ -27,7 +30,8 @@ pub enum TransferError {
 
 impl Replica {
     /// Hands leadership to a voter, `wanted` or the one that has most of the log, as soon as it has all of it. Until then,
-    /// or until an election timeout has passed without success, nothing more is proposed. A second call changes nothing.
+    /// or until an election timeout has passed without success, nothing more is proposed. A second call changes nothing. A
+    /// voter that could not serve declines; then leadership is here as before.
     ///
     /// # Errors
     /// [`TransferError`]; then nothing happened.
@@ -36,7 +40,7 @@ impl Replica {
         turn: &Turn<'_>,
         wanted: Option<PeerId>,
     ) -> Result<PeerId, TransferError> {
-        self.transfer_to_one(turn, |peer| wanted.is_none_or(|wanted| wanted == peer))
+        self.transfer_to_one(turn, wanted, |_| true)
     }
 
     /// The same for a leader whose device is slow, to a voter that `fits`. One that was elected a moment ago is left in peace,
@@ -53,13 +57,14 @@ impl Replica {
             RoleState::Leader(leading) if leading.quiet || !leading.is_settled(turn.now) => {
                 Err(TransferError::NobodyAnswers)
             }
-            _ => self.transfer_to_one(turn, fits),
+            _ => self.transfer_to_one(turn, None, fits),
         }
     }
 
     fn transfer_to_one(
         &mut self,
         turn: &Turn<'_>,
+        wanted: Option<PeerId>,
         fits: impl Fn(PeerId) -> bool,
     ) -> Result<PeerId, TransferError> {
         let patience = u64::from(self.timers.election_ms_max);
@@ -73,7 +78,10 @@ impl Replica {
         let to = leading
             .progress
             .iter()
-            .filter(|p| fits(p.peer()))
+            .filter(|p| match wanted {
+                Some(wanted) => p.peer() == wanted,
+                None => fits(p.peer()) && !leading.declined(p.peer(), turn.now),
+            })
             .filter(|p| self.configuration.contains(p.peer()))
             .filter(|p| turn.now < p.heard.plus_ms(patience))
             .max_by_key(|p| (p.matched(), p.durable_index()))
@@ -91,6 +99,30 @@ impl Replica {
     #[must_use]
     pub fn is_handing_over(&self) -> bool {
         matches!(&self.role, RoleState::Leader(leading) if leading.transfer.is_some())
+    }
+
+    /// The chosen voter could not serve either: leadership stays here, and others are asked, if at all.
+    pub(super) fn on_declined(&mut self, turn: &Turn<'_>, from: PeerId) {
+        let RoleState::Leader(leading) = &mut self.role else {
+            return;
+        };
+        let asked = leading.transfer.as_ref();
+        if asked.is_some_and(|transfer| transfer.to == from && transfer.sent) {
+            leading.transfer = None;
+            if let Some(progress) = leading.of_mut(from) {
+                progress.way.declined = Some(turn.now);
+            }
+        }
+    }
+
+    /// Its machine can go on from here on, or can't.
+    pub fn set_lame(&mut self, is_lame: bool) {
+        self.is_lame = is_lame;
+    }
+
+    /// Whether it would be of use as a leader: nothing stands before what is to be committed, and its machine goes on.
+    pub(super) fn could_serve(&self) -> bool {
+        !self.is_lame && self.log.missing_from(self.applicable.next()).is_none()
     }
 
     /// Tells the chosen voter to campaign once it has everything.

@@ -230,6 +230,7 @@ impl ShardCore {
                 }
             }
         }
+        partition.tell_lame();
         if core::mem::take(&mut partition.hand_over) && partition.replica.is_leader() {
             // Where nobody else answers it stays here.
             let handed = partition

@@ -1,6 +1,8 @@
 //! Cores on honest disks, and a network in memory between them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
 use clustor_engine::outcome::{IdempotencyKey, Leadership, Outcome};
@@ -19,12 +21,15 @@ use crate::support::{MemoryDisk, TestKey};
 #[derive(Default)]
 pub struct Sum {
     pub total: u64,
+    /// It bears what others panic at.
+    pub robust: Arc<AtomicBool>,
 }
 
 impl StateMachine for Sum {
     fn apply(&mut self, batch: Batch<'_>, out: &mut Effects) -> Applied {
         for item in batch {
-            assert_ne!(item.command, b"panic", "asked to");
+            let robust = self.robust.load(Ordering::Relaxed);
+            assert!(robust || item.command != b"panic", "asked to");
             self.total += item.command.len() as u64;
             out.reply(item.index, &self.total.to_le_bytes());
         }
@@ -39,6 +44,8 @@ pub struct Node {
     pub replies: Vec<Reply>,
     pub answers: Vec<ClientOp>,
     pub due: Option<Time>,
+    /// Its machine bears what others panic at.
+    pub robust: Arc<AtomicBool>,
     /// Its disk answers nothing.
     pub hangs: bool,
     /// How long its disk takes for each operation, in milliseconds; they end in order.
@@ -84,10 +91,15 @@ impl Node {
         profile.entry_bytes_max = 64 << 10;
         profile.cache_bytes_max = 1 << 20;
         profile.node_inflight_bytes_max = 1 << 20;
+        let robust = Arc::new(AtomicBool::new(false));
+        let bears = Arc::clone(&robust);
         let partitions = vec![PartitionSpec {
             id: P,
             voters: voters.iter().map(|node| peer(*node)).collect(),
-            factory: Box::new(|_| Box::new(Sum::default())),
+            factory: Box::new(move |_| {
+                let robust = Arc::clone(&bears);
+                Box::new(Sum { total: 0, robust })
+            }),
         }];
         let config = CoreConfig {
             me: peer(id),
@@ -106,6 +118,7 @@ impl Node {
             replies: Vec::new(),
             answers: Vec::new(),
             due: Some(now),
+            robust,
             hangs: false,
             slow_ms: 0,
             slow: VecDeque::new(),
