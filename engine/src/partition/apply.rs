@@ -498,25 +498,36 @@ impl Partition {
 
     /// Appends that wait for no more than being committed.
     fn answer_committed(&mut self, limit: LogIndex, answers: &mut Vec<Answer>) {
+        if self.busy.appends.is_empty() || limit <= self.busy.told_committed {
+            return;
+        }
         let term = self.replica.term();
-        let mut at = 0;
-        while at < self.busy.appends.len() && self.busy.appends[at].index <= limit {
-            if self.busy.appends[at].wait == Wait::Committed
-                && let Some(append) = self.busy.appends.remove(at)
-            {
-                answers.push(Answer::Append(
-                    append.origin,
-                    Outcome::Applied {
-                        term,
-                        index: append.index,
-                        reply: Vec::new(),
-                        duplicate: false,
-                    },
-                ));
+        let Busy {
+            appends,
+            told_committed,
+            ..
+        } = &mut *self.busy;
+        // In the order of the log: each is looked at once.
+        let begin = appends.partition_point(|append| append.index <= *told_committed);
+        let reached = appends.partition_point(|append| append.index <= limit);
+        *told_committed = limit;
+        let mut kept = begin;
+        for at in begin..reached {
+            let append = &appends[at];
+            if append.wait == Wait::Committed {
+                let outcome = Outcome::Applied {
+                    term,
+                    index: append.index,
+                    reply: Vec::new(),
+                    duplicate: false,
+                };
+                answers.push(Answer::Append(append.origin, outcome));
             } else {
-                at += 1;
+                appends.swap(kept, at);
+                kept += 1;
             }
         }
+        appends.drain(kept..reached);
     }
 
     fn answer_applied(&mut self, judged: &[Judged], answers: &mut Vec<Answer>) {

@@ -22,6 +22,10 @@ pub(crate) struct Busy {
     pub(super) reads_by_token: BTreeMap<u64, PendingRead>,
     /// Confirmed, waiting for the machine to get there.
     pub(super) reads_confirmed: Vec<(ReadReady, PendingRead)>,
+    /// Bytes of the queries of both.
+    pub(super) read_bytes: u64,
+    /// Up to here, whoever waits for no more than being committed was answered.
+    pub(super) told_committed: LogIndex,
     pub(super) deferrals: Deferrals,
     pub(super) effects: Effects,
     /// The machine asked to be called again later.
@@ -48,6 +52,8 @@ pub(crate) struct Busy {
     pub filed_deadline: Option<Time>,
     /// What the shard's sum of bytes in flight holds of this partition.
     pub counted_bytes: u64,
+    /// What the shard's sum of bytes of waiting queries holds of it.
+    pub counted_read_bytes: u64,
 }
 
 impl Busy {
@@ -55,6 +61,8 @@ impl Busy {
         appends: VecDeque::new(),
         reads_by_token: BTreeMap::new(),
         reads_confirmed: Vec::new(),
+        read_bytes: 0,
+        told_committed: LogIndex::ZERO,
         deferrals: Deferrals::NONE,
         effects: Effects::NONE,
         pause: None,
@@ -69,6 +77,7 @@ impl Busy {
         guard: Guard::NONE,
         filed_deadline: None,
         counted_bytes: 0,
+        counted_read_bytes: 0,
     };
 }
 
@@ -95,6 +104,7 @@ impl Bare for Busy {
             && self.guard == Guard::NONE
             && self.filed_deadline.is_none()
             && self.counted_bytes == 0
+            && self.counted_read_bytes == 0
     }
 }
 

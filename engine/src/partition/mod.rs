@@ -91,6 +91,16 @@ pub enum ReadWhat {
     Query(Vec<u8>),
 }
 
+impl ReadWhat {
+    /// Bytes that it holds while it waits; what a closure captured is not counted.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Self::Closure(_) => 0,
+            Self::Query(query) => query.len() as u64,
+        }
+    }
+}
+
 impl core::fmt::Debug for ReadWhat {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str(match self {

@@ -43,13 +43,16 @@ impl Partition {
             level,
             what,
         } = asked;
+        let bytes = what.bytes();
         match self.admit_read(turn, control, level, token) {
             Ok(None) => {
+                self.busy.read_bytes += bytes;
                 self.busy
                     .reads_by_token
                     .insert(token, PendingRead { origin, what });
             }
             Ok(Some(ready)) => {
+                self.busy.read_bytes += bytes;
                 self.busy
                     .reads_confirmed
                     .push((ready, PendingRead { origin, what }));
@@ -158,6 +161,7 @@ impl Partition {
         answers: &mut Vec<Answer>,
     ) {
         if let Some(read) = self.busy.reads_by_token.remove(&token) {
+            self.busy.read_bytes -= read.what.bytes();
             let refused = self.not_leader(leader);
             answers.push(Answer::Refused(read.origin, read.what, refused));
         }
@@ -180,15 +184,16 @@ impl Partition {
         let stuck = self.stuck().map(|stuck| self.stuck_refusal(stuck));
         for (ready, read) in core::mem::take(&mut self.busy.reads_confirmed) {
             let behind = stuck.as_ref().filter(|_| ready.index > applied);
-            match failed.as_ref().or(behind) {
-                Some(refused) => {
-                    answers.push(Answer::Refused(read.origin, read.what, refused.clone()));
-                }
-                None if ready.index <= applied => {
-                    answers.push(Answer::Read(read.origin, read.what, ready));
-                }
-                None => self.busy.reads_confirmed.push((ready, read)),
+            let refused = failed.as_ref().or(behind);
+            if refused.is_none() && ready.index > applied {
+                self.busy.reads_confirmed.push((ready, read));
+                continue;
             }
+            self.busy.read_bytes -= read.what.bytes();
+            answers.push(match refused {
+                Some(refused) => Answer::Refused(read.origin, read.what, refused.clone()),
+                None => Answer::Read(read.origin, read.what, ready),
+            });
         }
     }
 
@@ -199,6 +204,7 @@ impl Partition {
         let confirmed = core::mem::take(&mut self.busy.reads_confirmed).into_iter();
         for (ready, read) in confirmed {
             if ready.index > applied {
+                self.busy.read_bytes -= read.what.bytes();
                 answers.push(Answer::Refused(read.origin, read.what, refused.clone()));
             } else {
                 self.busy.reads_confirmed.push((ready, read));
@@ -206,8 +212,14 @@ impl Partition {
         }
     }
 
+    /// Bytes of the queries that wait.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.busy.read_bytes
+    }
+
     /// The reads that wait are refused.
     pub(crate) fn give_up_reads(&mut self, refused: &Refusal, answers: &mut Vec<Answer>) {
+        self.busy.read_bytes = 0;
         let waiting = core::mem::take(&mut self.busy.reads_by_token).into_values();
         let confirmed = core::mem::take(&mut self.busy.reads_confirmed)
             .into_iter()

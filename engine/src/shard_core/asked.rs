@@ -281,6 +281,7 @@ impl ShardCore {
         what: ReadWhat,
     ) {
         let admitted = self.admit_any(stopping);
+        let admitted = admitted.and_then(|()| self.admit_query(what.bytes()));
         let not_here = self.not_here(partition);
         let control = self.control.facts(partition);
         let answer = match (admitted, self.partitions.get_mut(&partition)) {
@@ -292,6 +293,7 @@ impl ShardCore {
                 };
                 let turn = &self.shared.lend(now);
                 found.start_read(turn, control, asked, &mut self.scratch_answers);
+                self.count_read_bytes(partition);
                 self.touched.insert(partition);
                 let answers = self.scratch_answers.drain(..);
                 self.answers
@@ -302,6 +304,33 @@ impl ShardCore {
             (Ok(()), None) => Answer::Refused(origin, what, not_here),
         };
         self.answers.push((partition, answer));
+    }
+
+    /// Whether a query may wait for its answer: those that wait are as many bytes as may be in flight, at most; one always goes.
+    fn admit_query(&self, bytes: u64) -> Result<(), Refusal> {
+        let (waiting, limit) = (self.read_bytes, self.inflight_bytes_max);
+        if waiting == 0 || bytes == 0 || waiting + bytes <= limit {
+            return Ok(());
+        }
+        Err(refusal(
+            RefusalClause::Busy,
+            format!(
+                "queries of {waiting} bytes wait for their answers on this shard, its share of node_inflight_bytes_max is {limit}"
+            ),
+            250,
+        ))
+    }
+
+    /// Keeps the sum of the queries that wait.
+    pub(super) fn count_read_bytes(&mut self, id: PartitionId) {
+        if let Some(partition) = self.partitions.get_mut(&id) {
+            let bytes = partition.read_bytes();
+            let counted = partition.busy.counted_read_bytes;
+            if counted != bytes {
+                self.read_bytes = self.read_bytes - counted + bytes;
+                partition.busy.counted_read_bytes = bytes;
+            }
+        }
     }
 
     fn append(

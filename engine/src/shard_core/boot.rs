@@ -202,6 +202,7 @@ impl ShardCore {
             operators: BTreeSet::new(),
             reloads: Reloads::default(),
             inflight_bytes: 0,
+            read_bytes: 0,
             inflight_bytes_max: config.profile.node_inflight_bytes_max
                 / u64::from(config.shards.max(1)),
             scratch_answers: Vec::new(),

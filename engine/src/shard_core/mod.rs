@@ -158,6 +158,8 @@ pub struct ShardCore {
     /// Bytes that leaders here have accepted and that are not durable on a quorum, all partitions together.
     inflight_bytes: u64,
     inflight_bytes_max: u64,
+    /// Bytes of the queries that wait for their answers, all partitions together.
+    read_bytes: u64,
     scratch_answers: Vec<Answer>,
     frames: Vec<u8>,
     placement: Option<Vec<u8>>,

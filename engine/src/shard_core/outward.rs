@@ -108,8 +108,9 @@ impl ShardCore {
         self.frames = Vec::new();
     }
 
-    /// Keeps the sum of the bytes in flight.
+    /// Keeps the sums of the bytes in flight, and of the queries that wait.
     fn count_bytes(&mut self, id: PartitionId) {
+        self.count_read_bytes(id);
         if let Some(partition) = self.partitions.get_mut(&id) {
             let bytes = partition.replica.uncommitted_bytes();
             let counted = partition.busy.counted_bytes;
