@@ -241,3 +241,12 @@ fn three_slow_chains_in_a_minute_make_the_partition_strict_until_the_minute_is_o
     guarded.run_ms(6_000);
     guarded.assert_modes_after_an_append(Group, "");
 }
+
+#[test]
+fn slow_chains_are_forgotten_where_nothing_else_happens() {
+    let mut guarded = Guarded::new();
+    guarded.slow_chains(3);
+    guarded.assert_modes(Strict, "device_latency (3 slow chains in a minute)");
+    guarded.run_ms(62_000);
+    guarded.assert_modes(Group, "");
+}

@@ -142,11 +142,14 @@ impl Partition {
         }
     }
 
-    /// When the downgrade that holds it in strict mode ends, if that is what does.
-    pub(crate) fn mode_deadline(&self, now: Time) -> Option<Time> {
-        let clause = self.durability.held_back?;
-        let until = self.busy.guard.until(now);
-        until.filter(|_| clause == GroupClause::Backoff)
+    /// When what holds it in strict mode is over, if time alone ends that: a downgrade, or slow chains, of which fewer count at
+    /// `slow_until`.
+    pub(crate) fn mode_deadline(&self, now: Time, slow_until: Option<Time>) -> Option<Time> {
+        match self.durability.held_back? {
+            GroupClause::Backoff => self.busy.guard.until(now),
+            GroupClause::DeviceLatency(_) => slow_until.filter(|until| *until > now),
+            _ => None,
+        }
     }
 
     fn report(&self, transition: Transition) {

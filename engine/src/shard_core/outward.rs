@@ -9,6 +9,7 @@ use clustor_wire::ids::{LogIndex, PartitionId};
 use clustor_wire::message::{ClientResponse, ClientResponseBody, Refusal, RefusalClause};
 
 use super::{APPLY_BATCHES_MAX, CoreMesh, ReadFor, ShardCore, Shared};
+use crate::gate::group::{SLOW_CHAINS_MAX, SLOW_CHAINS_WINDOW_MS};
 use crate::outcome::Outcome;
 use crate::partition::{Answer, ApplyStep, Origin, ReadWhat, refusal};
 use crate::raft::{CampaignFiled, Leadership, Output, ReadReady, RecordToPersist};
@@ -261,7 +262,10 @@ impl ShardCore {
             .filter(|_| self.shared.log.is_open());
         let ack = partition.ack_deadline();
         let machine = partition.machine_deadline();
-        let mode = partition.mode_deadline(now);
+        let window_us = SLOW_CHAINS_WINDOW_MS * 1000;
+        let log = &self.shared.log;
+        let mode =
+            partition.mode_deadline(now, log.slow_chains_pass_at(SLOW_CHAINS_MAX, window_us));
         let due = [replica, timer, ack, machine, mode, resume_at]
             .into_iter()
             .flatten()

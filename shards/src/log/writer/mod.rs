@@ -468,6 +468,14 @@ impl ShardLog {
         self.slow.iter().rev().take_while(recent).count()
     }
 
+    /// When fewer than `count` of them will have retired within the last `window_us`, if no more are slow; `None` where so many
+    /// are not known.
+    #[must_use]
+    pub fn slow_chains_pass_at(&self, count: usize, window_us: u64) -> Option<Time> {
+        let last = self.slow.iter().rev().nth(count.checked_sub(1)?)?;
+        Some(Time(last.0 + window_us + 1))
+    }
+
     /// Whether the device is slow: three chains in a row took longer than the options' `slow_chain_ms`, or all of the last 500 ms
     /// did in the mean, and since then no five in a row took less than 80 % of it.
     #[must_use]
