@@ -59,11 +59,11 @@ pub(super) struct Membership {
     /// In the order of the log; the first one holds as it stands.
     entries: Vec<ConfigurationAt>,
     /// The newest committed exit whose record is durable here.
-    recorded: Option<(Term, LogIndex)>,
+    recorded: Option<Box<(Term, LogIndex)>>,
     /// An exit whose record is on its way to the disk.
     asked: Option<LogIndex>,
-    /// The newest place of which it was heard that a configuration without this replica is committed there; zeros for none.
-    excluded: (Term, LogIndex),
+    /// The newest place of which it was heard that a configuration without this replica is committed there.
+    excluded: Option<Box<(Term, LogIndex)>>,
 }
 
 impl Membership {
@@ -80,9 +80,9 @@ impl Membership {
         entries.shrink_to_fit();
         Self {
             entries,
-            recorded,
+            recorded: recorded.map(Box::new),
             asked: None,
-            excluded: (Term::ZERO, LogIndex::ZERO),
+            excluded: None,
         }
     }
 
@@ -113,8 +113,8 @@ impl Membership {
 
     /// The record of the exit at (`term`, `index`) is durable.
     pub(super) fn recorded(&mut self, term: Term, index: LogIndex) {
-        if self.recorded.is_none_or(|(_, newest)| newest < index) {
-            self.recorded = Some((term, index));
+        if !self.is_recorded(index) {
+            self.recorded = Some(Box::new((term, index)));
         }
         if self.asked == Some(index) {
             self.asked = None;
@@ -139,7 +139,7 @@ impl Membership {
     }
 
     fn is_recorded(&self, index: LogIndex) -> bool {
-        self.recorded.is_some_and(|(_, newest)| newest >= index)
+        self.recorded.as_ref().is_some_and(|at| at.1 >= index)
     }
 
     /// Which record is in force, and which way out of it waits to be committed or recorded.
@@ -215,13 +215,16 @@ impl Membership {
 
     /// A configuration without this replica is committed at this place.
     pub(super) fn excluded(&mut self, place: (Term, LogIndex)) {
-        self.excluded = self.excluded.max(place);
+        if self.excluded.as_deref().is_none_or(|known| *known < place) {
+            self.excluded = Some(Box::new(place));
+        }
     }
 
     /// Whether such a configuration is as new as any in the log. What stands in the log behind it, of an older term, was never
     /// committed, and never will be.
     pub(super) fn is_excluded(&self) -> bool {
-        self.excluded.1 > LogIndex::ZERO && self.excluded >= self.newest_place()
+        let excluded = self.excluded.as_deref();
+        excluded.is_some_and(|at| at.1 > LogIndex::ZERO && *at >= self.newest_place())
     }
 
     /// The exit whose record is due, given what is committed. It is asked for once.
