@@ -36,8 +36,8 @@ pub(super) use faults::fault_marks;
 /// shard share: what waits then, and the 64 commits of a change of voters in each, take most of it. Nodes far apart, whose
 /// election timeouts are longer, are given as much more.
 pub const LIVENESS_US_MAX: u64 = 60_000_000;
-/// Steps of one run, if nothing else is asked.
-pub const STEPS_MAX: u64 = 2_000_000;
+/// Steps of one run, if nothing else is asked: several times what the largest clusters under the most load take.
+pub const STEPS_MAX: u64 = 10_000_000;
 /// Copies of disks recovered in one run, at most (each is one proof of an acknowledgement or a vote).
 const PROOFS_MAX: u32 = 24;
 
