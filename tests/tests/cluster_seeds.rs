@@ -23,10 +23,13 @@ const KEPT: [(u64, &[&str]); 5] = [
     (831_417_813_814, &["recalls"]),
 ];
 
-/// Marks that some hundreds of seeds may miss: what is drawn once in a run at most, and what no client of a run asks for.
-const RARE: [&str; 12] = [
+/// Marks that some hundreds of seeds may miss: what is drawn once in a run at most, what no client of a run asks for, and what no
+/// disk of a run answers.
+const RARE: [&str; 14] = [
     "error.Cancelled",
     "error.NoFile",
+    "error.Passing",
+    "error.TooLarge",
     "damage.Trailer",
     "damage.Pair",
     "damage.Nonces",
