@@ -464,6 +464,8 @@ impl Sockets {
                 "the other side closed the connection".to_owned(),
             ),
             (true, error) => self.lost(ring, place, error_text(error)),
+            // It has nothing more to say, and still hears what it was given: the end of that is seen to when it has left.
+            (false, 0) if matches!(socket.state, State::Flushing { .. }) => Ok(()),
             (false, _) => self.give_up(ring, place),
         }
     }
