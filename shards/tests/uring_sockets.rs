@@ -1,5 +1,7 @@
 //! Sockets of a ring: what a socket was given leaves before it is closed.
 
+#![cfg(feature = "net")]
+
 mod ring_support;
 
 use std::io::Read as _;
