@@ -276,15 +276,7 @@ fn make_private(path: &Path) -> Result<(), DataDirError> {
         std::fs::create_dir_all(parent).map_err(io_error(parent))?;
     }
     match DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => {
-            let parent = match path.parent() {
-                Some(parent) if !parent.as_os_str().is_empty() => parent,
-                _ => Path::new("."),
-            };
-            File::open(parent)
-                .and_then(|directory| directory.sync_all())
-                .map_err(io_error(parent))
-        }
+        Ok(()) => flush_parent(path),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let metadata = std::fs::metadata(path).map_err(io_error(path))?;
             if !metadata.is_dir() {
@@ -295,10 +287,25 @@ fn make_private(path: &Path) -> Result<(), DataDirError> {
                 permissions.set_mode(0o700);
                 std::fs::set_permissions(path, permissions).map_err(io_error(path))?;
             }
-            Ok(())
+            // A start that ended before this left a directory that only seems to be durable.
+            match flush_parent(path) {
+                // Whoever may not read it did not make the directory, either.
+                Err(DataDirError::Denied { .. }) => Ok(()),
+                outcome => outcome,
+            }
         }
         Err(error) => Err(io_error(path)(error)),
     }
+}
+
+fn flush_parent(path: &Path) -> Result<(), DataDirError> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(parent)
+        .and_then(|directory| directory.sync_all())
+        .map_err(io_error(parent))
 }
 
 fn judge(path: &Path, found: Identity, claim: Claim) -> Result<(), DataDirError> {
