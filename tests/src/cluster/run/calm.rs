@@ -74,14 +74,16 @@ impl Run {
     }
 
     /// Every partition serves a write and a read in bounded time, and every replica that may speak gets whole and applies
-    /// everything. That takes as long as there is to apply, over distances and in small batches: so long may none of them
-    /// come any further with what was there when all had served. What is appended after that puts nothing off.
+    /// everything. That takes as long as there is to heal and to apply, over distances and in small batches: so long may none of them
+    /// come any further with what was there at half of that time, when all that is to start has, or when all had served. What is
+    /// appended after that puts nothing off.
     pub(super) fn must_live(&mut self) -> Result<bool, Violation> {
         let since = self.world.now_us();
         let liveness_us = self.liveness_us();
         let mut until = since + liveness_us;
-        let mut applied = 0;
         let mut there: Option<BTreeMap<PartitionId, LogIndex>> = None;
+        let mut applied = 0;
+        let mut served = false;
         let mut probes: Vec<Probe> = Vec::new();
         for (partition, number) in self.world.layout().partitions.iter().zip(0..) {
             probes.push(Probe::new(
@@ -95,23 +97,27 @@ impl Run {
             if waiting == 0 && self.all_applied() {
                 break;
             }
-            if waiting == 0 {
-                let there = there.get_or_insert_with(|| self.ends());
-                let so_far = self.applied_of(there);
-                if so_far > applied {
-                    applied = so_far;
-                    until = until.max(self.world.now_us() + liveness_us);
-                }
+            let is_half_over = there.is_none() && self.world.now_us() > since + liveness_us / 2;
+            if is_half_over || (waiting == 0 && !served) {
+                served = waiting == 0;
+                let ends = self.ends();
+                applied = self.applied_of(&ends);
+                there = Some(ends);
             }
             if self.world.now_us() > until {
-                return Err(Violation::new(
-                    "when faults stop, every partition serves",
-                    format!(
-                        "after {} us: {}",
-                        self.world.now_us() - since,
-                        self.state_of(&probes)
-                    ),
-                ));
+                let so_far = there.as_ref().map_or(0, |ends| self.applied_of(ends));
+                if so_far <= applied {
+                    return Err(Violation::new(
+                        "when faults stop, every partition serves",
+                        format!(
+                            "after {} us: {}",
+                            self.world.now_us() - since,
+                            self.state_of(&probes)
+                        ),
+                    ));
+                }
+                applied = so_far;
+                until = self.world.now_us() + liveness_us;
             }
             self.find_each_other(since);
             for probe in &mut probes {
