@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use clustor_tools::json::{STRINGS, broken};
 use serde_json::Value;
 use signal_hook::consts::SIGPIPE;
-use support::{clustor, free_ports};
+use support::{clustor, free_ports, make_lone};
 
 fn said(command: &mut Command) -> String {
     let output = command.output().expect("the clustor binary runs");
@@ -81,19 +81,7 @@ impl Lone {
     fn start() -> Self {
         // On a disk: what is in memory is no device for a probe.
         let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        let listen = format!("127.0.0.1:{}", free_ports(1));
-        let mut made = clustor(&[
-            "certs",
-            "cluster",
-            "--nodes",
-            "1",
-            "--shards",
-            "1",
-            "--partitions",
-            "1",
-        ]);
-        made.args(["--listen", &listen, "--dir", "dev"]);
-        said(made.current_dir(home.path()));
+        make_lone(&home.path().join("dev"), free_ports(1));
         std::fs::write(home.path().join("mine.toml"), "heartbeat_ms = 30\n").expect("written");
         let config = home.path().join("dev/node-1.toml");
         let text = std::fs::read_to_string(&config).expect("text");

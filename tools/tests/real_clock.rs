@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use support::{clustor, free_ports};
+use support::{clustor, free_ports, make_lone};
 
 type Done = Result<(), Box<dyn std::error::Error>>;
 
@@ -33,14 +33,7 @@ fn moved_clock(dir: &Path) -> std::path::PathBuf {
 fn a_wall_clock_that_jumps_raises_the_alarm_of_its_node() -> Done {
     let home = tempfile::tempdir()?;
     let cluster = home.path().join("cluster");
-    let listen = format!("127.0.0.1:{}", free_ports(1));
-    let one = ["--nodes", "1", "--replicas", "1", "--shards", "1"];
-    let made = clustor(&["certs", "cluster", "--trust-domain", "dev.test"])
-        .args(one)
-        .args(["--partitions", "1", "--listen", &listen, "--dir"])
-        .arg(&cluster)
-        .output()?;
-    assert!(made.status.success(), "{made:?}");
+    make_lone(&cluster, free_ports(1));
 
     let offset = home.path().join("offset");
     let mut node = clustor(&["serve", "--log-level", "warn", "--config"])

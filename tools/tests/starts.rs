@@ -7,27 +7,7 @@ use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
-use support::{clustor, free_ports};
-
-/// A cluster of one node in `DIR/dev`, which listens at this port.
-fn make(dir: &Path, port: u16) {
-    let listen = format!("127.0.0.1:{port}");
-    let made = clustor(&[
-        "certs",
-        "cluster",
-        "--nodes",
-        "1",
-        "--shards",
-        "1",
-        "--partitions",
-        "1",
-    ])
-    .args(["--listen", &listen, "--dir"])
-    .arg(dir.join("dev"))
-    .output()
-    .expect("the clustor binary runs");
-    assert!(made.status.success(), "{made:?}");
-}
+use support::{clustor, free_ports, make_lone};
 
 /// A node that was started, and what it logs.
 struct Started {
@@ -83,7 +63,7 @@ impl Drop for Started {
 fn a_start_says_at_once_which_directory_or_port_it_waits_for() {
     let home = tempfile::tempdir().expect("a temporary directory");
     let port = free_ports(1);
-    make(home.path(), port);
+    make_lone(&home.path().join("dev"), port);
     let mut first = Started::serve(home.path(), "error");
     let ready = first.first_line();
     assert!(
@@ -102,7 +82,7 @@ fn a_start_says_at_once_which_directory_or_port_it_waits_for() {
     );
 
     let other = tempfile::tempdir().expect("a temporary directory");
-    make(other.path(), port);
+    make_lone(&other.path().join("dev"), port);
     let mut third = Started::serve(other.path(), "warn");
     let said = third.logs("waiting for the port");
     assert!(said.contains(&format!("127.0.0.1:{port}")), "{said}");
@@ -112,7 +92,7 @@ fn a_start_says_at_once_which_directory_or_port_it_waits_for() {
 #[test]
 fn each_shard_that_obeys_a_changed_profile_is_named() {
     let home = tempfile::tempdir().expect("a temporary directory");
-    make(home.path(), free_ports(1));
+    make_lone(&home.path().join("dev"), free_ports(1));
     let profile = home.path().join("dev/mine.toml");
     std::fs::write(&profile, "heartbeat_ms = 20\n").expect("written");
     let config = home.path().join("dev/node-1.toml");
@@ -130,7 +110,7 @@ fn each_shard_that_obeys_a_changed_profile_is_named() {
 fn a_device_is_not_measured_beside_a_node_that_runs_there() {
     // On a disk: a file system in memory is refused anyway.
     let home = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-    make(home.path(), free_ports(1));
+    make_lone(&home.path().join("dev"), free_ports(1));
     let mut node = Started::serve(home.path(), "error");
     assert!(node.first_line().starts_with("ready"));
     let data = home.path().join("dev/data-1");

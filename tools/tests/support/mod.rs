@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -11,6 +12,18 @@ pub fn clustor(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clustor"));
     command.args(args);
     command
+}
+
+/// Makes a cluster of one node, one shard and one partition in `dir`, which listens at this port of this machine.
+pub fn make_lone(dir: &Path, port: u16) {
+    let listen = format!("127.0.0.1:{port}");
+    let one = ["--nodes", "1", "--shards", "1", "--partitions", "1"];
+    let made = clustor(&["certs", "cluster", "--listen", &listen, "--dir"])
+        .arg(dir)
+        .args(one)
+        .output()
+        .expect("the clustor binary runs");
+    assert!(made.status.success(), "{made:?}");
 }
 
 /// An id, a term or an index, which JSON has as a string.
