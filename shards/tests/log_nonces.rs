@@ -19,7 +19,7 @@ const P: PartitionId = PartitionId(1);
 const ENTRIES: u64 = 1 + GAP_INCIDENT_BYTES / ENTRY_BYTES;
 const ENTRY_BYTES: u64 = 64 << 10;
 /// Where a slot's nonce records lie, how long one is, and where in it the number of blocks stands.
-const RECORDS_AT: usize = 136;
+const RECORDS_AT: usize = 176;
 const RECORD_BYTES: usize = 24;
 const BLOCKS_AT: usize = 16;
 

@@ -119,8 +119,8 @@ fn a_read_that_never_ends_fails_the_log() {
     let (mut log, _disk) = opened();
     let mut ops = Vec::new();
     log.read(P, LogIndex(1), &mut ops).expect("it is there");
-    assert!(poll(&mut log, seconds(100)).is_empty());
-    wait_for_failure(&mut log, seconds(100)).expect("it fails");
+    assert!(poll(&mut log, seconds(10)).is_empty());
+    wait_for_failure(&mut log, seconds(10)).expect("it fails");
     let failure = log.failure().expect("failed").to_string();
     assert_eq!(
         failure,

@@ -9,7 +9,9 @@ use clustor_shards::buffer::Block;
 use clustor_shards::disk::{DiskError, DiskEvent, DiskOp, FileId, FileKind};
 use clustor_shards::log::audit::Damaged;
 use clustor_shards::log::scrub::{ScrubFinding, ScrubRates};
-use clustor_shards::log::{LogFormat, LogOptions, Mode, Retirement, ShardLog};
+use clustor_shards::log::{
+    LogFormat, LogOptions, Mode, OnAuthenticationFailure, Retirement, ShardLog,
+};
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{Incarnation, LogIndex, PartitionId};
 use signing::sign;
@@ -120,11 +122,11 @@ fn at(ms: u64) -> Time {
 #[test]
 fn a_sweep_reads_every_byte_that_counts_spread_over_its_time() {
     let (mut log, mut disk) = running(RATES);
+    let written = written(&disk);
     let lived = live(&mut log, &mut disk, at(0), at(SWEEP_MS + SWEEP_MS / 32));
     assert_eq!(log.scrub_status().sweeps, 1);
     assert!(lived.findings.is_empty(), "{:?}", lived.findings);
     let looked_at = looked_at(&lived);
-    let written = written(&disk);
     let dead = written.difference(&looked_at).count();
     assert!(
         dead <= 3,
@@ -152,17 +154,14 @@ fn a_sweep_reads_every_byte_that_counts_spread_over_its_time() {
 #[test]
 fn every_flipped_bit_is_found_within_one_sweep() {
     let (mut log, mut disk) = running(RATES);
+    let written = written(&disk);
     let reads = looked_at(&live(
         &mut log,
         &mut disk,
         at(0),
         at(SWEEP_MS + SWEEP_MS / 32),
     ));
-    for (file, block) in written(&disk)
-        .intersection(&reads)
-        .copied()
-        .collect::<Vec<_>>()
-    {
+    for (file, block) in written.intersection(&reads).copied() {
         let what = format!("{file} block {block}");
         let (mut log, mut disk) = running(RATES);
         let before = durable(&log, 1);
@@ -376,6 +375,9 @@ fn a_look_for_which_memory_was_short_is_taken_again_and_finds_no_damage() {
     while log.scrub_status().sweeps == 0 {
         let mut ops = Vec::new();
         log.poll(now, &mut ops);
+        if ops.is_empty() {
+            now = log.deadline().expect("the scrub goes on");
+        }
         for op in ops {
             let is_read = matches!(op, DiskOp::Read(_));
             let mut event = disk.carry(op);
@@ -391,10 +393,194 @@ fn a_look_for_which_memory_was_short_is_taken_again_and_finds_no_damage() {
             log.on_event(now, event, &mut retirement);
             assert!(retirement.scrubbed.is_empty(), "{:?}", retirement.scrubbed);
         }
-        let next = log.deadline().expect("the scrub goes on");
-        now = next.max(now);
     }
     assert!(short > 50);
     assert_eq!(log.scrub_status().damaged_places, 0);
     assert_eq!(durable(&log, 1), ENTRIES);
+}
+
+/// Lives of a tenth of a sweep, each of which ends without a word.
+#[test]
+fn restarts_in_the_middle_keep_no_byte_from_being_looked_at() {
+    let (_, mut disk) = running(RATES);
+    let there = written(&disk);
+    let mut undisturbed = disk.clone();
+    let mut log = boot(&mut undisturbed, RATES);
+    let whole = at(SWEEP_MS + SWEEP_MS / 32);
+    let whole = looked_at(&live(&mut log, &mut undisturbed, at(0), whole));
+    let mut to_look_at: BTreeSet<_> = there.intersection(&whole).collect();
+    assert!(to_look_at.len() > 40);
+    let mut lives = 0;
+    while !to_look_at.is_empty() {
+        let mut log = boot(&mut disk, RATES);
+        let lived = live(&mut log, &mut disk, at(0), at(SWEEP_MS / 10));
+        assert!(lived.findings.is_empty(), "{:?}", lived.findings);
+        let seen = looked_at(&lived);
+        to_look_at.retain(|place| !seen.contains(place));
+        lives += 1;
+        assert!(
+            lives <= 20,
+            "not looked at in {lives} lives: {to_look_at:?}"
+        );
+    }
+    assert!(lives >= 5, "the sweep keeps its pace: {lives} lives");
+}
+
+/// Each life is given other rates and writes something while its first look at slots is on its way, and ends before that
+/// is answered.
+#[test]
+fn what_was_asked_for_and_never_answered_is_asked_for_again() {
+    let (_, mut disk) = running(RATES);
+    let there = written(&disk);
+    let mut undisturbed = disk.clone();
+    let mut log = boot(&mut undisturbed, RATES);
+    let whole = at(SWEEP_MS + SWEEP_MS / 32);
+    let whole = looked_at(&live(&mut log, &mut undisturbed, at(0), whole));
+    for life in 1..=3 {
+        let mut log = boot(&mut disk, RATES);
+        let (mut now, mut is_asked) = (at(0), false);
+        while !is_asked {
+            let mut ops = Vec::new();
+            log.poll(now, &mut ops);
+            if ops.is_empty() {
+                now = log.deadline().expect("the scrub goes on");
+            }
+            for op in ops {
+                match &op {
+                    DiskOp::Read(read)
+                        if read.file.kind == FileKind::Ledger && read.into.len() > 1 =>
+                    {
+                        is_asked = true;
+                    }
+                    _ => log.on_event(now, disk.carry(op), &mut Retirement::default()),
+                }
+            }
+        }
+        let options = LogOptions {
+            scrub: ScrubRates {
+                sample_every_ms: RATES.sample_every_ms + 1,
+                ..RATES
+            },
+            ..*log.options()
+        };
+        log.retune(&options);
+        append(&mut log, 1, 1, ENTRIES + life, &[1; 64], Mode::Strict);
+        settle(&mut log, &mut disk);
+        assert_eq!(log.scrub_status().sweeps, 0);
+    }
+    let mut log = boot(&mut disk, RATES);
+    let end = at(SWEEP_MS + SWEEP_MS / 32);
+    let seen = looked_at(&live(&mut log, &mut disk, at(0), end));
+    let to_look_at = there.intersection(&whole);
+    let unseen: Vec<_> = to_look_at.filter(|place| !seen.contains(place)).collect();
+    assert!(unseen.is_empty(), "{unseen:?}");
+}
+
+#[test]
+fn however_short_lives_are_each_takes_the_sweep_further() {
+    let (_, mut disk) = running(RATES);
+    let there = written(&disk).len();
+    let mut lives = 0;
+    loop {
+        // Hardly longer than a start waits before it scrubs.
+        let mut log = boot(&mut disk, RATES);
+        live(&mut log, &mut disk, at(0), at(SWEEP_MS / 50));
+        lives += 1;
+        if log.scrub_status().sweeps > 0 {
+            break;
+        }
+        assert!(
+            lives <= there,
+            "a sweep over {there} blocks has not ended in {lives} lives"
+        );
+    }
+    assert!(lives > 5);
+}
+
+#[test]
+fn a_sweep_that_is_under_way_obeys_other_rates() {
+    let (mut log, mut disk) = running(ScrubRates {
+        round_ms: 1_000 * RATES.round_ms,
+        ..RATES
+    });
+    let third = SWEEP_MS * 1_000 / 3;
+    live(&mut log, &mut disk, at(0), at(third));
+    let status = log.scrub_status();
+    assert_eq!((status.sweeps, status.sweep_permille < 500), (0, true));
+    let options = LogOptions {
+        scrub: RATES,
+        ..*log.options()
+    };
+    log.retune(&options);
+    // The time that it has had is over long since.
+    live(&mut log, &mut disk, at(third), at(third + SWEEP_MS / 2));
+    let sweeps = log.scrub_status().sweeps;
+    assert_eq!(sweeps, 1);
+    live(
+        &mut log,
+        &mut disk,
+        at(third + SWEEP_MS / 2),
+        at(third + 4 * SWEEP_MS),
+    );
+    assert!(
+        log.scrub_status().sweeps >= 3,
+        "and so do those that follow"
+    );
+}
+
+#[test]
+fn samples_are_drawn_as_often_as_other_rates_say() {
+    let rare = ScrubRates {
+        round_ms: 100_000_000,
+        sample_every_ms: 40_000_000,
+        sample_percent: 0,
+    };
+    let (mut log, mut disk) = running(rare);
+    live(&mut log, &mut disk, at(0), at(1_000_000));
+    let options = LogOptions {
+        scrub: ScrubRates {
+            sample_every_ms: 1_000_000,
+            sample_percent: 50,
+            ..rare
+        },
+        ..*log.options()
+    };
+    log.retune(&options);
+    let before = log.scrub_status();
+    live(&mut log, &mut disk, at(1_000_000), at(5_000_000));
+    let after = log.scrub_status();
+    let sampled = (after.bytes - before.bytes) - (after.sweep_bytes - before.sweep_bytes);
+    assert!(sampled > 0, "{after:?}");
+}
+
+#[test]
+fn a_log_that_is_told_to_fall_silent_over_rot_does_so_when_it_finds_some() {
+    let (mut log, mut disk) = running(RATES);
+    let last_of = |wanted| {
+        *written(&disk)
+            .iter()
+            .rfind(|(file, _)| *file == wanted)
+            .expect("written")
+    };
+    let (file, block) = last_of(FileId::segment(log.current_pair()));
+    let options = LogOptions {
+        on_authentication_failure: OnAuthenticationFailure::Quarantine,
+        ..*log.options()
+    };
+    log.retune(&options);
+    disk.flip(file, block, 9);
+    let mut now = at(0);
+    while log.quarantine().is_none() {
+        let mut ops = Vec::new();
+        log.poll(now, &mut ops);
+        if ops.is_empty() {
+            now = log.deadline().expect("the scrub goes on");
+            assert!(now < at(2 * SWEEP_MS), "rot was not found");
+        }
+        for op in ops {
+            let event = disk.carry(op);
+            log.on_event(now, event, &mut Retirement::default());
+        }
+    }
+    assert_eq!(durable(&log, 1), 0, "it vouches for nothing any more");
 }

@@ -548,7 +548,7 @@ fn the_version_names_protocol_and_formats() {
     for part in [
         "clustor 0.",
         "wire protocol 1",
-        "log files 3",
+        "log files 4",
         "record frames 2",
     ] {
         assert!(said.contains(part), "{said}");

@@ -13,6 +13,7 @@ use super::location::ExtentPlace;
 use super::merkle::{PairTree, extent_root};
 use super::nonce::{NonceRecords, NonceReservationAbandon, Reservation};
 use super::options::LogOptions;
+use super::scrub::SweepPlace;
 use super::seal::{BlockUse, PAYLOAD_BYTES, SegmentCipher, authenticate};
 use super::size::PairNeed;
 use super::slot::{ExtentDigest, Slot};
@@ -163,6 +164,16 @@ pub(super) fn blocks_of(bytes: usize) -> u32 {
     bytes.div_ceil(PAYLOAD_BYTES) as u32
 }
 
+/// What a slot states beside its extent, as of the moment in which its chain is submitted.
+pub(super) struct Known {
+    /// The last chain that had retired.
+    pub retired: ChainNumber,
+    /// How the bytes are written.
+    pub io_writer_mode: u8,
+    /// Where the scrub's sweep is.
+    pub sweep: Option<SweepPlace>,
+}
+
 /// The pair that is being filled.
 pub(super) struct OpenPair {
     pub header: PairHeader,
@@ -311,10 +322,10 @@ impl OpenPair {
         &mut self,
         cipher: &SegmentCipher,
         pool: &mut BlockPool,
-        (chain, retired): (ChainNumber, ChainNumber),
+        chain: ChainNumber,
         batch: &Batch,
         blocks_wanted: u32,
-        io_writer_mode: u8,
+        known: &Known,
     ) -> (DurableChain, ExtentPlace) {
         let slot_number = self.next_slot;
         assert!(chain.get() == self.header.first_chain.get() + u64::from(slot_number));
@@ -335,9 +346,8 @@ impl OpenPair {
         let mut ledger = pool.take(1);
         self.write_slot(
             place,
-            retired,
+            known,
             batch.items.bytes(),
-            io_writer_mode,
             &mut ledger.as_mut_slice()[0],
         );
         let operation = DurableChain {
@@ -385,20 +395,20 @@ impl OpenPair {
     fn write_slot(
         &mut self,
         place: ExtentPlace,
-        retired: ChainNumber,
+        known: &Known,
         items: &[u8],
-        io_writer_mode: u8,
         block: &mut crate::buffer::Block,
     ) {
         self.payload.clear();
         let slot = Slot {
             chain: place.chain,
-            retired,
+            retired: known.retired,
             first_block: place.first_block,
             blocks: place.blocks,
             digest: self.previous,
-            io_writer_mode,
+            io_writer_mode: known.io_writer_mode,
             figures: self.figures,
+            sweep: known.sweep,
             nonces: core::mem::take(&mut self.nonces),
         };
         slot.encode(self.header.format.ledger_encoding, items, &mut self.payload);
@@ -421,8 +431,7 @@ impl OpenPair {
         pool: &mut BlockPool,
         (checkpoint, rewrite): (&[u8], &Batch),
         abandoned: Option<NonceReservationAbandon>,
-        retired: ChainNumber,
-        io_writer_mode: u8,
+        known: &Known,
     ) -> (DurableChain, ExtentPlace) {
         let chain = self.header.first_chain;
         self.nonces.abandoned = abandoned;
@@ -465,7 +474,7 @@ impl OpenPair {
                 block,
             );
         }
-        self.write_slot(place, retired, &[], io_writer_mode, &mut slot[0]);
+        self.write_slot(place, known, &[], &mut slot[0]);
         let operation = DurableChain {
             chain,
             pair: self.header.pair,

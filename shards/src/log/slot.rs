@@ -14,7 +14,8 @@
 //! | 28 | 4 | blocks of the extent |
 //! | 32 | 32 | digest of the extent |
 //! | 64 | 72 | figures of the segment up to this chain: records (8), four-lane CRC32C of entries (16), of offsets (16), Merkle root or zeros (32) |
-//! | 136 | 24 each | nonce records |
+//! | 136 | 40 | where the scrub's sweep is, or zeros: pair (8), slot (4), slots of the last pair (4), last pair (8), chains done (8), milliseconds spent (8) |
+//! | 176 | 24 each | nonce records |
 //! | | .. | items; none in an opening slot, whose items stand in the checkpoint |
 //! | .. | .. | filled with the byte 0xff to the end of the payload |
 //!
@@ -33,12 +34,13 @@ use super::codec::{Reader, Truncated, Writer};
 use super::format::Encoding;
 use super::header::PairHeader;
 use super::nonce::{NONCE_RECORD_BYTES, NonceRecords, OPENING_RECORDS_MAX, RANGES_PER_SLOT_MAX};
+use super::scrub::{PLACE_BYTES, SweepPlace};
 use super::seal::PAYLOAD_BYTES;
 use super::text::{self, ItemsText};
 use super::trailer::{FIGURES_BYTES, SegmentFigures};
 
 /// Bytes of a slot's fields.
-pub(super) const SLOT_FIELD_BYTES: usize = 64 + FIGURES_BYTES;
+pub(super) const SLOT_FIELD_BYTES: usize = 64 + FIGURES_BYTES + PLACE_BYTES;
 /// Bytes a slot has for items: what its fields and the nonce records of an ordinary chain leave.
 pub const SLOT_ITEM_BYTES: usize =
     PAYLOAD_BYTES - SLOT_FIELD_BYTES - RANGES_PER_SLOT_MAX * NONCE_RECORD_BYTES;
@@ -75,6 +77,8 @@ pub struct Slot {
     pub io_writer_mode: u8,
     /// Figures of the segment up to this chain.
     pub figures: SegmentFigures,
+    /// Where the scrub's sweep was when the chain was submitted; `None` where none was under way.
+    pub sweep: Option<SweepPlace>,
     /// What it says of nonces.
     pub nonces: NonceRecords,
 }
@@ -121,6 +125,7 @@ impl Slot {
         w.u32(self.blocks);
         w.bytes(&self.digest);
         self.figures.encode(&mut w);
+        SweepPlace::encode(self.sweep.as_ref(), &mut w);
         assert!(w.0.len() - start == SLOT_FIELD_BYTES);
         self.nonces.encode(&mut w);
         payload.extend_from_slice(items);
@@ -163,6 +168,7 @@ impl Slot {
             blocks: r.u32()?,
             digest: r.array()?,
             figures: SegmentFigures::decode(&mut r)?,
+            sweep: SweepPlace::decode(&mut r)?,
             io_writer_mode,
             nonces: NonceRecords::default(),
         };

@@ -242,6 +242,14 @@ fn slot(slot: &Slot) -> Value {
         "digest": hex(&slot.digest),
         "io_writer_mode": slot.io_writer_mode,
         "figures": figures(&slot.figures),
+        "sweep": slot.sweep.map(|place| json!({
+            "pair": place.pair,
+            "slot": place.slot,
+            "last": place.last,
+            "last_slots": place.last_slots,
+            "chains_done": place.chains_done,
+            "spent_ms": place.spent_ms,
+        })),
         "nonces_reserved": slot.nonces.reserved.map(|range| json!({
             "pair": range.pair,
             "start": range.start,

@@ -316,6 +316,13 @@ fn print_details(out: &mut dyn Write, slot: &Slot, extent: Option<&ExtentView>) 
         "    slot: written by {mode}, segment so far:\n      {}",
         figures_line(&slot.figures)
     )?;
+    if let Some(sweep) = slot.sweep {
+        writeln!(
+            out,
+            "    scrub: at slot {} of pair {} of those up to {}, {} chains and {} ms into its sweep",
+            sweep.slot, sweep.pair, sweep.last, sweep.chains_done, sweep.spent_ms
+        )?;
+    }
     if let Some(extent) = extent {
         writeln!(
             out,

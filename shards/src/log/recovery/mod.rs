@@ -359,6 +359,7 @@ impl ShardLog {
             nonce_gaps: (nonce_verdict, gap_bytes),
             quarantine: walked.quarantine,
             restore_headers: walked.restore_headers,
+            sweep: walked.sweep,
         });
         Ok(Recovery { log, report })
     }

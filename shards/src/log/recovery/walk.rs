@@ -14,6 +14,7 @@ use super::super::location::{ExtentPlace, Locations};
 use super::super::nonce::{self, GapVerdict, NonceAccount, NonceLedger};
 use super::super::pair::cipher_of;
 use super::super::record::{RecordKind, decode_record, records};
+use super::super::scrub::SweepPlace;
 use super::super::seal::SegmentCipher;
 use super::super::slot::{ExtentDigest, Slot};
 use super::super::trailer::{self, Trailer, TrailerState};
@@ -44,6 +45,8 @@ pub(in crate::log) struct Walked {
     pub nonces: Vec<NonceLedger>,
     /// Pairs of which one header is bad: both are to be written again.
     pub restore_headers: Vec<PairHeader>,
+    /// Where the scrub's sweep was, as the newest slot that is whole states it.
+    pub sweep: Option<SweepPlace>,
 }
 
 impl Walked {
@@ -425,6 +428,11 @@ fn walk_chosen(
         _ => None,
     });
     walked.certain = certain_chain(header, retired);
+    let newest = slots.iter().rev().find_map(|slot| match slot {
+        SlotState::Good(slot, _) => Some(slot),
+        _ => None,
+    });
+    walked.sweep = newest.and_then(|slot| slot.sweep);
     let mut walk = ChosenWalk {
         header,
         cipher: cipher_of(files.keys, header),

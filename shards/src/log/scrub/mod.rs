@@ -9,9 +9,14 @@
 //! of them fails; everything else that a shard needs it has in memory, so other damage is counted and reported, and a
 //! restart restores it from its second copy. Until a sweep has read a pair's header, the pair is not sampled.
 //!
+//! Every ledger slot states where the sweep is, and a start goes on from there: however often a node restarts, a sweep
+//! comes to its end. The figures of a pair are compared where one process has read all of it.
+//!
+//! - `place`: where a sweep is, over restarts
 //! - `plan`: what is read next, and when
 //! - `verify`: what was read, and what follows from it
 
+mod place;
 mod plan;
 mod verify;
 
@@ -26,6 +31,9 @@ use super::slot::ExtentDigest;
 use super::trailer::SegmentFigures;
 use crate::disk::{FileId, FileKind};
 use crate::turn::Time;
+
+pub(super) use place::PLACE_BYTES;
+pub use place::{STATED_PER_SWEEP, SweepPlace};
 
 /// How fast a running log is scrubbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +97,7 @@ impl ScrubRates {
 pub struct ScrubStatus {
     /// Sweeps that were finished since the start.
     pub sweeps: u64,
-    /// Bytes verified in the present sweep.
+    /// Bytes verified in the present sweep since the start.
     pub sweep_bytes: u64,
     /// How much of the present sweep is done, in thousandths.
     pub sweep_permille: u32,
@@ -218,9 +226,19 @@ impl Step {
 
 /// One pass over everything.
 struct Sweep {
+    /// When it began, or was taken up by this process.
     begun: Time,
+    /// For how long it had run before that, in microseconds.
+    carried_us: u64,
     /// Pairs whose slots are still to come, the next one last.
     pairs: Vec<PairNumber>,
+    /// The newest pair it began with, and that pair's slots at the time: what is written later is the next sweep's.
+    last: PairNumber,
+    last_slots: u32,
+    /// Where it is taken up: the pair, and its first slot that is still to be looked at.
+    taken_up: Option<(PairNumber, u32)>,
+    /// Nothing of it was looked at by this process yet.
+    is_new_here: bool,
     /// The pair in work, and its next slot.
     current: Option<(PairNumber, u32)>,
     /// The figures of that pair, formed anew, for as long as its extents come in order and are whole.
@@ -232,6 +250,19 @@ struct Sweep {
     /// Chains still to come, as of the last step.
     ahead: u64,
     bytes: u64,
+}
+
+impl Sweep {
+    /// For how long it has run.
+    const fn spent_us(&self, now: Time) -> u64 {
+        now.since_us(self.begun).saturating_add(self.carried_us)
+    }
+
+    /// The first slot of the pair that it has to look at.
+    fn first_slot_of(&self, pair: PairNumber) -> u32 {
+        let taken_up = self.taken_up.filter(|(at, _)| *at == pair);
+        taken_up.map_or(0, |(_, slot)| slot)
+    }
 }
 
 /// The scrub of one log.
@@ -249,9 +280,14 @@ pub(super) struct Scrub {
     now: Time,
     /// No look before then: the last could not be taken.
     pause_until: Time,
+    /// Where the sweep is, as of the last step.
+    place: Option<SweepPlace>,
+    /// What the last chain stated of it, and when.
+    stated: Option<SweepPlace>,
+    stated_at: Time,
     sweeps: u64,
-    /// Begin and end of the last sweep that ended.
-    last_sweep: Option<(Time, Time)>,
+    /// Of the last sweep that ended: when it did, and how long it had run, in microseconds.
+    last_sweep: Option<(Time, u64)>,
     bytes: u64,
     damaged: BTreeSet<(FileId, u32)>,
     lost_entries: u64,
@@ -261,5 +297,7 @@ pub(super) struct Scrub {
 const DAMAGED_PLACES_MAX: usize = 4096;
 /// Ledger slots, or blocks of a checkpoint, looked at in one read.
 const BLOCKS_AT_ONCE: u32 = 16;
+/// The longest that a start waits before it scrubs, in microseconds: it has other things to do first.
+const START_PAUSE_US: u64 = 60_000_000;
 /// Chains in one sample of a pair at most.
 const SAMPLE_CHAINS_MAX: u64 = 1024;

@@ -5,7 +5,10 @@ use clustor_wire::ids::{ChainNumber, PairNumber};
 use super::super::audit::Recount;
 use super::super::header::PairHeader;
 use super::super::writer::ShardLog;
-use super::{BLOCKS_AT_ONCE, Look, SAMPLE_CHAINS_MAX, Scrub, ScrubStatus, Step, Sweep};
+use super::{
+    BLOCKS_AT_ONCE, Look, SAMPLE_CHAINS_MAX, START_PAUSE_US, Scrub, ScrubRates, ScrubStatus, Step,
+    Sweep,
+};
 use crate::buffer::Blocks;
 use crate::disk::{DiskOp, FileKind, ReadBlocks};
 use crate::turn::Time;
@@ -33,6 +36,26 @@ impl SplitMix {
 }
 
 impl ShardLog {
+    /// Scrubs at other rates from here on: the present sweep's next step, and the next sample, come as these ask for.
+    pub(in crate::log) fn retune_scrub(&mut self, rates: ScrubRates) {
+        if self.options.scrub == rates {
+            return;
+        }
+        self.options.scrub = rates;
+        let now = self.scrub.now;
+        let sample = now.plus_ms(rates.sample_every_ms);
+        self.scrub.sample_due = self.scrub.sample_due.map(|due| due.min(sample));
+        if self.scrub.sweep.is_some() {
+            self.pace();
+        } else if let Some(due) = self.scrub.sweep_due {
+            let next = match self.scrub.last_sweep {
+                Some((ended, ran_us)) => ended.plus_us(rates.sweep_us().saturating_sub(ran_us)),
+                None => due.min(now.plus_us(rates.sweep_us() / 64)),
+            };
+            self.scrub.sweep_due = Some(next);
+        }
+    }
+
     /// Asks for the next look if one is due and the disk has nothing better to do.
     pub(in crate::log) fn poll_scrub(&mut self, now: Time, out: &mut Vec<DiskOp>) {
         self.scrub.now = now;
@@ -41,8 +64,8 @@ impl ShardLog {
         }
         let rates = self.options.scrub;
         if self.scrub.sweep_due.is_none() {
-            // A start has other things to do first.
-            self.scrub.sweep_due = Some(now.plus_us(rates.sweep_us() / 64));
+            let pause_us = START_PAUSE_US.min(rates.sweep_us() / 64);
+            self.scrub.sweep_due = Some(now.plus_us(pause_us));
             self.scrub.sample_due = Some(now.plus_ms(rates.sample_every_ms));
         }
         if !self.may_look(now) {
@@ -112,6 +135,19 @@ impl ShardLog {
         }
     }
 
+    /// Those of them that the present sweep looks at.
+    fn slots_to_sweep(&self, pair: PairNumber) -> u32 {
+        let sweep = self.scrub.sweep.as_ref().filter(|sweep| sweep.last == pair);
+        let limit = sweep.map_or(u32::MAX, |sweep| sweep.last_slots);
+        self.slots_of(pair).min(limit)
+    }
+
+    /// Slots of the pair in use whose chains have retired.
+    fn current_slots(&self) -> u32 {
+        let current = self.current.as_ref();
+        current.map_or(0, |pair| slots_to(&pair.header, self.retired_chain()))
+    }
+
     fn draw_sample(&mut self, now: Time) {
         let due = self.scrub.sample_due.is_some_and(|due| due <= now);
         if !due {
@@ -145,7 +181,7 @@ impl ShardLog {
             return;
         }
         if let Some((pair, next)) = self.sweep_mut().current {
-            let end = self.slots_of(pair);
+            let end = self.slots_to_sweep(pair);
             if next < end {
                 let count = BLOCKS_AT_ONCE.min(end - next);
                 self.sweep_mut().current = Some((pair, next + count));
@@ -173,14 +209,11 @@ impl ShardLog {
         });
     }
 
-    /// First come the headers of all pairs: they say how much there is to do.
+    /// First come the headers of all pairs: they say how much there is to do. A sweep that an earlier process was in the
+    /// middle of goes on.
     fn begin_sweep(&mut self, now: Time) {
         let mut pairs: Vec<PairNumber> = self.living().map(|(pair, _)| pair).collect();
-        // Where a sweep begins depends on the boot, so that a node that restarts often looks at all of them.
-        if !pairs.is_empty() {
-            let first = SplitMix(self.boot.get()).below(pairs.len() as u64);
-            pairs.rotate_left(first as usize);
-        }
+        let taken_up = self.scrub.place;
         let living = |pair: &PairNumber| pairs.contains(pair);
         self.scrub.headers.retain(|pair, _| living(pair));
         self.scrub.damaged.retain(|(file, _)| living(&file.pair));
@@ -188,13 +221,23 @@ impl ShardLog {
             self.push(*pair, Look::Header(FileKind::Ledger));
             self.push(*pair, Look::Header(FileKind::Segment));
         }
+        if let Some(place) = taken_up {
+            pairs.retain(|pair| (place.pair..=place.last).contains(pair));
+        }
+        let last = pairs.last().copied().unwrap_or_default();
+        let last_slots = taken_up.map_or_else(|| self.current_slots(), |place| place.last_slots);
         pairs.reverse();
         self.scrub.sweep = Some(Sweep {
             begun: now,
+            carried_us: taken_up.map_or(0, |place| place.spent_ms.saturating_mul(1000)),
+            last: taken_up.map_or(last, |place| place.last),
+            last_slots,
             pairs,
+            is_new_here: true,
+            taken_up: taken_up.map(|place| (place.pair, place.slot)),
             current: None,
             recount: None,
-            done: 0,
+            done: taken_up.map_or(0, |place| place.chains_done),
             later: 0,
             ahead: 0,
             bytes: 0,
@@ -203,8 +246,15 @@ impl ShardLog {
 
     fn begin_pair(&mut self, pair: PairNumber) {
         let later = &self.sweep_mut().pairs.clone();
-        let later = later.iter().map(|pair| u64::from(self.slots_of(*pair)));
+        let later = later
+            .iter()
+            .map(|pair| u64::from(self.slots_to_sweep(*pair)));
         self.sweep_mut().later = later.sum();
+        let first = self.sweep_mut().first_slot_of(pair);
+        if first > 0 {
+            self.sweep_mut().current = Some((pair, first));
+            return;
+        }
         let Some(header) = self.scrub.headers.get(&pair) else {
             return;
         };
@@ -230,24 +280,41 @@ impl ShardLog {
             return;
         };
         self.scrub.sweeps += 1;
-        self.scrub.last_sweep = Some((sweep.begun, now));
-        let next = sweep.begun.plus_us(self.options.scrub.sweep_us());
-        self.scrub.sweep_due = Some(next.max(now));
+        let spent_us = sweep.spent_us(now);
+        self.scrub.last_sweep = Some((now, spent_us));
+        self.scrub.place = None;
+        let rest_us = self.options.scrub.sweep_us().saturating_sub(spent_us);
+        self.scrub.sweep_due = Some(now.plus_us(rest_us));
     }
 
     /// A step of the sweep is done: the next one is due when its share of the time is over.
     pub(super) fn pace(&mut self) {
+        let current = self.scrub.sweep.as_ref().and_then(|sweep| sweep.current);
+        let in_work = current.map_or(0, |(pair, next)| {
+            u64::from(self.slots_to_sweep(pair).saturating_sub(next))
+        });
         let Some(mut sweep) = self.scrub.sweep.take() else {
             return;
         };
-        let in_work = sweep.current.map_or(0, |(pair, next)| {
-            u64::from(self.slots_of(pair).saturating_sub(next))
-        });
         let in_line: u64 = self.scrub.steps.iter().map(Step::chains).sum();
         sweep.ahead = sweep.later + in_work + in_line;
-        let share = u128::from(self.options.scrub.sweep_us()) * u128::from(sweep.done)
-            / u128::from((sweep.done + sweep.ahead).max(1));
-        self.scrub.sweep_due = Some(sweep.begun.plus_us(share as u64));
+        let done = u128::from(sweep.done);
+        let share = match current {
+            Some(_) => {
+                u128::from(self.options.scrub.sweep_us()) * done
+                    / (done + u128::from(sweep.ahead)).max(1)
+            }
+            // It does not know yet how much there is to do.
+            None => 0,
+        };
+        if sweep.is_new_here {
+            // Nobody knows how long the process before this one had waited for its next step, and the next process may not
+            // live long enough to wait for it either.
+            sweep.carried_us = sweep.carried_us.max(share as u64);
+        }
+        let wait_us = (share as u64).saturating_sub(sweep.carried_us);
+        self.scrub.sweep_due = Some(sweep.begun.plus_us(wait_us));
+        self.scrub.place = self.scrub.place_of(&sweep);
         self.scrub.sweep = Some(sweep);
     }
 
@@ -259,14 +326,16 @@ impl ShardLog {
             .sweep
             .as_ref()
             .map_or((0, 0, 0), |sweep| (sweep.bytes, sweep.done, sweep.ahead));
-        let ms_since = |at: Time| scrub.now.since_us(at) / 1000;
+        let us_since = |at: Time| scrub.now.since_us(at);
         ScrubStatus {
             sweeps: scrub.sweeps,
             sweep_bytes,
-            sweep_permille: (done * 1000 / (done + ahead).max(1)) as u32,
+            sweep_permille: (u128::from(done) * 1000
+                / (u128::from(done) + u128::from(ahead)).max(1)) as u32,
             bytes: scrub.bytes,
-            finished_ms_ago: scrub.last_sweep.map(|(_, ended)| ms_since(ended)),
-            oldest_unverified_ms: scrub.last_sweep.map(|(begun, _)| ms_since(begun)),
+            finished_ms_ago: scrub.last_sweep.map(|(ended, _)| us_since(ended) / 1000),
+            oldest_unverified_ms: (scrub.last_sweep)
+                .map(|(ended, ran_us)| us_since(ended).saturating_add(ran_us) / 1000),
             damaged_places: scrub.damaged.len() as u64,
             lost_entries: scrub.lost_entries,
         }

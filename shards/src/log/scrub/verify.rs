@@ -90,7 +90,8 @@ impl ShardLog {
 
     fn chain_is_done(&mut self, step: &Step) {
         if let Some(sweep) = self.scrub.sweep.as_mut().filter(|_| !step.sampled) {
-            sweep.done += 1;
+            sweep.done = sweep.done.saturating_add(1);
+            sweep.is_new_here = false;
         }
     }
 

@@ -35,7 +35,7 @@ use super::proof::{ExitDurable, HardStateDurable, LocalDurable};
 use super::read::Reads;
 use super::reclaim::Closing;
 use super::recovery::{PastBoot, Quarantine, ROT_QUARANTINES};
-use super::scrub::{LostRun, Scrub, ScrubFinding};
+use super::scrub::{LostRun, Scrub, ScrubFinding, SweepPlace};
 use super::seal::SegmentCipher;
 use crate::alike::Alike;
 use crate::buffer::BlockPool;
@@ -239,6 +239,8 @@ pub(super) struct Restored {
     pub nonce_gaps: (GapVerdict, u64),
     pub quarantine: Option<Quarantine>,
     pub restore_headers: Vec<PairHeader>,
+    /// Where the scrub's sweep was.
+    pub sweep: Option<SweepPlace>,
 }
 
 impl ShardLog {
@@ -304,7 +306,7 @@ impl ShardLog {
             rewrite: Some(restored.rewrite),
             scratch: Vec::new(),
             reads: Reads::default(),
-            scrub: Scrub::default(),
+            scrub: Scrub::resume(restored.sweep),
         }
     }
 
@@ -410,7 +412,8 @@ impl ShardLog {
     }
 
     /// Obeys what can be turned while it runs: the greatest batch, the chains in flight, the thresholds of a disk that
-    /// fills, the segments that are kept. The open batch closes as it
+    /// fills, the segments that are kept, how fast the log is scrubbed, and what becomes of a shard that finds rot from here
+    /// on. The open batch closes as it
     /// stands, so that no batch is made under both.
     pub fn retune(&mut self, options: &LogOptions) {
         self.options.batch_bytes_max = options.batch_bytes_max;
@@ -424,6 +427,8 @@ impl ShardLog {
         self.options.flush = options.flush;
         self.options.slow_chain_ms = options.slow_chain_ms;
         self.options.stuck_io_ms = options.stuck_io_ms;
+        self.options.on_authentication_failure = options.on_authentication_failure;
+        self.retune_scrub(options.scrub);
         if !self.batch.is_empty() {
             self.close_batch();
         }

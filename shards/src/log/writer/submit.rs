@@ -8,7 +8,7 @@ use super::super::extent::extent_blocks;
 use super::super::fold::Content;
 use super::super::location::ExtentPlace;
 use super::super::nonce::{AbandonReason, NonceReservationAbandon};
-use super::super::pair::{OpenPair, Spare};
+use super::super::pair::{Known, OpenPair, Spare};
 use super::super::size::PairNeed;
 use super::{InFlight, OVERRUNS_MAX, Phase, ShardLog};
 use crate::disk::{DiskOp, DurableChain, FileKind, RetirePair};
@@ -38,7 +38,7 @@ impl ShardLog {
                 Phase::Draining => self.in_flight.is_empty() && self.submit_opening(out),
                 Phase::Opening if self.in_flight.is_empty() => {
                     self.phase = Phase::Marking;
-                    self.submit_mark(out);
+                    self.submit_empty(out);
                     true
                 }
                 Phase::Opening | Phase::Marking => false,
@@ -61,6 +61,7 @@ impl ShardLog {
             self.restore_headers(out);
         }
         self.poll_scrub(now, out);
+        self.state_place(now, out);
     }
 
     /// Whether work on closed pairs may go on: until the mark of the newest pair has retired, the one before it may be
@@ -104,6 +105,7 @@ impl ShardLog {
             self.spare.retry_at(),
             closing.filter(|_| goes_on),
             self.scrub_deadline().filter(|_| goes_on),
+            self.place_due().filter(|_| goes_on),
             self.close_at,
             self.reads.due(),
             self.patience
@@ -268,6 +270,28 @@ impl ShardLog {
         true
     }
 
+    /// Whether the pair has room for a chain that says nothing but what its slot states. While no next pair can be made, that
+    /// is kept for others.
+    pub(in crate::log) fn has_room_for_empty(&self) -> bool {
+        let has_room =
+            |pair: &OpenPair| pair.has_room(1) && pair.is_ready_for(1) && pair.is_reserved_for(1);
+        self.spare_failure.is_none() && self.current.as_ref().is_some_and(has_room)
+    }
+
+    /// Submits such a chain.
+    pub(in crate::log) fn submit_empty(&mut self, out: &mut Vec<DiskOp>) {
+        let empty = self.emptied.take();
+        self.submit(empty, 1, out);
+    }
+
+    fn known(&self) -> Known {
+        Known {
+            retired: self.retired,
+            io_writer_mode: self.options.io_writer_mode,
+            sweep: self.scrub.place(),
+        }
+    }
+
     /// Counts, for each partition in a group batch, how many in a row went to the disk too late.
     fn judge_wait(&mut self, batch: &Batch) {
         let waited_us = batch.opened_at.map_or(0, |at| self.now.since_us(at));
@@ -298,16 +322,11 @@ impl ShardLog {
     /// `blocks_wanted`: of the greatest extent in sight.
     fn submit(&mut self, batch: Batch, blocks_wanted: u32, out: &mut Vec<DiskOp>) {
         let chain = self.take_chain();
+        let known = self.known();
         let pair = self.current.as_mut().expect("a running log has a pair");
         let cipher = &self.ciphers[&pair.header.pair];
-        let (mut operation, place) = pair.chain(
-            cipher,
-            &mut self.pool,
-            (chain, self.retired),
-            &batch,
-            blocks_wanted,
-            self.options.io_writer_mode,
-        );
+        let (mut operation, place) =
+            pair.chain(cipher, &mut self.pool, chain, &batch, blocks_wanted, &known);
         operation.flush = self.options.flush;
         self.note_submitted(&batch, place);
         self.fly(place, batch);
@@ -327,6 +346,7 @@ impl ShardLog {
     }
 
     fn fly(&mut self, place: ExtentPlace, batch: Batch) {
+        self.scrub.note_stated(self.now);
         self.in_flight_blocks += place.blocks;
         self.in_flight.push_back(InFlight {
             place,
@@ -335,11 +355,6 @@ impl ShardLog {
             done: false,
             batch,
         });
-    }
-
-    fn submit_mark(&mut self, out: &mut Vec<DiskOp>) {
-        let batch = self.emptied.take();
-        self.submit(batch, 1, out);
     }
 
     /// Opens the spare, if it is ready and large enough.
@@ -378,14 +393,14 @@ impl ShardLog {
             &self.options,
         );
         self.older = older;
+        let known = self.known();
         let pair = self.current.insert(pair);
         let (mut operation, place) = pair.opening(
             &cipher,
             &mut self.pool,
             (&checkpoint, &rewrite),
             abandoned,
-            self.retired,
-            self.options.io_writer_mode,
+            &known,
         );
         self.ciphers.insert(pair.header.pair, cipher);
         operation.flush = self.options.flush;
