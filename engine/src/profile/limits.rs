@@ -191,8 +191,8 @@ tunables! {
         /// More share the device's flushes; beyond the device's own queue they only wait.
         chains_in_flight_max: (1..=8) live,
         /// What becomes of a shard that finds a part of its log rotten of which it knows what it held. repair: those entries are
-        /// missing. quarantine: its replicas fall silent, for those who must suspect tampering.
-        on_authentication_failure: (word OnAuthenticationFailure) restart,
+        /// missing. quarantine: its replicas fall silent, for those who must suspect tampering. What is missing already counts from the next start.
+        on_authentication_failure: (word OnAuthenticationFailure) live,
         /// Closed batches that may wait behind the chains in flight; while more do, appends are refused as Busy.
         /// In strict mode each append is one, and a vote waits behind them all.
         queue_batches_max: (8..=4_096) live,
@@ -229,13 +229,13 @@ tunables! {
     "Looking for rot" {
         /// Every byte of the log is read and verified again at least once in this time, in hours, while nothing else wants the disk.
         /// Shorter finds rot while more replicas still have what it took; each round reads the log twice.
-        scrub_round_hours: (1..=8_760) restart,
+        scrub_round_hours: (1..=8_760) live,
         /// Every so many hours a sample of each segment is verified out of turn.
         /// Shorter notices a device that rots everywhere sooner.
-        scrub_sample_hours: (1..=8_760) restart,
+        scrub_sample_hours: (1..=8_760) live,
         /// The part of each segment that a sample verifies, in percent, and 1,024 chains at most.
         /// 0 draws no samples.
-        scrub_sample_percent: (0..=100) restart,
+        scrub_sample_percent: (0..=100) live,
     }
     "Consensus" {
         /// Election timeouts are drawn from here on, in milliseconds.
