@@ -194,3 +194,15 @@ fn numbers_never_restart() {
         recover(&mut disk);
     }
 }
+
+#[test]
+#[should_panic(expected = "before the log is open")]
+fn nothing_is_truncated_before_the_log_is_open() {
+    let mut disk = MemoryDisk::default();
+    let mut log = start(&mut disk);
+    log.create_partition(P, Incarnation(5), b"voters");
+    append(&mut log, 1, 1, 1, b"one", Mode::Group);
+    settle(&mut log, &mut disk);
+    let mut log = recover(&mut disk).log;
+    log.truncate(P, Term(2), LogIndex(1));
+}

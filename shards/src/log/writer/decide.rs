@@ -210,7 +210,15 @@ impl ShardLog {
 
     /// Removes everything of the partition from `from` on, as decided in `term`. From this moment nothing
     /// vouches for what is removed: not what has retired, not the chains in flight, not what waits.
+    ///
+    /// # Panics
+    /// While the log is not open and may yet be: what its opening states is vouched for as a whole once its mark has retired.
     pub fn truncate(&mut self, partition: PartitionId, term: Term, from: LogIndex) {
+        let will_open = self.failure.is_none() && self.quarantine.is_none();
+        assert!(
+            self.is_open() || !will_open,
+            "nothing is truncated before the log is open"
+        );
         if let Some(durable) = self.durable.get_mut(&partition) {
             *durable = (*durable).min(from.prev());
         }
