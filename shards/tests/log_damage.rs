@@ -3,7 +3,7 @@
 mod support;
 
 use clustor_shards::buffer::Block;
-use clustor_shards::disk::{FileId, FileKind};
+use clustor_shards::disk::{FileId, FileKind, SPARE_ZERO_BLOCKS};
 use clustor_shards::log::record::records;
 use clustor_shards::log::recovery::Damage;
 use clustor_shards::log::{
@@ -610,6 +610,93 @@ fn one_flipped_bit_in_a_spare_that_was_never_opened_silences_nobody() {
             assert_eq!(log.quarantine(), None, "{file} block {block}");
             settle(&mut log, &mut disk);
             assert_eq!(durable(&log, 1), ENTRIES, "{file} block {block}");
+        }
+    }
+}
+
+/// The blocks that every pair that spoke has written to.
+fn front_of(pair: PairNumber) -> Vec<(FileId, u32)> {
+    let files = [FileId::segment(pair), FileId::ledger(pair)];
+    let blocks = |file| (0..SPARE_ZERO_BLOCKS).map(move |block| (file, block));
+    files.into_iter().flat_map(blocks).collect()
+}
+
+/// Starts on a disk that lacks nothing but a whole spare.
+fn check_nobody_is_silent(mut disk: MemoryDisk, what: &str) {
+    let mut log = recover(&mut disk).log;
+    assert_eq!(log.quarantine(), None, "{what}");
+    settle(&mut log, &mut disk);
+    assert_eq!(durable(&log, 1), ENTRIES, "{what}");
+}
+
+#[test]
+fn rot_in_several_blocks_of_a_spare_silences_nobody() {
+    let disk = written();
+    let spare = disk.files.keys().last().expect("a pair is there").pair;
+    assert!(spare > newest_used(&disk));
+    let ledger = FileId::ledger(spare);
+    let front = front_of(spare);
+    let behind = [4, 5, disk.files[&ledger].len() as u32 - 1];
+    let mut places = front.clone();
+    places.extend(behind.map(|block| (ledger, block)));
+    for (at, one) in places.iter().enumerate() {
+        for other in &places[at + 1..] {
+            let mut disk = disk.clone();
+            for (file, block) in [one, other] {
+                disk.flip(*file, *block, 8 * 2000 + 1);
+            }
+            check_nobody_is_silent(disk, &format!("{one:?} and {other:?}"));
+        }
+    }
+    for spared in &front {
+        let mut disk = disk.clone();
+        for (file, block) in places.iter().filter(|place| *place != spared) {
+            disk.flip(*file, *block, 8 * 2000 + 1);
+        }
+        check_nobody_is_silent(disk, &format!("all but {spared:?}"));
+    }
+}
+
+#[test]
+fn rot_in_a_spare_of_which_one_file_has_no_name_yet_silences_nobody() {
+    let disk = written();
+    let spare = disk.files.keys().last().expect("a pair is there").pair;
+    for missing in [FileId::segment(spare), FileId::ledger(spare)] {
+        for (file, block) in front_of(spare) {
+            let mut disk = disk.clone();
+            disk.files.remove(&missing);
+            if file != missing {
+                disk.flip(file, block, 8 * 2000 + 1);
+                check_nobody_is_silent(disk, &format!("{file} block {block}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pair_that_spoke_tells_though_its_headers_and_all_but_one_block_of_its_ledger_are_rotten() {
+    let disk = written();
+    let newest = newest_used(&disk);
+    let (segment, ledger) = (FileId::segment(newest), FileId::ledger(newest));
+    let touched = touched_blocks(&disk, ledger);
+    assert!(touched.len() > 4);
+    let mut disk = disk;
+    disk.flip(segment, 0, 77);
+    for block in &touched {
+        disk.flip(ledger, *block, 8 * 2000 + 1);
+    }
+    let silenced = |mut disk: MemoryDisk, what: &str| {
+        let log = recover(&mut disk).log;
+        let quarantine = log.quarantine().expect(what);
+        assert_eq!(quarantine.what, "both headers are bad", "{what}");
+    };
+    silenced(disk.clone(), "all are rotten, none is blank");
+    for whole in touched.iter().skip(1) {
+        for blank in touched.iter().filter(|block| *block != whole) {
+            let mut disk = disk.clone();
+            disk.flip(ledger, *whole, 8 * 2000 + 1);
+            disk.file(ledger)[*blank as usize] = Block::ZERO;
+            silenced(disk, &format!("{whole} is whole, {blank} is lost"));
         }
     }
 }

@@ -185,8 +185,11 @@ fn a_recycled_spare_whose_ledger_lost_its_name_was_never_spoken_for() {
     let recovery = recover_with(&mut disk, options());
     assert_eq!(recovery.report.chosen, Some(chosen));
     assert_eq!(recovery.log.quarantine(), None);
-    // One whose front was written to had been opened: its state is lost with its ledger and its header.
-    disk.flip(FileId::segment(spare), 1, 77);
+    // One all of whose front was written to had been opened: its state is lost with its ledger and its header.
+    for block in 0..SPARE_ZERO_BLOCKS {
+        assert_eq!(recover_with(&mut disk, options()).log.quarantine(), None);
+        disk.flip(FileId::segment(spare), block, 77);
+    }
     let recovery = recover_with(&mut disk, options());
     assert!(recovery.log.quarantine().is_some());
 }

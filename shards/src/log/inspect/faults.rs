@@ -18,7 +18,7 @@ const KINDS: [FileKind; 2] = [FileKind::Segment, FileKind::Ledger];
 /// Whether nothing was written to the front of either file of a pair: it was made and never opened.
 pub(super) fn is_spare(files: &mut Files<'_>, found: &PairFiles) -> bool {
     let is_blank = |files: &mut Files<'_>, file, blocks: u32| {
-        files.touched(file, blocks.min(SPARE_ZERO_BLOCKS)).touched == 0
+        files.seen(file, blocks.min(SPARE_ZERO_BLOCKS)).touched == 0
     };
     found.header.is_none()
         && is_blank(files, FileId::segment(found.pair), found.segment_blocks)

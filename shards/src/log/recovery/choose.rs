@@ -63,22 +63,20 @@ pub(in crate::log) fn choose(files: &mut Files<'_>, pairs: &[PairFiles]) -> Choi
 /// segment was: an opening writes to neither before both have their names. What lies behind the front of a segment may be what an
 /// earlier pair left there.
 ///
-/// An opening reaches the ledger, in three blocks at least, only after its segment, header included, was flushed. So a single
-/// block in a ledger of which all else is zeros, beside a segment whose front is zeros, is rot in a spare.
+/// An authentic block of the ledger settles it. What is not authentic is what is left of such a block, or rot in a spare, or in an opening
+/// that nothing had spoken for. A pair that spoke has written to each of its first [`SPARE_ZERO_BLOCKS`] blocks, in both files: header,
+/// checkpoint, opening and mark. So where one of those is read as zeros, and no block of the ledger is authentic, it is rot.
 fn spoke_without_header(files: &mut Files<'_>, found: &PairFiles) -> bool {
-    match found.ledger_blocks {
-        0 => {
-            let front = found.segment_blocks.min(SPARE_ZERO_BLOCKS);
-            files.touched(FileId::segment(found.pair), front).touched > 0
-        }
-        blocks => {
-            let seen = files.touched(FileId::ledger(found.pair), blocks.min(HEADERLESS_BLOCKS));
-            let is_rot = seen.touched == 1
-                && seen.unreadable == 0
-                && files.has_blank_front(FileId::segment(found.pair));
-            seen.touched > 0 && !is_rot
-        }
-    }
+    let front = found.segment_blocks.min(SPARE_ZERO_BLOCKS);
+    let segment = files.seen(FileId::segment(found.pair), front);
+    let blocks = found.ledger_blocks.min(HEADERLESS_BLOCKS);
+    let ledger = files.seen(FileId::ledger(found.pair), blocks);
+    let is_written = match found.ledger_blocks {
+        0 => segment.touched > 0,
+        _ => ledger.touched > 0,
+    };
+    let is_blank_somewhere = segment.blank_front + ledger.blank_front > 0;
+    is_written && (ledger.authentic > 0 || !is_blank_somewhere)
 }
 
 fn is_behind(files: &mut Files<'_>, header: &PairHeader, slots: &[SlotState]) -> bool {

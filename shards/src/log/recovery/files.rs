@@ -64,13 +64,15 @@ pub(in crate::log) enum SlotState {
     Unreadable,
 }
 
-/// What was seen of a range of blocks.
+/// What was seen of the first blocks of a file of which no header tells what they hold.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::log) struct Touched {
+pub(in crate::log) struct Seen {
     /// Blocks that are not zeros.
     pub touched: u32,
-    /// Blocks that can't be read.
-    pub unreadable: u32,
+    /// Those of them that are authentic. Of a segment none is known to be: without a header there is no key.
+    pub authentic: u32,
+    /// Of the first [`SPARE_ZERO_BLOCKS`], which every pair that spoke has written to in both files, those that are zeros.
+    pub blank_front: u32,
 }
 
 /// Whole blocks in a file of this size; 0 where there is none.
@@ -242,25 +244,33 @@ impl<'a> Files<'a> {
         Ok(pairs)
     }
 
-    /// How many of the first `blocks` of a file were ever written to.
-    pub fn touched(&mut self, file: FileId, blocks: u32) -> Touched {
-        let mut seen = Touched::default();
-        self.read_each(file, 0, blocks, |_, block| match block {
-            Some(block) => seen.touched += u32::from(!is_untouched(block)),
-            None => seen.unreadable += 1,
+    /// What of the first `blocks` of a file was ever written to.
+    pub fn seen(&mut self, file: FileId, blocks: u32) -> Seen {
+        let integrity = self.keys.integrity(MacEpoch(1));
+        let FileId { pair, kind } = file;
+        let mut seen = Seen::default();
+        self.read_each(file, 0, blocks, |number, block| {
+            let Some(block) = block else {
+                return;
+            };
+            if is_untouched(block) {
+                seen.blank_front += u32::from(number < SPARE_ZERO_BLOCKS);
+                return;
+            }
+            seen.touched += 1;
+            if kind == FileKind::Ledger {
+                let verified = verify(&integrity, kind, pair, number, block);
+                seen.authentic += u32::from(verified.is_ok());
+            }
         });
         seen
     }
 
-    /// Whether a segment's front can be read, and nothing was written to it since it was zeroed.
-    pub fn has_blank_front(&mut self, segment: FileId) -> bool {
-        let front = self.read(segment, 0, SPARE_ZERO_BLOCKS);
-        front.is_some_and(|front| front.as_slice().iter().all(is_untouched))
-    }
-
     /// Whether a segment was zeroed to its end, and nothing was written to its front since.
     pub fn is_blank(&mut self, segment: FileId) -> bool {
-        self.has_blank_front(segment) && self.disk.is_written(segment)
+        let front = self.read(segment, 0, SPARE_ZERO_BLOCKS);
+        front.is_some_and(|front| front.as_slice().iter().all(is_untouched))
+            && self.disk.is_written(segment)
     }
 
     /// The first `count` slots of a ledger, or all there are.
