@@ -243,7 +243,7 @@ pub enum DiskError {
     },
     /// The system lacked something for the moment, memory most likely: that says nothing of what is on the disk, and the same
     /// may succeed soon.
-    #[error("{0}: the system is short of something")]
+    #[error("{0} (that says nothing of what is on the disk)")]
     Passing(String),
     /// More is to be written into one segment than any may hold.
     #[error(
@@ -261,6 +261,38 @@ pub enum DiskError {
 }
 
 impl DiskError {
+    /// What the system's error number amounts to, met in `doing` something to a file.
+    #[must_use]
+    pub fn of(doing: &str, file: FileId, errno: i32) -> Self {
+        match errno {
+            libc::ENOSPC | libc::EDQUOT => return Self::Full,
+            libc::ECANCELED => return Self::Cancelled,
+            libc::ENOENT => return Self::NoFile(file),
+            _ => {}
+        }
+        let error = std::io::Error::from_raw_os_error(errno);
+        let text = format!("{doing} {file}: {error}");
+        match errno {
+            libc::ENOMEM
+            | libc::EAGAIN
+            | libc::EINTR
+            | libc::ENOBUFS
+            | libc::EMFILE
+            | libc::ENFILE => Self::Passing(text),
+            _ => Self::Io(text),
+        }
+    }
+
+    /// As [`Self::of`], of a file that can't be opened: whoever may not open it knows nothing of what it holds.
+    #[must_use]
+    pub fn of_opening(file: FileId, error: &std::io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EACCES | libc::EPERM) => Self::Passing(format!("opening {file}: {error}")),
+            Some(errno) => Self::of("opening", file, errno),
+            None => Self::Io(format!("opening {file}: {error}")),
+        }
+    }
+
     /// Whether the same may succeed soon, as nothing is known to be wrong with the disk.
     #[must_use]
     pub const fn is_passing(&self) -> bool {

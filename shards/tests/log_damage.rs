@@ -3,7 +3,7 @@
 mod support;
 
 use clustor_shards::buffer::Block;
-use clustor_shards::disk::{FileId, FileKind, SPARE_ZERO_BLOCKS};
+use clustor_shards::disk::{DiskError, FileId, FileKind, SPARE_ZERO_BLOCKS};
 use clustor_shards::log::record::records;
 use clustor_shards::log::recovery::Damage;
 use clustor_shards::log::{
@@ -698,6 +698,32 @@ fn a_pair_that_spoke_tells_though_its_headers_and_all_but_one_block_of_its_ledge
             disk.file(ledger)[*blank as usize] = Block::ZERO;
             silenced(disk, &format!("{whole} is whole, {blank} is lost"));
         }
+    }
+}
+
+#[test]
+fn a_start_that_the_system_is_short_of_memory_for_is_refused_and_judges_nothing() {
+    let disk = written();
+    let mut whole = disk.clone();
+    whole.reads.clear();
+    let report = recover(&mut whole).report;
+    let reads = whole.reads.len();
+    assert!(reads > 20);
+    let short = DiskError::Passing("Cannot allocate memory".into());
+    for read in 0..reads {
+        let mut disk = disk.clone();
+        disk.reads.clear();
+        disk.failing = Some((read..read + 3, short.clone()));
+        let refused = ShardLog::recover(&mut disk, identity(), options(), &TestKey(9), pool());
+        assert_eq!(
+            refused.err(),
+            Some(RecoverError::Passing(short.clone())),
+            "read {read}"
+        );
+        // Twice in a row is made good by asking again.
+        disk.reads.clear();
+        disk.failing = Some((read..read + 2, short.clone()));
+        assert_eq!(recover(&mut disk).report, report, "read {read}");
     }
 }
 

@@ -243,11 +243,15 @@ impl BootDisk for OfflineDisk {
             .collect())
     }
 
-    fn read(&mut self, file: FileId, block: u32, into: &mut Blocks) -> Result<(), DiskError> {
-        match self.files.get(&file) {
-            Some(file) => file
-                .read(block, into.as_mut_slice())
-                .map_err(|error| DiskError::Io(error.to_string())),
+    fn read(&mut self, id: FileId, block: u32, into: &mut Blocks) -> Result<(), DiskError> {
+        match self.files.get(&id) {
+            Some(file) => {
+                file.read(block, into.as_mut_slice())
+                    .map_err(|error| match error.raw_os_error() {
+                        Some(errno) => DiskError::of("reading", id, errno),
+                        None => DiskError::Io(error.to_string()),
+                    })
+            }
             None => {
                 into.as_mut_slice().fill(Block::ZERO);
                 Ok(())

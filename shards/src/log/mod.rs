@@ -50,7 +50,7 @@ pub mod record;
 pub mod recovery;
 pub mod scrub;
 mod seal;
-mod size;
+pub mod size;
 pub mod slot;
 mod text;
 pub mod trailer;

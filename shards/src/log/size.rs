@@ -20,7 +20,7 @@ const TRAILER_BLOCKS: u64 = 1;
 
 /// What the next pair must have room for, in blocks.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct PairNeed {
+pub struct PairNeed {
     /// Header and checkpoint, in either file.
     body: u64,
     /// What a boot writes again.
@@ -31,6 +31,7 @@ pub(super) struct PairNeed {
 
 impl PairNeed {
     /// `rewrite_bytes` and `first_bytes` are those of records at rest.
+    #[must_use]
     pub fn of(checkpoint: &[u8], rewrite_bytes: usize, first_bytes: Option<usize>) -> Self {
         Self {
             body: 1 + u64::from(blocks_of(checkpoint.len())),
@@ -40,6 +41,7 @@ impl PairNeed {
     }
 
     /// Blocks of the segment that the opening takes.
+    #[must_use]
     pub const fn opening_blocks(self) -> u64 {
         self.body + self.rewrite
     }
@@ -56,6 +58,7 @@ impl PairNeed {
     }
 
     /// Whether a pair of such files has room for it.
+    #[must_use]
     pub fn fits(self, segment_blocks: u32, ledger_blocks: u32) -> bool {
         u64::from(segment_blocks) >= self.segment_blocks_min()
             && u64::from(ledger_blocks) >= self.ledger_blocks_min()

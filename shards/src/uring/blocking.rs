@@ -22,7 +22,6 @@ use std::time::Duration;
 use clustor_wire::ids::PairNumber;
 
 use super::chain::{ChainStep, ChainSteps};
-use super::disk::disk_error;
 use super::error::RingError;
 use crate::buffer::Blocks;
 use crate::disk::{DiskError, DiskEvent, DurableChain, FileId, FlushKind};
@@ -272,7 +271,7 @@ impl Helper {
 
 fn failure(doing: &str, file: FileId, error: &io::Error) -> DiskError {
     match error.raw_os_error() {
-        Some(code) => disk_error(doing, file, -code),
+        Some(code) => DiskError::of(doing, file, code),
         None => DiskError::Io(format!("{doing} {file}: {error}")),
     }
 }

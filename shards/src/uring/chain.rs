@@ -10,7 +10,6 @@ use clustor_wire::ids::ChainNumber;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{opcode, types};
 
-use super::disk::disk_error;
 use super::ring::{Mark, Owner, Ring};
 use crate::buffer::{BLOCK_BYTES, Blocks};
 use crate::disk::{DiskError, DiskEvent, DurableChain, FileId, FlushKind};
@@ -187,8 +186,12 @@ impl InFlight {
         let is_last = steps.next().is_none();
         drop(steps);
         let outcome = match done {
-            ChainStep::Write { file, .. } if result < 0 => Err(disk_error("writing", file, result)),
-            ChainStep::Flush { file } if result < 0 => Err(disk_error("flushing", file, result)),
+            ChainStep::Write { file, .. } if result < 0 => {
+                Err(DiskError::of("writing", file, -result))
+            }
+            ChainStep::Flush { file } if result < 0 => {
+                Err(DiskError::of("flushing", file, -result))
+            }
             ChainStep::Write { bytes, .. } if result.unsigned_abs() as usize != bytes => {
                 Err(DiskError::Short {
                     done: u64::from(result.unsigned_abs()),

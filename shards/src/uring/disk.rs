@@ -4,7 +4,6 @@
 //! only completion, and within one drain errors stand first.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::time::Duration;
 
 use clustor_wire::ids::{ChainNumber, PairNumber};
@@ -466,30 +465,9 @@ impl Disk {
     }
 }
 
-fn no_room(file: FileId) -> DiskError {
+pub(super) fn no_room(file: FileId) -> DiskError {
     DiskError::Passing(format!(
         "{file}: all {} places for open files are in use",
         super::ring::FILES_MAX
     ))
-}
-
-/// The error of one step, from a negative error number.
-pub(super) fn disk_error(doing: &str, file: FileId, result: i32) -> DiskError {
-    match -result {
-        libc::ENOSPC | libc::EDQUOT => DiskError::Full,
-        libc::ECANCELED => DiskError::Cancelled,
-        libc::ENOENT => DiskError::NoFile(file),
-        code => {
-            let text = format!("{doing} {file}: {}", io::Error::from_raw_os_error(code));
-            match code {
-                libc::ENOMEM
-                | libc::EAGAIN
-                | libc::EINTR
-                | libc::ENOBUFS
-                | libc::EMFILE
-                | libc::ENFILE => DiskError::Passing(text),
-                _ => DiskError::Io(text),
-            }
-        }
-    }
 }

@@ -217,7 +217,7 @@ impl Files {
         if result < 0 {
             self.table.remove(&file);
             ring.put_file(place);
-            let error = super::disk::disk_error("opening", file, result);
+            let error = DiskError::of("opening", file, -result);
             return (file, waiters, Err(error));
         }
         let users = u32::try_from(waiters.len()).expect("few operations wait for one file");

@@ -17,7 +17,6 @@ use io_uring::types::Timespec;
 use io_uring::{opcode, types};
 
 use super::chain::{flush_entry, write_entry};
-use super::disk::disk_error;
 use super::error::RingError;
 use super::files::{Files, c_name, temporary_name};
 use super::remove::Kept;
@@ -230,7 +229,7 @@ impl Preparing {
         if result < 0 {
             if !ignored && !matches!(self.error, Some(ref first) if *first != DiskError::Cancelled)
             {
-                self.error = Some(disk_error("preparing", file, result));
+                self.error = Some(DiskError::of("preparing", file, -result));
             }
             return;
         }

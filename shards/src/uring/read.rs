@@ -3,7 +3,6 @@
 use io_uring::squeue::Entry;
 use io_uring::{opcode, types};
 
-use super::disk::disk_error;
 use super::ring::{Mark, Ring};
 use crate::buffer::{BLOCK_BYTES, Block, Blocks};
 use crate::disk::{DiskError, FileId};
@@ -56,7 +55,7 @@ impl Reading {
     /// Takes a completion: whether the read ended, and how.
     pub(super) fn completed(&mut self, result: i32) -> Option<Result<(), DiskError>> {
         if result < 0 {
-            return Some(Err(disk_error("reading", self.file, result)));
+            return Some(Err(DiskError::of("reading", self.file, -result)));
         }
         let count = result.unsigned_abs() as usize;
         self.done += count;

@@ -8,7 +8,6 @@ use clustor_wire::ids::PairNumber;
 use io_uring::squeue::Entry;
 use io_uring::{opcode, types};
 
-use super::disk::disk_error;
 use super::error::RingError;
 use super::files::{Files, c_name, gone_name, kept_name, parse_name};
 use super::prepare::close_entry;
@@ -130,10 +129,10 @@ impl Removing {
             *keeping = None;
         }
         if result < 0 && self.error.is_none() && !(unlinking && -result == libc::ENOENT) {
-            self.error = Some(disk_error(
+            self.error = Some(DiskError::of(
                 "removing",
                 self.files[usize::from(step & 1)],
-                result,
+                -result,
             ));
         }
         if self.outstanding > 0 {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::bell::Bell;
 use super::blocking::BlockingWriter;
 use super::chain::ChainSteps;
-use super::disk::Disk;
+use super::disk::{Disk, no_room};
 use super::error::RingError;
 use super::files::{Files, NameKind, c_name, parse_name};
 use super::lock;
@@ -57,6 +57,8 @@ pub struct ShardRing {
     used_due_us: u64,
     choice: WriterChoice,
     writing: Writing,
+    /// Why it can't be read from before the first turn any more: what the ring still holds would answer what is asked for next.
+    boot_failure: Option<DiskError>,
     /// Closed after the ring, which holds it too.
     _lock: File,
     done: Vec<Done>,
@@ -131,6 +133,7 @@ impl ShardRing {
             disk: Disk::new(Files::new(handle, wal.clone(), direct), writer),
             choice,
             writing: Writing::Awaited { keep: None },
+            boot_failure: None,
             #[cfg(feature = "net")]
             sockets: None,
             bell: None,
@@ -391,9 +394,9 @@ impl ShardRing {
             .open(&path)
         {
             Ok(opened) => opened,
-            Err(error) => return Err(DiskError::Io(format!("opening {file}: {error}"))),
+            Err(error) => return Err(DiskError::of_opening(file, &error)),
         };
-        let text = |error: RingError| DiskError::Io(error.to_string());
+        let text = |error: RingError| DiskError::Passing(error.to_string());
         let Some(place) = self.disk.files.take_place(&mut self.ring).map_err(text)? else {
             return Ok(None);
         };
@@ -433,9 +436,10 @@ impl BootDisk for ShardRing {
     }
 
     fn read(&mut self, file: FileId, block: u32, into: &mut Blocks) -> Result<(), DiskError> {
-        let place = self
-            .boot_place(file)?
-            .ok_or_else(|| DiskError::Io("all places for open files are in use".to_owned()))?;
+        if let Some(failure) = &self.boot_failure {
+            return Err(failure.clone());
+        }
+        let place = self.boot_place(file)?.ok_or_else(|| no_room(file))?;
         let run = std::mem::replace(into, Blocks::from_heap(0));
         let mut reading = Reading::new(file, block, run);
         let outcome = loop {
@@ -448,9 +452,10 @@ impl BootDisk for ShardRing {
                 }
                 Err(error) => {
                     // The kernel may still write into the run.
-                    let message = error.to_string();
                     std::mem::forget(reading);
-                    return Err(DiskError::Io(message));
+                    let failure = DiskError::Passing(error.to_string());
+                    self.boot_failure = Some(failure.clone());
+                    return Err(failure);
                 }
             }
         };

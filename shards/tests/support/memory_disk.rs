@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use clustor_shards::buffer::{Block, Blocks};
 use clustor_shards::disk::{
@@ -17,6 +18,8 @@ pub struct MemoryDisk {
     pub salts: u8,
     /// What was read, in order: the file and the first block.
     pub reads: Vec<(FileId, u32)>,
+    /// Which of these fail, and how.
+    pub failing: Option<(Range<usize>, DiskError)>,
     /// Files that were not written from end to end.
     pub unwritten: Vec<FileId>,
 }
@@ -149,6 +152,11 @@ impl BootDisk for MemoryDisk {
 
     fn read(&mut self, file: FileId, block: u32, into: &mut Blocks) -> Result<(), DiskError> {
         self.reads.push((file, block));
+        if let Some((which, error)) = &self.failing
+            && which.contains(&(self.reads.len() - 1))
+        {
+            return Err(error.clone());
+        }
         let blocks = self.files.get(&file).map_or(&[][..], Vec::as_slice);
         for (at, place) in (block as usize..).zip(into.as_mut_slice()) {
             *place = blocks.get(at).copied().unwrap_or(Block::ZERO);

@@ -207,6 +207,7 @@ impl Audit {
             check_front(&mut files, &mut pair, &mut findings);
             audited.push(pair);
         }
+        files.check()?;
         Ok(Self {
             identity,
             keys,

@@ -220,6 +220,7 @@ pub fn inspect<E: From<RecoverError>>(
     let mut findings = Vec::new();
     let roles = roles(&mut files, &pairs, &mut findings);
     let accounts = nonces(&mut files, &pairs, &roles);
+    files.check()?;
     let is_wanted = |pair: &PairFiles| selection.pair.is_none_or(|only| only == pair.pair);
     for pair in pairs.into_iter().filter(is_wanted) {
         let role = roles.iter().find(|(number, _)| *number == pair.pair);
@@ -227,6 +228,7 @@ pub fn inspect<E: From<RecoverError>>(
         let account = accounts.iter().find(|account| account.pair == pair.pair);
         let mut viewed = view(&mut files, pair, role, &findings, selection);
         viewed.nonces = account.copied();
+        files.check()?;
         each(viewed)?;
     }
     Ok(())

@@ -18,7 +18,7 @@ use super::super::slot::{ExtentDigest, Slot};
 use super::super::trailer::{FoundTrailer, Trailer};
 use super::RecoverError;
 use crate::buffer::{BLOCK_BYTES, Block, Blocks};
-use crate::disk::{BootDisk, FileId, FileKind, FoundPair, SPARE_ZERO_BLOCKS};
+use crate::disk::{BootDisk, DiskError, FileId, FileKind, FoundPair, SPARE_ZERO_BLOCKS};
 
 /// Bytes that a device writes whole or not at all.
 const SECTOR_BYTES: usize = 512;
@@ -95,6 +95,8 @@ pub(in crate::log) struct Files<'a> {
     disk: &'a mut dyn BootDisk,
     /// The piece of a segment that was read last: extents are asked for one behind the other.
     piece: Option<Piece>,
+    /// An answer that says nothing of the disk: from then on nothing is read, and nothing that was concluded counts.
+    passing: Option<DiskError>,
     pub keys: &'a ShardKeys,
 }
 
@@ -103,16 +105,38 @@ impl<'a> Files<'a> {
         Self {
             disk,
             piece: None,
+            passing: None,
             keys,
+        }
+    }
+
+    /// Whether every read so far was answered by the disk. Whoever concludes anything from what was read asks this first.
+    ///
+    /// # Errors
+    /// [`RecoverError::Passing`]: the system was short of something, so that what could not be read may be whole.
+    pub fn check(&self) -> Result<(), RecoverError> {
+        match &self.passing {
+            Some(error) => Err(RecoverError::Passing(error.clone())),
+            None => Ok(()),
         }
     }
 
     /// The blocks of a range, read [`READ_TRIES`] times before they count as unreadable.
     pub fn read(&mut self, file: FileId, block: u32, count: u32) -> Option<Blocks> {
+        if self.passing.is_some() {
+            return None;
+        }
         let mut into = Blocks::from_heap(count as usize);
-        (0..READ_TRIES)
-            .any(|_| self.disk.read(file, block, &mut into).is_ok())
-            .then_some(into)
+        let mut passing = None;
+        for _ in 0..READ_TRIES {
+            match self.disk.read(file, block, &mut into) {
+                Ok(()) => return Some(into),
+                Err(error) if error.is_passing() => passing = Some(error),
+                Err(_) => {}
+            }
+        }
+        self.passing = passing;
+        None
     }
 
     /// As [`Self::read`], of a segment that ends at `end`: a short range is taken out of a piece of [`READ_BLOCKS`], so
@@ -196,6 +220,12 @@ impl<'a> Files<'a> {
     /// authentic is damage, unless nothing in the directory is authentic: then the directory is another's, or
     /// the key is.
     pub fn survey(&mut self, found: &[FoundPair]) -> Result<Vec<PairFiles>, RecoverError> {
+        let surveyed = self.read_headers(found);
+        self.check()?;
+        surveyed
+    }
+
+    fn read_headers(&mut self, found: &[FoundPair]) -> Result<Vec<PairFiles>, RecoverError> {
         if let Some(stray) = found.iter().find(|found| found.pair.get() > PAIR_MAX) {
             return Err(RecoverError::Stray { pair: stray.pair });
         }

@@ -1,7 +1,7 @@
 //! The log at a start: which pair to believe, what in it counts, and what the boot writes again.
 //!
 //! Everything is read through [`BootDisk`], three times before a sector counts as unreadable, and nothing
-//! unverified influences the state. The outcome is a [`ShardLog`] that has not opened its boot's pair yet: the
+//! unverified influences the state; an answer that says nothing of the disk ends the start. The outcome is a [`ShardLog`] that has not opened its boot's pair yet: the
 //! opening and the mark are its first two chains, and only when the mark has retired may the shard speak.
 //!
 //! - `files`: headers, ledger slots, checkpoints and extents, read and verified
@@ -154,6 +154,9 @@ pub enum RecoverError {
     /// The directory can't be listed.
     #[error("the shard's directory can't be read: {0}")]
     Disk(DiskError),
+    /// What kept the log from being read says nothing of what is on the disk: the system was short of something.
+    #[error("the log can't be read: {0}; see to that, and start again")]
+    Passing(DiskError),
     /// An algorithm is not what it should be.
     #[error(transparent)]
     SelfTest(#[from] SelfTestFailed),
@@ -330,6 +333,7 @@ impl ShardLog {
             0 => Vec::new(),
             _ => unopened(&mut files, &pairs, chosen, options.segment_blocks),
         };
+        files.check()?;
         // What a crash or a failure left of a pair that was still being zeroed is nowhere said.
         let older = walked.older.iter().map(|older| older.pair);
         let unwritten = older
