@@ -210,10 +210,12 @@ fn scrub(directory: &Path, threads: usize, interrupt: &Interrupt) -> Result<u64,
         source,
     })?;
     let mut bytes = 0;
-    let mut part = ("", 0);
+    let mut before = None;
     let report = scrub_offline(&mut disk, IDENTITY, &BenchKey, threads, &mut |at| {
-        bytes += at.done - if part.0 == at.what { part.1 } else { 0 };
-        part = (at.what, at.done);
+        let part = (at.pair, at.what);
+        let counted = before.filter(|(of, _)| *of == part);
+        bytes += at.done - counted.map_or(0, |(_, done)| done);
+        before = Some((part, at.done));
     })?;
     interrupt.check()?;
     match report.outcome() {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use clustor_shards::buffer::{Block, Blocks};
 use clustor_shards::disk::{BootDisk, DiskError, FileId, FoundPair};
-use clustor_shards::log::audit::{Audit, AuditReport, Damaged, Finding, Outcome, Role};
+use clustor_shards::log::audit::{Audit, AuditReport, Checker, Damaged, Finding, Outcome, Role};
 use clustor_shards::log::inspect::{PairView, Selection, SlotView, inspect};
 use clustor_shards::log::merkle::{MerkleHash, MerkleTree, leaf_hash};
 use clustor_shards::log::nonce::GapVerdict;
@@ -133,6 +133,88 @@ fn an_intact_log_is_healthy_and_every_touched_block_was_read() {
             .iter()
             .any(|pair| pair.role != Role::Chosen && pair.chains > 3)
     );
+}
+
+#[test]
+fn pairs_are_read_one_by_one_and_nothing_of_them_is_kept() {
+    let mut disk = written();
+    let mut audit = Audit::begin(&mut disk, identity(), &TestKey(9)).expect("begins");
+    let mut pairs = Vec::new();
+    while let Some(pair) = audit.next_pair() {
+        assert!(
+            audit.extent_pieces().is_empty(),
+            "its ledger is not read yet"
+        );
+        disk.reads.clear();
+        for pieces in [Audit::ledger_pieces, Audit::extent_pieces] {
+            let pieces = pieces(&audit);
+            assert!(!pieces.is_empty());
+            let mut checker = Checker::new(&audit, &mut disk);
+            let checked = pieces.iter().map(|piece| checker.check(piece));
+            for checked in checked.collect::<Result<Vec<_>, _>>().expect("it reads") {
+                audit.take(checked);
+            }
+        }
+        audit.judge(&mut disk).expect("it reads");
+        assert!(disk.reads.iter().all(|(file, _)| file.pair == pair));
+        pairs.push(pair);
+    }
+    assert!(pairs.len() >= 2 && pairs.is_sorted());
+    assert_eq!(audit.pair_count(), pairs.len());
+    let report = audit.finish(&mut disk, &TestKey(9)).expect("it reads");
+    assert_eq!(report.outcome(), Outcome::Healthy);
+}
+
+#[test]
+fn however_many_older_pairs_are_gone_the_rest_is_read_as_often() {
+    let mut disk = MemoryDisk::default();
+    let mut log = start(&mut disk);
+    log.create_partition(P, Incarnation(5), b"voters");
+    let mut older = Vec::new();
+    for index in 1..=40 {
+        append(&mut log, 1, 1, index, &[7; 900], Mode::Group);
+        settle(&mut log, &mut disk);
+        if index % 2 == 0 {
+            older.push(log.current_pair());
+            log = start(&mut disk);
+        }
+    }
+    let reads_without = |gone: &[PairNumber]| {
+        let mut disk = disk.clone();
+        for pair in gone {
+            disk.files.remove(&FileId::segment(*pair));
+            disk.files.remove(&FileId::ledger(*pair));
+        }
+        disk.reads.clear();
+        let report = audit(&mut disk).expect("audits");
+        let pairs = report
+            .findings
+            .iter()
+            .map(|found| (found.pair, found.damaged));
+        let expected = gone.iter().map(|pair| (*pair, Damaged::Pair));
+        assert!(pairs.eq(expected), "{:?}", report.findings);
+        disk.reads.len()
+    };
+    let (one, many) = (reads_without(&older[..1]), reads_without(&older[..10]));
+    assert!(many <= one, "{many} reads without ten, {one} without one");
+}
+
+#[test]
+fn an_audit_that_the_system_is_short_of_memory_for_is_refused_and_judges_nothing() {
+    let disk = written();
+    let mut whole = disk.clone();
+    whole.reads.clear();
+    audit(&mut whole).expect("audits");
+    let short = DiskError::Passing("Cannot allocate memory".into());
+    for read in 0..whole.reads.len() {
+        let mut disk = disk.clone();
+        disk.reads.clear();
+        disk.failing = Some((read..read + 200, short.clone()));
+        match audit(&mut disk) {
+            Err(error) => assert_eq!(error, RecoverError::Passing(short.clone())),
+            Ok(report) => panic!("read {read} told nothing: {:?}", report.findings),
+        }
+    }
 }
 
 #[test]

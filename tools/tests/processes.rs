@@ -543,6 +543,65 @@ fn scrub_refuses_a_running_node_and_ends_with_the_worst_outcome() {
 }
 
 #[test]
+fn scrub_judges_every_shard_though_some_are_refused_or_unreadable_and_says_how_far_it_is() {
+    let dir = lone_cluster();
+    let node = Running::start(&dir.path);
+    let done = ask(&dir.path, "append", &["1", "key", "value"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    node.kill();
+    let data = dir.path.join("data-1");
+    let scrub = |arguments: &[&str]| {
+        let mut command = clustor();
+        command.arg("scrub").arg(&data).args(arguments);
+        command.output().expect("runs")
+    };
+    // A killed process's ring may outlive it for a moment, and with it the shard's lock.
+    let begun = Instant::now();
+    let healthy = loop {
+        let output = scrub(&["--progress-every", "0"]);
+        if output.status.code() != Some(1) || begun.elapsed() > Duration::from_secs(20) {
+            break output;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert_eq!(healthy.status.code(), Some(0), "{}", text(&healthy.stderr));
+    let said = text(&healthy.stderr);
+    for part in [" of ", "ledger: 100% of ", "extents: 100% of "] {
+        assert!(said.contains("shard 0, pair "), "{said}");
+        assert!(said.contains(part), "{said}");
+    }
+    // Another shard's files, and beside them a shard with a file that can't be opened.
+    let (foreign, unreadable) = (data.join("shard-1/wal"), data.join("shard-2/wal"));
+    std::fs::create_dir_all(&foreign).expect("made");
+    for entry in std::fs::read_dir(data.join("shard-0/wal")).expect("listed") {
+        let entry = entry.expect("listed");
+        std::fs::copy(entry.path(), foreign.join(entry.file_name())).expect("copied");
+    }
+    let outcomes = || {
+        let output = scrub(&["--json"]);
+        let report: serde_json::Value =
+            serde_json::from_slice(&output.stdout).expect("one JSON object");
+        let shards = report["shards"].as_array().expect("a list");
+        let outcomes = shards.iter().map(|shard| shard["outcome"].clone());
+        let outcomes: Vec<_> = outcomes.collect();
+        assert!(text(&output.stderr).contains(": shard "));
+        (output.status.code(), outcomes, report["outcome"].clone())
+    };
+    let (code, shards, worst) = outcomes();
+    assert_eq!((code, worst), (Some(3), "refused".into()));
+    assert_eq!(shards, ["healthy", "refused"]);
+    let shown = scrub(&[]);
+    assert!(text(&shown.stdout).contains("shard 1: refused: pair"));
+    assert!(text(&shown.stdout).contains("written last"));
+    std::fs::create_dir_all(&unreadable).expect("made");
+    std::os::unix::fs::symlink("nowhere", unreadable.join("segment-1.log")).expect("made");
+    let (code, shards, worst) = outcomes();
+    assert_eq!((code, worst), (Some(1), "unreadable".into()));
+    assert_eq!(shards, ["healthy", "refused", "unreadable"]);
+    assert_eq!(scrub(&["--shard", "0"]).status.code(), Some(0));
+}
+
+#[test]
 fn the_version_names_protocol_and_formats() {
     let said = text(&clustor().arg("--version").output().expect("runs").stdout);
     for part in [

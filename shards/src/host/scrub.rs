@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
+use clustor_wire::ids::PairNumber;
+
 use crate::log::audit::{Audit, AuditReport, Checked, Checker, Piece};
 use crate::log::{KeyProvider, LogIdentity, RecoverError};
 
@@ -12,7 +14,11 @@ use super::offline::OfflineDisk;
 /// How far a scrub is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScrubProgress {
-    /// What is read: first the ledgers, then the extents that they prove.
+    /// The pair that is read, oldest first.
+    pub pair: PairNumber,
+    /// How many pairs come before it, and how many there are in all.
+    pub pairs: (usize, usize),
+    /// What of it is read: first the ledger, then the extents that this proves.
     pub what: &'static str,
     /// Bytes of it that are checked.
     pub done: u64,
@@ -23,8 +29,11 @@ pub struct ScrubProgress {
 /// Reads and verifies everything that counts in a shard's log, on `threads` threads (at least one), and judges it as a start
 /// would. `tell` hears of every piece that is checked.
 ///
+/// It takes as much memory as a start on the log does, and besides for some hundred bytes of each ledger slot of one pair, and for 4 MiB a
+/// thread.
+///
 /// # Errors
-/// [`RecoverError`]: the log is another's, or its key or format is not what was given.
+/// [`RecoverError`]: the log is another's, or its key or format is not what was given; or it can't be read.
 ///
 /// # Panics
 /// If there are no threads.
@@ -37,16 +46,33 @@ pub fn scrub_offline(
 ) -> Result<AuditReport, RecoverError> {
     assert!(threads > 0, "somebody has to verify");
     let mut audit = Audit::begin(disk, identity, keys)?;
-    let pieces = audit.ledger_pieces();
-    for checked in check_all(&audit, disk, &pieces, threads, ("ledgers", tell)) {
-        audit.take(checked);
-    }
-    let pieces = audit.extent_pieces();
-    for checked in check_all(&audit, disk, &pieces, threads, ("extents", tell)) {
-        audit.take(checked);
+    let count = audit.pair_count();
+    let mut before = 0;
+    while let Some(pair) = audit.next_pair() {
+        for what in [LEDGER, EXTENTS] {
+            let pieces = match what {
+                LEDGER => audit.ledger_pieces(),
+                _ => audit.extent_pieces(),
+            };
+            let begun = ScrubProgress {
+                pair,
+                pairs: (before, count),
+                what,
+                done: 0,
+                total: pieces.iter().map(Piece::bytes).sum(),
+            };
+            for checked in check_all(&audit, disk, &pieces, threads, (begun, &mut *tell))? {
+                audit.take(checked);
+            }
+        }
+        audit.judge(disk)?;
+        before += 1;
     }
     audit.finish(disk, keys)
 }
+
+const LEDGER: &str = "ledger";
+const EXTENTS: &str = "extents";
 
 /// Checks the pieces; each thread takes the next one when it is done with one.
 fn check_all(
@@ -54,13 +80,8 @@ fn check_all(
     disk: &OfflineDisk,
     pieces: &[Piece],
     threads: usize,
-    (what, tell): (&'static str, &mut dyn FnMut(ScrubProgress)),
-) -> Vec<Checked> {
-    let mut progress = ScrubProgress {
-        what,
-        done: 0,
-        total: pieces.iter().map(Piece::bytes).sum(),
-    };
+    (mut progress, tell): (ScrubProgress, &mut dyn FnMut(ScrubProgress)),
+) -> Result<Vec<Checked>, RecoverError> {
     let next = AtomicUsize::new(0);
     let (done, results) = mpsc::channel();
     thread::scope(|scope| {
@@ -79,6 +100,8 @@ fn check_all(
             });
         }
         drop(done);
+        // Gone with the first error, and the threads with it.
+        let results = results;
         results
             .iter()
             .map(|(bytes, checked)| {

@@ -88,25 +88,26 @@ pub fn durable(log: &ShardLog, partition: u128) -> u64 {
         .map_or(0, |durable| durable.index().get())
 }
 
-fn check(audit: &mut Audit, disk: &mut dyn BootDisk, pieces: Vec<Piece>) {
+fn check(audit: &mut Audit, disk: &mut dyn BootDisk, pieces: &[Piece]) -> Result<(), RecoverError> {
     let mut checker = Checker::new(audit, disk);
     // The order is nobody's business.
-    let checked: Vec<Checked> = pieces
-        .iter()
-        .rev()
-        .map(|piece| checker.check(piece))
-        .collect();
+    let checked = pieces.iter().rev().map(|piece| checker.check(piece));
+    let checked: Vec<Checked> = checked.collect::<Result<_, _>>()?;
     for checked in checked {
         audit.take(checked);
     }
+    Ok(())
 }
 
 /// Everything read, verified and judged.
 pub fn audit(disk: &mut dyn BootDisk) -> Result<AuditReport, RecoverError> {
     let mut audit = Audit::begin(disk, identity(), &TestKey(9))?;
-    let pieces = audit.ledger_pieces();
-    check(&mut audit, disk, pieces);
-    let pieces = audit.extent_pieces();
-    check(&mut audit, disk, pieces);
+    while audit.next_pair().is_some() {
+        let pieces = audit.ledger_pieces();
+        check(&mut audit, disk, &pieces)?;
+        let pieces = audit.extent_pieces();
+        check(&mut audit, disk, &pieces)?;
+        audit.judge(disk)?;
+    }
     audit.finish(disk, &TestKey(9))
 }

@@ -7,10 +7,11 @@ use std::io::Write;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use clustor_shards::host::{OfflineDir, scrub_offline};
+use clustor_shards::host::{DataDirError, OfflineDir, scrub_offline};
+use clustor_shards::log::RecoverError;
 use clustor_shards::log::audit::{AuditReport, Outcome};
 use clustor_wire::ids::ShardId;
 
@@ -28,14 +29,14 @@ Reads everything that counts past the page cache, changes nothing, and keeps a n
 directory meanwhile. A running node's directory is refused: it scrubs itself.";
 
 const SCRUB_EXIT_HELP: &str = "\
-Exit codes:
+Exit codes, of all shards the last of these that any comes to:
   0   healthy (a torn tail is no damage)
-  1   the directory is in use, or can't be read
-  2   the command line makes no sense
-  3   not a node's directory, or not for this key or build
   10  damage, and nothing is lost: the other copy is whole, or an extent is whole that no slot proves
   11  content is missing whose identity is known: a started node fetches it from peers
-  12  damage that nobody can name: a started shard stays silent; see docs/operations.md#quarantine";
+  12  damage that nobody can name: a started shard stays silent; see docs/operations.md#quarantine
+  3   not a node's directory, or not for this key or build
+  1   the directory is in use, or it or a shard's files can't be opened or listed
+Also 2: the command line makes no sense.";
 
 /// Verifies a stopped node's log, byte by byte, and says what a start would make of any damage.
 #[derive(Debug, Args)]
@@ -55,14 +56,99 @@ pub struct ScrubArgs {
     /// The report as one JSON object.
     #[arg(long)]
     json: bool,
+    /// How often, in seconds, a line on stderr says how far it is, where that is no terminal; 0 says it of every 4 MiB.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(..=86_400))]
+    progress_every: u64,
+}
+
+/// What became of a shard.
+struct Scrubbed {
+    shard: ShardId,
+    outcome: Result<AuditReport, Refused>,
+}
+
+/// Why a shard can't be judged.
+struct Refused {
+    exit: Exit,
+    why: String,
+}
+
+impl Refused {
+    /// Its name in the report.
+    const fn name(&self) -> &'static str {
+        match self.exit {
+            Exit::BadInput => "refused",
+            _ => "unreadable",
+        }
+    }
+}
+
+impl From<std::io::Error> for Refused {
+    fn from(error: std::io::Error) -> Self {
+        Self {
+            exit: Exit::Failed,
+            why: error.to_string(),
+        }
+    }
+}
+
+impl From<RecoverError> for Refused {
+    fn from(error: RecoverError) -> Self {
+        let exit = match &error {
+            RecoverError::Disk(_) | RecoverError::Passing(_) | RecoverError::SelfTest(_) => {
+                Exit::Failed
+            }
+            _ => Exit::BadInput,
+        };
+        Self {
+            exit,
+            why: error.to_string(),
+        }
+    }
+}
+
+impl Scrubbed {
+    /// The exit code, and how bad that is: what can't be judged may be worse than anything that can.
+    fn exit(&self) -> (u8, Exit) {
+        match &self.outcome {
+            Ok(report) => match report.outcome() {
+                Outcome::Healthy => (0, Exit::Done),
+                Outcome::Restored => (1, Exit::Restorable),
+                Outcome::Missing => (2, Exit::ContentMissing),
+                Outcome::Quarantine => (3, Exit::Quarantine),
+            },
+            Err(refused) if refused.exit == Exit::BadInput => (4, Exit::BadInput),
+            Err(refused) => (5, refused.exit),
+        }
+    }
+
+    /// What is wrong, in words; `None` if nothing is.
+    fn trouble(&self) -> Option<String> {
+        let what = match &self.outcome {
+            Err(refused) => return Some(format!("shard {}: {}", self.shard, refused.why)),
+            Ok(report) => match report.outcome() {
+                Outcome::Healthy => return None,
+                Outcome::Restored => "damage was found, and nothing is lost",
+                Outcome::Missing => "content is missing",
+                Outcome::Quarantine => {
+                    "damage was found that nobody can name; see docs/operations.md#quarantine"
+                }
+            },
+        };
+        Some(what.to_owned())
+    }
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// The directory is in use, not a node's, or can't be read; and damage, with the exit code of the worst outcome.
+/// The directory is in use, not a node's, or can't be read; and damage, or a shard that can't be judged, with the exit code of
+/// the worst outcome.
 pub fn run(args: &ScrubArgs, out: &mut dyn Write) -> Result<(), CommandError> {
-    let mut directory = OfflineDir::open(&args.data).map_err(CommandError::bad_input)?;
+    let mut directory = OfflineDir::open(&args.data).map_err(|error| match error {
+        DataDirError::Io { .. } | DataDirError::Denied { .. } => CommandError::failed(error),
+        _ => CommandError::bad_input(error),
+    })?;
     if let Some(key) = &args.key {
         directory = directory.with_key(key);
     }
@@ -81,41 +167,45 @@ pub fn run(args: &ScrubArgs, out: &mut dyn Write) -> Result<(), CommandError> {
         shards = vec![only];
     }
     let begun = Instant::now();
-    let mut reports = Vec::with_capacity(shards.len());
-    for shard in shards {
-        let (identity, mut disk) = directory.shard(shard).map_err(unreadable)?;
-        let mut progress = Progress::new(shard);
-        let report = scrub_offline(
-            &mut disk,
-            identity,
-            directory.keys(),
-            threads(args),
-            &mut |now| progress.draw(now),
-        );
-        progress.end();
-        reports.push(report.map_err(CommandError::bad_input)?);
-    }
+    let scrubbed: Vec<Scrubbed> = shards
+        .into_iter()
+        .map(|shard| Scrubbed {
+            shard,
+            outcome: scrub(args, &directory, shard),
+        })
+        .collect();
     let took = begun.elapsed();
     let written = if args.json {
-        json::line(out, &report::json(&reports, took))
+        json::line(out, &report::json(&scrubbed, took))
     } else {
-        report::print(out, &reports, took)
+        report::print(out, &scrubbed, took)
     };
     written.map_err(CommandError::failed)?;
-    let worst = reports.iter().map(AuditReport::outcome).max();
-    let (exit, message) = match worst.unwrap_or_default() {
-        Outcome::Healthy => return Ok(()),
-        Outcome::Restored => (Exit::Restorable, "damage was found, and nothing is lost"),
-        Outcome::Missing => (Exit::ContentMissing, "content is missing"),
-        Outcome::Quarantine => (
-            Exit::Quarantine,
-            "damage was found that nobody can name; see docs/operations.md#quarantine",
-        ),
+    let Some(worst) = scrubbed.iter().max_by_key(|of| of.exit().0) else {
+        return Ok(());
+    };
+    let Some(trouble) = worst.trouble() else {
+        return Ok(());
     };
     Err(CommandError {
-        exit,
-        message: format!("{}: {message}", args.data.display()),
+        exit: worst.exit().1,
+        message: format!("{}: {trouble}", args.data.display()),
     })
+}
+
+/// Scrubs one shard.
+fn scrub(args: &ScrubArgs, directory: &OfflineDir, shard: ShardId) -> Result<AuditReport, Refused> {
+    let (identity, mut disk) = directory.shard(shard)?;
+    let mut progress = Progress::new(shard, Duration::from_secs(args.progress_every));
+    let report = scrub_offline(
+        &mut disk,
+        identity,
+        directory.keys(),
+        threads(args),
+        &mut |now| progress.tell(now),
+    );
+    progress.end();
+    Ok(report?)
 }
 
 fn threads(args: &ScrubArgs) -> usize {

@@ -10,15 +10,19 @@ use clustor_shards::log::audit::{
 use clustor_shards::log::nonce::GapVerdict;
 use serde_json::{Value, json};
 
+use super::Scrubbed;
 use super::progress::bytes;
 use crate::inspect::hex;
 
-pub(super) fn print(
-    out: &mut dyn Write,
-    reports: &[AuditReport],
-    took: Duration,
-) -> io::Result<()> {
-    for report in reports {
+pub(super) fn print(out: &mut dyn Write, scrubbed: &[Scrubbed], took: Duration) -> io::Result<()> {
+    for Scrubbed { shard, outcome } in scrubbed {
+        let report = match outcome {
+            Ok(report) => report,
+            Err(refused) => {
+                writeln!(out, "shard {shard}: {}: {}", refused.name(), refused.why)?;
+                continue;
+            }
+        };
         writeln!(
             out,
             "{}: {}",
@@ -62,7 +66,7 @@ pub(super) fn print(
             writeln!(out, "  {quarantine}")?;
         }
     }
-    let verified: u64 = reports.iter().map(AuditReport::bytes).sum();
+    let verified = bytes_of(scrubbed);
     let rate = verified as f64 / took.as_secs_f64().max(1e-3);
     writeln!(
         out,
@@ -160,17 +164,39 @@ const fn damage_name(damaged: Damaged) -> &'static str {
 }
 
 /// The whole report. Numbers that may exceed 2^53 are strings, as everywhere in the tools' JSON.
-pub(super) fn json(reports: &[AuditReport], took: Duration) -> Value {
-    let worst = reports.iter().map(AuditReport::outcome).max();
+pub(super) fn json(scrubbed: &[Scrubbed], took: Duration) -> Value {
+    let worst = scrubbed.iter().max_by_key(|of| of.exit().0);
     json!({
-        "outcome": outcome_name(worst.unwrap_or_default()),
-        "bytes": reports.iter().map(AuditReport::bytes).sum::<u64>(),
+        "outcome": worst.map_or(outcome_name(Outcome::Healthy), name_of),
+        "bytes": bytes_of(scrubbed),
         "seconds": took.as_secs_f64(),
-        "shards": reports.iter().map(shard_json).collect::<Vec<_>>(),
+        "shards": scrubbed.iter().map(shard_json).collect::<Vec<_>>(),
     })
 }
 
-fn shard_json(report: &AuditReport) -> Value {
+fn name_of(scrubbed: &Scrubbed) -> &'static str {
+    match &scrubbed.outcome {
+        Ok(report) => outcome_name(report.outcome()),
+        Err(refused) => refused.name(),
+    }
+}
+
+fn bytes_of(scrubbed: &[Scrubbed]) -> u64 {
+    let reports = scrubbed.iter().filter_map(|of| of.outcome.as_ref().ok());
+    reports.map(AuditReport::bytes).sum()
+}
+
+fn shard_json(scrubbed: &Scrubbed) -> Value {
+    let report = match &scrubbed.outcome {
+        Ok(report) => report,
+        Err(refused) => {
+            return json!({
+                "shard": scrubbed.shard.get(),
+                "outcome": refused.name(),
+                "why": refused.why,
+            });
+        }
+    };
     json!({
         "shard": report.identity.shard.get(),
         "outcome": outcome_name(report.outcome()),

@@ -4,9 +4,13 @@
 //! its slot; at the end a recovery says what a start would make of it. Beyond a recovery it reads every byte that
 //! counts, those that a start would leave alone until they are wanted included.
 //!
-//! The work is cut into [`Piece`]s that depend on nothing but the audit as it stands, so that whoever drives it may check
-//! them on as many threads as he likes: first the ledgers ([`Audit::ledger_pieces`]), then, by what these say, the
-//! extents ([`Audit::extent_pieces`]), then [`Audit::finish`].
+//! Pairs are audited one by one ([`Audit::next_pair`]), and what was seen of each slot is forgotten with its pair. The work on one
+//! is cut into [`Piece`]s that depend on nothing but the audit as it stands, so that whoever drives it may check
+//! them on as many threads as he likes: first the ledger ([`Audit::ledger_pieces`]), then, by what this says, the
+//! extents ([`Audit::extent_pieces`]), then [`Audit::judge`]. When there is no pair left, [`Audit::finish`] has recovery say what a start
+//! would make of it all.
+//!
+//! So it takes as much memory as a start, and for a few hundred bytes of each slot of one pair; damage is listed whole.
 //!
 //! - `recount`: a segment's figures and Merkle root, formed anew
 //! - `report`: what was found, as values
@@ -16,7 +20,7 @@ mod recount;
 mod report;
 mod verdict;
 
-use clustor_wire::ids::ChainNumber;
+use clustor_wire::ids::{ChainNumber, PairNumber};
 
 use super::extent::{OpenExtent, open_extent};
 use super::format::LogFormat;
@@ -46,32 +50,27 @@ use verdict::{check_front, judge_pair};
 /// Blocks in a piece, unless one extent alone is longer: 4 MiB.
 const PIECE_BLOCKS: u32 = 1024;
 
-/// Work that depends on nothing but the audit as it stands.
+/// Work on the pair at hand that depends on nothing but the audit as it stands.
 #[derive(Debug, Clone)]
 pub struct Piece {
     pair: usize,
+    blocks: u32,
     part: Part,
 }
 
 #[derive(Debug, Clone)]
 enum Part {
-    Slots {
-        first: u32,
-        count: u32,
-    },
-    /// Extents that lie one behind the other, by their slots.
-    Extents(Vec<(u32, Slot)>),
+    /// This slot, and as many behind it as there are blocks in the piece.
+    Slots(u32),
+    /// Extents that lie one behind the other, by the numbers of their slots.
+    Extents(Vec<u32>),
 }
 
 impl Piece {
     /// Bytes it reads.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        let blocks = match &self.part {
-            Part::Slots { count, .. } => u64::from(*count),
-            Part::Extents(extents) => extents.iter().map(|(_, at)| u64::from(at.blocks)).sum(),
-        };
-        blocks * BLOCK_BYTES as u64
+        u64::from(self.blocks) * BLOCK_BYTES as u64
     }
 }
 
@@ -136,8 +135,9 @@ impl Whole {
 struct AuditedPair {
     role: Role,
     header: Option<PairHeader>,
+    /// Empty but for the pair at hand.
     slots: Vec<SlotSeen>,
-    /// By slot, where the slot says the place.
+    /// By slot, where the slot says the place; the same.
     extents: Vec<Option<Whole>>,
     report: PairReport,
 }
@@ -148,11 +148,11 @@ impl AuditedPair {
     }
 
     /// The last chain that is known to have retired.
-    fn last_certain(&self, header: &PairHeader) -> ChainNumber {
+    fn last_certain(&self, header: &PairHeader, slots: &[SlotSeen]) -> ChainNumber {
         let retired = |seen: &SlotSeen| Some(seen.slot?.retired);
         match self.role {
             Role::Older { last_certain } => last_certain,
-            _ => certain_chain(header, self.slots.iter().filter_map(retired)),
+            _ => certain_chain(header, slots.iter().filter_map(retired)),
         }
     }
 }
@@ -162,6 +162,10 @@ pub struct Audit {
     identity: LogIdentity,
     keys: ShardKeys,
     pairs: Vec<AuditedPair>,
+    /// Which of them is at hand, and from which on none was.
+    current: Option<usize>,
+    next: usize,
+    nonces: Vec<NonceLedger>,
     findings: Vec<Finding>,
 }
 
@@ -212,6 +216,9 @@ impl Audit {
             identity,
             keys,
             pairs: audited,
+            current: None,
+            next: 0,
+            nonces: Vec::new(),
             findings,
         })
     }
@@ -222,58 +229,81 @@ impl Audit {
         self.identity
     }
 
-    /// The slots of every ledger that counts.
+    /// How many pairs count.
     #[must_use]
-    pub fn ledger_pieces(&self) -> Vec<Piece> {
-        let mut pieces = Vec::new();
-        for (number, pair) in self.pairs.iter().enumerate() {
-            let Some(header) = pair.header_in_use() else {
-                continue;
-            };
-            for first in (0..header.slots()).step_by(PIECE_BLOCKS as usize) {
-                let count = PIECE_BLOCKS.min(header.slots() - first);
-                pieces.push(Piece {
-                    pair: number,
-                    part: Part::Slots { first, count },
-                });
-            }
-        }
-        pieces
+    pub fn pair_count(&self) -> usize {
+        let in_use = self.pairs.iter().filter_map(AuditedPair::header_in_use);
+        in_use.count()
     }
 
-    /// The extents that the slots speak of; to be asked for once every piece of the ledgers is back.
+    /// Takes the next pair that counts in hand, oldest first; `None` where there is none left.
+    ///
+    /// # Panics
+    /// If the one before was not judged.
+    pub fn next_pair(&mut self) -> Option<PairNumber> {
+        assert!(self.current.is_none(), "one pair at a time");
+        let mut rest = self.pairs.iter().enumerate().skip(self.next);
+        let (number, pair) = rest.find(|(_, pair)| pair.header_in_use().is_some())?;
+        self.next = number + 1;
+        self.current = Some(number);
+        Some(pair.report.pair)
+    }
+
+    /// The number of the pair at hand, and its header.
+    fn at_hand(&self) -> (usize, &PairHeader) {
+        let number = self.current.expect("a pair is at hand");
+        let header = self.pairs[number].header_in_use();
+        (number, header.expect("it counts"))
+    }
+
+    /// The slots of the pair at hand.
+    ///
+    /// # Panics
+    /// If none is.
+    #[must_use]
+    pub fn ledger_pieces(&self) -> Vec<Piece> {
+        let (pair, header) = self.at_hand();
+        (0..header.slots())
+            .step_by(PIECE_BLOCKS as usize)
+            .map(|first| Piece {
+                pair,
+                blocks: PIECE_BLOCKS.min(header.slots() - first),
+                part: Part::Slots(first),
+            })
+            .collect()
+    }
+
+    /// The extents that its slots speak of; to be asked for once every piece of the ledger is back.
+    ///
+    /// # Panics
+    /// If no pair is at hand.
     #[must_use]
     pub fn extent_pieces(&self) -> Vec<Piece> {
-        let mut pieces = Vec::new();
-        for (number, pair) in self.pairs.iter().enumerate() {
-            let Some(header) = pair.header_in_use() else {
+        let (pair, header) = self.at_hand();
+        let mut pieces: Vec<Piece> = Vec::new();
+        // Where the extent before ends, and the blocks of the piece that it is in.
+        let mut end = None;
+        for (number, seen) in (0u32..).zip(&self.pairs[pair].slots) {
+            let Some(slot) = seen.slot.filter(|slot| fits(header, slot)) else {
                 continue;
             };
-            let mut run: Vec<(u32, Slot)> = Vec::new();
-            let mut blocks = 0;
-            let mut close = |run: &mut Vec<(u32, Slot)>| {
-                if !run.is_empty() {
-                    pieces.push(Piece {
-                        pair: number,
-                        part: Part::Extents(core::mem::take(run)),
-                    });
+            let follows = end == Some(slot.first_block);
+            end = Some(slot.first_block + slot.blocks);
+            match pieces.last_mut() {
+                Some(Piece {
+                    blocks,
+                    part: Part::Extents(run),
+                    ..
+                }) if follows && *blocks + slot.blocks <= PIECE_BLOCKS => {
+                    *blocks += slot.blocks;
+                    run.push(number);
                 }
-            };
-            for (slot_number, seen) in (0u32..).zip(&pair.slots) {
-                let Some(slot) = seen.slot.filter(|slot| fits(header, slot)) else {
-                    continue;
-                };
-                let follows = run
-                    .last()
-                    .is_some_and(|(_, last)| last.first_block + last.blocks == slot.first_block);
-                if !follows || blocks + slot.blocks > PIECE_BLOCKS {
-                    close(&mut run);
-                    blocks = 0;
-                }
-                blocks += slot.blocks;
-                run.push((slot_number, slot));
+                _ => pieces.push(Piece {
+                    pair,
+                    blocks: slot.blocks,
+                    part: Part::Extents(vec![number]),
+                }),
             }
-            close(&mut run);
         }
         pieces
     }
@@ -299,19 +329,44 @@ impl Audit {
         }
     }
 
-    /// Judges every chain, reads what no slot speaks of, and asks recovery what a start would make of it.
+    /// Judges every chain of the pair at hand, reads what no slot speaks of, and puts the pair away.
     ///
     /// # Errors
     /// [`RecoverError`], as [`Audit::begin`].
+    ///
+    /// # Panics
+    /// If no pair is at hand.
+    pub fn judge(&mut self, disk: &mut dyn BootDisk) -> Result<(), RecoverError> {
+        let number = self.at_hand().0;
+        let mut files = Files::new(disk, &self.keys);
+        let pair = &mut self.pairs[number];
+        judge_pair(&mut files, pair, &mut self.findings);
+        files.check()?;
+        let slots = core::mem::take(&mut pair.slots);
+        pair.extents = Vec::new();
+        if let Some(header) = pair.header_in_use() {
+            let last_certain = pair.last_certain(header, &slots);
+            let said = slots.iter().map(|seen| seen.slot);
+            self.nonces
+                .push(NonceLedger::of(header, said, last_certain));
+        }
+        self.current = None;
+        Ok(())
+    }
+
+    /// Asks recovery what a start would make of it all.
+    ///
+    /// # Errors
+    /// [`RecoverError`], as [`Audit::begin`].
+    ///
+    /// # Panics
+    /// If a pair was not judged.
     pub fn finish(
         mut self,
         disk: &mut dyn BootDisk,
         keys: &dyn KeyProvider,
     ) -> Result<AuditReport, RecoverError> {
-        let mut files = Files::new(disk, &self.keys);
-        for pair in &mut self.pairs {
-            judge_pair(&mut files, pair, &mut self.findings);
-        }
+        assert!(self.next_pair().is_none(), "every pair is judged first");
         let nonces = self.judge_nonces();
         let pool = BlockPool::new(&[]);
         let headers = || self.pairs.iter().filter_map(|pair| pair.header.as_ref());
@@ -349,15 +404,7 @@ impl Audit {
     fn judge_nonces(&mut self) -> GapVerdict {
         let is_loss = |finding: &Finding| finding.outcome > Outcome::Restored;
         let is_damaged = self.findings.iter().any(is_loss);
-        let mut ledgers: Vec<NonceLedger> = Vec::with_capacity(self.pairs.len());
-        for pair in &self.pairs {
-            let Some(header) = pair.header_in_use() else {
-                continue;
-            };
-            let slots = pair.slots.iter().map(|seen| seen.slot);
-            ledgers.push(NonceLedger::of(header, slots, pair.last_certain(header)));
-        }
-        let accounts = nonce::accounts(&ledgers);
+        let accounts = nonce::accounts(&self.nonces);
         for account in &accounts {
             let mut pairs = self.pairs.iter_mut();
             if let Some(of) = pairs.find(|pair| pair.report.pair == account.pair) {
@@ -388,16 +435,19 @@ impl<'a> Checker<'a> {
 
     /// Reads and verifies one piece.
     ///
+    /// # Errors
+    /// [`RecoverError::Passing`]: what it could not read may be whole.
+    ///
     /// # Panics
     /// If the piece is of another audit.
-    pub fn check(&mut self, piece: &Piece) -> Checked {
+    pub fn check(&mut self, piece: &Piece) -> Result<Checked, RecoverError> {
         let pair = &self.audit.pairs[piece.pair];
         let header = pair.header.as_ref().expect("pieces are cut from headers");
         let part = match &piece.part {
-            Part::Slots { first, count } => {
-                let mut slots = Vec::with_capacity(*count as usize);
+            Part::Slots(first) => {
+                let mut slots = Vec::with_capacity(piece.blocks as usize);
                 let mut files = Files::new(self.disk, &self.audit.keys);
-                files.each_slot(header, *first, *count, |state| {
+                files.each_slot(header, *first, piece.blocks, |state| {
                     slots.push(SlotSeen {
                         mark: SlotMark::from(&state),
                         slot: match state {
@@ -406,21 +456,29 @@ impl<'a> Checker<'a> {
                         },
                     });
                 });
+                files.check()?;
                 CheckedPart::Slots(*first, slots)
             }
-            Part::Extents(extents) => CheckedPart::Extents(self.check_extents(header, extents)),
+            Part::Extents(numbers) => {
+                let place = |number: &u32| {
+                    let slot = pair.slots[*number as usize].slot;
+                    (*number, slot.expect("pieces are cut from slots"))
+                };
+                let extents: Vec<(u32, Slot)> = numbers.iter().map(place).collect();
+                CheckedPart::Extents(self.check_extents(header, &extents)?)
+            }
         };
-        Checked {
+        Ok(Checked {
             pair: piece.pair,
             part,
-        }
+        })
     }
 
     fn check_extents(
         &mut self,
         header: &PairHeader,
         extents: &[(u32, Slot)],
-    ) -> Vec<(u32, Option<Whole>)> {
+    ) -> Result<Vec<(u32, Option<Whole>)>, RecoverError> {
         let cipher = cipher_of(&self.audit.keys, header);
         let file = FileId::segment(header.pair);
         let first = extents[0].1.first_block;
@@ -444,13 +502,15 @@ impl<'a> Checker<'a> {
                 let mut blocks = files.read(file, slot.first_block, slot.blocks)?;
                 check_extent(header, &cipher, number, slot, blocks.as_mut_slice())
             };
-            extents
+            let checked = extents
                 .iter()
                 .map(|(number, slot)| (*number, alone(*number, slot)))
-                .collect()
+                .collect();
+            files.check()?;
+            checked
         };
         self.pool.put(buffer);
-        checked
+        Ok(checked)
     }
 }
 

@@ -38,6 +38,7 @@ pub(in crate::log) fn roles(
         Choice::Pair(header, _) => header,
     };
     let (checkpoint, _) = files.checkpoint(&header);
+    let mut missed: Option<Vec<PairNumber>> = None;
     let mut roles = vec![(header.pair, Role::Chosen)];
     for older in checkpoint.iter().flat_map(|c| &c.older).copied() {
         let OlderPair {
@@ -49,7 +50,7 @@ pub(in crate::log) fn roles(
             .any(|found| found.pair == pair && found.header.is_some());
         if is_there {
             findings.extend(check_trailer(files, &older));
-        } else if is_missed(files, pairs, pair) {
+        } else if (missed.get_or_insert_with(|| missed_pairs(files, pairs))).contains(&pair) {
             findings.push(Finding::at(
                 pair,
                 last_certain,
@@ -61,14 +62,15 @@ pub(in crate::log) fn roles(
     roles
 }
 
-/// Whether a listed pair that can't be read held anything that a start would look for: one that was being removed did not.
-fn is_missed(files: &mut Files<'_>, pairs: &[PairFiles], pair: PairNumber) -> bool {
+/// The listed pairs that can't be read and held something that a start would look for: one that was being removed did not.
+fn missed_pairs(files: &mut Files<'_>, pairs: &[PairFiles]) -> Vec<PairNumber> {
     let choice = choose(files, pairs);
     let walked = walk(files, pairs, choice);
-    walked
-        .incidents
-        .iter()
-        .any(|incident| incident.pair == pair && incident.damage == Damage::Pair)
+    let incidents = walked.incidents.iter();
+    incidents
+        .filter(|incident| incident.damage == Damage::Pair)
+        .map(|incident| incident.pair)
+        .collect()
 }
 
 /// The trailer of a closed pair. One that is not there is written at the next start; whether a bad one was torn or is
@@ -150,7 +152,7 @@ pub(super) fn judge_pair(
     let Some(header) = pair.header_in_use().cloned() else {
         return;
     };
-    let last_certain = pair.last_certain(&header);
+    let last_certain = pair.last_certain(&header, &pair.slots);
     let cipher = cipher_of(files.keys, &header);
     let mut follows = header.body_block();
     let mut previous: Option<ExtentDigest> = Some([0; 32]);
