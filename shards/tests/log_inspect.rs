@@ -7,14 +7,20 @@ use clustor_shards::disk::FileId;
 use clustor_shards::log::audit::Role;
 use clustor_shards::log::inspect::{Judgement, PairView, Selection, SlotView, inspect};
 use clustor_shards::log::record::RecordKind;
+use clustor_shards::log::recovery::Damage;
 use clustor_shards::log::{Mode, RecoverError};
 use clustor_wire::ids::{Incarnation, LogIndex, PartitionId};
-use support::{MemoryDisk, TestKey, append, identity, settle, start};
+use support::{MemoryDisk, TestKey, append, identity, recover, settle, start};
 
 const P: PartitionId = PartitionId(1);
 
 /// Two boots; all that was said is durable.
 fn written() -> MemoryDisk {
+    written_with(|index| index as u8)
+}
+
+/// The same, each entry filled with what its index gives.
+fn written_with(fill: impl Fn(u64) -> u8) -> MemoryDisk {
     let mut disk = MemoryDisk::default();
     for boot in 0..2 {
         let mut log = start(&mut disk);
@@ -23,7 +29,7 @@ fn written() -> MemoryDisk {
         }
         for index in 1..=10 {
             let index = boot * 10 + index;
-            append(&mut log, 1, 1, index, &[index as u8; 700], Mode::Strict);
+            append(&mut log, 1, 1, index, &[fill(index); 700], Mode::Strict);
         }
         settle(&mut log, &mut disk);
     }
@@ -42,6 +48,39 @@ fn views(disk: &mut MemoryDisk) -> Result<Vec<PairView>, RecoverError> {
 fn newest(views: &[PairView]) -> &PairView {
     let mut chosen = views.iter().filter(|view| view.role == Role::Chosen);
     chosen.next().expect("one is chosen")
+}
+
+#[test]
+fn an_extent_that_continues_another_history_is_judged_as_a_start_judges_it() {
+    let mut disk = written();
+    // The disk as it would be if the last entry but one were another: sealed under the same salt.
+    let mut other = written_with(|index| if index == 19 { 99 } else { index as u8 });
+    let views_of_other = views(&mut other).expect("inspects");
+    let last = newest(&views_of_other).chains.last().expect("some");
+    let header = newest(&views_of_other).header.as_ref().expect("whole");
+    let (segment, ledger) = (FileId::segment(header.pair), FileId::ledger(header.pair));
+    let slot = header.body_block() + (last.chain.get() - header.first_chain.get()) as u32;
+    let blocks = last.extent.as_ref().expect("whole").header.blocks;
+    let extent = (last.first_block..last.first_block + blocks).map(|block| (segment, block));
+    for (file, block) in extent.chain([(ledger, slot)]) {
+        let block = block as usize;
+        assert_ne!(disk.file(file)[block].0, other.file(file)[block].0);
+        disk.file(file)[block] = other.file(file)[block];
+    }
+    let incidents = recover(&mut disk.clone()).report.incidents;
+    let rotten = incidents.iter().map(|found| (found.chain, found.damage));
+    assert!(rotten.eq([(last.chain, Damage::Extent)]), "{incidents:?}");
+    let views = views(&mut disk).expect("inspects");
+    let shown = newest(&views).chains.last().expect("some");
+    assert_eq!((shown.chain, shown.judgement), (last.chain, Judgement::Rot));
+    assert!(shown.extent.is_none());
+    let [fault] = shown.faults.as_slice() else {
+        panic!("{:?}", shown.faults);
+    };
+    assert!(
+        fault.contains("another digest of the one before it"),
+        "{fault}"
+    );
 }
 
 #[test]

@@ -299,12 +299,21 @@ fn view(
     let last_certain = last_certain(&header, role, &slots);
     let cipher = cipher_of(files.keys, &header);
     let mut follows = header.body_block();
+    let mut previous: Option<ExtentDigest> = Some([0; 32]);
     let mut ended = false;
     for (number, slot) in slots.into_iter().enumerate() {
         let chain = ChainNumber(header.first_chain.get() + number as u64);
         let good = said(&slot);
         let first_block = good.map_or(follows, |slot| slot.first_block);
         let extent = files.extent(&header, &cipher, chain, first_block, good);
+        let continues = extent.as_ref().is_none_or(|(extent, _)| {
+            previous.is_none_or(|digest| digest == extent.header.previous)
+        });
+        let extent = extent.filter(|_| continues);
+        previous = match (&extent, good) {
+            (Some((_, digest)), _) => Some(*digest),
+            (None, slot) => slot.map(|slot| slot.digest),
+        };
         let blocks = match (&extent, good) {
             (Some((extent, _)), _) => extent.header.blocks,
             (None, Some(slot)) => slot.blocks,
@@ -340,7 +349,13 @@ fn view(
             let file = FileId::ledger(header.pair);
             faults.push(format!("{file} block {slot_block}: the slot {why}"));
         }
-        if matches!(judgement, Judgement::Rot | Judgement::Unnamed) {
+        let is_rotten = matches!(judgement, Judgement::Rot | Judgement::Unnamed);
+        if is_rotten && !continues {
+            let file = FileId::segment(header.pair);
+            faults.push(format!(
+                "{file} block {first_block}: the extent is whole, and states another digest of the one before it"
+            ));
+        } else if is_rotten {
             let extent = faults::of_extent(files, &header, &cipher, chain, first_block, good);
             faults.extend(extent);
         }
