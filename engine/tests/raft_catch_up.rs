@@ -83,8 +83,9 @@ fn limit(cluster: &mut Cluster, catch_up: usize, structural_lag: usize) {
         structural_lag_bytes_max: structural_lag,
         ..Limits::default()
     };
+    let now = cluster.now;
     let replica = &mut cluster.node(1).replica;
-    replica.retune(Arc::new(Timers::LOCAL), Arc::new(limits));
+    replica.retune(now, Arc::new(Timers::LOCAL), Arc::new(limits));
 }
 
 #[test]

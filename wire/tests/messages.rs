@@ -12,10 +12,10 @@ use clustor_wire::ids::{
 };
 use clustor_wire::message::{
     AskedAnswer, AskedNode, BATCH_HEARTBEATS_MAX, BATCH_MESSAGES_MAX, ClientRequest,
-    ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode, GuestStatus, Heartbeat,
-    HeartbeatAck, LeaderAt, MessageError, PairBeat, PartitionStatus, PeerBatch, PeerHello,
-    QuietLed, RaftBody, RaftMessage, RefetchVerdict, Refusal, RefusalClause, Role,
-    STATUS_PARTITIONS_MAX, ScrubStatus, ShardStatus,
+    ClientRequestBody, ClientResponse, ClientResponseBody, DurabilityMode, ElectionBounds,
+    GuestStatus, Heartbeat, HeartbeatAck, LeaderAt, MessageError, PairBeat, PartitionStatus,
+    PeerBatch, PeerHello, QuietLed, RaftBody, RaftMessage, RefetchVerdict, Refusal, RefusalClause,
+    Role, STATUS_PARTITIONS_MAX, ScrubStatus, ShardStatus,
 };
 use proptest::prelude::{any, prop, proptest};
 use proptest::{prop_assert, prop_assert_eq};
@@ -195,9 +195,13 @@ fn batch_of_everything() -> PeerBatch {
         heartbeats: vec![heartbeat(3)],
         heartbeat_acks: vec![heartbeat_ack(4)],
         messages: one_of_each_raft_body().into_iter().map(message).collect(),
-        lease_ms: 5,
         clock_alarm: true,
         slow_device: true,
+        bounds: Some(ElectionBounds {
+            election_ms_min: 6,
+            election_ms_max: u32::MAX,
+            heartbeat_ms: 7,
+        }),
         pair: Some(PairBeat {
             count: 2,
             digest: u64::MAX,

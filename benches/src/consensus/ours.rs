@@ -141,7 +141,9 @@ impl Node {
         for (node, say) in self.inbox.drain(..) {
             let sender = from[node];
             match say {
-                Say::Heartbeat(heartbeat) => replica.on_heartbeat(&mut turn, sender, &heartbeat, 0),
+                Say::Heartbeat(heartbeat) => {
+                    replica.on_heartbeat(&mut turn, sender, &heartbeat, None)
+                }
                 Say::Ack(ack) => replica.on_heartbeat_ack(&mut turn, sender, &ack, true),
                 Say::Message(message) => {
                     replica.step(&mut turn, sender, &message);

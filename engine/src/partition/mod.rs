@@ -263,8 +263,14 @@ impl Partition {
     }
 
     /// Obeys the profile from here on, in what can be turned while it runs.
-    pub(crate) fn retune(&mut self, timers: Arc<Timers>, limits: Arc<Limits>, profile: &Profile) {
-        self.replica.retune(timers, limits);
+    pub(crate) fn retune(
+        &mut self,
+        now: Time,
+        timers: Arc<Timers>,
+        limits: Arc<Limits>,
+        profile: &Profile,
+    ) {
+        self.replica.retune(now, timers, limits);
         self.apply_entries_max = usize::try_from(profile.apply_entries_max).unwrap_or(512);
         self.patience_ms = profile.ack_ms_max;
         self.keys_wish.retune(profile);

@@ -239,7 +239,7 @@ tunables! {
     }
     "Consensus" {
         /// Election timeouts are drawn from here on, in milliseconds.
-        /// Well above the round trip between nodes and the device's worst flush; the same on every node.
+        /// Well above the round trip between nodes and the device's worst flush. The leader's holds for all, as of the next two.
         election_ms_min: (50..=10_000) live,
         /// Election timeouts are drawn up to here, in milliseconds.
         /// Twice the least makes split votes rare.

@@ -397,7 +397,7 @@ impl Replica {
     /// A failed election: the next one waits 1.5 times as long.
     fn widen_window(&mut self) {
         let wider = self.window_ms + self.window_ms / 2;
-        self.window_ms = wider.min(self.timers.election_backoff_ms_max);
+        self.window_ms = wider.min(self.window_ms_max());
     }
 
     /// Somebody's path to the leader was slow: the election for `term` is given more time, once, however many say so and
@@ -412,25 +412,22 @@ impl Replica {
     /// A leader of this term was heard: no election for a while.
     pub(super) fn hear_leader(&mut self, now: Time) {
         self.leader_heard = Some(now);
-        self.window_ms = self.timers.election_ms_max;
+        self.window_ms = self.bounds().election_ms_max;
         self.reset_election_timer(now);
-        self.shelter(now, self.timers.election_ms_min);
-    }
-
-    /// Promises to elect nobody else for a while. It holds whatever becomes of the term meanwhile.
-    pub(super) fn shelter(&mut self, now: Time, promise_ms: u32) {
-        self.shelter_until = self.shelter_until.max(now.plus_ms(u64::from(promise_ms)));
+        // A promise to elect nobody else for a while: it holds whatever becomes of the term and the bounds meanwhile.
+        let promise_ms = u64::from(self.bounds().election_ms_min);
+        self.shelter_until = self.shelter_until.max(now.plus_ms(promise_ms));
         self.election_due = self.election_due.max(self.shelter_until);
     }
 
     /// Judges by a heartbeat's lateness how slow the path to the leader is. One that comes on the heels of another tells
     /// nothing: a slow path brings several at once, and reads ask for more than time does.
     pub(super) fn judge_lateness(&mut self, now: Time) {
-        let heels = u64::from(self.timers.heartbeat_ms / 2);
+        let heels = u64::from(self.bounds().heartbeat_ms / 2);
         if self.beat_judged.is_some_and(|at| now < at.plus_ms(heels)) {
             return;
         }
-        let due = u64::from(self.timers.heartbeat_ms + self.timers.high_rtt_ms);
+        let due = u64::from(self.bounds().heartbeat_ms + self.timers.high_rtt_ms);
         let last = self.beat_judged.replace(now);
         self.late_heartbeats = if last.is_some_and(|at| now > at.plus_ms(due)) {
             self.late_heartbeats.saturating_add(1)

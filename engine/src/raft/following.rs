@@ -7,23 +7,22 @@ use clustor_shards::log::Mode;
 use clustor_shards::log::record::parse_record;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, Term};
-use clustor_wire::message::{Heartbeat, HeartbeatAck, RaftBody, RaftMessage};
+use clustor_wire::message::{ElectionBounds, Heartbeat, HeartbeatAck, RaftBody, RaftMessage};
 
 use super::configuration::Configuration;
 use super::durable::AuthenticatedPeer;
 use super::frames::{self, Expected, Framed};
-use super::lease::LEASE_SPAN_MS_MAX;
 use super::output::{Leadership, RecordToPersist};
 use super::replica::{Replica, RoleState, Turn};
 
 impl Replica {
-    /// A leader's sign of life. Its leases rely on it that nobody else is elected for `promise_ms`.
+    /// A leader's sign of life. Elections go by the `bounds` that it states, and its leases rely on that.
     pub fn on_heartbeat(
         &mut self,
         turn: &mut Turn<'_>,
         from: AuthenticatedPeer,
         heartbeat: &Heartbeat,
-        promise_ms: u32,
+        bounds: Option<ElectionBounds>,
     ) {
         let peer = from.id();
         if heartbeat.partition != self.partition
@@ -44,8 +43,8 @@ impl Replica {
         }
         let known = self.leader == Some(peer) && self.leader_heard.is_some();
         self.judge_lateness(turn.now);
+        self.obey(bounds);
         self.recognise(turn, peer);
-        self.shelter(turn.now, promise_ms.min(LEASE_SPAN_MS_MAX));
         self.owed.round = self.owed.round.max(Some(heartbeat.round));
         self.learn_commit(heartbeat.wal_committed);
         if heartbeat.wal_committed < self.matched.min(self.durable.index()) {
@@ -118,7 +117,7 @@ impl Replica {
         let good =
             frames::check(expected, frames, &mut entries) && entries.len() == *count as usize;
         if !good {
-            self.frames_refused += 1;
+            self.frames_refused = self.frames_refused.saturating_add(1);
         } else if *prev_index >= self.log.base()
             && self.log.term_at(*prev_index) != Some(*prev_term)
         {

@@ -1,7 +1,7 @@
 //! Leases: linearizable reads for which nobody is asked, as long as clocks run evenly.
 //!
-//! Who hears a heartbeat refuses votes, its own among them, for an election timeout of its own clock, and for at least as
-//! long as the leader says that its leases need. So for a lease from the moment a round of heartbeats was *sent* (what was
+//! Who hears a heartbeat refuses votes, its own among them, for the least election timeout that the leader states with it
+//! (`bounds`), by its own clock, and a leader has leases only where these are shorter than that. So for a lease from the moment a round of heartbeats was *sent* (what was
 //! heard was heard later), nobody else is elected if a majority has answered that round or a later one: Ongaro,
 //! "Consensus: Bridging Theory and Practice", 6.4.1. What could undo that promise:
 //!
@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use clustor_shards::turn::Time;
 use clustor_wire::message::ReadLevel;
 
+use super::bounds;
 use super::output::ReadReady;
 use super::quorum;
 use super::read_index::ReadError;
@@ -68,24 +69,15 @@ impl LeaseBounds {
 }
 
 impl Timers {
-    /// Whether leases are on and safe under these timers: lease + way + skew + heartbeat < least election timeout, and
-    /// lease + way + skew no longer than [`LEASE_SPAN_MS_MAX`].
+    /// Whether leases are on and safe under these timers: lease + way + skew + heartbeat < least election timeout, which
+    /// others heed; and lease + way + skew no longer than [`LEASE_SPAN_MS_MAX`].
     #[must_use]
     pub const fn allow_leases(&self) -> bool {
         let span_ms = self.lease.span_ms();
         self.lease.on
+            && bounds::is_possible(&self.bounds())
             && span_ms <= LEASE_SPAN_MS_MAX
             && span_ms.saturating_add(self.heartbeat_ms) < self.election_ms_min
-    }
-
-    /// For how long who hears a heartbeat of this leader must refuse votes, in milliseconds; 0 where no lease relies on it.
-    #[must_use]
-    pub const fn promise_ms(&self) -> u32 {
-        if self.allow_leases() {
-            self.lease.span_ms()
-        } else {
-            0
-        }
     }
 
     /// For how long a replica that was just started stays silent, in milliseconds.

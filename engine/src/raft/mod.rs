@@ -35,9 +35,10 @@
 //! - [`output`]: what was decided; [`settings`]: bounds; [`status`]: how it stands
 //! - `frames`: checks on entries that came from elsewhere; `progress`: a leader's view of one follower
 //! - `replica`: the state, and changes of role
-//! - `election`, `founding`, `propose` and `replication` (leading), `following`, `read_index`, [`lease`], [`quiet`], `refetch`,
+//! - `election`, [`bounds`], `founding`, `propose` and `replication` (leading), `following`, `read_index`, [`lease`], [`quiet`], `refetch`,
 //!   `transfer`, [`change`], [`fitness`]: the protocol, one part each.
 
+pub mod bounds;
 pub mod cache;
 pub mod change;
 pub mod configuration;
@@ -99,7 +100,7 @@ impl Replica {
             return;
         }
         if !frames::is_possible(message) {
-            self.frames_refused += 1;
+            self.frames_refused = self.frames_refused.saturating_add(1);
             return;
         }
         if message.partition != self.partition || !self.admits(turn, from.id(), message) {

@@ -151,6 +151,7 @@ impl Replica {
         self.answer_confirmed(turn.out);
         let lease = self.timers.allow_leases() && !turn.clock_alarm;
         let lease_round = if lease { self.lease_round() } else { 0 };
+        let beat_ms = self.beat_ms();
         let RoleState::Leader(leading) = &mut self.role else {
             return;
         };
@@ -172,7 +173,7 @@ impl Replica {
             reads.round = leading.round;
             reads.index = self.committed.max(self.raft_commit);
         }
-        leading.heartbeat_due = next_beat(turn.now, self.timers.heartbeat_ms);
+        leading.heartbeat_due = next_beat(turn.now, beat_ms);
         for progress in &leading.progress {
             let heartbeat = Heartbeat {
                 partition: self.partition,
@@ -186,19 +187,28 @@ impl Replica {
         self.answer_confirmed(turn.out);
     }
 
-    fn answer_confirmed(&mut self, out: &mut Output) {
-        let RoleState::Leader(leading) = &mut self.role else {
-            return;
+    /// The latest round that a majority of every half has answered.
+    pub(super) fn confirmed_round(&self) -> u64 {
+        let RoleState::Leader(leading) = &self.role else {
+            return 0;
         };
-        if leading.reads.confirming.is_empty() {
-            return;
-        }
-        let confirmed = quorum::reached(&self.configuration, |voter| {
+        quorum::reached(&self.configuration, |voter| {
             if voter == self.me {
                 return leading.round;
             }
             leading.of(voter).map_or(0, |progress| progress.round)
-        });
+        })
+    }
+
+    fn answer_confirmed(&mut self, out: &mut Output) {
+        let waits = matches!(&self.role, RoleState::Leader(leading) if !leading.reads.confirming.is_empty());
+        if !waits {
+            return;
+        }
+        let confirmed = self.confirmed_round();
+        let RoleState::Leader(leading) = &mut self.role else {
+            return;
+        };
         let reads = &mut *leading.reads;
         if confirmed < reads.round {
             return;

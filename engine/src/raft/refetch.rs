@@ -278,7 +278,7 @@ impl Replica {
         };
         let good = frames::check(expected, bytes, &mut turn.out.checked);
         if !good {
-            self.frames_refused += 1;
+            self.frames_refused = self.frames_refused.saturating_add(1);
             return None;
         }
         turn.out.checked.last().map(|entry| entry.index)
@@ -340,7 +340,7 @@ impl Replica {
                 frame: start..turn.out.frames.len(),
             });
             self.log.mark_found(entry.index);
-            self.refetched += 1;
+            self.refetched = self.refetched.saturating_add(1);
         }
         turn.out.checked = checked;
         self.refetching.asked = None;

@@ -12,6 +12,7 @@ use clustor_wire::message::{RaftBody, RaftMessage};
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
+use super::bounds::Apart;
 use super::cache::{CacheSlot, EntryCache};
 use super::configuration::Configuration;
 use super::durability::Modes;
@@ -108,6 +109,8 @@ pub struct Replica {
     /// Addresses in the configurations may be others than were handed out.
     pub(super) addresses_moved: bool,
     pub(super) timers: Arc<Timers>,
+    /// What elections go by besides.
+    pub(super) apart: Option<Box<Apart>>,
     pub(super) limits: Arc<Limits>,
     /// Of entries framed here.
     pub(super) leaf: Option<HashSuite>,
@@ -152,10 +155,10 @@ pub struct Replica {
     pub(super) silent_until: Time,
     /// Until then it has promised a leader to elect nobody else, unless that leader asks for it.
     pub(super) shelter_until: Time,
-    pub(super) frames_refused: u64,
+    pub(super) frames_refused: u32,
     pub(super) refetching: Lent<Refetching>,
     /// Entries fetched since the replica was made.
-    pub(super) refetched: u64,
+    pub(super) refetched: u32,
     pub(super) founding: Lent<Founding>,
     random: SplitMix64,
 }
@@ -206,6 +209,7 @@ impl Replica {
             addresses_moved: true,
             window_ms: timers.election_ms_max,
             widened_for: Term::ZERO,
+            apart: None,
             timers,
             limits: config.limits,
             leaf: config.leaf,
@@ -262,13 +266,12 @@ impl Replica {
     ///
     /// # Panics
     /// If they make no sense (a zero, a least above its most).
-    pub fn retune(&mut self, timers: Arc<Timers>, limits: Arc<Limits>) {
+    pub fn retune(&mut self, now: Time, timers: Arc<Timers>, limits: Arc<Limits>) {
         check_bounds(&timers, &limits);
-        self.window_ms = self
-            .window_ms
-            .clamp(timers.election_ms_max, timers.election_backoff_ms_max);
+        let before = self.bounds();
         self.timers = timers;
         self.limits = limits;
+        self.turn_bounds(now, before);
         self.lose_lease();
     }
 
@@ -506,8 +509,8 @@ impl Replica {
     /// silence ends: its own vote is one too.
     pub(super) fn reset_election_timer(&mut self, now: Time) {
         let window = u64::from(self.window_ms) * 1000;
-        let least = window * u64::from(self.timers.election_ms_min)
-            / u64::from(self.timers.election_ms_max);
+        let bounds = self.bounds();
+        let least = window * u64::from(bounds.election_ms_min) / u64::from(bounds.election_ms_max);
         let span = window - least + 1;
         let drawn = ((u128::from(self.random.next_u64()) * u128::from(span)) >> 64) as u64;
         // A replica that could not serve lets those go first that can.

@@ -99,6 +99,7 @@ impl Replica {
         let progress = followers
             .map(|p| Progress::new(p, next, turn.now))
             .collect();
+        let before_ms = self.bounds().heartbeat_ms;
         self.role = RoleState::Leader(Box::new(Leading {
             term_start: next,
             progress,
@@ -116,6 +117,7 @@ impl Replica {
             lingers_until: turn.now,
         }));
         self.leader = Some(self.me);
+        self.hurry(before_ms);
         self.window_ms = self.timers.election_ms_max;
         self.refetch_anew();
         self.append_own(turn, EntryKind::Empty, 0, None, &[]);
@@ -424,7 +426,7 @@ impl Replica {
         let count = entries.len() as u32;
         turn.out.checked = entries;
         if !good {
-            self.frames_refused += 1;
+            self.frames_refused = self.frames_refused.saturating_add(1);
             progress.read_failed(turn.now, &self.timers);
         } else if progress.may_send(&self.limits) {
             self.send_append(turn, progress, prev_term, count, frames);

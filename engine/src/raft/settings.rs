@@ -11,8 +11,8 @@ use super::fitness::{CATCH_UP_BYTES, STRUCTURAL_LAG_BYTES};
 use super::lease::LeaseBounds;
 use super::membership::ConfigurationAt;
 
-/// Bounds of time, in milliseconds. Each node has its own, from its profile. Replicas whose bounds differ elect and yield at
-/// different times, and nothing else: what a leader's leases need of the others goes out with its heartbeats.
+/// Bounds of time, in milliseconds. Each node has its own, from its profile. The least and the greatest election timeout and the
+/// heartbeat are those of the leader for all replicas of a partition ([`super::bounds`]), and its leases rely on that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timers {
     /// An election timeout is at least this. 150 in a local network, 300 across a wide one.

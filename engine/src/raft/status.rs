@@ -168,10 +168,10 @@ impl Replica {
             missing: self.log.missing_count(),
             missing_first: self.log.missing_from(self.applicable.next()),
             refetch: self.refetching(),
-            refetched: self.refetched,
+            refetched: self.refetched.into(),
             term_start: leading.map(|leading| leading.term_start),
             transferring: leading.is_some_and(|leading| leading.transfer.is_some()),
-            frames_refused: self.frames_refused,
+            frames_refused: self.frames_refused.into(),
             configuration: Configuration::clone(&self.configuration),
             change: self.change_under_way(),
             followers: leading.map_or_else(Vec::new, |leading| {

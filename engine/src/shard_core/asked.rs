@@ -182,7 +182,7 @@ impl ShardCore {
                     }
                 }
                 RequestBody::Profile(news) => {
-                    self.take_profile(news);
+                    self.take_profile(now, news);
                     outbox.replies.push(Reply::Profile {
                         ticket: request.ticket,
                     });

@@ -93,7 +93,8 @@ impl ShardCore {
         let woken = self.pairs.heard_boot(from.id(), batch.boot);
         self.wake(now, woken);
         if let Some(beat) = &batch.pair {
-            let heard = self.pairs.heard_beat(now, from.id(), beat, &self.timers);
+            let (timers, stated) = (&self.timers, batch.bounds);
+            let heard = self.pairs.heard_beat(now, from.id(), beat, stated, timers);
             self.wake(now, heard.woken);
             for id in heard.missed {
                 if let Some(partition) = self.partitions.get_mut(&id) {
@@ -111,7 +112,7 @@ impl ShardCore {
                     &mut self.shared.lend(now),
                     from,
                     heartbeat,
-                    batch.lease_ms,
+                    batch.bounds,
                 );
                 self.touched.insert(heartbeat.partition);
             }

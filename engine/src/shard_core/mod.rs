@@ -255,7 +255,7 @@ impl ShardCore {
     }
 
     /// Takes news of the profile: batches after this one are made under it.
-    fn take_profile(&mut self, news: ProfileNews) {
+    fn take_profile(&mut self, now: Time, news: ProfileNews) {
         let profile = match news {
             ProfileNews::Refused(why) => {
                 self.profile_refused = Some(why);
@@ -270,7 +270,7 @@ impl ShardCore {
         let (timers, limits) = bounds(&profile);
         self.timers = timers;
         for partition in self.partitions.all_mut() {
-            partition.retune(Arc::clone(&self.timers), Arc::clone(&limits), &profile);
+            partition.retune(now, Arc::clone(&self.timers), Arc::clone(&limits), &profile);
         }
         self.touched.extend(self.partitions.ids());
     }
@@ -378,9 +378,9 @@ impl ShardCore {
         let head = PeerBatch {
             boot: self.shared.log.boot(),
             retired_chain: retired,
-            lease_ms: self.timers.promise_ms(),
             clock_alarm: self.shared.clocks.is_raised(),
             slow_device: self.shared.log.is_device_slow(),
+            bounds: Some(self.timers.bounds()),
             ..PeerBatch::default()
         };
         self.links

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use clustor_shards::alike::Alike;
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{BootNumber, PartitionId, Term};
-use clustor_wire::message::{PairBeat, QUIET_LISTED_MAX, QuietLed};
+use clustor_wire::message::{ElectionBounds, PairBeat, QUIET_LISTED_MAX, QuietLed};
 
 use super::links::Links;
+use crate::raft::bounds::ELECTION_MS_MAX;
 use crate::raft::{Quiet, QuietFiled as Filed, Timers};
 
 /// One other shard.
@@ -26,6 +27,8 @@ struct Pair {
     followed: BTreeMap<PartitionId, (Term, Time)>,
     followed_digest: u64,
     boot: Option<BootNumber>,
+    /// The longest election timeout of the other side, as it stated it last, in milliseconds.
+    election_ms_max: u32,
     /// When it was last heard, or when there was first something to be heard for.
     heard: Time,
     /// Until then it wants to be beaten to.
@@ -55,6 +58,12 @@ impl Pair {
         }
     }
 
+    /// For how long a difference may be due to what is under way, a follower to what its leader does not know yet, and
+    /// silence to bad luck, in milliseconds: whoever of the two waits longer beats the more slowly.
+    fn patience_ms(&self, timers: &Timers) -> u64 {
+        u64::from(self.election_ms_max.max(timers.election_ms_max))
+    }
+
     fn all(&self) -> impl Iterator<Item = PartitionId> {
         self.led.keys().chain(self.followed.keys()).copied()
     }
@@ -72,11 +81,6 @@ pub(super) struct Heard {
 /// All of them, and the lists of followers that partitions led here have alike.
 #[derive(Debug, Default)]
 pub(super) struct Pairs(BTreeMap<PeerId, Pair>, Alike<[PeerId]>);
-
-/// For how long a difference may be due to what is under way, and a follower to what its leader does not know yet.
-const fn grace_ms(timers: &Timers) -> u64 {
-    timers.election_ms_max as u64
-}
 
 fn mixed(partition: PartitionId, term: Term) -> u64 {
     QuietLed { partition, term }.mixed()
@@ -169,10 +173,12 @@ impl Pairs {
         now: Time,
         peer: PeerId,
         beat: &PairBeat,
+        stated: Option<ElectionBounds>,
         timers: &Timers,
     ) -> Heard {
         let pair = self.0.entry(peer).or_default();
-        let grace_ms = grace_ms(timers);
+        pair.election_ms_max = stated.map_or(0, |b| b.election_ms_max.min(ELECTION_MS_MAX));
+        let grace_ms = pair.patience_ms(timers);
         pair.heard = now;
         pair.wanted_until = if beat.keeps {
             now.plus_ms(grace_ms)
@@ -209,10 +215,9 @@ impl Pairs {
 
     /// What wakes because the other side is silent.
     pub fn silent(&mut self, now: Time, timers: &Timers) -> Vec<PartitionId> {
-        let silence_ms = u64::from(timers.election_ms_max);
         let mut wake = Vec::new();
         for pair in self.0.values_mut() {
-            if pair.keeps() && pair.heard.plus_ms(silence_ms) <= now {
+            if pair.keeps() && pair.heard.plus_ms(pair.patience_ms(timers)) <= now {
                 wake.extend(pair.all());
             }
         }
@@ -227,9 +232,10 @@ impl Pairs {
                 continue;
             }
             pair.beat_due = Time((now.0 / interval_us + 1) * interval_us);
+            let grace_ms = pair.patience_ms(timers);
             let asks = pair
                 .differs_since
-                .is_some_and(|since| since.plus_ms(grace_ms(timers)) <= now);
+                .is_some_and(|since| since.plus_ms(grace_ms) <= now);
             if asks {
                 pair.differs_since = Some(now);
             }
@@ -256,8 +262,8 @@ impl Pairs {
 
     /// When something is due next.
     pub fn deadline(&self, now: Time, timers: &Timers) -> Option<Time> {
-        let silence_ms = u64::from(timers.election_ms_max);
         let of = |pair: &Pair| {
+            let silence_ms = pair.patience_ms(timers);
             let silent = pair.keeps().then(|| pair.heard.plus_ms(silence_ms));
             let beat = pair.beats(now).then_some(pair.beat_due);
             [silent, beat].into_iter().flatten().min()

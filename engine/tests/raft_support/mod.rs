@@ -4,7 +4,7 @@
 
 #[path = "../../../shards/tests/support/memory_disk.rs"]
 pub mod disk;
-mod node;
+pub mod node;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -329,17 +329,12 @@ fn payload(record: &Record<'_>) -> Vec<u8> {
     }
 }
 
-fn step(replica: &mut Replica, turn: &mut Turn<'_>, packet: Packet) {
-    let mut batch = PeerBatch::default();
-    match packet.say {
-        Say::Message(message) => batch.messages.push(message),
-        Say::Heartbeat(heartbeat) => batch.heartbeats.push(heartbeat),
-        Say::Ack(ack) => batch.heartbeat_acks.push(ack),
-    }
+/// The sender of a batch, as the runtime vouches for it, and the batch.
+pub fn received(from: usize, batch: &PeerBatch) -> (AuthenticatedPeer, PeerBatch) {
     let mut body = Vec::new();
     batch.encode(&mut body).expect("encodes");
     let event = PeerEvent::Frame(
-        peer(packet.from),
+        peer(from),
         Frame {
             kind: FrameKind::PeerBatch,
             body,
@@ -349,9 +344,19 @@ fn step(replica: &mut Replica, turn: &mut Turn<'_>, packet: Packet) {
     let PeerEvent::Frame(_, frame) = event else {
         unreachable!("made above");
     };
-    let batch = PeerBatch::decode(&frame.body).expect("decodes");
+    (from, PeerBatch::decode(&frame.body).expect("decodes"))
+}
+
+fn step(replica: &mut Replica, turn: &mut Turn<'_>, packet: Packet) {
+    let mut batch = PeerBatch::default();
+    match packet.say {
+        Say::Message(message) => batch.messages.push(message),
+        Say::Heartbeat(heartbeat) => batch.heartbeats.push(heartbeat),
+        Say::Ack(ack) => batch.heartbeat_acks.push(ack),
+    }
+    let (from, batch) = received(packet.from, &batch);
     for heartbeat in &batch.heartbeats {
-        replica.on_heartbeat(turn, from, heartbeat, 0);
+        replica.on_heartbeat(turn, from, heartbeat, batch.bounds);
     }
     for ack in &batch.heartbeat_acks {
         replica.on_heartbeat_ack(turn, from, ack, true);

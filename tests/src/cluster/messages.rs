@@ -110,9 +110,9 @@ pub(crate) fn take_out(batch: &mut PeerBatch, kind: MessageKind) -> Option<PeerB
     let mut taken = PeerBatch {
         boot: batch.boot,
         retired_chain: batch.retired_chain,
-        lease_ms: batch.lease_ms,
         clock_alarm: batch.clock_alarm,
         slow_device: batch.slow_device,
+        bounds: batch.bounds,
         ..PeerBatch::default()
     };
     match kind {

@@ -13,9 +13,10 @@ mod turns;
 
 use std::collections::BTreeMap;
 
-use clustor_engine::request::Reply;
+use clustor_engine::profile::{Profile, ProfileNews};
+use clustor_engine::request::{Reply, RequestBody};
 use clustor_shards::turn::PeerId;
-use clustor_wire::ids::NodeId;
+use clustor_wire::ids::{NodeId, PartitionId};
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -196,6 +197,17 @@ impl World {
         self.hosts
             .values()
             .any(|host| host.id.node == node && host.runs())
+    }
+
+    /// A node reads its profile anew: its shards that run obey it, and it starts with it from here on.
+    pub fn reload(&mut self, node: NodeId, profile: Profile) {
+        for shard in self.shards_of(node) {
+            if self.hosts[&shard].runs() {
+                let news = ProfileNews::Obey(Box::new(profile.clone()));
+                self.read(shard, PartitionId::default(), RequestBody::Profile(news));
+            }
+        }
+        self.layout.profiles.insert(node, profile);
     }
 
     /// The network.

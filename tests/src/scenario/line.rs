@@ -118,6 +118,8 @@ pub(super) enum Line {
     Seed(u64),
     /// A knob of the profile, on all nodes or on one.
     Set(String, Value, Option<NodeId>),
+    /// A running node reads its profile anew, in which these knobs have been turned.
+    Reload(NodeId, Vec<(String, Value)>),
     Start(Vec<NodeId>),
     Run(u64),
     Elect(NodeId, bool),
@@ -320,16 +322,17 @@ fn command(verb: &str, words: &mut Words<'_>) -> Result<Line, ParseError> {
         "profile" => Line::Profile(words.next("latency or throughput")?.to_owned()),
         "seed" => Line::Seed(words.number("a seed")?),
         "set" => {
-            let key = words.next("a key of the profile")?.to_owned();
-            let value = if words.accept("on") {
-                Value::Switch(true)
-            } else if words.accept("off") {
-                Value::Switch(false)
-            } else {
-                Value::Number(words.number("its value")?)
-            };
+            let (key, value) = knob(words)?;
             let node = words.accept("at").then(|| words.node()).transpose()?;
             Line::Set(key, value, node)
+        }
+        "reload" => {
+            let node = words.node()?;
+            let mut knobs = vec![knob(words)?];
+            while words.0.peek().is_some() {
+                knobs.push(knob(words)?);
+            }
+            Line::Reload(node, knobs)
         }
         "start" => Line::Start(words.nodes()?),
         "run" => Line::Run(words.duration()?),
@@ -404,6 +407,19 @@ fn command(verb: &str, words: &mut Words<'_>) -> Result<Line, ParseError> {
         "expect" => Line::Expect(expectation(words)?),
         verb => return Err(ParseError::expected("a command", Some(verb))),
     })
+}
+
+/// A knob of the profile, and what it is turned to.
+fn knob(words: &mut Words<'_>) -> Result<(String, Value), ParseError> {
+    let key = words.next("a key of the profile")?.to_owned();
+    let value = if words.accept("on") {
+        Value::Switch(true)
+    } else if words.accept("off") {
+        Value::Switch(false)
+    } else {
+        Value::Number(words.number("its value")?)
+    };
+    Ok((key, value))
 }
 
 fn append(words: &mut Words<'_>) -> Result<Line, ParseError> {

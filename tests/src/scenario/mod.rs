@@ -11,6 +11,7 @@
 //! | `voters 1 2 3` | sets up: who votes first; the other nodes hold an empty replica |
 //! | `set idempotency_keys_max 2`, `set leases on` | sets up: changes a knob of the profile |
 //! | `set idempotency_keys_max 2 at 3` | sets up: on node 3 alone, once the others' knobs are set |
+//! | `reload 1 election_ms_min 500 heartbeat_ms 100` | node 1 reads its profile anew, in which these knobs have been turned |
 //! | `start`, `start 2 3` | starts all nodes, or those |
 //! | `run 200ms` | lets time pass |
 //! | `elect 1`, `elect 1 at once` | lets node 1 become leader, and (if not at once) be known as such |

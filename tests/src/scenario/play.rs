@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clustor_engine::outcome::{IdempotencyKey, Outcome, RefusalClause};
-use clustor_engine::profile::{Profile, Value};
+use clustor_engine::profile::{Profile, Value, When};
 use clustor_engine::raft::{Change, MemberChange};
 use clustor_engine::request::{MembersRequest, Reply, RequestBody, Wait};
 use clustor_shards::disk::FileKind;
@@ -248,6 +248,7 @@ impl Stage {
                 };
                 self.world.append(to, PartitionId(2), op, body);
             }
+            Line::Reload(node, knobs) => self.reload(node, &knobs)?,
             Line::Start(nodes) => {
                 let all = self.world.layout().nodes();
                 let nodes = if nodes.is_empty() { all } else { nodes };
@@ -370,6 +371,20 @@ impl Stage {
                 self.world.say_as(from, to, request.clone());
             }
         }
+        Ok(())
+    }
+
+    /// A running node obeys its profile with other values in it.
+    fn reload(&mut self, node: NodeId, knobs: &[(String, Value)]) -> Result<(), String> {
+        self.shard(node)?;
+        let mut profile = self.world.layout().profile_of(node).clone();
+        for (key, value) in knobs {
+            if Profile::knob(key).is_none_or(|knob| knob.when != When::Live) {
+                return Err("knobs that a running node obeys".to_owned());
+            }
+            set(&mut profile, key, *value)?;
+        }
+        self.world.reload(node, profile);
         Ok(())
     }
 

@@ -11,10 +11,10 @@ use clustor_wire::ids::{
 };
 use clustor_wire::message::{
     AskedAnswer, AskedNode, ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody,
-    DurabilityMode, GuestStatus, Heartbeat, HeartbeatAck, IdempotencyKey, LeaderAt, MemberStanding,
-    MemberStatus, MembersChange, MembersVerb, PairBeat, PartitionMembers, PartitionStatus,
-    PeerBatch, PeerHello, ProfileReload, QuietLed, RaftBody, RaftMessage, ReadLevel,
-    RefetchVerdict, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus, TurnedKnob,
+    DurabilityMode, ElectionBounds, GuestStatus, Heartbeat, HeartbeatAck, IdempotencyKey, LeaderAt,
+    MemberStanding, MemberStatus, MembersChange, MembersVerb, PairBeat, PartitionMembers,
+    PartitionStatus, PeerBatch, PeerHello, ProfileReload, QuietLed, RaftBody, RaftMessage,
+    ReadLevel, RefetchVerdict, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus, TurnedKnob,
 };
 
 /// The first byte of each: the stream comes in pieces of one more.
@@ -157,9 +157,13 @@ fn batch_of(bodies: Vec<RaftBody>) -> Vec<u8> {
             round: 10,
         }],
         messages: bodies.into_iter().map(message).collect(),
-        lease_ms: 900,
         clock_alarm: true,
         slow_device: false,
+        bounds: Some(ElectionBounds {
+            election_ms_min: 150,
+            election_ms_max: 300,
+            heartbeat_ms: 50,
+        }),
         pair: None,
     })
 }

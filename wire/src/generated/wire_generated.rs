@@ -1796,6 +1796,170 @@ impl<'a> QuietLed {
 
 }
 
+/// What elections of partitions that the sender leads go by, in milliseconds: all their replicas obey these. Who hears one of
+/// its heartbeats refuses votes for the least of the timeouts by its own clock: the sender's leases, which are shorter, rely on it.
+// struct ElectionBounds, aligned to 4
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq)]
+pub struct ElectionBounds(pub [u8; 12]);
+impl Default for ElectionBounds { 
+  fn default() -> Self { 
+    Self([0; 12])
+  }
+}
+impl ::core::fmt::Debug for ElectionBounds {
+  fn fmt(&self, f: &mut ::core::fmt::Formatter) -> ::core::fmt::Result {
+    f.debug_struct("ElectionBounds")
+      .field("election_ms_min", &self.election_ms_min())
+      .field("election_ms_max", &self.election_ms_max())
+      .field("heartbeat_ms", &self.heartbeat_ms())
+      .finish()
+  }
+}
+
+impl ::flatbuffers::SimpleToVerifyInSlice for ElectionBounds {}
+impl<'a> ::flatbuffers::Follow<'a> for ElectionBounds {
+  type Inner = &'a ElectionBounds;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { <&'a ElectionBounds>::follow(buf, loc) }
+  }
+}
+impl<'a> ::flatbuffers::Follow<'a> for &'a ElectionBounds {
+  type Inner = &'a ElectionBounds;
+  #[inline]
+  unsafe fn follow(buf: &'a [u8], loc: usize) -> Self::Inner {
+    unsafe { ::flatbuffers::follow_cast_ref::<ElectionBounds>(buf, loc) }
+  }
+}
+impl<'b> ::flatbuffers::Push for ElectionBounds {
+    type Output = ElectionBounds;
+    #[inline]
+    unsafe fn push(&self, dst: &mut [u8], _written_len: usize) {
+        let src = unsafe { ::core::slice::from_raw_parts(self as *const ElectionBounds as *const u8, <Self as ::flatbuffers::Push>::size()) };
+        dst.copy_from_slice(src);
+    }
+    #[inline]
+    fn alignment() -> ::flatbuffers::PushAlignment {
+        ::flatbuffers::PushAlignment::new(4)
+    }
+}
+
+impl<'a> ::flatbuffers::Verifiable for ElectionBounds {
+  #[inline]
+  fn run_verifier(
+    v: &mut ::flatbuffers::Verifier, pos: usize
+  ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
+    v.in_buffer::<Self>(pos)
+  }
+}
+
+impl<'a> ElectionBounds {
+  #[allow(clippy::too_many_arguments)]
+  pub fn new(
+    election_ms_min: u32,
+    election_ms_max: u32,
+    heartbeat_ms: u32,
+  ) -> Self {
+    let mut s = Self([0; 12]);
+    s.set_election_ms_min(election_ms_min);
+    s.set_election_ms_max(election_ms_max);
+    s.set_heartbeat_ms(heartbeat_ms);
+    s
+  }
+
+  /// An election timeout is at least this.
+  pub fn election_ms_min(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[0..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_election_ms_min(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[0..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  /// An election timeout is at most this before any election failed.
+  pub fn election_ms_max(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[4..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_election_ms_max(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[4..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+  /// The sender is heard at least this often.
+  pub fn heartbeat_ms(&self) -> u32 {
+    let mut mem = ::core::mem::MaybeUninit::<<u32 as ::flatbuffers::EndianScalar>::Scalar>::uninit();
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    ::flatbuffers::EndianScalar::from_little_endian(unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        self.0[8..].as_ptr(),
+        mem.as_mut_ptr() as *mut u8,
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+      mem.assume_init()
+    })
+  }
+
+  pub fn set_heartbeat_ms(&mut self, x: u32) {
+    let x_le = ::flatbuffers::EndianScalar::to_little_endian(x);
+    // Safety:
+    // Created from a valid Table for this object
+    // Which contains a valid value in this slot
+    unsafe {
+      ::core::ptr::copy_nonoverlapping(
+        &x_le as *const _ as *const u8,
+        self.0[8..].as_mut_ptr(),
+        ::core::mem::size_of::<<u32 as ::flatbuffers::EndianScalar>::Scalar>(),
+      );
+    }
+  }
+
+}
+
 /// A node that was asked for missing content.
 // struct AskedNode, aligned to 8
 #[repr(transparent)]
@@ -4702,10 +4866,10 @@ impl<'a> PeerBatch<'a> {
   pub const VT_HEARTBEATS: ::flatbuffers::VOffsetT = 8;
   pub const VT_HEARTBEAT_ACKS: ::flatbuffers::VOffsetT = 10;
   pub const VT_MESSAGES: ::flatbuffers::VOffsetT = 12;
-  pub const VT_LEASE_MS: ::flatbuffers::VOffsetT = 14;
-  pub const VT_CLOCK_ALARM: ::flatbuffers::VOffsetT = 16;
-  pub const VT_PAIR: ::flatbuffers::VOffsetT = 18;
-  pub const VT_SLOW_DEVICE: ::flatbuffers::VOffsetT = 20;
+  pub const VT_CLOCK_ALARM: ::flatbuffers::VOffsetT = 14;
+  pub const VT_PAIR: ::flatbuffers::VOffsetT = 16;
+  pub const VT_SLOW_DEVICE: ::flatbuffers::VOffsetT = 18;
+  pub const VT_BOUNDS: ::flatbuffers::VOffsetT = 20;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -4719,8 +4883,8 @@ impl<'a> PeerBatch<'a> {
     let mut builder = PeerBatchBuilder::new(_fbb);
     builder.add_retired_chain(args.retired_chain);
     builder.add_boot(args.boot);
+    if let Some(x) = args.bounds { builder.add_bounds(x); }
     if let Some(x) = args.pair { builder.add_pair(x); }
-    builder.add_lease_ms(args.lease_ms);
     if let Some(x) = args.messages { builder.add_messages(x); }
     if let Some(x) = args.heartbeat_acks { builder.add_heartbeat_acks(x); }
     if let Some(x) = args.heartbeats { builder.add_heartbeats(x); }
@@ -4770,15 +4934,6 @@ impl<'a> PeerBatch<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RaftMessage>>>>(PeerBatch::VT_MESSAGES, None)}
   }
-  /// Who hears one of the heartbeats refuses votes for at least this long, in milliseconds of its own clock: the sender's
-  /// leases rely on it. 0 where it relies on none.
-  #[inline]
-  pub fn lease_ms(&self) -> u32 {
-    // Safety:
-    // Created from valid Table for this object
-    // which contains a valid value in this slot
-    unsafe { self._tab.get::<u32>(PeerBatch::VT_LEASE_MS, Some(0)).unwrap()}
-  }
   /// The sender's clock can't be trusted: its answers to heartbeats are no promise to refuse votes.
   #[inline]
   pub fn clock_alarm(&self) -> bool {
@@ -4803,6 +4958,14 @@ impl<'a> PeerBatch<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<bool>(PeerBatch::VT_SLOW_DEVICE, Some(false)).unwrap()}
   }
+  /// What the sender's heartbeats and its beats for pairs go by.
+  #[inline]
+  pub fn bounds(&self) -> Option<&'a ElectionBounds> {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<ElectionBounds>(PeerBatch::VT_BOUNDS, None)}
+  }
 }
 
 impl ::flatbuffers::Verifiable for PeerBatch<'_> {
@@ -4816,10 +4979,10 @@ impl ::flatbuffers::Verifiable for PeerBatch<'_> {
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, Heartbeat>>>("heartbeats", Self::VT_HEARTBEATS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, HeartbeatAck>>>("heartbeat_acks", Self::VT_HEARTBEAT_ACKS, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<::flatbuffers::Vector<'_, ::flatbuffers::ForwardsUOffset<RaftMessage>>>>("messages", Self::VT_MESSAGES, false)?
-     .visit_field::<u32>("lease_ms", Self::VT_LEASE_MS, false)?
      .visit_field::<bool>("clock_alarm", Self::VT_CLOCK_ALARM, false)?
      .visit_field::<::flatbuffers::ForwardsUOffset<PairBeat>>("pair", Self::VT_PAIR, false)?
      .visit_field::<bool>("slow_device", Self::VT_SLOW_DEVICE, false)?
+     .visit_field::<ElectionBounds>("bounds", Self::VT_BOUNDS, false)?
      .finish();
     Ok(())
   }
@@ -4830,10 +4993,10 @@ pub struct PeerBatchArgs<'a> {
     pub heartbeats: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, Heartbeat>>>,
     pub heartbeat_acks: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, HeartbeatAck>>>,
     pub messages: Option<::flatbuffers::WIPOffset<::flatbuffers::Vector<'a, ::flatbuffers::ForwardsUOffset<RaftMessage<'a>>>>>,
-    pub lease_ms: u32,
     pub clock_alarm: bool,
     pub pair: Option<::flatbuffers::WIPOffset<PairBeat<'a>>>,
     pub slow_device: bool,
+    pub bounds: Option<&'a ElectionBounds>,
 }
 impl<'a> Default for PeerBatchArgs<'a> {
   #[inline]
@@ -4844,10 +5007,10 @@ impl<'a> Default for PeerBatchArgs<'a> {
       heartbeats: None,
       heartbeat_acks: None,
       messages: None,
-      lease_ms: 0,
       clock_alarm: false,
       pair: None,
       slow_device: false,
+      bounds: None,
     }
   }
 }
@@ -4878,10 +5041,6 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PeerBatchBuilder<'a, 'b, A> {
     self.fbb_.push_slot_always::<::flatbuffers::WIPOffset<_>>(PeerBatch::VT_MESSAGES, messages);
   }
   #[inline]
-  pub fn add_lease_ms(&mut self, lease_ms: u32) {
-    self.fbb_.push_slot::<u32>(PeerBatch::VT_LEASE_MS, lease_ms, 0);
-  }
-  #[inline]
   pub fn add_clock_alarm(&mut self, clock_alarm: bool) {
     self.fbb_.push_slot::<bool>(PeerBatch::VT_CLOCK_ALARM, clock_alarm, false);
   }
@@ -4892,6 +5051,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> PeerBatchBuilder<'a, 'b, A> {
   #[inline]
   pub fn add_slow_device(&mut self, slow_device: bool) {
     self.fbb_.push_slot::<bool>(PeerBatch::VT_SLOW_DEVICE, slow_device, false);
+  }
+  #[inline]
+  pub fn add_bounds(&mut self, bounds: &ElectionBounds) {
+    self.fbb_.push_slot_always::<&ElectionBounds>(PeerBatch::VT_BOUNDS, bounds);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> PeerBatchBuilder<'a, 'b, A> {
@@ -4916,10 +5079,10 @@ impl ::core::fmt::Debug for PeerBatch<'_> {
       ds.field("heartbeats", &self.heartbeats());
       ds.field("heartbeat_acks", &self.heartbeat_acks());
       ds.field("messages", &self.messages());
-      ds.field("lease_ms", &self.lease_ms());
       ds.field("clock_alarm", &self.clock_alarm());
       ds.field("pair", &self.pair());
       ds.field("slow_device", &self.slow_device());
+      ds.field("bounds", &self.bounds());
       ds.finish()
   }
 }

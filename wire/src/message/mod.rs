@@ -23,8 +23,8 @@ pub use client::{
 };
 pub use error::MessageError;
 pub use peer::{
-    Heartbeat, HeartbeatAck, PairBeat, PeerBatch, PeerHello, QuietLed, RaftBody, RaftMessage,
-    RefetchVerdict,
+    ElectionBounds, Heartbeat, HeartbeatAck, PairBeat, PeerBatch, PeerHello, QuietLed, RaftBody,
+    RaftMessage, RefetchVerdict,
 };
 
 /// Most heartbeats in one [`PeerBatch`], and most answers to heartbeats.

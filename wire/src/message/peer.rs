@@ -47,15 +47,26 @@ pub struct PeerBatch {
     pub heartbeat_acks: Vec<HeartbeatAck>,
     /// Everything else, in order.
     pub messages: Vec<RaftMessage>,
-    /// Who hears one of the heartbeats refuses votes for at least this long, in milliseconds of its own clock: the sender's
-    /// leases rely on it. 0 where it relies on none.
-    pub lease_ms: u32,
     /// The sender's clock can't be trusted: its answers to heartbeats are no promise to refuse votes.
     pub clock_alarm: bool,
     /// Partitions that are quiet between the two shards.
     pub pair: Option<PairBeat>,
     /// The sender's device is slow: leadership is not handed to it.
     pub slow_device: bool,
+    /// What the sender's heartbeats and its beats for pairs go by; `None` where a receiver shall go by its own.
+    pub bounds: Option<ElectionBounds>,
+}
+
+/// What elections of partitions that the sender leads go by: all their replicas obey these. Who hears one of its heartbeats
+/// refuses votes for the least of the timeouts by its own clock: the sender's leases, which are shorter, rely on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ElectionBounds {
+    /// An election timeout is at least this, in milliseconds.
+    pub election_ms_min: u32,
+    /// An election timeout is at most this before any election failed, in milliseconds.
+    pub election_ms_max: u32,
+    /// The sender is heard at least this often, in milliseconds.
+    pub heartbeat_ms: u32,
 }
 
 /// Says, while partitions are quiet between two shards, that the sender is there, and which it leads quietly.

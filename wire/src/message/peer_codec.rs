@@ -7,8 +7,9 @@ use super::codec::{
     partition_of, verified,
 };
 use super::{
-    BATCH_HEARTBEATS_MAX, BATCH_MESSAGES_MAX, Heartbeat, HeartbeatAck, MessageError, PairBeat,
-    PeerBatch, PeerHello, QUIET_LISTED_MAX, QuietLed, RaftBody, RaftMessage, RefetchVerdict,
+    BATCH_HEARTBEATS_MAX, BATCH_MESSAGES_MAX, ElectionBounds, Heartbeat, HeartbeatAck,
+    MessageError, PairBeat, PeerBatch, PeerHello, QUIET_LISTED_MAX, QuietLed, RaftBody,
+    RaftMessage, RefetchVerdict,
 };
 use crate::generated::fb;
 use crate::ids::{
@@ -19,7 +20,7 @@ use crate::ids::{
 const MESSAGE_BYTES_MAX: usize = 160;
 
 /// Upper bound of an empty batch's bytes.
-const BATCH_BYTES_MAX: usize = 96;
+const BATCH_BYTES_MAX: usize = 112;
 
 impl PeerHello {
     /// Appends the message's FlatBuffers form to `out`.
@@ -128,9 +129,13 @@ impl PeerBatch {
                 .iter()
                 .map(raft_message)
                 .collect::<Result<_, _>>()?,
-            lease_ms: batch.lease_ms(),
             clock_alarm: batch.clock_alarm(),
             slow_device: batch.slow_device(),
+            bounds: batch.bounds().map(|bounds| ElectionBounds {
+                election_ms_min: bounds.election_ms_min(),
+                election_ms_max: bounds.election_ms_max(),
+                heartbeat_ms: bounds.heartbeat_ms(),
+            }),
         })
     }
 }
@@ -195,6 +200,13 @@ fn build_batch(scratch: &mut Scratch, batch: &PeerBatch) -> WIPOffset<fb::PeerBa
         )
     });
     let pair = batch.pair.as_ref().map(|pair| build_pair(builder, pair));
+    let bounds = batch.bounds.map(|bounds| {
+        fb::ElectionBounds::new(
+            bounds.election_ms_min,
+            bounds.election_ms_max,
+            bounds.heartbeat_ms,
+        )
+    });
     fb::PeerBatch::create(
         builder,
         &fb::PeerBatchArgs {
@@ -203,10 +215,10 @@ fn build_batch(scratch: &mut Scratch, batch: &PeerBatch) -> WIPOffset<fb::PeerBa
             heartbeats,
             heartbeat_acks,
             messages,
-            lease_ms: batch.lease_ms,
             clock_alarm: batch.clock_alarm,
             pair,
             slow_device: batch.slow_device,
+            bounds: bounds.as_ref(),
         },
     )
 }

@@ -5,10 +5,10 @@ use clustor_wire::ids::{
 };
 use clustor_wire::message::{
     AskedAnswer, AskedNode, ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody,
-    DurabilityMode, GuestStatus, Heartbeat, HeartbeatAck, IdempotencyKey, LeaderAt, MemberStanding,
-    MemberStatus, MembersChange, MembersVerb, PairBeat, PartitionMembers, PartitionStatus,
-    PeerBatch, PeerHello, ProfileReload, QuietLed, RaftBody, RaftMessage, ReadLevel,
-    RefetchVerdict, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus, TurnedKnob,
+    DurabilityMode, ElectionBounds, GuestStatus, Heartbeat, HeartbeatAck, IdempotencyKey, LeaderAt,
+    MemberStanding, MemberStatus, MembersChange, MembersVerb, PairBeat, PartitionMembers,
+    PartitionStatus, PeerBatch, PeerHello, ProfileReload, QuietLed, RaftBody, RaftMessage,
+    ReadLevel, RefetchVerdict, Refusal, RefusalClause, Role, ScrubStatus, ShardStatus, TurnedKnob,
 };
 use proptest::option;
 use proptest::prelude::{BoxedStrategy, Just, Strategy, any, prop, prop_oneof};
@@ -173,9 +173,9 @@ pub fn batches() -> impl Strategy<Value = PeerBatch> {
         (
             numbers(),
             numbers(),
-            any::<u32>(),
             any::<(bool, bool)>(),
             option::of(pair_beats()),
+            option::of(any::<(u32, u32, u32)>()),
         ),
         prop::collection::vec(heartbeat, 0..5),
         prop::collection::vec(ack, 0..5),
@@ -183,7 +183,7 @@ pub fn batches() -> impl Strategy<Value = PeerBatch> {
     )
         .prop_map(
             |(
-                (boot, retired, lease_ms, (clock_alarm, slow_device), pair),
+                (boot, retired, (clock_alarm, slow_device), pair, bounds),
                 heartbeats,
                 heartbeat_acks,
                 messages,
@@ -194,10 +194,16 @@ pub fn batches() -> impl Strategy<Value = PeerBatch> {
                     heartbeats,
                     heartbeat_acks,
                     messages,
-                    lease_ms,
                     clock_alarm,
                     pair,
                     slow_device,
+                    bounds: bounds.map(|(election_ms_min, election_ms_max, heartbeat_ms)| {
+                        ElectionBounds {
+                            election_ms_min,
+                            election_ms_max,
+                            heartbeat_ms,
+                        }
+                    }),
                 }
             },
         )
