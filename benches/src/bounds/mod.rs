@@ -33,7 +33,7 @@ const INTERRUPTED: i32 = 130;
 
 A bound is held where the median of the runs is within its limit. What can't be measured (raft-engine and raft-rs without
 `--features peers`, instructions without valgrind, failover without the `clustor` command beside this program) says why, and
-counts as not held. Needs about 10 GiB in DIR and a quiet machine; the whole takes about half an hour.
+counts as not held. Needs about 10 GiB in DIR and a quiet machine; the whole takes about twenty minutes.
 Exit codes: 0 all held, 1 one is not held or was not measured, 2 wrong arguments, 130 interrupted.")]
 pub struct Options {
     /// Where to measure: a directory on the device in question. A new directory is made in it and removed at the end.
