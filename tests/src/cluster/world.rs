@@ -8,6 +8,7 @@ mod asking;
 mod lives;
 mod proofs;
 mod sessions;
+mod shorten;
 mod strangers;
 mod turns;
 

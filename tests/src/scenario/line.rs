@@ -135,6 +135,8 @@ pub(super) enum Line {
     Voters(Vec<NodeId>),
     /// Sets up: whom the placement of a node lists.
     Listed(NodeId, Vec<NodeId>),
+    /// Sets up: a node's machines are on disk, and save themselves after so many batches.
+    Machines(NodeId, u32),
     /// Asks a node for so many entries of whose answers nothing is made.
     Fill(NodeId, u64),
     /// A question about members to a node, known by a name.
@@ -157,6 +159,8 @@ pub(super) enum Line {
     Image(NodeId),
     GoBack(NodeId),
     Empty(NodeId),
+    /// A node that is down gives up the entries up to an index.
+    Shorten(NodeId, u64),
     Stop(NodeId),
     /// A node asks all others for votes in a term, whatever they would have answered to a pre-vote.
     Stand(NodeId, u64),
@@ -359,6 +363,13 @@ fn command(verb: &str, words: &mut Words<'_>) -> Result<Line, ParseError> {
             Line::Read(node, level, words.next("a name")?.to_owned())
         }
         "voters" => Line::Voters(words.nodes()?),
+        "machines" => {
+            let node = words.node()?;
+            words.must("save")?;
+            let every = words.number("after how many batches")?;
+            let every = u32::try_from(every).map_err(|e| ParseError(e.to_string()))?;
+            Line::Machines(node, every)
+        }
         "listed" => Line::Listed(words.node()?, words.nodes()?),
         "change" => change(words)?,
         "transfer" => {
@@ -396,6 +407,7 @@ fn command(verb: &str, words: &mut Words<'_>) -> Result<Line, ParseError> {
         "image" => Line::Image(words.node()?),
         "empty" => Line::Empty(words.node()?),
         "goback" => Line::GoBack(words.node()?),
+        "shorten" => Line::Shorten(words.node()?, words.number("an index")?),
         "stop" => Line::Stop(words.node()?),
         "stand" => {
             let node = words.node()?;

@@ -9,6 +9,7 @@
 //! | `partitions 2` | sets up: there are others beside the one that all lines are about |
 //! | `listed 4 1 2 3 4` | sets up: node 4's placement lists others than the first voters; nodes then speak only with those that their placements or configurations tell of |
 //! | `voters 1 2 3` | sets up: who votes first; the other nodes hold an empty replica |
+//! | `machines 2 save 1` | sets up: node 2's machines are on disk, and save themselves after so many batches |
 //! | `set idempotency_keys_max 2`, `set leases on` | sets up: changes a knob of the profile |
 //! | `set idempotency_keys_max 2 at 3` | sets up: on node 3 alone, once the others' knobs are set |
 //! | `reload 1 election_ms_min 500 heartbeat_ms 100` | node 1 reads its profile anew, in which these knobs have been turned |
@@ -33,6 +34,7 @@
 //! | `clock 2 jumps 200ms`, `clock 2 runs 150`, `clock 2 drifts 102` | a node's clock jumps ahead, or runs at so many percent of its wall clock; both of its clocks run at so many percent of the others' |
 //! | `crash 2 kill`, `crash 2 power lost` | ends a process, or a node's power; what was not flushed is lost, landed, torn, or drawn |
 //! | `image 2`, `goback 2` | keeps an image of a node's disk, and puts it back while the node is down |
+//! | `shorten 2 5` | a node that is down gives up the entries of its log up to index 5, as far as they are durable |
 //! | `empty 2` | puts an empty disk into a node that is down |
 //! | `stop 2` | stops a node in order |
 //! | `stand 3 in 5` | others get requests for their votes in term 5 that node 3 never sent: as from a server that does not ask first whether it would win |

@@ -65,6 +65,8 @@ struct Setup {
     voters: Vec<NodeId>,
     /// Nodes with another placement.
     listed: Vec<(NodeId, Vec<NodeId>)>,
+    /// Nodes whose machines are on disk, and after how many batches they save themselves.
+    on_disk: BTreeMap<NodeId, u32>,
     profile: Profile,
     /// Of nodes that have their own.
     profiles: BTreeMap<NodeId, Profile>,
@@ -91,6 +93,7 @@ pub fn play(name: &str, script: &str, trace: Trace) -> Result<(), Box<ScenarioEr
         partitions: 1,
         voters: Vec::new(),
         listed: Vec::new(),
+        on_disk: BTreeMap::new(),
         profile: awake(Profile::latency()),
         profiles: BTreeMap::new(),
         seed: 1,
@@ -142,6 +145,10 @@ fn set_up(setup: &mut Setup, line: &Line) -> Option<Result<(), String>> {
         }
         Line::Listed(node, nodes) => {
             setup.listed.push((*node, nodes.clone()));
+            Ok(())
+        }
+        Line::Machines(node, every) => {
+            setup.on_disk.insert(*node, *every);
             Ok(())
         }
         Line::Seed(seed) => {
@@ -203,6 +210,7 @@ impl Stage {
             setup.profile.clone(),
         );
         layout.profiles.clone_from(&setup.profiles);
+        layout.on_disk.clone_from(&setup.on_disk);
         if !setup.voters.is_empty() {
             for partition in &mut layout.partitions {
                 let all = std::mem::take(&mut partition.voters).into_iter();
@@ -232,6 +240,7 @@ impl Stage {
         match line {
             Line::Voters(_)
             | Line::Listed(..)
+            | Line::Machines(..)
             | Line::Nodes(_)
             | Line::Partitions(_)
             | Line::Profile(_)
@@ -341,6 +350,14 @@ impl Stage {
                     return Err("a node that is down, and an image of it".to_owned());
                 }
                 self.world.go_back(node);
+            }
+            Line::Shorten(node, until) => {
+                let shard = self.shard(node)?;
+                if self.world.node_runs(node) {
+                    return Err("a node that is down".to_owned());
+                }
+                let shortened = self.world.shorten(shard, P, LogIndex(until));
+                shortened.map_err(broken)?;
             }
             Line::Stop(node) => self.world.stop(node),
             Line::Stand(node, term) => self.stand(node, Term(term))?,

@@ -1,9 +1,11 @@
 //! What a shard shows after a turn of its own, partition by partition.
 
+use std::borrow::Cow;
+
 use clustor_engine::partition::Partition;
 use clustor_engine::raft::{Change, Glance, Timers};
 use clustor_engine::shard_core::ShardCore;
-use clustor_shards::log::PartitionLog;
+use clustor_shards::log::{PartitionLog, TermRun};
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, Term};
 use clustor_wire::message::Role;
@@ -128,15 +130,16 @@ impl Known {
             };
             self.former.entry(who.1).or_default().push(was);
         }
+        let runs = self.runs_of(log);
         let replica = self.replicas.entry(who.1).or_default();
-        if replica.last == log.last && replica.runs == log.terms {
+        if replica.last == log.last && replica.runs == *runs {
             return Ok(());
         }
         self.cut_back += u64::from(replica.stood.is_some() && log.last < replica.last);
         replica.last = log.last;
-        replica.runs.clone_from(&log.terms);
-        let mut before = log.base_term;
-        for run in &log.terms {
+        replica.runs = runs.into_owned();
+        let mut before = Term::ZERO;
+        for run in &replica.runs {
             let begin = (run.first, before);
             let same = *self.begins.entry(run.term).or_insert(begin);
             must(same == begin, "logs match", || {
@@ -148,6 +151,22 @@ impl Known {
             before = run.term;
         }
         Ok(())
+    }
+
+    /// The terms of a log from index 1 on. What it gave up was committed, and so is known.
+    fn runs_of<'a>(&self, log: &'a PartitionLog) -> Cow<'a, [TermRun]> {
+        if log.base == LogIndex::ZERO {
+            return Cow::Borrowed(&log.terms);
+        }
+        let mut runs: Vec<TermRun> = Vec::new();
+        let gone = (1..=log.base.get()).map(LogIndex).zip(&self.committed);
+        let gone = gone.map(|(first, term)| TermRun { term: *term, first });
+        for run in gone.chain(log.terms.iter().copied()) {
+            if runs.last().is_none_or(|last| last.term != run.term) {
+                runs.push(run);
+            }
+        }
+        Cow::Owned(runs)
     }
 
     fn look_at_commit(
