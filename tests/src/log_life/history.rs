@@ -206,6 +206,16 @@ pub enum Violation {
         /// Up to where all is there.
         holds: LogIndex,
     },
+    /// Entries were given up that nobody said are needed no more.
+    #[error("partition {partition}: its log begins behind {base}, up to {asked} may go")]
+    GaveUpTooMuch {
+        /// Where.
+        partition: PartitionId,
+        /// The log's base.
+        base: LogIndex,
+        /// Up to where entries are needed no more.
+        asked: LogIndex,
+    },
     /// A replica would go by other configurations than those that its log holds.
     #[error(
         "partition {partition}: goes by the configurations at {goes_by:?}, its log holds those at {holds:?}"

@@ -329,6 +329,14 @@ impl Shard {
             for (id, partition) in log.partitions() {
                 if self.history.state()[&id].base < partition.base {
                     let index = partition.base;
+                    let asked = self.floors.get(&id).copied().unwrap_or_default();
+                    if index > asked {
+                        return Err(Violation::GaveUpTooMuch {
+                            partition: id,
+                            base: index,
+                            asked,
+                        });
+                    }
                     self.history.decide(id, Decision::Floor { index });
                 }
             }
