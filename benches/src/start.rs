@@ -35,11 +35,11 @@ const SEGMENT_BYTES_MAX: u64 = 256 << 20;
 /// Nothing has to be faster than this, in bytes a second.
 const ENOUGH: f64 = 1e9;
 /// Threads that scrub.
-const THREADS: [usize; 3] = [1, 2, 3];
+const THREADS: [usize; 3] = [1, 2, 4];
 /// Blocks of one raw read: 1 MiB.
 const RAW_BLOCKS: usize = 256;
 /// Extents read back at once.
-const READS: usize = 64;
+const READS: usize = 16;
 
 /// Measures how long a start on a long log takes, how fast the log is read back, and how fast it is scrubbed.
 #[derive(Debug, Args)]

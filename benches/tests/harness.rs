@@ -134,7 +134,7 @@ fn a_start_is_measured_against_the_least_of_device_suite_and_a_gigabyte() {
     for line in [
         "speaks after",
         "entries read back",
-        "scrubbed offline, threads 3",
+        "scrubbed offline, threads 4",
         ":least",
     ] {
         assert!(table.contains(line), "{line}: {table}");
@@ -151,7 +151,7 @@ fn a_start_is_measured_against_the_least_of_device_suite_and_a_gigabyte() {
         .iter()
         .filter_map(|of| of["threads"].as_u64())
         .collect();
-    assert_eq!(threads, [1, 2, 3]);
+    assert_eq!(threads, [1, 2, 4]);
     let rates = scrubs
         .iter()
         .map(|of| (number(of, "mb_per_s"), number(of, "to_bound")));

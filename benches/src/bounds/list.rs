@@ -192,7 +192,7 @@ pub const BOUNDS: &[Bound] = &[
     },
     Bound {
         name: "scrub",
-        what: "an offline scrub over the same, by the best number of threads of 1, 2 and 3",
+        what: "an offline scrub over the same, by the best number of threads of 1, 2 and 4",
         call: Call::Start,
         value: |found| {
             let scrubs = found["scrubs"].as_array()?.iter();

@@ -14,14 +14,12 @@
 //!
 //! An extent's digest is SHA-256 over the tags of its blocks.
 
-use core::ops::Range;
-
 use clustor_wire::ids::ChainNumber;
 use sha2::{Digest as _, Sha256};
 
 use super::codec::{Reader, Truncated};
 use super::format::Encoding;
-use super::record::records;
+use super::record;
 use super::seal::{
     BlockPrefix, BlockUse, NotAuthentic, PAYLOAD_BYTES, SegmentCipher, sealed_payload, tag_of,
 };
@@ -158,15 +156,15 @@ pub(super) fn seal_payloads<'a>(
     assert!(filled == blocks.len());
 }
 
-/// Opens `blocks` in place and joins their payloads; all must be authentic and belong to `chain` in order.
+/// Opens `blocks` in place and hands out their payloads; all must be authentic and belong to `chain` in order.
 pub(super) fn open_payloads(
     cipher: &SegmentCipher,
     first_block: u32,
     chain: ChainNumber,
     usage: BlockUse,
     blocks: &mut [Block],
-) -> Result<Vec<u8>, NotAuthentic> {
-    let mut payload = Vec::with_capacity(blocks.len() * PAYLOAD_BYTES);
+    mut take: impl FnMut(&[u8]),
+) -> Result<(), NotAuthentic> {
     for (ordinal, block) in (0u32..).zip(blocks.iter_mut()) {
         let expected = BlockPrefix {
             chain,
@@ -176,58 +174,66 @@ pub(super) fn open_payloads(
         if cipher.open(first_block + ordinal, block)? != expected {
             return Err(NotAuthentic);
         }
-        payload.extend_from_slice(sealed_payload(block));
+        take(sealed_payload(block));
     }
-    Ok(payload)
+    Ok(())
 }
 
 /// An extent that was opened and found whole.
 #[derive(Debug)]
 pub(super) struct OpenExtent {
     pub header: ExtentHeader,
-    payload: Vec<u8>,
-    records: Range<usize>,
+    records: Vec<u8>,
 }
 
 impl OpenExtent {
     /// The frames of its records, whatever they were stored as.
     pub fn records(&self) -> &[u8] {
-        &self.payload[self.records.clone()]
+        &self.records
+    }
+
+    /// The same, without a copy.
+    pub fn into_records(self) -> Vec<u8> {
+        self.records
     }
 }
 
 /// Opens the extent of `chain` in place. Everything must fit: tags, order of blocks, header, CRC, and every record's
-/// own CRC and leaf.
+/// own CRC and leaf. The records come in `room`, whatever was in it.
 pub(super) fn open_extent(
     cipher: &SegmentCipher,
     first_block: u32,
     chain: ChainNumber,
     blocks: &mut [Block],
+    room: Vec<u8>,
 ) -> Result<OpenExtent, NotAuthentic> {
-    let mut payload = open_payloads(cipher, first_block, chain, BlockUse::Extent, blocks)?;
-    let header = ExtentHeader::decode(&payload).ok_or(NotAuthentic)?;
+    let (mut header, mut records) = (None, room);
+    records.clear();
+    records.reserve(blocks.len() * PAYLOAD_BYTES);
+    let (from, len) = (first_block, blocks.len());
+    open_payloads(cipher, from, chain, BlockUse::Extent, blocks, |payload| {
+        let is_first = header.is_none();
+        let head = if is_first { EXTENT_HEADER_BYTES } else { 0 };
+        header.get_or_insert_with(|| ExtentHeader::decode(payload));
+        records.extend_from_slice(&payload[head..]);
+    })?;
+    let header: ExtentHeader = header.flatten().ok_or(NotAuthentic)?;
     let fits = header.chain == chain
-        && header.blocks as usize == blocks.len()
-        && header.bytes <= (payload.len() - EXTENT_HEADER_BYTES) as u64;
+        && header.blocks as usize == len
+        && header.bytes <= records.len() as u64;
     if !fits {
         return Err(NotAuthentic);
     }
-    let mut place = EXTENT_HEADER_BYTES..EXTENT_HEADER_BYTES + header.bytes as usize;
-    if crc32c::crc32c(&payload[place.clone()]) != header.crc {
+    records.truncate(header.bytes as usize);
+    if crc32c::crc32c(&records) != header.crc {
         return Err(NotAuthentic);
     }
     if cipher.log_encoding == Encoding::Json {
-        payload = text::to_frames(&payload[place]).ok_or(NotAuthentic)?;
-        place = 0..payload.len();
+        records = text::to_frames(&records).ok_or(NotAuthentic)?;
     }
-    let whole = records(&payload[place.clone()])
-        .all(|record| record.is_ok_and(|record| record.check_leaf().is_ok()));
-    if !whole {
+    let mut found = record::records(&records);
+    if !found.all(|record| record.is_ok_and(|record| record.check_leaf().is_ok())) {
         return Err(NotAuthentic);
     }
-    Ok(OpenExtent {
-        header,
-        payload,
-        records: place,
-    })
+    Ok(OpenExtent { header, records })
 }

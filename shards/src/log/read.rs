@@ -14,7 +14,7 @@ use clustor_wire::ids::{LogIndex, PairNumber, PartitionId, Term};
 use super::extent::open_extent;
 use super::location::{ExtentPlace, Location};
 use super::options::OnAuthenticationFailure;
-use super::record::{encode_record_parts, verified_records};
+use super::record::{RecordHeader, encode_record_parts, verified_records};
 use super::scrub::LostRun;
 use super::writer::{Retirement, ShardLog};
 use crate::buffer::Blocks;
@@ -219,9 +219,10 @@ impl ShardLog {
                 place.first_block,
                 place.chain,
                 blocks.as_mut_slice(),
+                Vec::new(),
             )
             .ok()?;
-            pending.collect(extent.records())
+            pending.collect(extent.into_records())
         });
         if frames.is_none() && passing.is_none() && pending.tries < READ_TRIES {
             pending.tries += 1;
@@ -305,15 +306,22 @@ fn read_extent(token: u64, place: ExtentPlace, into: Blocks) -> DiskOp {
 
 impl Pending {
     /// The frames of this run out of the records of an open extent, if all are there. A copy of an entry gets the frame of an entry back.
-    fn collect(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+    fn collect(&self, bytes: Vec<u8>) -> Option<Vec<u8>> {
+        // As most runs lie: nothing else is in the extent.
+        let mut wanted = self.first;
+        let is_run = verified_records(&bytes).all(|record| {
+            let is_next = self.wants(&record.header, wanted);
+            wanted = wanted.next();
+            is_next && record.header.kind.content() == Some(record.header.kind)
+        });
+        if is_run && wanted == self.last.next() {
+            return Some(bytes);
+        }
         let mut frames = Vec::with_capacity(bytes.len());
         let mut next = self.first;
-        for record in verified_records(bytes) {
+        for record in verified_records(&bytes) {
             let header = &record.header;
-            let wanted = header.partition == self.partition
-                && header.term == self.term
-                && header.index == next
-                && next <= self.last;
+            let wanted = self.wants(header, next);
             let Some(kind) = header.kind.content().filter(|_| wanted) else {
                 continue;
             };
@@ -330,5 +338,13 @@ impl Pending {
         }
         frames.shrink_to_fit();
         (next == self.last.next()).then_some(frames)
+    }
+
+    /// Whether a record is the entry at `next` of this run.
+    fn wants(&self, header: &RecordHeader, next: LogIndex) -> bool {
+        header.partition == self.partition
+            && header.term == self.term
+            && header.index == next
+            && next <= self.last
     }
 }

@@ -39,8 +39,12 @@ pub(super) const FIGURES_BYTES: usize = 72;
 
 const LANES: usize = 4;
 const WORD: usize = 4;
-/// Words of each lane that are gathered before the checksum runs over them.
-const GATHERED: usize = 256;
+/// Bytes of a row: a word of each lane.
+const ROW: usize = LANES * WORD;
+/// Rows that are dealt at once, so that each lane gets as much as a register holds.
+const DEALT: usize = 4;
+/// Bytes of each lane that are gathered before the checksum runs over them.
+const GATHERED: usize = 256 * WORD;
 
 /// CRC32C in four lanes: the 32-bit words of what is fed are dealt to them in turn, so that four checksums run
 /// side by side. What does not fill a row of four words is padded with zeros.
@@ -50,27 +54,20 @@ pub struct FourLaneCrc(pub [u32; LANES]);
 impl FourLaneCrc {
     /// Feeds `bytes`, padded with zeros to whole rows of 16 bytes.
     pub fn update(&mut self, bytes: &[u8]) {
-        let mut words = [[[0u8; WORD]; GATHERED]; LANES];
-        for chunk in bytes.chunks(LANES * WORD * GATHERED) {
-            let (rows, rest) = chunk.as_chunks::<{ LANES * WORD }>();
-            for (at, row) in rows.iter().enumerate() {
-                let (dealt, _) = row.as_chunks::<WORD>();
-                for lane in 0..LANES {
-                    words[lane][at] = dealt[lane];
-                }
+        let mut lanes = [[0u8; GATHERED]; LANES];
+        for chunk in bytes.chunks(LANES * GATHERED) {
+            let (whole, rest) = chunk.as_chunks::<{ ROW * DEALT }>();
+            for (at, rows) in whole.iter().enumerate() {
+                deal(rows, at, &mut lanes);
             }
-            let mut filled = rows.len();
             if !rest.is_empty() {
-                let mut row = [0; LANES * WORD];
-                row[..rest.len()].copy_from_slice(rest);
-                let (dealt, _) = row.as_chunks::<WORD>();
-                for lane in 0..LANES {
-                    words[lane][filled] = dealt[lane];
-                }
-                filled += 1;
+                let mut rows = [0; ROW * DEALT];
+                rows[..rest.len()].copy_from_slice(rest);
+                deal(&rows, whole.len(), &mut lanes);
             }
-            for (crc, lane) in self.0.iter_mut().zip(&words) {
-                *crc = crc32c::crc32c_append(*crc, lane[..filled].as_flattened());
+            let filled = chunk.len().div_ceil(ROW) * WORD;
+            for (crc, lane) in self.0.iter_mut().zip(&lanes) {
+                *crc = crc32c::crc32c_append(*crc, &lane[..filled]);
             }
         }
     }
@@ -100,6 +97,16 @@ impl FourLaneCrc {
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, Truncated> {
         Ok(Self([r.u32()?, r.u32()?, r.u32()?, r.u32()?]))
+    }
+}
+
+/// Deals the words of some rows to their lanes, `at` as many rows in.
+fn deal(rows: &[u8; ROW * DEALT], at: usize, lanes: &mut [[u8; GATHERED]; LANES]) {
+    let (words, _) = rows.as_chunks::<WORD>();
+    for (lane, gathered) in lanes.iter_mut().enumerate() {
+        let dealt: [[u8; WORD]; DEALT] = core::array::from_fn(|row| words[row * LANES + lane]);
+        let (places, _) = gathered.as_chunks_mut::<{ WORD * DEALT }>();
+        places[at].copy_from_slice(dealt.as_flattened());
     }
 }
 

@@ -421,6 +421,8 @@ pub struct Checker<'a> {
     audit: &'a Audit,
     disk: &'a mut dyn BootDisk,
     pool: BlockPool,
+    /// For the records of the extent at hand.
+    room: Vec<u8>,
 }
 
 impl<'a> Checker<'a> {
@@ -430,7 +432,12 @@ impl<'a> Checker<'a> {
             blocks: PIECE_BLOCKS as usize,
             runs: 1,
         }]);
-        Self { audit, disk, pool }
+        Self {
+            audit,
+            disk,
+            pool,
+            room: Vec::new(),
+        }
     }
 
     /// Reads and verifies one piece.
@@ -489,10 +496,8 @@ impl<'a> Checker<'a> {
             let mut checked = Vec::with_capacity(extents.len());
             for (number, slot) in extents {
                 let (blocks, behind) = rest.split_at_mut(slot.blocks as usize);
-                checked.push((
-                    *number,
-                    check_extent(header, &cipher, *number, slot, blocks),
-                ));
+                let whole = check_extent(header, &cipher, *number, slot, blocks, &mut self.room);
+                checked.push((*number, whole));
                 rest = behind;
             }
             checked
@@ -500,7 +505,14 @@ impl<'a> Checker<'a> {
             let mut files = Files::new(self.disk, &self.audit.keys);
             let mut alone = |number, slot: &Slot| {
                 let mut blocks = files.read(file, slot.first_block, slot.blocks)?;
-                check_extent(header, &cipher, number, slot, blocks.as_mut_slice())
+                check_extent(
+                    header,
+                    &cipher,
+                    number,
+                    slot,
+                    blocks.as_mut_slice(),
+                    &mut self.room,
+                )
             };
             let checked = extents
                 .iter()
@@ -528,24 +540,29 @@ fn check_extent(
     number: u32,
     slot: &Slot,
     blocks: &mut [Block],
+    room: &mut Vec<u8>,
 ) -> Option<Whole> {
     let chain = ChainNumber(header.first_chain.get() + u64::from(number));
-    whole_extent(cipher, slot.first_block, chain, Some(&slot.digest), blocks)
+    let digest = Some(&slot.digest);
+    whole_extent(cipher, slot.first_block, chain, digest, blocks, room)
 }
 
 /// An extent, if all of it is whole: its digest, where one is known, its seals, its header and checksum, each of its
-/// records.
+/// records. These are opened in `room`, which is kept for the next.
 pub(super) fn whole_extent(
     cipher: &SegmentCipher,
     first_block: u32,
     chain: ChainNumber,
     digest: Option<&ExtentDigest>,
     blocks: &mut [Block],
+    room: &mut Vec<u8>,
 ) -> Option<Whole> {
     let found = super::extent::digest_of(blocks);
     if digest.is_some_and(|digest| *digest != found) {
         return None;
     }
-    let extent = open_extent(cipher, first_block, chain, blocks).ok()?;
-    Some(Whole::of(cipher, &extent, found))
+    let extent = open_extent(cipher, first_block, chain, blocks, core::mem::take(room)).ok()?;
+    let whole = Whole::of(cipher, &extent, found);
+    *room = extent.into_records();
+    Some(whole)
 }

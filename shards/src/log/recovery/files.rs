@@ -342,12 +342,14 @@ impl<'a> Files<'a> {
     pub fn segment_checkpoint(&mut self, header: &PairHeader) -> Option<Checkpoint> {
         let cipher = cipher_of(self.keys, header);
         let mut blocks = self.read(FileId::segment(header.pair), 1, header.checkpoint_blocks)?;
-        let bytes = open_payloads(
+        let mut bytes = Vec::with_capacity(blocks.byte_len());
+        open_payloads(
             &cipher,
             1,
             header.first_chain,
             BlockUse::Checkpoint,
             blocks.as_mut_slice(),
+            |payload| bytes.extend_from_slice(payload),
         )
         .ok()?;
         Checkpoint::decode(bytes.get(..header.checkpoint_bytes as usize)?)
@@ -377,7 +379,14 @@ impl<'a> Files<'a> {
         if slot.is_some_and(|slot| slot.digest != digest) {
             return None;
         }
-        let extent = open_extent(cipher, first_block, chain, blocks.as_mut_slice()).ok()?;
+        let extent = open_extent(
+            cipher,
+            first_block,
+            chain,
+            blocks.as_mut_slice(),
+            Vec::new(),
+        )
+        .ok()?;
         Some((extent, digest))
     }
 

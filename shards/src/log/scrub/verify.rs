@@ -71,7 +71,8 @@ impl ShardLog {
                     let cipher = self.ciphers.get(&step.pair).filter(|_| was_read);
                     let whole = cipher.and_then(|cipher| {
                         let digest = place.digest.as_ref();
-                        whole_extent(cipher, place.first_block, place.chain, digest, blocks)
+                        let room = &mut Vec::new();
+                        whole_extent(cipher, place.first_block, place.chain, digest, blocks, room)
                     });
                     self.conclude(step, whole.is_some(), retirement);
                     self.recount(&step, place, whole.as_ref(), retirement);
