@@ -1,5 +1,8 @@
 //! Exit codes, and the error that carries one.
 
+use clustor_shards::host::DataDirError;
+use clustor_shards::log::RecoverError;
+
 /// How a command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -61,6 +64,28 @@ impl CommandError {
         Self {
             exit: Exit::BadInput,
             message: why.to_string(),
+        }
+    }
+
+    /// A data directory that is looked at from outside: what can't be read says nothing of whose it is.
+    #[must_use]
+    pub fn of_directory(error: DataDirError) -> Self {
+        match error {
+            DataDirError::Io { .. } | DataDirError::Denied { .. } | DataDirError::InUse { .. } => {
+                Self::failed(error)
+            }
+            _ => Self::bad_input(error),
+        }
+    }
+
+    /// A shard's log that can't be told of: it is another's, or not for this key or build; or it can't be read.
+    #[must_use]
+    pub fn of_log(error: RecoverError) -> Self {
+        match error {
+            RecoverError::Disk(_) | RecoverError::Passing(_) | RecoverError::SelfTest(_) => {
+                Self::failed(error)
+            }
+            _ => Self::bad_input(error),
         }
     }
 

@@ -543,6 +543,23 @@ fn scrub_refuses_a_running_node_and_ends_with_the_worst_outcome() {
 }
 
 #[test]
+fn a_directory_that_cant_be_read_is_told_from_one_that_is_no_nodes() {
+    let dir = lone_cluster();
+    for command in ["scrub", "inspect"] {
+        let exit_of = |path: &Path| {
+            let output = clustor().arg(command).arg(path).output().expect("runs");
+            output.status.code()
+        };
+        let unreadable = dir.path.join(format!("{command}-unreadable"));
+        std::fs::create_dir_all(unreadable.join("identity")).expect("made");
+        assert_eq!(exit_of(&unreadable), Some(1), "{command}");
+        let empty = dir.path.join(format!("{command}-empty"));
+        std::fs::create_dir(&empty).expect("made");
+        assert_eq!(exit_of(&empty), Some(3), "{command}");
+    }
+}
+
+#[test]
 fn scrub_judges_every_shard_though_some_are_refused_or_unreadable_and_says_how_far_it_is() {
     let dir = lone_cluster();
     let node = Running::start(&dir.path);

@@ -214,11 +214,15 @@ pub fn run(args: &InspectArgs, out: &mut dyn Write) -> Result<(), CommandError> 
     let unreadable =
         |error: std::io::Error| CommandError::failed(format!("{}: {error}", args.data.display()));
     let mut damaged = 0;
-    let opened = OfflineDir::open(&args.data);
+    let opened = match OfflineDir::open(&args.data) {
+        Err(error) if !matches!(error, DataDirError::Identity { .. }) => {
+            return Err(CommandError::of_directory(error));
+        }
+        opened => opened,
+    };
     let identity = match &opened {
         Ok(directory) => Ok(directory.identity()),
-        Err(error @ DataDirError::Identity { .. }) => Err(error.to_string()),
-        Err(error) => return Err(CommandError::bad_input(error)),
+        Err(error) => Err(error.to_string()),
     };
     if identity.is_err() || !args.is_narrow() {
         let seen = directory::of_node(&args.data, identity).map_err(unreadable)?;
@@ -343,7 +347,7 @@ fn show_shard(
     );
     match shown {
         Ok(()) => Ok(damaged),
-        Err(Stop::Log(error)) => Err(CommandError::bad_input(error)),
+        Err(Stop::Log(error)) => Err(CommandError::of_log(error)),
         Err(Stop::Output(error)) => Err(CommandError::failed(error)),
     }
 }

@@ -10,8 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use clustor_shards::host::{DataDirError, OfflineDir, scrub_offline};
-use clustor_shards::log::RecoverError;
+use clustor_shards::host::{OfflineDir, scrub_offline};
 use clustor_shards::log::audit::{AuditReport, Outcome};
 use clustor_wire::ids::ShardId;
 
@@ -64,46 +63,15 @@ pub struct ScrubArgs {
 /// What became of a shard.
 struct Scrubbed {
     shard: ShardId,
-    outcome: Result<AuditReport, Refused>,
+    /// What was found, or why it can't be judged.
+    outcome: Result<AuditReport, CommandError>,
 }
 
-/// Why a shard can't be judged.
-struct Refused {
-    exit: Exit,
-    why: String,
-}
-
-impl Refused {
-    /// Its name in the report.
-    const fn name(&self) -> &'static str {
-        match self.exit {
-            Exit::BadInput => "refused",
-            _ => "unreadable",
-        }
-    }
-}
-
-impl From<std::io::Error> for Refused {
-    fn from(error: std::io::Error) -> Self {
-        Self {
-            exit: Exit::Failed,
-            why: error.to_string(),
-        }
-    }
-}
-
-impl From<RecoverError> for Refused {
-    fn from(error: RecoverError) -> Self {
-        let exit = match &error {
-            RecoverError::Disk(_) | RecoverError::Passing(_) | RecoverError::SelfTest(_) => {
-                Exit::Failed
-            }
-            _ => Exit::BadInput,
-        };
-        Self {
-            exit,
-            why: error.to_string(),
-        }
+/// What a shard that can't be judged is in a report.
+const fn refusal_name(refused: &CommandError) -> &'static str {
+    match refused.exit {
+        Exit::BadInput => "refused",
+        _ => "unreadable",
     }
 }
 
@@ -125,7 +93,7 @@ impl Scrubbed {
     /// What is wrong, in words; `None` if nothing is.
     fn trouble(&self) -> Option<String> {
         let what = match &self.outcome {
-            Err(refused) => return Some(format!("shard {}: {}", self.shard, refused.why)),
+            Err(refused) => return Some(format!("shard {}: {refused}", self.shard)),
             Ok(report) => match report.outcome() {
                 Outcome::Healthy => return None,
                 Outcome::Restored => "damage was found, and nothing is lost",
@@ -145,16 +113,15 @@ impl Scrubbed {
 /// The directory is in use, not a node's, or can't be read; and damage, or a shard that can't be judged, with the exit code of
 /// the worst outcome.
 pub fn run(args: &ScrubArgs, out: &mut dyn Write) -> Result<(), CommandError> {
-    let mut directory = OfflineDir::open(&args.data).map_err(|error| match error {
-        DataDirError::Io { .. } | DataDirError::Denied { .. } => CommandError::failed(error),
-        _ => CommandError::bad_input(error),
-    })?;
+    let mut directory = OfflineDir::open(&args.data).map_err(CommandError::of_directory)?;
     if let Some(key) = &args.key {
         directory = directory.with_key(key);
     }
     let unreadable =
         |error: std::io::Error| CommandError::failed(format!("{}: {error}", args.data.display()));
-    let _kept_out = directory.keep_nodes_out().map_err(CommandError::failed)?;
+    let _kept_out = directory
+        .keep_nodes_out()
+        .map_err(CommandError::of_directory)?;
     let mut shards = directory.shards().map_err(unreadable)?;
     if let Some(only) = args.shard.map(ShardId) {
         if !shards.contains(&only) {
@@ -194,8 +161,12 @@ pub fn run(args: &ScrubArgs, out: &mut dyn Write) -> Result<(), CommandError> {
 }
 
 /// Scrubs one shard.
-fn scrub(args: &ScrubArgs, directory: &OfflineDir, shard: ShardId) -> Result<AuditReport, Refused> {
-    let (identity, mut disk) = directory.shard(shard)?;
+fn scrub(
+    args: &ScrubArgs,
+    directory: &OfflineDir,
+    shard: ShardId,
+) -> Result<AuditReport, CommandError> {
+    let (identity, mut disk) = directory.shard(shard).map_err(CommandError::failed)?;
     let mut progress = Progress::new(shard, Duration::from_secs(args.progress_every));
     let report = scrub_offline(
         &mut disk,
@@ -205,7 +176,7 @@ fn scrub(args: &ScrubArgs, directory: &OfflineDir, shard: ShardId) -> Result<Aud
         &mut |now| progress.tell(now),
     );
     progress.end();
-    Ok(report?)
+    report.map_err(CommandError::of_log)
 }
 
 fn threads(args: &ScrubArgs) -> usize {

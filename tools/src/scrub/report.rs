@@ -10,8 +10,8 @@ use clustor_shards::log::audit::{
 use clustor_shards::log::nonce::GapVerdict;
 use serde_json::{Value, json};
 
-use super::Scrubbed;
 use super::progress::bytes;
+use super::{Scrubbed, refusal_name};
 use crate::inspect::hex;
 
 pub(super) fn print(out: &mut dyn Write, scrubbed: &[Scrubbed], took: Duration) -> io::Result<()> {
@@ -19,7 +19,7 @@ pub(super) fn print(out: &mut dyn Write, scrubbed: &[Scrubbed], took: Duration) 
         let report = match outcome {
             Ok(report) => report,
             Err(refused) => {
-                writeln!(out, "shard {shard}: {}: {}", refused.name(), refused.why)?;
+                writeln!(out, "shard {shard}: {}: {refused}", refusal_name(refused))?;
                 continue;
             }
         };
@@ -177,7 +177,7 @@ pub(super) fn json(scrubbed: &[Scrubbed], took: Duration) -> Value {
 fn name_of(scrubbed: &Scrubbed) -> &'static str {
     match &scrubbed.outcome {
         Ok(report) => outcome_name(report.outcome()),
-        Err(refused) => refused.name(),
+        Err(refused) => refusal_name(refused),
     }
 }
 
@@ -192,8 +192,8 @@ fn shard_json(scrubbed: &Scrubbed) -> Value {
         Err(refused) => {
             return json!({
                 "shard": scrubbed.shard.get(),
-                "outcome": refused.name(),
-                "why": refused.why,
+                "outcome": refusal_name(refused),
+                "why": refused.message,
             });
         }
     };
