@@ -3,6 +3,7 @@
 mod deciding;
 mod reading;
 mod rest;
+mod rolling;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,7 @@ use super::history::{Decision, EntryId, Faults, History, Recovered, Violation};
 use crate::disk::{Crash, DiskImage, Fate, Settled, SimDisk};
 use deciding::clip;
 use reading::given_back;
+use rolling::Rolling;
 
 pub(crate) struct FixedKey;
 
@@ -88,6 +90,7 @@ pub struct Shard {
     entries: u64,
     /// What was ever appended at (term, index): consensus never puts a second entry there.
     appended: BTreeMap<(PartitionId, Term, LogIndex), EntryId>,
+    rolling: Rolling,
     now: Time,
     ops: Vec<DiskOp>,
     events: Vec<DiskEvent>,
@@ -113,6 +116,7 @@ impl Shard {
             vouched: BTreeMap::new(),
             entries: 0,
             appended: BTreeMap::new(),
+            rolling: Rolling::default(),
             now: Time(0),
             ops: Vec::new(),
             events: Vec::new(),
@@ -215,6 +219,7 @@ impl Shard {
         self.note(|| format!("crash: {crash:?}, {fate:?}"));
         self.log = None;
         self.floors.clear();
+        self.rolling = Rolling::default();
         self.ops.clear();
         self.events.clear();
         self.retirement = Retirement::default();
@@ -344,6 +349,9 @@ impl Shard {
         for op in self.ops.drain(..) {
             if let Some(trace) = &mut self.trace {
                 trace.push(describe(&op));
+            }
+            if let DiskOp::Chain(chain) = &op {
+                self.rolling.note(chain)?;
             }
             self.disk.submit(op);
         }
