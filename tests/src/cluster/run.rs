@@ -239,7 +239,9 @@ pub(crate) fn play(
     }))
 }
 
-pub(super) fn said(panic: &(dyn std::any::Any + Send)) -> String {
+/// What a panic said.
+#[must_use]
+pub fn said(panic: &(dyn std::any::Any + Send)) -> String {
     panic
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())

@@ -99,7 +99,7 @@ fn play(file: &Path, trace: Trace) -> Result<(), String> {
     let script = std::fs::read_to_string(file).map_err(|error| format!("{name}: {error}"))?;
     // An assertion of the engine is a failure of the script that led to it.
     catch_unwind(AssertUnwindSafe(|| scenario::play(&name, &script, trace)))
-        .map_err(|_| format!("{name}: panicked"))?
+        .map_err(|panic| format!("{name}: panicked: {}", run::said(&*panic)))?
         .map_err(|error| error.to_string())
 }
 
