@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use clustor_shards::log::record::RecordKind;
 use clustor_shards::turn::{PeerId, Time};
-use clustor_wire::ids::LogIndex;
+use clustor_wire::ids::{Incarnation, LogIndex};
 
 use super::configuration::{Configuration, ConfigurationError, Standing, Step};
 use super::entry::EntryKind;
@@ -372,6 +372,34 @@ impl Replica {
             }
         }
         leading.progress.retain(|p| linger || !p.left);
+    }
+
+    /// Somebody has a session, or this replica was elected: those who left, and may not have been told by who led then, hear it
+    /// for a moment, if they are on the disk that was a member. Whether anybody is told.
+    pub(super) fn tell_departed(&mut self, turn: &Turn<'_>, only: Option<PeerId>) -> bool {
+        let next = self.log.last().next();
+        let recipients = self.membership.recipients(self.me, self.committed);
+        let RoleState::Leader(leading) = &mut self.role else {
+            return false;
+        };
+        let mut told = false;
+        for (peer, named) in self.membership.departed(self.me) {
+            let heard = turn.heard.get(&peer);
+            let is_it = heard.is_some_and(|heard| named == Incarnation::ZERO || named == *heard);
+            if !is_it || recipients.contains(&peer) || only.is_some_and(|only| only != peer) {
+                continue;
+            }
+            let mut progress = Progress::new(peer, next, turn.now);
+            progress.left = true;
+            leading.progress.retain(|known| known.peer() != peer);
+            leading.progress.push(progress);
+            told = true;
+        }
+        if told {
+            leading.lingers_until = turn.now.plus_ms(LINGER_MS);
+            self.sync_followers = true;
+        }
+        told
     }
 
     /// A leader that votes no more hands over, or gives up if there is nobody to hand over to.

@@ -254,8 +254,9 @@ impl Replica {
         }
     }
 
-    /// A session shows which disk `peer` is on. A member that may have founded the partition anew is told what is in force.
-    pub fn meet(&mut self, turn: &mut Turn<'_>, peer: PeerId, incarnation: Incarnation) {
+    /// A session shows which disk `peer` is on. A member that may have founded the partition anew is told what is in force, and
+    /// one that left may have to be told that. Whether there is more to be said to it in this turn.
+    pub fn meet(&mut self, turn: &mut Turn<'_>, peer: PeerId, incarnation: Incarnation) -> bool {
         let known = &self.configuration;
         let doubtful = match known.standing(peer) {
             Some(Standing::Voter) => known.incarnation_of(peer) != incarnation,
@@ -264,6 +265,9 @@ impl Replica {
         if doubtful && !known.is_nameless() && !matches!(self.role, RoleState::Quarantined) {
             self.say_founding(turn, peer, known.encode());
         }
+        // For that alone nobody is woken.
+        let awake = matches!(&self.role, RoleState::Leader(leading) if !leading.quiet);
+        awake && self.configuration.standing(peer).is_none() && self.tell_departed(turn, Some(peer))
     }
 
     /// Whether `told` is of a history that is not this replica's: it founded, nothing has changed its configuration since,

@@ -17,9 +17,12 @@ use std::sync::Arc;
 
 use clustor_shards::alike::Alike;
 use clustor_shards::turn::PeerId;
-use clustor_wire::ids::{LogIndex, Term};
+use clustor_wire::ids::{Incarnation, LogIndex, Term};
 
 use super::configuration::{Configuration, Step};
+
+/// Those who left last, and are told so again if they may not know, are so many at most.
+pub(super) const DEPARTED_MAX: usize = 8;
 
 /// A configuration and its place in the log; index 0 is the one the partition was created with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -273,6 +276,23 @@ impl Membership {
         };
         let left = self.entries.iter().rfind(|at| at.index < exit)?;
         Some(&left.configuration)
+    }
+
+    /// Who is no member in force but was one by the log, and as which incarnation if it voted: those who left last, at most
+    /// [`DEPARTED_MAX`].
+    pub(super) fn departed(&self, me: PeerId) -> Vec<(PeerId, Incarnation)> {
+        let active = self.active();
+        let mut departed: Vec<(PeerId, Incarnation)> = Vec::new();
+        for at in self.entries.iter().rev() {
+            for peer in at.configuration.members(me) {
+                let stays = active.standing(peer).is_some();
+                if !stays && !departed.iter().any(|(known, _)| *known == peer) {
+                    departed.push((peer, at.configuration.incarnation_of(peer)));
+                }
+            }
+        }
+        departed.truncate(DEPARTED_MAX);
+        departed
     }
 
     /// Everybody but `me` who is to get the log, each once, given what is committed.

@@ -120,6 +120,7 @@ impl Replica {
         self.hurry(before_ms);
         self.window_ms = self.timers.election_ms_max;
         self.refetch_anew();
+        self.tell_departed(turn, None);
         self.append_own(turn, EntryKind::Empty, 0, None, &[]);
         self.announce(turn.out, Leadership::Elected { first: next });
     }

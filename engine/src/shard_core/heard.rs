@@ -66,7 +66,9 @@ impl ShardCore {
         }
         for partition in self.partitions.all_mut() {
             let mut turn = self.shared.lend(now);
-            partition.replica.meet(&mut turn, peer, incarnation);
+            if partition.replica.meet(&mut turn, peer, incarnation) {
+                self.touched.insert(partition.id);
+            }
         }
     }
 
