@@ -203,7 +203,13 @@ impl Node {
                 None => {}
             }
         }
-        for packet in self.inbox.drain(..) {
+        // Until the opening has retired nothing is carried to the replica.
+        let heard = if self.log.is_open() {
+            self.inbox.len()
+        } else {
+            0
+        };
+        for packet in self.inbox.drain(..heard) {
             step(&mut self.replica, &mut turn, packet);
         }
         if self.replica.next_deadline().is_some_and(|at| at <= now) {
