@@ -127,3 +127,23 @@ fn where_nobody_can_read_an_entry_leadership_stays_where_it_is() {
     }
     stays(&mut again);
 }
+
+#[test]
+fn a_leader_that_was_elected_a_moment_ago_is_not_asked_to_move() {
+    let mut net = Net::new(&[1, 2, 3]);
+    let leads = until_ready(&mut net);
+    for (id, node) in &net.nodes {
+        node.robust.store(*id != leads, Ordering::Relaxed);
+    }
+    net.nodes
+        .get_mut(&leads)
+        .expect("there")
+        .append(1, b"panic", None);
+    net.run_ms(400);
+    let status = net.nodes[&leads].core.partition(P).expect("there").status();
+    assert!(!status.trouble.is_empty(), "its machine has failed");
+    assert_eq!(leader(&net), Some(leads));
+    net.run_ms(1_000);
+    let next = leader(&net).expect("somebody leads");
+    assert_ne!(next, leads);
+}

@@ -20,8 +20,9 @@ use super::settings::Timers;
 use super::transfer::{DECLINED_MS, Transfer};
 use crate::lent::Lent;
 
-/// A leader is not moved on account of its damage before it has led this long, in milliseconds: two damaged replicas
-/// that hand over to each other do so slowly.
+/// A leader is not moved on account of its damage, its machine or its device before it has led this long, in milliseconds: two
+/// replicas that hand over to each other do so slowly. Where an operator asks, at a shutdown, and where it votes no more it goes at
+/// once.
 const SETTLED_MS: u64 = 750;
 
 /// What only a leader has.
@@ -53,7 +54,12 @@ pub(super) struct Leading {
 impl Leading {
     /// Whether it leads for long enough to be asked to move.
     pub(super) fn is_settled(&self, now: Time) -> bool {
-        now >= self.since.plus_ms(SETTLED_MS)
+        now >= self.settled_at()
+    }
+
+    /// From when on it may be asked to.
+    pub(super) fn settled_at(&self) -> Time {
+        self.since.plus_ms(SETTLED_MS)
     }
 
     /// Whether `peer` declined to lead a moment ago.

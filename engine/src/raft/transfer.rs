@@ -95,6 +95,16 @@ impl Replica {
         Ok(to)
     }
 
+    /// From when on it may be asked to move by itself, because others would lead better: a leader has that long to begin with.
+    /// `None` if it does not lead.
+    #[must_use]
+    pub fn settled_at(&self) -> Option<Time> {
+        match &self.role {
+            RoleState::Leader(leading) => Some(leading.settled_at()),
+            _ => None,
+        }
+    }
+
     /// Whether leadership is being handed over: nothing is proposed.
     #[must_use]
     pub fn is_handing_over(&self) -> bool {
@@ -118,6 +128,12 @@ impl Replica {
     /// Its machine can go on from here on, or can't.
     pub fn set_lame(&mut self, is_lame: bool) {
         self.is_lame = is_lame;
+    }
+
+    /// Whether its machine can't go on.
+    #[must_use]
+    pub const fn is_lame(&self) -> bool {
+        self.is_lame
     }
 
     /// Whether it would be of use as a leader: nothing stands before what is to be committed, and its machine goes on.

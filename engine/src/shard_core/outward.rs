@@ -233,13 +233,23 @@ impl ShardCore {
             }
         }
         partition.tell_lame();
-        if core::mem::take(&mut partition.hand_over) && partition.replica.is_leader() {
-            // Where nobody else answers it stays here.
-            let handed = partition
-                .replica
-                .transfer_leadership(&self.shared.lend(now), None);
-            if handed.is_ok() {
-                resume_at = Some(now);
+        if partition.hand_over {
+            match partition.replica.settled_at() {
+                // Elected a moment ago: it is looked at again when it is not.
+                Some(settled) if now < settled => {
+                    resume_at = Some(resume_at.map_or(settled, |at| at.min(settled)));
+                }
+                settled => {
+                    partition.hand_over = false;
+                    let turn = self.shared.lend(now);
+                    // Where nobody else answers it stays here.
+                    if settled.is_some()
+                        && partition.replica.is_lame()
+                        && partition.replica.transfer_leadership(&turn, None).is_ok()
+                    {
+                        resume_at = Some(now);
+                    }
+                }
             }
         }
         partition.tell_ready(&mut self.scratch_answers);
