@@ -9,7 +9,7 @@ use super::durability::Transition;
 use super::entry::{EntryBody, EntryKind, KeysMax, SystemKind};
 
 /// Terms and indices that messages name stay below this. No partition comes near it by itself, and what is counted on from
-/// there never wraps.
+/// there never wraps. A member that names a term just below is believed: its partition elects nobody from there on.
 const COUNT_MAX: u64 = 1 << 62;
 
 /// Whether a message's term is one that can be counted on from.

@@ -1,7 +1,8 @@
 //! What a replica knows about its log without holding an entry: where it begins and ends, which term each index
 //! has, and of which entries the content is missing.
 //!
-//! One run per term; so a log of a million entries under three leaders takes three runs.
+//! One run per term; so a log of a million entries under three leaders takes three runs. They are kept as long as their
+//! entries are: 16 bytes for each term since the base, without another bound, since logs are compared by any of them.
 
 use clustor_shards::log::{IndexRange, TermRun};
 use clustor_wire::ids::{LogIndex, Term};

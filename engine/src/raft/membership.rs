@@ -12,6 +12,9 @@
 //! configuration has that proof. Until then those who do not vote any more go on to get the log, to vote and to campaign:
 //! their logs may be longer than those of the others, who may need their votes and would not get them. They count the
 //! votes of the new configuration, and hand over at once.
+//!
+//! All records behind the log's base are kept, without another bound, since a truncation goes back to the one before, and lost
+//! content is asked of those who voted since: three for each change of voters, one for each learner, as operators decide.
 
 use std::sync::Arc;
 
