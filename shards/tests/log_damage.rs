@@ -673,6 +673,67 @@ fn rot_in_a_spare_of_which_one_file_has_no_name_yet_silences_nobody() {
     }
 }
 
+/// What a crash in the opening of the next pair leaves: these of its first blocks, and zeros.
+fn opening_cut_short(segment: &[u32], ledger: &[u32]) -> (MemoryDisk, PairNumber) {
+    let mut disk = written();
+    let mut after = disk.clone();
+    let mut log = recover(&mut after).log;
+    settle(&mut log, &mut after);
+    let pair = newest_used(&after);
+    assert!(pair > newest_used(&disk));
+    for (file, landed) in [
+        (FileId::segment(pair), segment),
+        (FileId::ledger(pair), ledger),
+    ] {
+        let all = (0..).zip(&after.files[&file]);
+        let left = all.map(|(number, block)| match landed.contains(&number) {
+            true => block.clone(),
+            false => Block::ZERO,
+        });
+        disk.files.insert(file, left.collect());
+    }
+    (disk, pair)
+}
+
+#[test]
+fn rot_behind_an_opening_that_a_crash_cut_short_silences_nobody_and_loses_nothing() {
+    for landed in [&[0][..], &[0, 1], &[1, 2], &[0, 1, 2]] {
+        let (disk, pair) = opening_cut_short(landed, &[]);
+        check_nobody_is_silent(disk.clone(), &format!("{landed:?} landed"));
+        for file in [FileId::ledger(pair), FileId::segment(pair)] {
+            for block in 0..disk.files[&file].len() as u32 {
+                let mut disk = disk.clone();
+                disk.flip(file, block, 8 * 1000 + 2);
+                check_nobody_is_silent(disk, &format!("{landed:?} landed, {file} {block}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn rot_in_the_header_of_an_opening_of_which_the_ledger_was_cut_short_silences_nobody() {
+    let blocks = [0, 1, 2];
+    for landed in 0u32..7 {
+        let ledger: Vec<u32> = (0..3).filter(|block| landed & 1 << block != 0).collect();
+        let (disk, pair) = opening_cut_short(&blocks, &ledger);
+        check_nobody_is_silent(disk.clone(), &format!("{ledger:?} landed"));
+        for file in [FileId::ledger(pair), FileId::segment(pair)] {
+            for block in 0..6 {
+                let mut disk = disk.clone();
+                disk.flip(file, block, 100);
+                check_nobody_is_silent(disk, &format!("{ledger:?} landed, {file} {block}"));
+            }
+        }
+    }
+    // The ledger's header was torn within, and the other one is rotten.
+    for torn in [0..512, 3584..4096] {
+        let (mut disk, pair) = opening_cut_short(&blocks, &blocks);
+        disk.file(FileId::ledger(pair))[0].0[torn.clone()].fill(0);
+        disk.flip(FileId::segment(pair), 0, 100);
+        check_nobody_is_silent(disk, &format!("{torn:?} did not land"));
+    }
+}
+
 #[test]
 fn a_pair_that_spoke_tells_though_its_headers_and_all_but_one_block_of_its_ledger_are_rotten() {
     let disk = written();

@@ -159,6 +159,32 @@ impl Replica {
         if let Some(transfer) = &mut leading.transfer {
             transfer.sent = true;
         }
+        self.tell_to_campaign(turn, to);
+    }
+
+    /// Leaves leadership to the voter that has most of the log, where nothing can be appended any more: what that one lacks was
+    /// acknowledged to nobody, or others have it and win instead.
+    pub fn bequeath(&mut self, turn: &mut Turn<'_>) {
+        let RoleState::Leader(leading) = &self.role else {
+            return;
+        };
+        let patience = u64::from(self.bounds().election_ms_max);
+        let answers = |p: &&Progress| leading.quiet || turn.now < p.heard.plus_ms(patience);
+        let voters = leading.progress.iter();
+        let heir = voters
+            .filter(|p| self.configuration.contains(p.peer()))
+            .filter(answers)
+            .max_by_key(|p| (p.matched(), p.durable_index()))
+            .map(Progress::peer);
+        if let Some(heir) = heir {
+            self.tell_to_campaign(turn, heir);
+        }
+    }
+
+    fn tell_to_campaign(&mut self, turn: &mut Turn<'_>, to: PeerId) {
+        let RoleState::Leader(leading) = &mut self.role else {
+            return;
+        };
         leading.lease.hand_over();
         turn.out.messages.push((
             to,

@@ -287,7 +287,8 @@ impl ShardCore {
         self.me.shard
     }
 
-    /// A failed disk is final, and so is a quarantine, or being behind one's own past: replicas fall silent, and whoever waits learns that nobody knows.
+    /// A failed disk is final, and so is a quarantine, or being behind one's own past: replicas leave what they lead to others and
+    /// fall silent, and whoever waits learns that nobody knows.
     fn tell_failure(&mut self, now: Time) {
         if self.failure_told {
             return;
@@ -308,7 +309,9 @@ impl ShardCore {
         let refused = refusal(RefusalClause::Unavailable, text, 1000);
         for partition in self.partitions.all_mut() {
             let answers = &mut self.scratch_answers;
-            partition.replica.quarantine(&mut self.shared.lend(now));
+            let turn = &mut self.shared.lend(now);
+            partition.replica.bequeath(turn);
+            partition.replica.quarantine(turn);
             partition.give_up_appends(why, answers);
             partition.give_up_reads(&refused, answers);
             partition.set_leadership(Leadership::Lost, answers);

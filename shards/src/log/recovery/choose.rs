@@ -1,9 +1,9 @@
 //! Which pair to believe: the newest that has something behind its opening.
 //!
 //! An opening is followed by its mark before anything is said, so a pair with nothing behind its opening was
-//! never spoken for and is passed over, whatever it holds. What lies behind is a touched slot, or an authentic
-//! block. An unreadable slot counts as touched only if the opening itself is whole: if it isn't, nothing was submitted
-//! behind it.
+//! never spoken for and is passed over, whatever it holds. What lies behind is an authentic slot or block. A slot that is
+//! not, or can't be read, counts only if the opening is whole, or was: if it never was, nothing was submitted behind it, and
+//! what is found there is rot.
 //!
 //! A pair that spoke can't be gone unnoticed: what is left of it tells, or the trailer of the pair before does.
 
@@ -63,9 +63,10 @@ pub(in crate::log) fn choose(files: &mut Files<'_>, pairs: &[PairFiles]) -> Choi
 /// segment was: an opening writes to neither before both have their names. What lies behind the front of a segment may be what an
 /// earlier pair left there.
 ///
-/// An authentic block of the ledger settles it. What is not authentic is what is left of such a block, or rot in a spare, or in an opening
-/// that nothing had spoken for. A pair that spoke has written to each of its first [`SPARE_ZERO_BLOCKS`] blocks, in both files: header,
-/// checkpoint, opening and mark. So where one of those is read as zeros, and no block of the ledger is authentic, it is rot.
+/// A pair that spoke has written to each of its first [`SPARE_ZERO_BLOCKS`] blocks, in both files: header, checkpoint, opening and
+/// mark. So where one of those is blank, what is not authentic is rot in a spare, or in an opening that nothing had spoken for. Two
+/// authentic slots are an opening and what came behind it. Less that is authentic may be what a crash left of an opening, which reaches the
+/// ledger after the segment: there its blocks lie, then, and the one behind them is blank.
 fn spoke_without_header(files: &mut Files<'_>, found: &PairFiles) -> bool {
     let front = found.segment_blocks.min(SPARE_ZERO_BLOCKS);
     let segment = files.seen(FileId::segment(found.pair), front);
@@ -75,18 +76,22 @@ fn spoke_without_header(files: &mut Files<'_>, found: &PairFiles) -> bool {
         0 => segment.touched > 0,
         _ => ledger.touched > 0,
     };
-    let is_blank_somewhere = segment.blank_front + ledger.blank_front > 0;
-    is_written && (ledger.authentic > 0 || !is_blank_somewhere)
+    let [opening @ .., mark] = segment.blank;
+    let is_never_spoken_for = match ledger.authentic {
+        0 => mark || opening.contains(&true) || ledger.blank.contains(&true),
+        _ => ledger.slots < 2 && mark && !opening.contains(&true),
+    };
+    is_written && !is_never_spoken_for
 }
 
 fn is_behind(files: &mut Files<'_>, header: &PairHeader, slots: &[SlotState]) -> bool {
-    let behind = slots.get(1..).unwrap_or_default();
-    let written =
-        |slot: &SlotState| matches!(slot, SlotState::Good(..) | SlotState::Torn | SlotState::Bad);
-    if behind.iter().any(written) {
+    let (opening, behind) = slots.split_first().unwrap_or((&SlotState::Untouched, &[]));
+    let is_authentic = |slot: &SlotState| matches!(slot, SlotState::Good(..));
+    if behind.iter().any(is_authentic) {
         return true;
     }
-    if behind.contains(&SlotState::Unreadable) && opening_is_whole(files, header, &slots[0]) {
+    let is_written = behind.iter().any(|slot| *slot != SlotState::Untouched);
+    if is_written && (is_authentic(opening) || opening_is_whole(files, header, opening)) {
         return true;
     }
     let cipher = cipher_of(files.keys, header);

@@ -71,8 +71,10 @@ pub(in crate::log) struct Seen {
     pub touched: u32,
     /// Those of them that are authentic. Of a segment none is known to be: without a header there is no key.
     pub authentic: u32,
-    /// Of the first [`SPARE_ZERO_BLOCKS`], which every pair that spoke has written to in both files, those that are zeros.
-    pub blank_front: u32,
+    /// Those of them that are slots.
+    pub slots: u32,
+    /// Which of the first blocks, which every pair that spoke has written to in both files, were not, or not to their end.
+    pub blank: [bool; SPARE_ZERO_BLOCKS as usize],
 }
 
 /// Whole blocks in a file of this size; 0 where there is none.
@@ -283,14 +285,16 @@ impl<'a> Files<'a> {
             let Some(block) = block else {
                 return;
             };
+            if let Some(blank) = seen.blank.get_mut(number as usize) {
+                *blank = is_cut_short(block);
+            }
             if is_untouched(block) {
-                seen.blank_front += u32::from(number < SPARE_ZERO_BLOCKS);
                 return;
             }
             seen.touched += 1;
-            if kind == FileKind::Ledger {
-                let verified = verify(&integrity, kind, pair, number, block);
-                seen.authentic += u32::from(verified.is_ok());
+            if kind == FileKind::Ledger && verify(&integrity, kind, pair, number, block).is_ok() {
+                seen.authentic += 1;
+                seen.slots += u32::from(Slot::decode(plain_payload(block)).is_some());
             }
         });
         seen
@@ -489,6 +493,18 @@ impl<'a> Files<'a> {
         );
         behind
     }
+}
+
+/// Whether not all of a block was written since it was zeroed. Each begins with a magic number or the number of its chain, and ends
+/// with a code over it all.
+fn is_cut_short(block: &Block) -> bool {
+    let (first, last) = (
+        &block.0[..SECTOR_BYTES],
+        &block.0[BLOCK_BYTES - SECTOR_BYTES..],
+    );
+    [first, last]
+        .iter()
+        .any(|sector| sector.iter().all(|byte| *byte == 0))
 }
 
 /// What the block of a slot amounts to.
