@@ -39,7 +39,7 @@ const THREADS: [usize; 3] = [1, 2, 4];
 /// Blocks of one raw read: 1 MiB.
 const RAW_BLOCKS: usize = 256;
 /// Extents read back at once.
-const READS: usize = 16;
+const READS: usize = 64;
 
 /// Measures how long a start on a long log takes, how fast the log is read back, and how fast it is scrubbed.
 #[derive(Debug, Args)]

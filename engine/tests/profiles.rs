@@ -159,6 +159,24 @@ fn values_that_dont_go_together_are_told_with_the_line_of_the_one_in_the_file() 
             .starts_with("mine.toml:2: heartbeat_ms = 76 must not exceed 75"),
         "{error}"
     );
+    // The value that is limited comes from the base, and the file has the one that limits it.
+    for (text, told) in [
+        (
+            "\n\nelection_ms_max = 100\n",
+            "mine.toml:3: election_ms_min = 150 must not exceed 100",
+        ),
+        (
+            "\nsegment_bytes = 1_048_576\n",
+            "mine.toml:2: entry_bytes_max = 1048576 must not exceed 122816",
+        ),
+        (
+            "\nleases = true\nlease_rtt_ms = 25\n",
+            "mine.toml:3: lease_ms = 80 must not exceed",
+        ),
+    ] {
+        let error = Profile::parse(text, "mine.toml").expect_err(text);
+        assert!(error.to_string().starts_with(told), "{error}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod fuzz_seeds;
 
 use std::path::{Path, PathBuf};
 
+use clustor_engine::profile::{Allowed, Profile};
 use clustor_shards::log::record::{RecordKind, encode_record, records};
 use clustor_sim::fuzz::{forger_agrees, frames, ledger_replay, profile, segment_recovery};
 use clustor_wire::frame::{Frame, FrameDecoder, FrameKind, encode_frame};
@@ -13,6 +14,8 @@ use clustor_wire::message::{ClientRequest, ClientResponse, PeerBatch, PeerHello}
 use fuzz_seeds::{Form, valid_seeds};
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, any, proptest};
+use proptest::prop_oneof;
+use proptest::sample::subsequence;
 
 fn seeds_of(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -121,8 +124,23 @@ proptest! {
     }
 
     #[test]
-    fn a_profile_makes_no_panic(text in ".{0,200}", key in "[a-z_]{1,24}", value in "-?[0-9]{1,24}|\"[a-z0-9]{0,12}\"|true") {
+    fn a_profile_makes_no_panic(
+        text in ".{0,200}",
+        key in "[a-z_]{1,24}",
+        value in "-?[0-9]{1,24}|\"[a-z0-9]{0,12}\"|true",
+        knobs in subsequence(Profile::KNOBS.to_vec(), 1..4),
+        values in vec(prop_oneof![any::<u64>(), 0u64..4096], 4),
+    ) {
         profile(text.as_bytes());
-        profile(format!("clustor_profile = 1\nbase = \"latency\"\n{key} = {value}\n").as_bytes());
+        profile(format!("base = \"latency\"\n{key} = {value}\n").as_bytes());
+        // What each key takes by itself may still not go together.
+        let lines = knobs.iter().zip(&values).map(|(knob, value)| match knob.allowed {
+            Allowed::Number { min, max } => {
+                let value = min + value % (max - min).saturating_add(1);
+                format!("{} = {value}\n", knob.key)
+            }
+            _ => String::new(),
+        });
+        profile(lines.collect::<String>().as_bytes());
     }
 }

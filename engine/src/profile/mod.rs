@@ -372,68 +372,89 @@ impl Profile {
         } else {
             u64::MAX
         };
-        let relations: [(&'static str, u64, u64, &'static str); 9] = [
+        // What is limited, by what, and by which keys.
+        let relations: [(_, u64, u64, _, &[&str]); 9] = [
             (
                 "entry_bytes_max",
                 self.entry_bytes_max,
                 self.entry_bytes_limit(),
                 "an eighth of segment_bytes, less headers, and in json a quarter of that: half a segment may lie in chains in flight",
+                &["segment_bytes"],
             ),
             (
                 "batch_bytes_max",
                 self.batch_bytes_max,
                 self.segment_bytes / 16,
                 "a sixteenth of segment_bytes: half a segment may lie in chains in flight",
+                &["segment_bytes"],
             ),
             (
                 "slow_chain_ms",
                 self.slow_chain_ms,
                 self.stuck_io_ms,
                 "stuck_io_ms: a chain is slow before it is stuck",
+                &["stuck_io_ms"],
             ),
             (
                 "disk_soft_percent",
                 self.disk_soft_percent,
                 self.disk_hard_percent,
                 "disk_hard_percent: appends are slowed down before they are refused",
+                &["disk_hard_percent"],
             ),
             (
                 "election_ms_min",
                 self.election_ms_min,
                 self.election_ms_max,
                 "election_ms_max: the window in which timeouts are drawn",
+                &["election_ms_max"],
             ),
             (
                 "heartbeat_ms",
                 self.heartbeat_ms,
                 self.election_ms_min / 2,
                 "half of election_ms_min: one lost heartbeat must not start an election",
+                &["election_ms_min"],
             ),
             (
                 "lease_ms",
                 self.lease_ms,
                 lease_limit,
                 "election_ms_min less lease_rtt_ms, lease_skew_ms, heartbeat_ms and 1: a lease must be over before anybody else can be elected",
+                &[
+                    "election_ms_min",
+                    "lease_rtt_ms",
+                    "lease_skew_ms",
+                    "heartbeat_ms",
+                    "leases",
+                ],
             ),
             (
                 "entry_bytes_max",
                 self.entry_bytes_max,
                 self.queue_bytes_max,
                 "queue_bytes_max: an entry must fit the queue",
+                &["queue_bytes_max"],
             ),
             (
                 "entry_bytes_max",
                 self.entry_bytes_max,
                 self.inflight_bytes_max,
                 "inflight_bytes_max: an entry must fit what may be in flight",
+                &["inflight_bytes_max"],
             ),
         ];
         relations
             .into_iter()
-            .filter(|(_, value, limit, _)| value > limit)
-            .map(|(key, value, limit, why)| ProfileError::Relation {
+            .filter(|(_, value, limit, ..)| value > limit)
+            .map(|(key, value, limit, why, by)| ProfileError::Relation {
                 file: file.to_owned(),
-                line: line(key),
+                // What the file says nothing of comes from its base: then what limits it is what the file says.
+                line: core::iter::once(key)
+                    .chain(by.iter().copied())
+                    .map(&line)
+                    .find(|line| *line > 0)
+                    .unwrap_or(0),
                 key,
                 value,
                 limit,

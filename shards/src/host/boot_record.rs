@@ -158,7 +158,7 @@ impl BootRecord<'_> {
     }
 }
 
-/// How the log will be looked at while it runs: from the beginning, whatever an earlier process had done of it.
+/// How the log will be looked at while it runs.
 fn scrub(options: &LogOptions) -> Value {
     let rates = options.scrub;
     json!({
