@@ -161,7 +161,8 @@ fn pairs_are_read_one_by_one_and_nothing_of_them_is_kept() {
     }
     assert!(pairs.len() >= 2 && pairs.is_sorted());
     assert_eq!(audit.pair_count(), pairs.len());
-    let report = audit.finish(&mut disk, &TestKey(9)).expect("it reads");
+    let started = audit.start().try_on(&mut disk).expect("it reads");
+    let report = audit.finish(started);
     assert_eq!(report.outcome(), Outcome::Healthy);
 }
 

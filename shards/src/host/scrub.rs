@@ -1,5 +1,6 @@
 //! A stopped shard's log scrubbed on several threads, for offline tools.
 
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -46,6 +47,24 @@ pub fn scrub_offline(
 ) -> Result<AuditReport, RecoverError> {
     assert!(threads > 0, "somebody has to verify");
     let mut audit = Audit::begin(disk, identity, keys)?;
+    let start = audit.start();
+    thread::scope(|scope| {
+        let mut own = disk.clone();
+        let started = scope.spawn(move || start.try_on(&mut own));
+        audit_pairs(&mut audit, disk, threads, tell)?;
+        let started = started
+            .join()
+            .unwrap_or_else(|panic| resume_unwind(panic))?;
+        Ok(audit.finish(started))
+    })
+}
+
+fn audit_pairs(
+    audit: &mut Audit,
+    disk: &mut OfflineDisk,
+    threads: usize,
+    tell: &mut dyn FnMut(ScrubProgress),
+) -> Result<(), RecoverError> {
     let count = audit.pair_count();
     let mut before = 0;
     while let Some(pair) = audit.next_pair() {
@@ -61,14 +80,14 @@ pub fn scrub_offline(
                 done: 0,
                 total: pieces.iter().map(Piece::bytes).sum(),
             };
-            for checked in check_all(&audit, disk, &pieces, threads, (begun, &mut *tell))? {
+            for checked in check_all(audit, disk, &pieces, threads, (begun, &mut *tell))? {
                 audit.take(checked);
             }
         }
         audit.judge(disk)?;
         before += 1;
     }
-    audit.finish(disk, keys)
+    Ok(())
 }
 
 const LEDGER: &str = "ledger";

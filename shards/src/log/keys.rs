@@ -92,6 +92,11 @@ impl ShardKeys {
         Self { kek, identity }
     }
 
+    /// What they are derived from.
+    pub fn kek(&self) -> &Kek {
+        &self.kek
+    }
+
     pub fn identity(&self) -> &LogIdentity {
         &self.identity
     }

@@ -109,5 +109,6 @@ pub fn audit(disk: &mut dyn BootDisk) -> Result<AuditReport, RecoverError> {
         check(&mut audit, disk, &pieces)?;
         audit.judge(disk)?;
     }
-    audit.finish(disk, &TestKey(9))
+    let started = audit.start().try_on(disk)?;
+    Ok(audit.finish(started))
 }

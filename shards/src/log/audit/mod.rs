@@ -7,8 +7,8 @@
 //! Pairs are audited one by one ([`Audit::next_pair`]), and what was seen of each slot is forgotten with its pair. The work on one
 //! is cut into [`Piece`]s that depend on nothing but the audit as it stands, so that whoever drives it may check
 //! them on as many threads as he likes: first the ledger ([`Audit::ledger_pieces`]), then, by what this says, the
-//! extents ([`Audit::extent_pieces`]), then [`Audit::judge`]. When there is no pair left, [`Audit::finish`] has recovery say what a start
-//! would make of it all.
+//! extents ([`Audit::extent_pieces`]), then [`Audit::judge`]. When there is no pair left, [`Audit::finish`] puts it together with what a
+//! start would make of it all ([`Audit::start`]), which may go on meanwhile.
 //!
 //! So it takes as much memory as a start, and for a few hundred bytes of each slot of one pair; damage is listed whole.
 //!
@@ -20,19 +20,20 @@ mod recount;
 mod report;
 mod verdict;
 
-use clustor_wire::ids::{ChainNumber, PairNumber};
+use clustor_wire::ids::{ChainNumber, PairNumber, PartitionId};
 
 use super::extent::{OpenExtent, open_extent};
+use super::fold::IndexRange;
 use super::format::LogFormat;
 use super::header::PairHeader;
-use super::keys::{KeyProvider, LogIdentity, ShardKeys};
+use super::keys::{Kek, KeyError, KeyProvider, LogIdentity, ShardKeys};
 use super::merkle::{MerkleHash, extent_root};
 use super::nonce::{self, GapVerdict, NonceGaps, NonceLedger};
 use super::options::LogOptions;
 use super::pair::cipher_of;
-use super::recovery::RecoverError;
 use super::recovery::files::{Files, SlotState};
 use super::recovery::judge::{SlotMark, certain_chain};
+use super::recovery::{Quarantine, RecoverError};
 use super::seal::SegmentCipher;
 use super::slot::{ExtentDigest, Slot};
 use super::trailer::FourLaneCrc;
@@ -354,50 +355,44 @@ impl Audit {
         Ok(())
     }
 
-    /// Asks recovery what a start would make of it all.
-    ///
-    /// # Errors
-    /// [`RecoverError`], as [`Audit::begin`].
+    /// What a start would do with the log.
+    #[must_use]
+    pub fn start(&self) -> Start {
+        let mut headers = self.pairs.iter().filter_map(|pair| pair.header.as_ref());
+        Start {
+            identity: self.identity,
+            kek: self.keys.kek().clone(),
+            // What it was written with is what a start has to ask for.
+            format: headers
+                .next()
+                .map_or_else(LogFormat::default, |header| header.format),
+        }
+    }
+
+    /// Puts together what was found and what a start made of it all.
     ///
     /// # Panics
     /// If a pair was not judged.
-    pub fn finish(
-        mut self,
-        disk: &mut dyn BootDisk,
-        keys: &dyn KeyProvider,
-    ) -> Result<AuditReport, RecoverError> {
+    #[must_use]
+    pub fn finish(mut self, started: Started) -> AuditReport {
         assert!(self.next_pair().is_none(), "every pair is judged first");
         let nonces = self.judge_nonces();
-        let pool = BlockPool::new(&[]);
-        let headers = || self.pairs.iter().filter_map(|pair| pair.header.as_ref());
-        let options = LogOptions {
-            // What it was written with is what a start has to ask for.
-            format: headers()
-                .next()
-                .map_or_else(LogFormat::default, |header| header.format),
-            ..LogOptions::for_segment_bytes(0)
-        };
-        let recovery = ShardLog::recover(disk, self.identity, options, keys, pool)?;
-        let mut missing = Vec::new();
-        for (partition, log) in recovery.log.partitions() {
-            missing.extend(log.missing.iter().map(|range| (partition, *range)));
-        }
         // A listed pair that is gone is no loss if nothing that stands lay there.
-        if missing.is_empty() {
+        if started.missing.is_empty() {
             let gone = |finding: &Finding| finding.damaged == Damaged::Pair;
             self.findings.retain(|finding| !gone(finding));
         }
         self.findings
             .sort_by_key(|finding| (finding.pair, finding.chain));
-        Ok(AuditReport {
+        AuditReport {
             identity: self.identity,
             pairs: self.pairs.into_iter().map(|pair| pair.report).collect(),
             findings: self.findings,
-            missing,
-            torn: recovery.report.torn,
-            quarantine: recovery.log.quarantine().cloned(),
+            missing: started.missing,
+            torn: started.torn,
+            quarantine: started.quarantine,
             nonces,
-        })
+        }
     }
 
     /// Compares what the ledgers reserved with what was sealed.
@@ -413,6 +408,51 @@ impl Audit {
             }
         }
         nonce::judge_accounts(&accounts, is_damaged)
+    }
+}
+
+/// A start on the log, for what it would find. It reads for itself, so that it may go on beside the audit.
+pub struct Start {
+    identity: LogIdentity,
+    kek: Kek,
+    format: LogFormat,
+}
+
+/// What a start found.
+#[derive(Debug)]
+pub struct Started {
+    missing: Vec<(PartitionId, IndexRange)>,
+    torn: Option<ChainNumber>,
+    quarantine: Option<Quarantine>,
+}
+
+impl KeyProvider for Start {
+    fn kek(&self) -> Result<Kek, KeyError> {
+        Ok(self.kek.clone())
+    }
+}
+
+impl Start {
+    /// Recovers the log from `disk`, and forgets it.
+    ///
+    /// # Errors
+    /// [`RecoverError`], as [`Audit::begin`].
+    pub fn try_on(&self, disk: &mut dyn BootDisk) -> Result<Started, RecoverError> {
+        let options = LogOptions {
+            format: self.format,
+            ..LogOptions::for_segment_bytes(0)
+        };
+        let pool = BlockPool::new(&[]);
+        let recovery = ShardLog::recover(disk, self.identity, options, self, pool)?;
+        let mut missing = Vec::new();
+        for (partition, log) in recovery.log.partitions() {
+            missing.extend(log.missing.iter().map(|range| (partition, *range)));
+        }
+        Ok(Started {
+            missing,
+            torn: recovery.report.torn,
+            quarantine: recovery.log.quarantine().cloned(),
+        })
     }
 }
 
