@@ -687,7 +687,7 @@ fn opening_cut_short(segment: &[u32], ledger: &[u32]) -> (MemoryDisk, PairNumber
     ] {
         let all = (0..).zip(&after.files[&file]);
         let left = all.map(|(number, block)| match landed.contains(&number) {
-            true => block.clone(),
+            true => *block,
             false => Block::ZERO,
         });
         disk.files.insert(file, left.collect());
