@@ -191,7 +191,9 @@ fn a_recycled_spare_whose_ledger_lost_its_name_was_never_spoken_for() {
         // A bit that turned over makes no written block.
         disk.flip(FileId::segment(spare), block, 77);
         assert_eq!(recover_with(&mut disk, options()).log.quarantine(), None);
-        disk.file(FileId::segment(spare))[block as usize].0.fill(0x5a);
+        disk.file(FileId::segment(spare))[block as usize]
+            .0
+            .fill(0x5a);
     }
     let recovery = recover_with(&mut disk, options());
     assert!(recovery.log.quarantine().is_some());
