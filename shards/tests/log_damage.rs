@@ -702,9 +702,16 @@ fn rot_behind_an_opening_that_a_crash_cut_short_silences_nobody_and_loses_nothin
         check_nobody_is_silent(disk.clone(), &format!("{landed:?} landed"));
         for file in [FileId::ledger(pair), FileId::segment(pair)] {
             for block in 0..disk.files[&file].len() as u32 {
-                let mut disk = disk.clone();
-                disk.flip(file, block, 8 * 1000 + 2);
-                check_nobody_is_silent(disk, &format!("{landed:?} landed, {file} {block}"));
+                let what = format!("{landed:?} landed, {file} {block}");
+                let mut flipped = disk.clone();
+                flipped.flip(file, block, 8 * 1000 + 2);
+                check_nobody_is_silent(flipped, &what);
+                // A whole block of something else, where nothing had been written.
+                if !landed.contains(&block) || file.kind == FileKind::Ledger {
+                    let mut overwritten = disk.clone();
+                    overwritten.file(file)[block as usize].0.fill(0x5a);
+                    check_nobody_is_silent(overwritten, &what);
+                }
             }
         }
     }

@@ -60,7 +60,7 @@ impl Replica {
             | RaftBody::DurabilityAck { .. }
             | RaftBody::QuiesceAck { .. }
             | RaftBody::NotMember { .. }
-            | RaftBody::Refetched { .. } => self.heeds_answers_of(from),
+            | RaftBody::Refetched { .. } => self.heeds_answers_of(from, message.term),
         };
         if !heeded {
             return false;
@@ -106,10 +106,13 @@ impl Replica {
         term == self.term && led && !self.membership.knows(from)
     }
 
-    /// Whether an answer is looked at: from those who are asked. One who is no member any more disturbs nobody by it.
-    pub(super) fn heeds_answers_of(&self, from: PeerId) -> bool {
+    /// Whether an answer is looked at: from those who are asked. One who is no member any more disturbs nobody by it, though it is
+    /// being told so: whatever term it has come to is its own.
+    pub(super) fn heeds_answers_of(&self, from: PeerId, term: Term) -> bool {
         let asked = match &self.role {
-            RoleState::Leader(leading) => leading.of(from).is_some(),
+            RoleState::Leader(leading) => leading
+                .of(from)
+                .is_some_and(|progress| !progress.left || term <= self.term),
             _ => self.leader == Some(from),
         };
         self.speaks_with(from) && (asked || self.configuration.contains(from))

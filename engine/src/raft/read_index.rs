@@ -122,7 +122,7 @@ impl Replica {
     ) {
         let peer = from.id();
         let is_for_here = ack.partition == self.partition && frames::is_possible_term(ack.term);
-        if !is_for_here || !self.heeds_answers_of(peer) {
+        if !is_for_here || !self.heeds_answers_of(peer, ack.term) {
             return;
         }
         if ack.term > self.term {

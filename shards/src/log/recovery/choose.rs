@@ -2,7 +2,7 @@
 //!
 //! An opening is followed by its mark before anything is said, so a pair with nothing behind its opening was
 //! never spoken for and is passed over, whatever it holds. What lies behind is an authentic slot or block. A slot that is
-//! not, or can't be read, counts only if the opening is whole, or was: if it never was, nothing was submitted behind it, and
+//! not, or can't be read, counts only if the opening may have retired: if it never did, nothing was submitted behind it, and
 //! what is found there is rot.
 //!
 //! A pair that spoke can't be gone unnoticed: what is left of it tells, or the trailer of the pair before does.
@@ -90,29 +90,22 @@ fn is_behind(files: &mut Files<'_>, header: &PairHeader, slots: &[SlotState]) ->
     if behind.iter().any(is_authentic) {
         return true;
     }
-    let is_written = behind.iter().any(|slot| *slot != SlotState::Untouched);
-    if is_written && (is_authentic(opening) || opening_is_whole(files, header, opening)) {
+    let may_have_retired = match opening {
+        SlotState::Good(..) => true,
+        // The opening's own chain ends with its slot.
+        SlotState::Untouched | SlotState::Torn => false,
+        SlotState::Bad | SlotState::Unreadable => opening_is_whole(files, header),
+    };
+    if may_have_retired && behind.iter().any(|slot| *slot != SlotState::Untouched) {
         return true;
     }
     let cipher = cipher_of(files.keys, header);
     files.has_block_behind_opening(header, &cipher)
 }
 
-fn opening_is_whole(files: &mut Files<'_>, header: &PairHeader, slot: &SlotState) -> bool {
+fn opening_is_whole(files: &mut Files<'_>, header: &PairHeader) -> bool {
     let (checkpoint, _) = files.checkpoint(header);
     let cipher = cipher_of(files.keys, header);
-    let slot = match slot {
-        SlotState::Good(slot, _) => Some(slot),
-        _ => None,
-    };
-    checkpoint.is_some()
-        && files
-            .extent(
-                header,
-                &cipher,
-                header.first_chain,
-                header.body_block(),
-                slot,
-            )
-            .is_some()
+    let (chain, place) = (header.first_chain, header.body_block());
+    checkpoint.is_some() && files.extent(header, &cipher, chain, place, None).is_some()
 }

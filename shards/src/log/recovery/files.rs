@@ -495,8 +495,8 @@ impl<'a> Files<'a> {
     }
 }
 
-/// Whether not all of a block was written since it was zeroed. Each begins with a magic number or the number of its chain, and ends
-/// with a code over it all.
+/// Whether not all of a block was written since it was zeroed. Each ends with a code over it all, and nearly each begins with a magic
+/// number or the number of its chain; further blocks of a checkpoint may begin with zeros.
 fn is_cut_short(block: &Block) -> bool {
     let (first, last) = (
         &block.0[..SECTOR_BYTES],
