@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 mod memory_disk;
+pub mod written;
 
 use clustor_shards::buffer::{BlockPool, SizeClass};
 use clustor_shards::disk::BootDisk;
