@@ -399,15 +399,24 @@ fn a_look_for_which_memory_was_short_is_taken_again_and_finds_no_damage() {
     assert_eq!(durable(&log, 1), ENTRIES);
 }
 
+/// What a boot that nothing disturbs looks at in a sweep.
+fn looked_at_in_a_sweep(disk: &MemoryDisk) -> BTreeSet<(FileId, u32)> {
+    let mut disk = disk.clone();
+    let mut log = boot(&mut disk, RATES);
+    looked_at(&live(
+        &mut log,
+        &mut disk,
+        at(0),
+        at(SWEEP_MS + SWEEP_MS / 32),
+    ))
+}
+
 /// Lives of a tenth of a sweep, each of which ends without a word.
 #[test]
 fn restarts_in_the_middle_keep_no_byte_from_being_looked_at() {
     let (_, mut disk) = running(RATES);
     let there = written(&disk);
-    let mut undisturbed = disk.clone();
-    let mut log = boot(&mut undisturbed, RATES);
-    let whole = at(SWEEP_MS + SWEEP_MS / 32);
-    let whole = looked_at(&live(&mut log, &mut undisturbed, at(0), whole));
+    let whole = looked_at_in_a_sweep(&disk);
     let mut to_look_at: BTreeSet<_> = there.intersection(&whole).collect();
     assert!(to_look_at.len() > 40);
     let mut lives = 0;
@@ -432,10 +441,7 @@ fn restarts_in_the_middle_keep_no_byte_from_being_looked_at() {
 fn what_was_asked_for_and_never_answered_is_asked_for_again() {
     let (_, mut disk) = running(RATES);
     let there = written(&disk);
-    let mut undisturbed = disk.clone();
-    let mut log = boot(&mut undisturbed, RATES);
-    let whole = at(SWEEP_MS + SWEEP_MS / 32);
-    let whole = looked_at(&live(&mut log, &mut undisturbed, at(0), whole));
+    let whole = looked_at_in_a_sweep(&disk);
     for life in 1..=3 {
         let mut log = boot(&mut disk, RATES);
         let (mut now, mut is_asked) = (at(0), false);
