@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clustor_shards::turn::PeerId;
 use clustor_wire::frame::Frame;
 use clustor_wire::ids::NodeId;
-use clustor_wire::message::PeerBatch;
+use clustor_wire::message::{PeerBatch, RaftMessage};
 use rand::Rng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -47,6 +47,8 @@ pub enum RuleAction {
     Drop,
     /// It is kept until all that is held is released.
     Hold,
+    /// It arrives, and a copy of it is kept until all that is copied is repeated: of consensus messages only.
+    Copy,
 }
 
 /// What becomes of messages of one kind from one node to another.
@@ -94,6 +96,7 @@ pub struct Network {
     clogged: Option<(NodeId, u64)>,
     rules: Vec<Rule>,
     held: Vec<Packet>,
+    copied: Vec<(PeerId, PeerId, RaftMessage)>,
 }
 
 fn chance(rng: &mut Xoshiro256PlusPlus, per_mille: u32) -> bool {
@@ -114,6 +117,7 @@ impl Network {
             cut: BTreeSet::new(),
             rules: Vec::new(),
             held: Vec::new(),
+            copied: Vec::new(),
         }
     }
 
@@ -202,6 +206,11 @@ impl Network {
         std::mem::take(&mut self.held)
     }
 
+    /// What rules have copied so far, by sender and receiver; returns nothing twice.
+    pub(crate) fn take_copied(&mut self) -> Vec<(PeerId, PeerId, RaftMessage)> {
+        std::mem::take(&mut self.copied)
+    }
+
     // ---- frames
 
     /// What becomes of a frame: the moments at which it arrives, with what is left of it.
@@ -280,7 +289,11 @@ impl Network {
             return Some(frame);
         };
         for rule in self.rules.iter().copied().filter(fits) {
-            if let Some(taken) = messages::take_out(&mut batch, rule.kind)
+            if rule.action == RuleAction::Copy {
+                let copied = batch.messages.iter();
+                let copied = copied.filter(|m| MessageKind::of(m) == rule.kind);
+                self.copied.extend(copied.map(|m| (from, to, m.clone())));
+            } else if let Some(taken) = messages::take_out(&mut batch, rule.kind)
                 && rule.action == RuleAction::Hold
             {
                 self.held.push(Packet {

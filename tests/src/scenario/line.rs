@@ -146,6 +146,8 @@ pub(super) enum Line {
     Rule(NodeId, NodeId, MessageKind, RuleAction),
     Allow,
     Release,
+    /// What was copied is sent once more.
+    Repeat,
     Freeze(NodeId, bool),
     Fail(NodeId, bool, FileKind),
     Rot(NodeId, FileKind, u64),
@@ -380,17 +382,18 @@ fn command(verb: &str, words: &mut Words<'_>) -> Result<Line, ParseError> {
         }
         "cut" => Line::Cut(cut(words)?),
         "heal" => Line::Heal,
-        "drop" | "hold" => {
+        "drop" | "hold" | "copy" => {
             let (from, to) = words.arrow()?;
-            let action = if verb == "drop" {
-                RuleAction::Drop
-            } else {
-                RuleAction::Hold
+            let action = match verb {
+                "drop" => RuleAction::Drop,
+                "hold" => RuleAction::Hold,
+                _ => RuleAction::Copy,
             };
             Line::Rule(from, to, words.kind()?, action)
         }
         "allow" => Line::Allow,
         "release" => Line::Release,
+        "repeat" => Line::Repeat,
         "freeze" => Line::Freeze(words.node()?, true),
         "thaw" => Line::Freeze(words.node()?, false),
         "fail" => fail(words)?,

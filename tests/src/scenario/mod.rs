@@ -25,6 +25,7 @@
 //! | `busy 1` | an append to the second partition, on node 1 |
 //! | `cut 1 from 2 3`, `cut 1->2`, `heal` | cuts nodes off from each other, and not any more |
 //! | `drop 1->2 Append`, `hold 1->2 Vote`, `allow`, `release` | rules for messages; ends them; delivers what was held |
+//! | `copy 1->2 Append`, `repeat` | a rule that lets messages through and keeps copies; their senders send what was copied once more, whether or not anybody has restarted since |
 //! | `freeze 2`, `thaw 2` | a disk does nothing, and goes on |
 //! | `fail 2 flush ledger`, `fail 2 write segment` | the next such step on a disk ends in an error |
 //! | `rot 2 segment 6` | a block of the newest such file of a node turns over bits |

@@ -315,6 +315,7 @@ impl Stage {
                 self.world.network_mut().replace_rules(Vec::new());
             }
             Line::Release => self.world.release_held(),
+            Line::Repeat => self.repeat()?,
             Line::Freeze(node, frozen) => {
                 let shard = self.shard(node)?;
                 self.world.freeze_disk(shard, frozen);
@@ -387,6 +388,18 @@ impl Stage {
             if to != from {
                 self.world.say_as(from, to, request.clone());
             }
+        }
+        Ok(())
+    }
+
+    /// Who sent what was copied sends it once more, whatever session it was in.
+    fn repeat(&mut self) -> Result<(), String> {
+        let copied = self.world.network_mut().take_copied();
+        if copied.is_empty() {
+            return Err("consensus messages that were copied".to_owned());
+        }
+        for (from, to, message) in copied {
+            self.world.say_as(from, to, message);
         }
         Ok(())
     }
