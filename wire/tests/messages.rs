@@ -99,6 +99,45 @@ proptest! {
     }
 }
 
+/// Which fields of a message's root table are there, by the numbers that the format gives them in the order of the schema.
+fn numbers_of_fields(bytes: &[u8]) -> Vec<usize> {
+    let u16_at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+    let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+    let table = u32_at(0) as usize;
+    let fields = table.wrapping_sub(u32_at(table) as i32 as usize);
+    let count = (usize::from(u16_at(fields)) - 4) / 2;
+    (0..count)
+        .filter(|number| u16_at(fields + 4 + 2 * number) != 0)
+        .collect()
+}
+
+/// Number 5 was another field's once: a number is never used again.
+#[test]
+fn the_fields_of_a_batch_keep_their_numbers() {
+    let numbers = |change: &dyn Fn(&mut PeerBatch)| {
+        let mut batch = PeerBatch::default();
+        let without = numbers_of_fields(&encoded!(batch));
+        change(&mut batch);
+        let with = numbers_of_fields(&encoded!(batch));
+        let new = with.into_iter().filter(|number| !without.contains(number));
+        new.collect::<Vec<_>>()
+    };
+    assert_eq!(numbers(&|batch| batch.boot = BootNumber(1)), [0]);
+    assert_eq!(numbers(&|batch| batch.retired_chain = ChainNumber(1)), [1]);
+    assert_eq!(numbers(&|batch| batch.clock_alarm = true), [6]);
+    assert_eq!(
+        numbers(&|batch| batch.pair = Some(PairBeat::default())),
+        [7]
+    );
+    assert_eq!(numbers(&|batch| batch.slow_device = true), [8]);
+    let bounds = ElectionBounds {
+        election_ms_min: 2,
+        election_ms_max: 3,
+        heartbeat_ms: 1,
+    };
+    assert_eq!(numbers(&|batch| batch.bounds = Some(bounds)), [9]);
+}
+
 fn hello() -> PeerHello {
     PeerHello {
         node: NodeId(u64::MAX),

@@ -4866,10 +4866,10 @@ impl<'a> PeerBatch<'a> {
   pub const VT_HEARTBEATS: ::flatbuffers::VOffsetT = 8;
   pub const VT_HEARTBEAT_ACKS: ::flatbuffers::VOffsetT = 10;
   pub const VT_MESSAGES: ::flatbuffers::VOffsetT = 12;
-  pub const VT_CLOCK_ALARM: ::flatbuffers::VOffsetT = 14;
-  pub const VT_PAIR: ::flatbuffers::VOffsetT = 16;
-  pub const VT_SLOW_DEVICE: ::flatbuffers::VOffsetT = 18;
-  pub const VT_BOUNDS: ::flatbuffers::VOffsetT = 20;
+  pub const VT_CLOCK_ALARM: ::flatbuffers::VOffsetT = 16;
+  pub const VT_PAIR: ::flatbuffers::VOffsetT = 18;
+  pub const VT_SLOW_DEVICE: ::flatbuffers::VOffsetT = 20;
+  pub const VT_BOUNDS: ::flatbuffers::VOffsetT = 22;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
