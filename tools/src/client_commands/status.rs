@@ -193,7 +193,7 @@ fn scrub_line(scrub: &ScrubStatus) -> String {
     let hours = |ms: u64| ms as f64 / 3_600_000.0;
     let verified = match (scrub.oldest_unverified_ms, scrub.finished_ms_ago) {
         (Some(oldest), Some(ended)) => format!(
-            "all verified within {:.1} h, last sweep ended {:.1} h ago",
+            "all verified within {:.1} h of running, last sweep ended {:.1} h ago",
             hours(oldest),
             hours(ended)
         ),

@@ -7422,7 +7422,8 @@ impl<'a> ScrubStatus<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(ScrubStatus::VT_FINISHED_MS_AGO, None)}
   }
-  /// Milliseconds within which every byte was verified or written; absent before the first sweep has ended.
+  /// Milliseconds within which every byte was verified or written, of those in which a process ran on the log: the last sweep may
+  /// have begun in an earlier one. Absent before the first sweep has ended.
   #[inline]
   pub fn oldest_unverified_ms(&self) -> Option<u64> {
     // Safety:

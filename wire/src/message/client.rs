@@ -343,7 +343,8 @@ pub struct ScrubStatus {
     pub bytes: u64,
     /// Milliseconds since the last sweep ended; `None` before the first has.
     pub finished_ms_ago: Option<u64>,
-    /// Milliseconds within which every byte was verified or written; `None` before the first sweep has ended.
+    /// Milliseconds within which every byte was verified or written, of those in which a process ran on the log: the last sweep may
+    /// have begun in an earlier one. `None` before the first sweep has ended.
     pub oldest_unverified_ms: Option<u64>,
     /// Damaged places that were found since the start.
     pub damaged_places: u64,

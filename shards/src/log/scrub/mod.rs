@@ -2,8 +2,8 @@
 //!
 //! One read at a time, in turns in which nothing waits for the disk. A *sweep* reads every byte of the log that counts:
 //! headers, both copies of each checkpoint, trailers, ledger slots, and the extents they speak of, spread evenly over half of
-//! [`ScrubRates::round_ms`]; the next begins when that time is over, so no byte goes without a look for a whole round. A
-//! *sample* looks at some chains of each pair, drawn by a generator seeded with the boot's number.
+//! [`ScrubRates::round_ms`]; the next begins when that time is over, so no byte goes without a look for a whole round of the time
+//! in which processes run. A *sample* looks at some chains of each pair, drawn by a generator seeded with the boot's number.
 //!
 //! What fails [`READ_TRIES`](super::read::READ_TRIES) times is damage. Entries that lay in a rotten extent become missing, exactly as when a read
 //! of them fails; everything else that a shard needs it has in memory, so other damage is counted and reported, and a
@@ -38,7 +38,7 @@ pub use place::{STATED_PER_SWEEP, SweepPlace};
 /// How fast a running log is scrubbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ScrubRates {
-    /// Every byte is looked at at least once in this time, in milliseconds.
+    /// Every byte is looked at at least once in this time, in milliseconds in which a process runs on the log.
     pub round_ms: u64,
     /// How often a sample is drawn, in milliseconds.
     pub sample_every_ms: u64,
@@ -105,7 +105,9 @@ pub struct ScrubStatus {
     pub bytes: u64,
     /// Milliseconds since the last sweep ended; `None` before the first has.
     pub finished_ms_ago: Option<u64>,
-    /// Milliseconds within which every byte was verified or written; `None` before the first sweep has ended.
+    /// Milliseconds, of those in which a process ran on the log, within which every byte was verified or written; `None` before a
+    /// sweep has ended since the start. The sweep may have begun in an earlier process: the time between processes is not in it, nor
+    /// what an earlier one had not stated yet when it ended, up to one part of a sweep in [`STATED_PER_SWEEP`].
     pub oldest_unverified_ms: Option<u64>,
     /// Damaged places that were found since the start.
     pub damaged_places: u64,
