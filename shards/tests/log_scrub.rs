@@ -10,7 +10,7 @@ use clustor_shards::disk::{DiskError, DiskEvent, DiskOp, FileId, FileKind};
 use clustor_shards::log::audit::Damaged;
 use clustor_shards::log::scrub::{ScrubFinding, ScrubRates};
 use clustor_shards::log::{
-    LogFormat, LogOptions, Mode, OnAuthenticationFailure, Retirement, ShardLog,
+    Encoding, LogFormat, LogOptions, Mode, OnAuthenticationFailure, Retirement, ShardLog, Suite,
 };
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{Incarnation, LogIndex, PartitionId};
@@ -433,6 +433,77 @@ fn restarts_in_the_middle_keep_no_byte_from_being_looked_at() {
         );
     }
     assert!(lives >= 5, "the sweep keeps its pace: {lives} lives");
+}
+
+/// Readers that keep numbers in doubles lose nothing of those that have 64 bits.
+#[test]
+fn where_a_sweep_is_stands_as_decimal_strings_in_a_ledger_of_text_and_is_taken_up_from_there() {
+    let format = LogFormat {
+        log_encoding: Encoding::Json,
+        ledger_encoding: Encoding::Json,
+        sealing: Suite::None,
+        ..LogFormat::default()
+    };
+    let options = LogOptions {
+        scrub: RATES,
+        ..options().with_format(format)
+    };
+    let mut disk = MemoryDisk::default();
+    let recovered = ShardLog::recover(&mut disk, identity(), options, &TestKey(9), pool());
+    let mut log = recovered.expect("recovers").log;
+    settle(&mut log, &mut disk);
+    log.create_partition(P, Incarnation(5), b"voters");
+    for index in 1..=ENTRIES {
+        append(&mut log, 1, 1, index, &vec![index as u8; 900], Mode::Strict);
+        settle(&mut log, &mut disk);
+    }
+    live(&mut log, &mut disk, at(0), at(SWEEP_MS / 2));
+    let ledger = FileId::ledger(log.current_pair());
+    let blocks = disk.files[&ledger].iter();
+    let bytes: Vec<u8> = blocks.flat_map(|block| block.0).collect();
+    let text = String::from_utf8_lossy(&bytes);
+    let stated: Vec<&str> = text
+        .split("\"sweep\":{")
+        .skip(1)
+        .filter_map(|rest| rest.split_once('}'))
+        .map(|(fields, _)| fields)
+        .collect();
+    let last = stated.last().expect("empty chains state the place");
+    let fields: Vec<(&str, &str)> = last
+        .split(',')
+        .filter_map(|field| field.split_once(':'))
+        .collect();
+    let names = [
+        "pair",
+        "slot",
+        "last",
+        "last_slots",
+        "chains_done",
+        "spent_ms",
+    ];
+    assert!(
+        fields
+            .iter()
+            .map(|(name, _)| name.trim_matches('"'))
+            .eq(names),
+        "{last}"
+    );
+    for (name, value) in fields {
+        let is_text = value.starts_with('"') && value.ends_with('"');
+        let is_32_bits = name.contains("slot");
+        assert_eq!(is_text, !is_32_bits, "{name}: {value}");
+        assert!(
+            value.trim_matches('"').parse::<u64>().is_ok(),
+            "{name}: {value}"
+        );
+    }
+    // It is read as it was written.
+    let recovered = ShardLog::recover(&mut disk, identity(), options, &TestKey(9), pool());
+    let mut log = recovered.expect("recovers").log;
+    settle(&mut log, &mut disk);
+    live(&mut log, &mut disk, at(0), at(SWEEP_MS / 10));
+    let permille = log.scrub_status().sweep_permille;
+    assert!(permille > 400, "it goes on where it was: {permille}");
 }
 
 /// Each life is given other rates and writes something while its first look at slots is on its way, and ends before that

@@ -7,6 +7,7 @@ use clustor_wire::ids::PairNumber;
 use serde::{Deserialize, Serialize};
 
 use super::super::codec::{Reader, Truncated, Writer};
+use super::super::text;
 use super::super::writer::ShardLog;
 use super::{Look, Scrub, Step, Sweep};
 use crate::disk::DiskOp;
@@ -30,8 +31,10 @@ pub struct SweepPlace {
     /// Slots of that pair that the sweep looks at: those that were written when it began.
     pub last_slots: u32,
     /// Chains that were looked at.
+    #[serde(with = "text::decimal")]
     pub chains_done: u64,
     /// For how long the sweep has run, in milliseconds; time in which no process did is not counted.
+    #[serde(with = "text::decimal")]
     pub spent_ms: u64,
 }
 
