@@ -283,11 +283,14 @@ impl DiskError {
         }
     }
 
-    /// As [`Self::of`], of a file that can't be opened: whoever may not open it knows nothing of what it holds.
+    /// As [`Self::of`], of a file that can't be opened: whoever may not open it, or may only read where the file system has fallen
+    /// back to that, knows nothing of what it holds.
     #[must_use]
     pub fn of_opening(file: FileId, error: &std::io::Error) -> Self {
         match error.raw_os_error() {
-            Some(libc::EACCES | libc::EPERM) => Self::Passing(format!("opening {file}: {error}")),
+            Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
+                Self::Passing(format!("opening {file}: {error}"))
+            }
             Some(errno) => Self::of("opening", file, errno),
             None => Self::Io(format!("opening {file}: {error}")),
         }

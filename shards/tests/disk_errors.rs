@@ -64,6 +64,7 @@ fn who_may_not_open_a_file_knows_nothing_of_what_it_holds() {
     let opening = |errno| DiskError::of_opening(FILE, &io::Error::from_raw_os_error(errno));
     assert!(opening(libc::EACCES).is_passing());
     assert!(opening(libc::EPERM).is_passing());
+    assert!(opening(libc::EROFS).is_passing());
     assert!(opening(libc::EMFILE).is_passing());
     assert!(!opening(libc::EIO).is_passing());
 }

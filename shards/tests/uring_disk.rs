@@ -184,6 +184,27 @@ fn a_missing_file_is_an_error_of_the_read() {
     assert_eq!(error, DiskError::NoFile(FileId::ledger(PairNumber(5))));
 }
 
+/// The system lets nobody write to it, whoever asks: as little may be opened where a file's owner or mode was changed.
+const NOBODYS_FILE: &str = "/proc/sys/kernel/osrelease";
+
+#[test]
+fn a_file_that_may_not_be_opened_says_nothing_of_what_it_holds() {
+    let dir = directory();
+    let wal = dir.path().join("wal");
+    let mut ring = ShardRing::open(dir.path()).expect("the ring opens");
+    prepare(&mut ring, 1, 8, 4);
+    drop(ring);
+    let mut ring = ShardRing::open(dir.path()).expect("the ring opens");
+    let file = FileId::segment(PairNumber(1));
+    let (path, aside) = (wal.join(file.to_string()), wal.join("aside"));
+    fs::rename(&path, &aside).expect("renamed");
+    std::os::unix::fs::symlink(NOBODYS_FILE, &path).expect("linked");
+    let error = read_back(&mut ring, file, 0, 1).expect_err("it may not be opened");
+    assert!(error.is_passing(), "{error:?}");
+    fs::rename(&aside, &path).expect("renamed");
+    read_back(&mut ring, file, 0, 1).expect("asked again, it reads");
+}
+
 #[test]
 fn boot_lists_pairs_and_reads_them_without_turns() {
     let dir = directory();

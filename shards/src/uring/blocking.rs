@@ -223,7 +223,7 @@ impl Helper {
                 let opened = OpenOptions::new()
                     .write(true)
                     .open(self.directory.join(file.to_string()))
-                    .map_err(|error| failure("opening", file, &error))?;
+                    .map_err(|error| DiskError::of_opening(file, &error))?;
                 if self.files.len() == FILES_MAX {
                     self.files.pop_front();
                 }

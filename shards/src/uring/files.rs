@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -217,7 +218,7 @@ impl Files {
         if result < 0 {
             self.table.remove(&file);
             ring.put_file(place);
-            let error = DiskError::of("opening", file, -result);
+            let error = DiskError::of_opening(file, &io::Error::from_raw_os_error(-result));
             return (file, waiters, Err(error));
         }
         let users = u32::try_from(waiters.len()).expect("few operations wait for one file");
