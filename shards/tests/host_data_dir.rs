@@ -5,9 +5,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use clustor_shards::host::{Claim, DataDir, DataDirError, FileKeyProvider, LONE_NODE};
+use clustor_shards::buffer::{BLOCK_BYTES, Blocks};
+use clustor_shards::disk::{BootDisk as _, DiskError, FileId};
+use clustor_shards::host::{Claim, DataDir, DataDirError, FileKeyProvider, LONE_NODE, OfflineDisk};
 use clustor_shards::log::keys::KeyProvider as _;
-use clustor_wire::ids::{ClusterId, NodeId, ShardId};
+use clustor_wire::ids::{ClusterId, NodeId, PairNumber, ShardId};
 
 const CLUSTER: ClusterId = ClusterId(0xabcd);
 
@@ -180,4 +182,19 @@ fn a_missing_or_malformed_key_is_refused_with_what_was_expected() {
         error.to_string().contains("64 hexadecimal digits"),
         "{error}"
     );
+}
+
+#[test]
+fn a_file_that_is_gone_is_an_error_of_an_offline_read_as_it_is_of_a_start() {
+    let temp = tempfile::tempdir().expect("a directory");
+    fs::write(temp.path().join("segment-1.log"), [7; BLOCK_BYTES]).expect("written");
+    let mut disk = OfflineDisk::open(temp.path()).expect("opened");
+    let pair = PairNumber(1);
+    let mut into = Blocks::from_heap(2);
+    disk.read(FileId::segment(pair), 0, &mut into)
+        .expect("it reads");
+    assert_eq!(into.as_slice()[0].0, [7; BLOCK_BYTES]);
+    assert_eq!(into.as_slice()[1].0, [0; BLOCK_BYTES], "beyond its end");
+    let gone = FileId::ledger(pair);
+    assert_eq!(disk.read(gone, 0, &mut into), Err(DiskError::NoFile(gone)));
 }

@@ -252,10 +252,8 @@ impl BootDisk for OfflineDisk {
                         None => DiskError::Io(error.to_string()),
                     })
             }
-            None => {
-                into.as_mut_slice().fill(Block::ZERO);
-                Ok(())
-            }
+            // As a start meets it: what was in it is not known to have been zeros.
+            None => Err(DiskError::NoFile(id)),
         }
     }
 }

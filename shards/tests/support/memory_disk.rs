@@ -157,7 +157,7 @@ impl BootDisk for MemoryDisk {
         {
             return Err(error.clone());
         }
-        let blocks = self.files.get(&file).map_or(&[][..], Vec::as_slice);
+        let blocks = self.files.get(&file).ok_or(DiskError::NoFile(file))?;
         for (at, place) in (block as usize..).zip(into.as_mut_slice()) {
             *place = blocks.get(at).copied().unwrap_or(Block::ZERO);
         }
