@@ -381,6 +381,65 @@ fn how_the_disk_stands_is_logged_once_each_time_it_changes() {
     assert_eq!(said.matches("the disk").count(), 3, "{said}");
 }
 
+/// What a start says while a log of so many entries, each of its own chain, is applied in turns this far apart.
+fn said_while_applying(entries: u64, turn_ms: u64) -> String {
+    let mut net = Net::new(&[1]);
+    net.run_ms(50);
+    for ticket in 1..=entries {
+        net.nodes
+            .get_mut(&1)
+            .expect("there")
+            .append(ticket, b"abc", None);
+        net.run_ms(5);
+    }
+    let disk = net.nodes[&1].disk.clone();
+    let mut now = net.now;
+    let mut node = Node::boot(1, &[1], disk, now);
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(Arc::new(log.reopen().expect("the file")))
+        .with_ansi(false)
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        for _ in 0..200 {
+            now = now.plus_ms(turn_ms);
+            node.turn(now);
+        }
+    });
+    node.append(1, b"abc", None);
+    for _ in 0..10 {
+        now = now.plus_ms(turn_ms);
+        node.turn(now);
+    }
+    assert_eq!(total(node.outcome(1)), 3 * (entries + 1), "all is applied");
+    std::fs::read_to_string(log.path()).expect("text")
+}
+
+#[test]
+fn a_start_that_applies_for_long_says_how_far_it_is() {
+    let said = said_while_applying(40, 500);
+    let of = |line: &str, field: &str| -> Option<u64> {
+        let (_, rest) = line.split_once(&format!(" {field}="))?;
+        let digits = rest.split(|letter: char| !letter.is_ascii_digit());
+        digits.into_iter().next()?.parse().ok()
+    };
+    let told: Vec<(u64, u64, u64)> = said
+        .lines()
+        .filter(|line| line.contains("being applied"))
+        .filter_map(|line| Some((of(line, "applied")?, of(line, "of")?, of(line, "percent")?)))
+        .collect();
+    assert!(told.len() >= 2, "{said}");
+    assert!(told.windows(2).all(|two| two[0].0 < two[1].0), "{said}");
+    for (applied, entries, percent) in told {
+        assert!(entries >= 40 && applied < entries, "{said}");
+        assert_eq!(percent, applied * 100 / entries, "{said}");
+    }
+    assert_eq!(said.matches("what the log held is applied").count(), 1);
+
+    let said = said_while_applying(40, 10);
+    assert!(!said.contains("what the log held"), "{said}");
+}
+
 #[test]
 fn members_are_named_to_those_who_let_in_and_of_a_guest_nothing_is_remembered() {
     let mut net = Net::new(&[1, 2, 3]);

@@ -44,6 +44,11 @@ impl Durability {
             held_back: None,
         }
     }
+
+    /// The last index the log held at its start.
+    pub(super) const fn recovered(&self) -> LogIndex {
+        self.recovered
+    }
 }
 
 /// A mode as messages have it.

@@ -13,6 +13,7 @@
 //! - `pause`: what a machine did not take, until it is called again
 //! - `busy`: what it has only while something happens in it
 //! - `reads`: what reads rely on, and when they are answered
+//! - `starting`: how far a start is with applying what its log held
 //! - `unread`: an entry of a newer build, before which applying stops
 //! - `apply`: committed entries through the machine, and what becomes of it when it fails
 
@@ -26,6 +27,7 @@ mod members;
 pub mod pace;
 mod pause;
 mod reads;
+mod starting;
 mod unread;
 
 use core::net::SocketAddr;
@@ -57,6 +59,7 @@ use durability::Durability;
 use idempotency::{IdempotencyTable, KeysMaxWish};
 use pace::Pace;
 pub(crate) use reads::Asked;
+use starting::Starting;
 
 /// Appends and reads that may wait for an answer in one partition; more are refused as Busy.
 pub const WAITING_MAX: usize = 65_536;
@@ -159,6 +162,8 @@ pub struct Partition {
     /// How the shard filed it while it is quiet.
     pub(crate) filed_quiet: Option<QuietFiled>,
     durability: Durability,
+    /// While it applies what its log held at the start.
+    starting: Option<Box<Starting>>,
 }
 
 /// The entry whose lost content is asked for, and of whom.
@@ -257,6 +262,7 @@ impl Partition {
             filed_campaign: CampaignFiled::No,
             filed_quiet: None,
             durability: Durability::new(recovered),
+            starting: None,
         };
         partition.open_machine(now);
         partition

@@ -202,6 +202,7 @@ impl ShardCore {
     fn apply(&mut self, now: Time, id: PartitionId) -> Option<Time> {
         let partition = self.partitions.get_mut(&id)?;
         let mut resume_at = None;
+        partition.tell_starting(now);
         for round in 0..APPLY_BATCHES_MAX {
             let step = partition.apply(
                 now,
@@ -232,6 +233,7 @@ impl ShardCore {
                 }
             }
         }
+        partition.tell_starting(now);
         partition.tell_lame();
         if partition.hand_over {
             match partition.replica.settled_at() {
