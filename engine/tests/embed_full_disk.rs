@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use clustor_engine::engine::{Engine, EngineError, PartitionHandle};
 use clustor_engine::outcome::{AppendError, RefusalClause};
 use clustor_engine::profile::Profile;
+use clustor_shards::host::{Claim, DataDir, WithoutLog};
 use support::{Lines, PATIENCE, small};
 
 type Done = Result<(), Box<dyn Error>>;
@@ -310,10 +311,44 @@ fn a_disk_that_is_too_small_is_refused_before_anything_is_written() -> Done {
         eprintln!("not tried on a disk that is too small: this one has room for anything");
         return Ok(());
     }
-    let error = refused(&at, profile);
+    let error = refused(&at, profile.clone());
     assert!(matches!(error, EngineError::TooSmall { .. }), "{error:?}");
     assert!(error.to_string().contains("segment_bytes"), "{error}");
     assert!(holds_nothing(&at)?);
+    // As little room is there for a start after one that ended when it had written whose the directory is, and made no log.
+    let data = at.join("data");
+    drop(DataDir::open(&data, Claim::Alone)?);
+    let wal = data.join("shard-0/wal");
+    fs::create_dir_all(&wal)?;
+    fs::write(wal.join("segment-1.log.new"), [0; 1 << 16])?;
+    let error = refused(&data, profile);
+    assert!(matches!(error, EngineError::TooSmall { .. }), "{error:?}");
+    assert!(
+        wal.join("segment-1.log.new").exists(),
+        "nothing was touched"
+    );
+    fs::remove_dir_all(&data)?;
+    Ok(())
+}
+
+#[test]
+fn what_a_start_that_ended_in_between_has_taken_counts_as_room() -> Done {
+    let temp = tempfile::tempdir()?;
+    let none = |shards, begun_bytes| WithoutLog {
+        shards,
+        begun_bytes,
+    };
+    assert_eq!(DataDir::without_log(temp.path(), 2)?, none(2, 0));
+    let wal = temp.path().join("shard-1/wal");
+    fs::create_dir_all(&wal)?;
+    let begun = wal.join("segment-1.log.new");
+    fs::write(&begun, [1; 1 << 16])?;
+    File::open(&begun)?.sync_all()?;
+    let without = DataDir::without_log(temp.path(), 2)?;
+    assert_eq!(without.shards, 2);
+    assert!(without.begun_bytes >= 1 << 16, "{without:?}");
+    fs::rename(&begun, wal.join("segment-1.log"))?;
+    assert_eq!(DataDir::without_log(temp.path(), 2)?, none(1, 0));
     Ok(())
 }
 

@@ -228,19 +228,23 @@ impl EngineBuilder {
         Ok((plans, bells))
     }
 
-    /// A first start makes each shard's first pair and a spare: refused before anything is written where there is no room
+    /// A shard's first start makes its first pair and a spare: refused before anything is written where there is no room
     /// for them. A later start has its files, and waits for room if it must.
     fn check_room(&self, path: PathBuf, shards: usize) -> Result<(), EngineError> {
-        if !DataDir::is_new(&self.data)? {
+        let shards = u16::try_from(shards).unwrap_or(u16::MAX);
+        let without = DataDir::without_log(&self.data, shards)?;
+        if without.shards == 0 {
             return Ok(());
         }
-        let needed_bytes = 2 * shards as u64 * self.profile.log_options(0).first_pair_bytes();
-        match free_bytes(&path) {
+        let pairs = 2 * without.shards as u64;
+        let needed_bytes = pairs * self.profile.log_options(0).first_pair_bytes();
+        let free = free_bytes(&path).map(|bytes| bytes.saturating_add(without.begun_bytes));
+        match free {
             Ok(free_bytes) if free_bytes < needed_bytes => Err(EngineError::TooSmall {
                 path,
                 free_bytes,
                 needed_bytes,
-                shards,
+                shards: without.shards,
             }),
             Ok(_) => Ok(()),
             Err(error) => Err(EngineError::Room { path, error }),

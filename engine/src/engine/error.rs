@@ -34,7 +34,8 @@ pub enum EngineError {
         /// Its value.
         value: std::ffi::OsString,
     },
-    /// A new directory lies on a file system without room for the logs' first files. Nothing was written.
+    /// A directory of which shards have no log yet lies on a file system without room for these logs' first files. Nothing was
+    /// written.
     #[error(
         "data directory: {path}: {} MiB are free, the logs of {shards} shard(s) begin with {} MiB (two segments with their ledgers each); free space, choose another file system, or lower segment_bytes in the profile",
         .free_bytes >> 20, .needed_bytes.div_ceil(1 << 20)
@@ -46,7 +47,7 @@ pub enum EngineError {
         free_bytes: u64,
         /// Bytes that the start would take.
         needed_bytes: u64,
-        /// Shards.
+        /// Shards that have no log yet.
         shards: usize,
     },
     /// The file system of the data directory does not say how much of it is free.

@@ -24,8 +24,11 @@ use clustor_wire::ids::{ClusterId, NodeId, ShardId};
 use super::files;
 use super::host_override::OVERRIDE_FILE;
 use super::key_file::FileKeyProvider;
+use crate::disk::FileId;
 use crate::log::keys::KeyError;
 
+/// The unit of what stat(2) says that a file takes.
+const STAT_BLOCK_BYTES: u64 = 512;
 const IDENTITY_FILE: &str = "identity";
 pub(super) const KEY_FILE: &str = "kek";
 pub(super) const LOCK_FILE: &str = "lock";
@@ -166,6 +169,15 @@ pub enum DataDirError {
     Key(#[from] KeyError),
 }
 
+/// Shards that have no log yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WithoutLog {
+    /// How many.
+    pub shards: usize,
+    /// Bytes that a start which ended in between has taken for their logs: the next one begins by giving them back.
+    pub begun_bytes: u64,
+}
+
 /// A data directory in use: locked as long as this lives.
 #[derive(Debug)]
 pub struct DataDir {
@@ -221,6 +233,22 @@ impl DataDir {
         Ok(read_identity(directory)?.is_none())
     }
 
+    /// Which of the first `shards` shards of a directory have no log yet: none of their pairs is in place.
+    ///
+    /// # Errors
+    /// [`DataDirError`], where a shard's directory can't be read.
+    pub fn without_log(directory: &Path, shards: u16) -> Result<WithoutLog, DataDirError> {
+        let mut without = WithoutLog::default();
+        for shard in 0..shards {
+            let wal = directory.join(format!("shard-{shard}")).join("wal");
+            if let Some(begun_bytes) = begun_in(&wal).map_err(io_error(&wal))? {
+                without.shards += 1;
+                without.begun_bytes += begun_bytes;
+            }
+        }
+        Ok(without)
+    }
+
     /// The file that the process which uses a directory holds open and locked.
     #[must_use]
     pub fn lock_file(directory: &Path) -> PathBuf {
@@ -266,6 +294,25 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> DataDirError + '_ {
             _ => DataDirError::Io { path, error },
         }
     }
+}
+
+/// Bytes of the files in a shard's directory of pairs, if none of a pair is in place.
+fn begun_in(wal: &Path) -> io::Result<Option<u64>> {
+    let entries = match std::fs::read_dir(wal) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(0)),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = 0;
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_str().and_then(FileId::from_name).is_some() {
+            return Ok(None);
+        }
+        bytes += entry.metadata()?.blocks() * STAT_BLOCK_BYTES;
+    }
+    Ok(Some(bytes))
 }
 
 fn make_private(path: &Path) -> Result<(), DataDirError> {

@@ -16,7 +16,7 @@ mod scrub;
 pub use boot_record::{
     BootRecord, RECORD_INCIDENTS_MAX, RECORD_PARTITIONS_MAX, RecoveryWork, WrittenRecord,
 };
-pub use data_dir::{Claim, DataDir, DataDirError, Identity, LOCK_WAIT, LONE_NODE};
+pub use data_dir::{Claim, DataDir, DataDirError, Identity, LOCK_WAIT, LONE_NODE, WithoutLog};
 pub use host_override::{
     OVERRIDE_DAYS_MAX, Override, OverrideError, override_file, parse_overrides,
 };
