@@ -3,6 +3,7 @@
 mod raft_support;
 
 use clustor_engine::raft::{ProposeError, ReadError, TransferError};
+use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, PartitionId};
 use clustor_wire::message::{RaftBody, RaftMessage, Role};
 use raft_support::{Cluster, PARTITION, Packet, Say, elected, peer};
@@ -246,6 +247,45 @@ fn a_hand_over_that_fails_is_given_up_after_an_election_timeout() {
     sole.pass(1);
     let alone = sole.turn(1, |replica, turn| replica.transfer_leadership(turn, None));
     assert_eq!(alone, Err(TransferError::NobodyAnswers));
+}
+
+/// To whom node 1 leaves leadership when it can't append any more.
+fn heirs(cluster: &mut Cluster, is_fast: impl Fn(PeerId) -> bool) -> Vec<usize> {
+    cluster.turn(1, |replica, turn| replica.bequeath(turn, is_fast));
+    let told = cluster.take(|p| matches!(p.say.body(), Some(RaftBody::TimeoutNow)));
+    told.iter().map(|packet| packet.to).collect()
+}
+
+#[test]
+fn leadership_is_left_to_nobody_who_declined_or_is_slow() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.write(1, &[b"a"]);
+    cluster.pass(60);
+    for fast in [2, 3] {
+        let left_to = heirs(&mut cluster, |voter| voter == peer(fast));
+        assert_eq!(left_to, [fast]);
+    }
+    // Somebody is better than nobody.
+    assert_eq!(heirs(&mut cluster, |_| false).len(), 1);
+
+    for declines in [2, 3] {
+        let mut cluster = Cluster::new(3);
+        cluster.elect(1);
+        cluster.write(1, &[b"a"]);
+        cluster.pass(60);
+        cluster.node(declines).replica.set_lame(true);
+        let wanted = Some(peer(declines));
+        cluster
+            .turn(1, |replica, turn| replica.transfer_leadership(turn, wanted))
+            .expect("it answers");
+        cluster.run();
+        assert_eq!(cluster.leader(), Some(1), "it declined");
+        let other = 5 - declines;
+        assert_eq!(heirs(&mut cluster, |_| true), [other]);
+        // Also where its device is the faster one.
+        assert_eq!(heirs(&mut cluster, |voter| voter != peer(other)), [other]);
+    }
 }
 
 #[test]

@@ -163,21 +163,27 @@ impl Replica {
     }
 
     /// Leaves leadership to the voter that has most of the log, where nothing can be appended any more: what that one lacks was
-    /// acknowledged to nobody, or others have it and win instead.
-    pub fn bequeath(&mut self, turn: &mut Turn<'_>) {
+    /// acknowledged to nobody, or others have it and win instead. Of those that have as much, to one that `is_fast`, whose device
+    /// is not slow, and of these, to each of them in some of the partitions. To nobody who declined to lead a moment ago.
+    pub fn bequeath(&mut self, turn: &mut Turn<'_>, is_fast: impl Fn(PeerId) -> bool) {
         let RoleState::Leader(leading) = &self.role else {
             return;
         };
         let patience = u64::from(self.bounds().election_ms_max);
         let answers = |p: &&Progress| leading.quiet || turn.now < p.heard.plus_ms(patience);
         let voters = leading.progress.iter();
-        let heir = voters
+        let heirs = voters
             .filter(|p| self.configuration.contains(p.peer()))
             .filter(answers)
-            .max_by_key(|p| (p.matched(), p.durable_index()))
-            .map(Progress::peer);
-        if let Some(heir) = heir {
-            self.tell_to_campaign(turn, heir);
+            .filter(|p| !leading.declined(p.peer(), turn.now));
+        let rank = |p: &&Progress| (p.matched(), is_fast(p.peer()), p.durable_index());
+        let best = heirs.clone().map(|p| rank(&p)).max();
+        let equals: Vec<PeerId> = heirs
+            .filter(|p| Some(rank(p)) == best)
+            .map(Progress::peer)
+            .collect();
+        if let Some(share) = self.partition.0.checked_rem(equals.len() as u128) {
+            self.tell_to_campaign(turn, equals[share as usize]);
         }
     }
 

@@ -7,14 +7,18 @@
 //!
 //! A campaign has its place until it is decided, or its time is over; then it goes behind those who wait, so that
 //! partitions that can't have a leader keep nobody from having one.
+//!
+//! Whom a leader tells to campaign, because it hands over, goes before those who wait: its partition has no leader any more. Where
+//! there is no room, what it was told waits, and is judged when there is.
 
 use std::collections::VecDeque;
 
 use clustor_shards::turn::Time;
-use clustor_wire::ids::PartitionId;
+use clustor_wire::ids::{Incarnation, PartitionId};
+use clustor_wire::message::RaftMessage;
 
 use super::ShardCore;
-use crate::raft::CampaignFiled;
+use crate::raft::{AuthenticatedPeer, CampaignFiled};
 
 /// Campaigns under way at once. With those of two other shards they take some 40 ms of a processor, much less than an
 /// election timeout.
@@ -26,6 +30,16 @@ pub(super) struct Campaigns {
     under_way: usize,
     /// Those that are not wanted any more are still here, until it is their turn.
     waiting: VecDeque<PartitionId>,
+    /// What leaders that hand over said, each to one partition.
+    told: VecDeque<Told>,
+}
+
+/// A leader's word that a replica is to campaign.
+#[derive(Debug)]
+struct Told {
+    from: AuthenticatedPeer,
+    incarnation: Incarnation,
+    message: RaftMessage,
 }
 
 impl Campaigns {
@@ -35,7 +49,7 @@ impl Campaigns {
 
     /// Whether somebody waits who need not.
     pub fn is_due(&self) -> bool {
-        self.has_room() && !self.waiting.is_empty()
+        self.has_room() && !(self.waiting.is_empty() && self.told.is_empty())
     }
 }
 
@@ -84,8 +98,43 @@ impl ShardCore {
         self.file_campaign(now, id);
     }
 
+    /// A leader hands over: its word is taken if there is room for a campaign, and waits otherwise. More words than there are
+    /// partitions are not kept: those replicas campaign when they miss their leader.
+    pub(super) fn take_timeout_now(
+        &mut self,
+        now: Time,
+        from: AuthenticatedPeer,
+        incarnation: Incarnation,
+        message: RaftMessage,
+    ) {
+        if !self.campaigns.has_room() {
+            if self.campaigns.told.len() < self.partitions.len() {
+                self.campaigns.told.push_back(Told {
+                    from,
+                    incarnation,
+                    message,
+                });
+            }
+            return;
+        }
+        let Some(partition) = self.partitions.get_mut(&message.partition) else {
+            return;
+        };
+        if partition.replica.means(from.id(), incarnation) {
+            let turn = &mut self.shared.lend(now);
+            partition.replica.step(turn, from, &message);
+            self.touched.insert(message.partition);
+            self.file_campaign(now, message.partition);
+        }
+    }
+
     /// Those whose turn it is begin.
     pub(super) fn begin_campaigns(&mut self, now: Time) {
+        while self.campaigns.has_room()
+            && let Some(told) = self.campaigns.told.pop_front()
+        {
+            self.take_timeout_now(now, told.from, told.incarnation, told.message);
+        }
         while self.campaigns.has_room()
             && let Some(id) = self.campaigns.waiting.pop_front()
         {

@@ -144,6 +144,10 @@ impl ShardCore {
         incarnation: Incarnation,
         message: RaftMessage,
     ) {
+        if matches!(message.body, RaftBody::TimeoutNow) {
+            self.take_timeout_now(now, from, incarnation, message);
+            return;
+        }
         let Some(partition) = self.partitions.get_mut(&message.partition) else {
             return;
         };

@@ -310,7 +310,8 @@ impl ShardCore {
         for partition in self.partitions.all_mut() {
             let answers = &mut self.scratch_answers;
             let turn = &mut self.shared.lend(now);
-            partition.replica.bequeath(turn);
+            let is_fast = |peer| self.peers.is_fast_since(peer, Time::default());
+            partition.replica.bequeath(turn, is_fast);
             partition.replica.quarantine(turn);
             partition.give_up_appends(why, answers);
             partition.give_up_reads(&refused, answers);

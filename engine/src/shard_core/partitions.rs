@@ -32,6 +32,11 @@ impl Partitions {
         self.visits.get()
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
     fn count(&self, visited: usize) {
         let visits = self.visits.get();
         self.visits.set(visits.wrapping_add(visited as u64));

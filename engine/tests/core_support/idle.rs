@@ -7,6 +7,7 @@ use clustor_engine::outcome::Leadership;
 use clustor_engine::profile::Profile;
 use clustor_engine::request::{MembersRequest, Request, RequestBody};
 use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
+use clustor_shards::disk::{DiskError, DiskEvent};
 use clustor_shards::turn::{Application, Inbox, Outbox, PeerEvent, PeerId, Time};
 use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::PartitionId;
@@ -29,6 +30,8 @@ pub struct Node {
     disk: MemoryDisk,
     pub inbox: Inbox<Request, CoreMesh>,
     due: Option<Time>,
+    /// What its disk writes from here on fails.
+    pub fails: bool,
 }
 
 impl Node {
@@ -53,6 +56,7 @@ impl Node {
             disk,
             inbox: Inbox::default(),
             due: Some(now),
+            fails: false,
         }
     }
 
@@ -61,13 +65,20 @@ impl Node {
         self.inbox.now = now;
         self.core.turn(&mut self.inbox, &mut outbox);
         for op in outbox.disk {
-            self.inbox.disk.push(self.disk.carry(op));
+            let mut event = self.disk.carry(op);
+            if let DiskEvent::Chain { outcome, .. } = &mut event
+                && self.fails
+            {
+                *outcome = Err(DiskError::Cancelled);
+            }
+            self.inbox.disk.push(event);
         }
         self.due = outbox.deadline;
         outbox.peers
     }
 
-    fn leads(&self) -> usize {
+    /// How many partitions it leads.
+    pub fn leads(&self) -> usize {
         let ready = |at: Leadership| matches!(at, Leadership::Ready { .. });
         let partitions = self.core.partitions();
         partitions.filter(|p| ready(p.leadership())).count()
