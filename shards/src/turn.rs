@@ -83,6 +83,10 @@ pub struct ConnectionId(pub u64);
 /// Guests of one shard at a time, at most: peers that are let in though neither the placement nor a configuration here names
 /// them, as they may be members by entries of the log that are still to come.
 pub const GUESTS_MAX: usize = 8;
+/// Of these, shards of one node, at most: no node takes all the places. One with more shards gets further ones in as soon as those
+/// that are here have been named.
+pub const GUESTS_OF_NODE_MAX: usize = 2;
+const _: () = assert!(GUESTS_OF_NODE_MAX < GUESTS_MAX);
 /// How long a session with a guest lasts, in milliseconds, if nothing names it meanwhile.
 pub const GUEST_MS_MAX: u64 = 60_000;
 

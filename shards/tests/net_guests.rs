@@ -5,9 +5,11 @@
 mod net_support;
 
 use clustor_shards::net::{NetError, NetLimits, Notice, ShardNet};
-use clustor_shards::turn::{GUEST_MS_MAX, GUESTS_MAX, PeerEvent, PeerId, PeerPast, Time};
+use clustor_shards::turn::{
+    GUEST_MS_MAX, GUESTS_MAX, GUESTS_OF_NODE_MAX, PeerEvent, PeerId, PeerPast, Time,
+};
 use clustor_wire::frame::{Frame, FrameKind};
-use clustor_wire::ids::{BootNumber, ChainNumber, Incarnation, ShardId};
+use clustor_wire::ids::{BootNumber, ChainNumber, Incarnation, NodeId, ShardId};
 use clustor_wire::message::{GuestStatus, PeerHello};
 use net_support::Ca;
 use net_support::by_hand::{dial_by_hand, hello};
@@ -169,6 +171,46 @@ fn a_guest_has_one_session_and_one_place_however_often_it_dials() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_node_takes_its_share_of_the_places_and_leaves_the_others_to_others() {
+    let ca = Ca::new();
+    let one = ca.node(1);
+    let mut net = net_of(local(2), ca.node(2), &[], Time(1));
+    let dial = |net: &mut ShardNet, shard: u16| {
+        let hello = hello(|h| h.shard = ShardId(shard));
+        let (_, by_hand) = dial_by_hand(net, &one, hello, Time(1));
+        by_hand.ended().cloned()
+    };
+    let last = GUESTS_MAX as u16;
+    let ended: Vec<_> = (0..=last).map(|shard| dial(&mut net, shard)).collect();
+    let (let_in, refused) = ended.split_at(GUESTS_OF_NODE_MAX);
+    assert!(let_in.iter().all(Option::is_none), "{let_in:?}");
+    for ended in refused {
+        let Some(NetError::RefusedByPeer { reason }) = ended else {
+            panic!("{ended:?}");
+        };
+        let told = reason.contains("of one node's shards 2 such guests are let in at most");
+        assert!(told, "{reason}");
+    }
+    assert_eq!(net.guests().refused as usize, refused.len());
+    // Those who are here may dial again, and others come in.
+    assert_eq!(dial(&mut net, 0), None);
+    for node in (11..).take(GUESTS_MAX - GUESTS_OF_NODE_MAX) {
+        let hello = hello(|h| h.node = NodeId(node));
+        let (_, by_hand) = dial_by_hand(&mut net, &ca.node(node), hello, Time(1));
+        assert!(by_hand.ended().is_none(), "node {node}");
+    }
+    assert_eq!(net.guests().here as usize, GUESTS_MAX);
+
+    // Whom something names is no guest any more, and its place is free for another shard of its node.
+    let mut net = net_of(local(2), ca.node(2), &[], Time(1));
+    assert_eq!(dial(&mut net, 0), None);
+    assert_eq!(dial(&mut net, 1), None);
+    net.place(peer(1), &[], Time(1));
+    assert_eq!(dial(&mut net, 2), None);
+    assert!(dial(&mut net, 3).is_some());
 }
 
 #[test]

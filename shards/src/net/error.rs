@@ -290,6 +290,18 @@ pub enum NetError {
         /// The limit.
         limit: usize,
     },
+    /// Somebody who is neither placed nor named, and whose node has its share of the places.
+    #[error(
+        "shard {shard} of node {node} is listed by no placement and named by no partition's members here, and of one node's shards {limit} such guests are let in at most; it may try again, or be listed in the placement of this node"
+    )]
+    GuestsOfNodeFull {
+        /// The node.
+        node: NodeId,
+        /// The shard.
+        shard: ShardId,
+        /// The limit.
+        limit: usize,
+    },
     /// Somebody who is neither placed nor named, and was not named since.
     #[error(
         "shard {shard} of node {node} was let in as a guest, and no partition here has named it as a member within {limit_ms} ms; it may come again, and stays once `clustor member add` has run or the placement of this node lists it"

@@ -1,7 +1,7 @@
 //! Bounds of a shard's sockets: every wait and every number of things.
 
 use super::connection::ConnectionLimits;
-use crate::turn::{GUEST_MS_MAX, GUESTS_MAX};
+use crate::turn::{GUEST_MS_MAX, GUESTS_MAX, GUESTS_OF_NODE_MAX};
 
 /// Bounds of a shard's sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct NetLimits {
     pub handshakes_max: usize,
     /// Sessions with guests: peers that are neither placed nor named.
     pub guests_max: usize,
+    /// Of these, with shards of one node.
+    pub guests_of_node_max: usize,
     /// How long a guest that nothing names may stay, in milliseconds.
     pub guest_ms_max: u64,
     /// Bytes of frames in events not yet taken; one frame may exceed it.
@@ -51,6 +53,7 @@ impl Default for NetLimits {
             clients_max: 1_024,
             handshakes_max: 64,
             guests_max: GUESTS_MAX,
+            guests_of_node_max: GUESTS_OF_NODE_MAX,
             guest_ms_max: GUEST_MS_MAX,
             event_bytes_max: 16 << 20,
             connection: ConnectionLimits::default(),

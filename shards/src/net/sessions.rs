@@ -15,12 +15,13 @@
 //!   session was up has given that connection up.
 
 use clustor_wire::frame::{Frame, FrameKind};
-use clustor_wire::ids::ShardId;
+use clustor_wire::ids::{NodeId, ShardId};
 use clustor_wire::message::PeerHello;
 
 use super::connection::{Connection, Expected};
 use super::error::NetError;
 use super::identity::{Role as IdentityRole, SpiffeId};
+use super::limits::NetLimits;
 use super::notice::Notice;
 use super::peer::{Dial, Peer, Session};
 use super::preface::{Preface, SessionKind};
@@ -174,18 +175,39 @@ impl ShardNet {
         id > session.last_before && now.since_us(heard) >= silent_us
     }
 
-    /// Whether `peer` may have a session: it is placed or named, or a place for a guest is free.
+    /// Whether `peer` may have a session: it is placed or named, or a place for a guest of its node is free.
     fn has_room_for(&mut self, peer: PeerId) -> Result<(), NetError> {
-        let limit = self.limits.guests_max;
-        if self.peers.contains_key(&peer) || (self.guests.here as usize) < limit {
+        let PeerId { node, shard } = peer;
+        let NetLimits {
+            guests_max,
+            guests_of_node_max,
+            ..
+        } = self.limits;
+        if self.peers.contains_key(&peer) {
             return Ok(());
         }
+        let refused = if self.guests.here as usize >= guests_max {
+            let limit = guests_max;
+            NetError::GuestsFull { node, shard, limit }
+        } else if self.guests_of(node) >= guests_of_node_max {
+            let limit = guests_of_node_max;
+            NetError::GuestsOfNodeFull { node, shard, limit }
+        } else {
+            return Ok(());
+        };
         self.guests.refused += 1;
-        Err(NetError::GuestsFull {
-            node: peer.node,
-            shard: peer.shard,
-            limit,
-        })
+        Err(refused)
+    }
+
+    /// How many shards of a node are guests here.
+    fn guests_of(&self, node: NodeId) -> usize {
+        let of = |shard| PeerId {
+            node,
+            shard: ShardId(shard),
+        };
+        let shards = self.peers.range(of(0)..=of(u16::MAX));
+        let guests = shards.filter(|(_, peer)| peer.guest_until.is_some());
+        guests.count()
     }
 
     fn judge_hello(&self, id: SocketId, frame: &Frame) -> Result<(PeerId, PeerHello), NetError> {

@@ -2,7 +2,7 @@
 
 use core::net::SocketAddr;
 
-use clustor_shards::turn::{GUESTS_MAX, PeerEvent, PeerId};
+use clustor_shards::turn::{GUESTS_MAX, GUESTS_OF_NODE_MAX, PeerEvent, PeerId};
 use clustor_wire::frame::Frame;
 use clustor_wire::ids::NodeId;
 use clustor_wire::message::{PeerBatch, RaftBody, RaftMessage};
@@ -161,7 +161,12 @@ impl World {
             return;
         }
         let visit = self.visit(a, b);
-        if visit.is_some_and(|(host, _)| self.visitors(host) >= GUESTS_MAX) {
+        let is_full = |(host, visitor): (PeerId, PeerId)| {
+            let here = self.visitors(host);
+            let of_node = here.clone().filter(|other| other.node == visitor.node);
+            of_node.count() >= GUESTS_OF_NODE_MAX || here.count() >= GUESTS_MAX
+        };
+        if visit.is_some_and(is_full) {
             // Refused, and dialled again.
             let at = self.now_us + REFUSED_US;
             self.queue.push(at, Event::Connect(a, b));
@@ -193,11 +198,11 @@ impl World {
         pairs.find(|(host, visitor)| !self.addresses.knows(&self.layout, *host, *visitor))
     }
 
-    fn visitors(&self, host: PeerId) -> usize {
-        let visits = |other: &&PeerId| {
+    fn visitors(&self, host: PeerId) -> impl Iterator<Item = &PeerId> + Clone {
+        let visits = move |other: &&PeerId| {
             self.network.is_up(host, **other) && !self.addresses.knows(&self.layout, host, **other)
         };
-        self.hosts.keys().filter(visits).count()
+        self.hosts.keys().filter(visits)
     }
 
     /// The time of a visitor is over. If nothing has named it it goes, and comes again.
