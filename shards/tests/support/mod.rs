@@ -102,7 +102,15 @@ fn check(audit: &mut Audit, disk: &mut dyn BootDisk, pieces: &[Piece]) -> Result
 
 /// Everything read, verified and judged.
 pub fn audit(disk: &mut dyn BootDisk) -> Result<AuditReport, RecoverError> {
-    let mut audit = Audit::begin(disk, identity(), &TestKey(9))?;
+    audit_of(disk, identity())
+}
+
+/// The same of somebody else's.
+pub fn audit_of(
+    disk: &mut dyn BootDisk,
+    identity: LogIdentity,
+) -> Result<AuditReport, RecoverError> {
+    let mut audit = Audit::begin(disk, identity, &TestKey(9))?;
     while audit.next_pair().is_some() {
         let pieces = audit.ledger_pieces();
         check(&mut audit, disk, &pieces)?;
