@@ -33,7 +33,7 @@ pub(super) struct ClockWatch {
 }
 
 impl ClockWatch {
-    /// Looks at both clocks. Whether that raises an alarm.
+    /// Looks at both clocks. Whether they moved apart since they were last compared: then there is an alarm.
     pub fn look(&mut self, now: Time, wall_us: Option<u64>, bounds: &LeaseBounds) -> bool {
         if self.until.is_some_and(|until| until <= now) {
             self.until = None;
@@ -66,15 +66,14 @@ impl ClockWatch {
             passed_us,
             "the boot-time clock and the wall clock move apart"
         );
-        self.raise(now)
+        self.raise(now);
+        true
     }
 
-    /// An alarm, or the end of one that is raised is put off. Whether it is a new one.
-    pub fn raise(&mut self, now: Time) -> bool {
-        let new = self.until.is_none();
+    /// An alarm, or the end of one that is raised is put off.
+    pub fn raise(&mut self, now: Time) {
+        self.raised += u64::from(self.until.is_none());
         self.until = Some(now.plus_ms(CALM_MS));
-        self.raised += u64::from(new);
-        new
     }
 
     /// Whether there is an alarm.

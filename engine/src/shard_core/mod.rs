@@ -394,7 +394,8 @@ impl ShardCore {
         }
     }
 
-    /// Compares the clocks. Where they can't be trusted, neither can what was measured by them.
+    /// Compares the clocks. Where they can't be trusted, neither can what was measured by them, be it a silence for an alarm
+    /// that is raised already.
     fn watch_clocks(&mut self, now: Time, wall_us: Option<u64>) {
         if self.shared.clocks.look(now, wall_us, &self.timers.lease) {
             self.tell_clock_alarm(now);
@@ -404,9 +405,8 @@ impl ShardCore {
     /// Somebody who watches the clocks raises the alarm.
     fn raise_clock_alarm(&mut self, now: Time) {
         tracing::warn!("a clock alarm is raised from outside");
-        if self.shared.clocks.raise(now) {
-            self.tell_clock_alarm(now);
-        }
+        self.shared.clocks.raise(now);
+        self.tell_clock_alarm(now);
     }
 
     fn tell_clock_alarm(&mut self, now: Time) {
