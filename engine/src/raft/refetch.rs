@@ -348,18 +348,19 @@ impl Replica {
         self.refetching.due = turn.now;
     }
 
-    /// Whether a majority of every half never had the entry asked for.
+    /// Whether so many of some half never had the entry asked for that the others are no majority of it.
     fn was_never_committed(&self) -> bool {
-        let never = |voter| {
+        let had = |voter| {
             let said = self.refetching.said.iter().find(|(p, _)| *p == voter);
-            Some(said.is_some_and(|(_, verdict)| *verdict == Some(RefetchVerdict::Never)))
+            let never = said.is_some_and(|(_, verdict)| *verdict == Some(RefetchVerdict::Never));
+            never.then_some(false)
         };
         let Some(asked) = self.refetching.asked else {
             return false;
         };
         // Whoever led since the entry was written committed under one of these.
         let mut in_force = self.membership.in_force_from(asked.first);
-        in_force.all(|configuration| quorum::count(configuration, never) == Ballot::Won)
+        in_force.all(|configuration| quorum::count(configuration, had) == Ballot::Lost)
     }
 
     /// Gives up leadership, and with it what nobody else ever had. (A leader never truncates its own log.)
