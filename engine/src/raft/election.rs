@@ -44,8 +44,11 @@ impl Replica {
         message: &RaftMessage,
     ) -> bool {
         let heeded = match message.body {
-            RaftBody::PreVote { .. } | RaftBody::Vote { .. } | RaftBody::TimeoutNow => {
-                self.heeds_questions_of(from)
+            RaftBody::PreVote { .. } | RaftBody::Vote { .. } => self.heeds_questions_of(from),
+            // Who alone decides from here on may be handed over to by the leader that is not that far yet.
+            RaftBody::TimeoutNow => {
+                let leads = self.leader == Some(from) && message.term == self.term;
+                self.heeds_questions_of(from) || (leads && self.speaks_with(from))
             }
             RaftBody::Append { .. } | RaftBody::Quiesce { .. } => {
                 self.heeds_questions_of(from) && !self.is_impostor(from, message.term)

@@ -328,8 +328,13 @@ impl Replica {
         // It is needed at elections only.
         self.held.give_back();
         if self.decides_alone() {
-            // Nobody else to be heard: it need not wait for a timeout.
-            self.election_due = turn.now;
+            // Nobody else to be heard: it need not wait for a timeout, only for what it may have promised to a leader while
+            // others voted, too.
+            self.election_due = if self.membership.is_as_founded() {
+                turn.now
+            } else {
+                turn.now.max(self.silent_until).max(self.shelter_until)
+            };
         }
         self.count_own_vote(turn);
     }
