@@ -215,6 +215,12 @@ impl LogView {
             .map(|range| range.first.max(from))
     }
 
+    /// The last index whose content is missing.
+    #[must_use]
+    pub fn missing_last(&self) -> Option<LogIndex> {
+        self.missing.last().map(|range| range.last)
+    }
+
     /// How many entries are missing.
     #[must_use]
     pub fn missing_count(&self) -> u64 {

@@ -211,7 +211,7 @@ impl Replica {
         }
         if leading.is_settled(turn.now) && self.log.missing_from(self.applicable.next()).is_some() {
             // If nobody answers there is nobody to lead instead.
-            let _ = self.transfer_leadership(turn, None);
+            let _ = self.leave_to_who_has_more(turn);
         }
     }
 

@@ -57,15 +57,27 @@ impl Replica {
             RoleState::Leader(leading) if leading.quiet || !leading.is_settled(turn.now) => {
                 Err(TransferError::NobodyAnswers)
             }
-            _ => self.transfer_to_one(turn, None, fits),
+            _ => self.transfer_to_one(turn, None, |p| fits(p.peer())),
         }
+    }
+
+    /// The same for a leader that misses content, to a voter that needs none of it: what it would wait for nobody can send it.
+    ///
+    /// # Errors
+    /// [`TransferError`]; then nothing happened.
+    pub(super) fn leave_to_who_has_more(
+        &mut self,
+        turn: &Turn<'_>,
+    ) -> Result<PeerId, TransferError> {
+        let last = self.log.missing_last().unwrap_or_default();
+        self.transfer_to_one(turn, None, |p| p.matched() >= last)
     }
 
     fn transfer_to_one(
         &mut self,
         turn: &Turn<'_>,
         wanted: Option<PeerId>,
-        fits: impl Fn(PeerId) -> bool,
+        fits: impl Fn(&Progress) -> bool,
     ) -> Result<PeerId, TransferError> {
         let patience = u64::from(self.timers.election_ms_max);
         self.wake_leader(turn.now);
@@ -80,7 +92,7 @@ impl Replica {
             .iter()
             .filter(|p| match wanted {
                 Some(wanted) => p.peer() == wanted,
-                None => fits(p.peer()) && !leading.declined(p.peer(), turn.now),
+                None => fits(p) && !leading.declined(p.peer(), turn.now),
             })
             .filter(|p| self.configuration.contains(p.peer()))
             .filter(|p| turn.now < p.heard.plus_ms(patience))
