@@ -98,9 +98,11 @@ impl Replica {
     /// beats at once; who answered in time by its former bounds did by these.
     pub(super) fn turn_bounds(&mut self, now: Time, before: ElectionBounds) {
         if let RoleState::Leader(leading) = &mut self.role {
-            for progress in &mut leading.progress {
-                if now < progress.heard.plus_ms(u64::from(before.election_ms_max)) {
-                    progress.heard = now;
+            if self.timers.election_ms_max < before.election_ms_max {
+                for progress in &mut leading.progress {
+                    if now < progress.heard.plus_ms(u64::from(before.election_ms_max)) {
+                        progress.heard = now;
+                    }
                 }
             }
             if !leading.quiet {
