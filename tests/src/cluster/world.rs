@@ -339,8 +339,8 @@ impl World {
         Ok(Some(Happened::Nothing))
     }
 
-    /// The end of a run in which everything settled: what was acknowledged is in the machines, every request was
-    /// answered, and files hold what they should.
+    /// The end of a run in which everything settled: what was acknowledged is in the machines and provable from the disks, every
+    /// request was answered, and files hold what they should.
     ///
     /// # Errors
     /// The rule that is broken.
@@ -349,7 +349,7 @@ impl World {
         for (shard, host) in &self.hosts {
             self.modes.fenced(*shard, &host.disk)?;
         }
-        Ok(())
+        self.prove_all()
     }
 
     /// The same, but for the files: they take long to read.

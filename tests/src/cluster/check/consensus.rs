@@ -262,6 +262,15 @@ impl Consensus {
         behind > 0 && is_quorum(&quorums[behind - 1].1, holds)
     }
 
+    /// What is committed, from the first entry on.
+    pub(crate) fn committed_entries(
+        &self,
+        partition: PartitionId,
+    ) -> impl Iterator<Item = (LogIndex, Term)> {
+        let known = self.known.get(&partition).into_iter();
+        known.flat_map(|known| (1..).map(LogIndex).zip(known.committed.iter().copied()))
+    }
+
     // ---- messages
 
     /// Looks at a batch that leaves a shard. Returns the votes in it.

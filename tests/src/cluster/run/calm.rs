@@ -12,7 +12,7 @@ use super::super::layout::peer;
 use super::super::members;
 use super::super::network::NetworkOptions;
 use super::probe::{Heard, Probe, Stage};
-use super::{LIVENESS_US_MAX, Run};
+use super::{ENTRY_US_MAX, LIVENESS_US_MAX, Run};
 use crate::disk::Crash;
 
 /// Operations of the last phase: numbers clients don't reach.
@@ -64,22 +64,22 @@ impl Run {
         self.heal();
     }
 
-    /// How long a cluster may take to live: so much longer as its election timeouts are longer than usual.
-    fn liveness_us(&self) -> u64 {
+    /// What takes so long in usual clusters, in this one: so much longer as its election timeouts are longer.
+    fn stretched(&self, us: u64) -> u64 {
         let layout = self.world.layout();
         let profiles = layout.profiles.values().chain([&layout.profile]);
         let most_ms = profiles.map(|profile| profile.election_ms_max).max();
         let usual_ms = u64::from(Timers::LOCAL.election_ms_max);
-        LIVENESS_US_MAX * most_ms.unwrap_or(usual_ms).max(usual_ms) / usual_ms
+        us * most_ms.unwrap_or(usual_ms).max(usual_ms) / usual_ms
     }
 
     /// Every partition serves a write and a read in bounded time, and every replica that may speak gets whole and applies
     /// everything. That takes as long as there is to heal and to apply, over distances and in small batches: so long may none of them
     /// come any further with what was there at half of that time, when all that is to start has, or when all had served. What is
-    /// appended after that puts nothing off.
+    /// appended after that puts nothing off. All of it together is bounded by how much was there, see [`ENTRY_US_MAX`].
     pub(super) fn must_live(&mut self) -> Result<bool, Violation> {
         let since = self.world.now_us();
-        let liveness_us = self.liveness_us();
+        let liveness_us = self.stretched(LIVENESS_US_MAX);
         let mut until = since + liveness_us;
         let mut there: Option<BTreeMap<PartitionId, LogIndex>> = None;
         let mut applied = 0;
@@ -103,6 +103,18 @@ impl Run {
                 let ends = self.ends();
                 applied = self.applied_of(&ends);
                 there = Some(ends);
+            }
+            let entries = there.iter().flat_map(BTreeMap::values);
+            let entries: u64 = entries.map(|end| end.get()).sum();
+            let whole_us = liveness_us + self.stretched(ENTRY_US_MAX) * entries;
+            if self.world.now_us() - since > whole_us {
+                return Err(Violation::new(
+                    "when faults stop, all is applied in bounded time",
+                    format!(
+                        "{entries} entries may take {whole_us} us: {}",
+                        self.state_of(&probes)
+                    ),
+                ));
             }
             if self.world.now_us() > until {
                 let so_far = there.as_ref().map_or(0, |ends| self.applied_of(ends));

@@ -188,6 +188,7 @@ impl Run {
             Fault::Kill => self.end_one(Crash::Kill),
             Fault::Power => self.end_one(Crash::Power),
             Fault::Blackout => {
+                self.world.prove_all()?;
                 for node in self.world.layout().nodes() {
                     self.world.crash(node, Crash::Power);
                     self.start_later(node);
