@@ -5,9 +5,10 @@ mod support;
 
 use clustor_shards::buffer::Block;
 use clustor_shards::disk::{FileId, FileKind, SPARE_ZERO_BLOCKS};
-use clustor_wire::ids::PairNumber;
-use support::written::{ENTRIES, newest_used, touched_blocks, written};
-use support::{MemoryDisk, durable, recover, settle};
+use clustor_shards::log::Mode;
+use clustor_wire::ids::{Incarnation, PairNumber, PartitionId};
+use support::written::{ENTRIES, newest_used, touched_blocks, vote, written};
+use support::{MemoryDisk, append, durable, recover, settle, start};
 
 #[test]
 fn one_flipped_bit_in_a_spare_that_was_never_opened_silences_nobody() {
@@ -91,7 +92,15 @@ fn rot_in_a_spare_of_which_one_file_has_no_name_yet_silences_nobody() {
 
 /// What a crash in the opening of the next pair leaves: these of its first blocks, and zeros.
 fn opening_cut_short(segment: &[u32], ledger: &[u32]) -> (MemoryDisk, PairNumber) {
-    let mut disk = written();
+    opening_cut_short_on(written(), segment, ledger)
+}
+
+fn opening_cut_short_on(
+    disk: MemoryDisk,
+    segment: &[u32],
+    ledger: &[u32],
+) -> (MemoryDisk, PairNumber) {
+    let mut disk = disk;
     let mut after = disk.clone();
     let mut log = recover(&mut after).log;
     settle(&mut log, &mut after);
@@ -155,6 +164,67 @@ fn rot_in_the_header_of_an_opening_of_which_the_ledger_was_cut_short_silences_no
         disk.flip(FileId::segment(pair), 0, 100);
         check_nobody_is_silent(disk, &format!("{torn:?} did not land"));
     }
+}
+
+/// A disk whose next opening has a checkpoint of several blocks: of so many partitions.
+const PARTITIONS: u128 = 40;
+
+fn written_wide() -> MemoryDisk {
+    let mut disk = MemoryDisk::default();
+    let mut log = start(&mut disk);
+    for partition in 1..=PARTITIONS {
+        log.create_partition(PartitionId(partition), Incarnation(5), &[3; 300]);
+        append(&mut log, partition, 1, 1, &[7; 300], Mode::Group);
+        settle(&mut log, &mut disk);
+    }
+    // Its last chain is known to have retired.
+    log.hard_state(PartitionId(1), vote());
+    settle(&mut log, &mut disk);
+    disk
+}
+
+/// Block 3 of the segment is the checkpoint's then, and tells nothing of a mark. Without either header the shard falls silent, where
+/// it could not know that nobody had spoken; with one it does not, and in no case it goes on without what it had.
+#[test]
+fn an_opening_of_several_blocks_that_a_crash_cut_short_loses_nothing() {
+    let disk = written_wide();
+    let mut after = disk.clone();
+    let mut log = recover(&mut after).log;
+    settle(&mut log, &mut after);
+    let ledger = FileId::ledger(newest_used(&after));
+    // The last is the mark's.
+    let blocks = touched_blocks(&after, ledger).len() as u32 - 1;
+    assert!(blocks > 2 + SPARE_ZERO_BLOCKS, "{blocks}");
+    let all: Vec<u32> = (0..blocks).collect();
+    let mut silent = 0;
+    for from in 0..=blocks {
+        let landed: Vec<u32> = (from..blocks).collect();
+        let (disk, pair) = opening_cut_short_on(disk.clone(), &all, &landed);
+        let files = [FileId::segment(pair), FileId::ledger(pair)];
+        let rotten = files
+            .into_iter()
+            .flat_map(|file| (0..blocks + 2).map(move |block| (file, block)));
+        for rot in rotten.map(Some).chain([None]) {
+            let what = format!("ledger from block {from} on, rot {rot:?}");
+            let mut disk = disk.clone();
+            if let Some((file, block)) = rot {
+                disk.flip(file, block, 100);
+            }
+            let mut log = recover(&mut disk).log;
+            if let Some(quarantine) = log.quarantine() {
+                assert_eq!(quarantine.what, "both headers are bad", "{what}");
+                assert_eq!(rot, Some((FileId::segment(pair), 0)), "{what}");
+                assert!(from > 0, "{what}: the ledger's header is whole");
+                silent += 1;
+                continue;
+            }
+            settle(&mut log, &mut disk);
+            for partition in 1..=PARTITIONS {
+                assert_eq!(durable(&log, partition), 1, "{what}: partition {partition}");
+            }
+        }
+    }
+    assert!(silent < blocks, "nothing of the ledger landed: a spare");
 }
 
 #[test]
