@@ -321,7 +321,7 @@ fn a_disk_that_is_too_small_is_refused_before_anything_is_written() -> Done {
     let wal = data.join("shard-0/wal");
     fs::create_dir_all(&wal)?;
     fs::write(wal.join("segment-1.log.new"), [0; 1 << 16])?;
-    let error = refused(&data, profile);
+    let error = refused(&at, profile);
     assert!(matches!(error, EngineError::TooSmall { .. }), "{error:?}");
     assert!(
         wal.join("segment-1.log.new").exists(),
