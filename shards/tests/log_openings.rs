@@ -5,9 +5,10 @@ mod support;
 
 use clustor_shards::buffer::Block;
 use clustor_shards::disk::{FileId, FileKind, SPARE_ZERO_BLOCKS};
-use clustor_shards::log::Mode;
-use clustor_wire::ids::{Incarnation, PairNumber, PartitionId};
-use support::written::{ENTRIES, newest_used, touched_blocks, vote, written};
+use clustor_shards::log::{Mode, Retirement, ShardLog};
+use clustor_shards::turn::Time;
+use clustor_wire::ids::{Incarnation, LogIndex, PairNumber, PartitionId};
+use support::written::{ENTRIES, P, newest_used, touched_blocks, vote, written};
 use support::{MemoryDisk, append, durable, recover, settle, start};
 
 #[test]
@@ -275,4 +276,76 @@ fn a_pair_that_spoke_is_never_taken_for_a_spare_though_its_segment_reads_as_zero
         let log = recover(&mut disk).log;
         assert!(log.quarantine().is_some(), "block {keep} is left");
     }
+}
+
+/// Whoever heard of a chain that a start does not know of takes the disk for an older image of itself.
+fn check_a_start_knows_what_was_said(log: &ShardLog, disk: &MemoryDisk) {
+    let said = log.retired_chain();
+    let again = recover(&mut disk.clone()).log;
+    let last = again.past_boots().last().expect("it was open");
+    assert_eq!(last.boot, log.boot());
+    assert!(
+        last.last >= said,
+        "said {said}, a start knows {}",
+        last.last
+    );
+}
+
+/// A log that wrote something, and the first index that it has not.
+fn begun(disk: &mut MemoryDisk) -> (ShardLog, u64) {
+    let mut log = start(disk);
+    log.create_partition(P, Incarnation(5), b"voters");
+    append(&mut log, 1, 1, 1, &[7; 900], Mode::Group);
+    settle(&mut log, disk);
+    (log, 2)
+}
+
+#[test]
+fn what_a_log_says_of_its_chains_at_any_moment_a_start_knows_of() {
+    let mut disk = MemoryDisk::default();
+    let (mut log, mut next) = begun(&mut disk);
+    let first = log.current_pair();
+    while log.current_pair().get() < first.get() + 3 {
+        append(&mut log, 1, 1, next, &[7; 900], Mode::Group);
+        next += 1;
+        let mut ops = Vec::new();
+        log.poll(Time(0), &mut ops);
+        for op in ops {
+            let event = disk.carry(op);
+            log.on_event(Time(0), event, &mut Retirement::default());
+            check_a_start_knows_what_was_said(&log, &disk);
+        }
+    }
+}
+
+#[test]
+fn a_log_that_fails_between_an_opening_and_its_mark_says_nothing_of_the_opening() {
+    let mut disk = MemoryDisk::default();
+    let (mut log, mut next) = begun(&mut disk);
+    let pair = log.current_pair();
+    // A read that never ends.
+    let mut never_carried = Vec::new();
+    log.read(P, LogIndex(1), &mut never_carried)
+        .expect("it is there");
+    while log.current_pair() == pair {
+        append(&mut log, 1, 1, next, &[7; 900], Mode::Group);
+        next += 1;
+        let mut ops = Vec::new();
+        log.poll(Time(0), &mut ops);
+        for op in ops {
+            let event = disk.carry(op);
+            log.on_event(Time(0), event, &mut Retirement::default());
+        }
+    }
+    assert_eq!(log.chains_in_flight(), 0, "the opening has retired");
+    let mut now = Time(0);
+    while log.failure().is_none() {
+        now = now.plus_ms(1000);
+        log.watch_disk(now);
+    }
+    let mut ops = Vec::new();
+    log.poll(now, &mut ops);
+    assert!(ops.is_empty(), "there will be no mark");
+    check_a_start_knows_what_was_said(&log, &disk);
+    assert_eq!(newest_used(&disk), pair);
 }

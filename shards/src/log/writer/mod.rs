@@ -331,8 +331,14 @@ impl ShardLog {
     /// The last chain that retired; before the opening, the last that may have been seen.
     #[must_use]
     pub fn retired_chain(&self) -> ChainNumber {
-        // Of a pair whose mark has not retired nothing is said: a recovery may pass it over.
-        if self.phase == Phase::Marking {
+        // Of a pair whose mark has not retired nothing is said: a recovery may pass it over. That mark is submitted only with the
+        // next poll, and never if the log has fallen silent by then.
+        let lacks_mark = match self.phase {
+            Phase::Running | Phase::Draining => false,
+            Phase::Opening => self.in_flight.is_empty(),
+            Phase::Marking => true,
+        };
+        if lacks_mark {
             return self.retired.prev();
         }
         self.retired
