@@ -290,6 +290,36 @@ fn a_rotten_extent_names_what_it_held() {
 }
 
 #[test]
+fn a_rotten_extent_of_which_everything_stands_in_its_slot_loses_nothing() {
+    let mut disk = written();
+    let report = audit(&mut disk).expect("audits");
+    let newest = FileId::segment(chosen(&report));
+    let blocks: Vec<u32> = touched(&disk)
+        .into_iter()
+        .filter(|(file, _)| *file == newest)
+        .map(|(_, block)| block)
+        .collect();
+    // Behind the header, the checkpoint and the opening stands the mark; the last extent is the vote's.
+    for (block, holds) in [
+        (blocks[3], None),
+        (blocks[blocks.len() - 1], Some(RecordKind::HardState)),
+    ] {
+        let mut disk = disk.clone();
+        disk.flip(newest, block, 9);
+        let report = audit(&mut disk).expect("audits");
+        let [finding] = report.findings.as_slice() else {
+            panic!("{:?}", report.findings);
+        };
+        assert_eq!(finding.damaged, Damaged::Extent);
+        assert!(finding.held.iter().map(|held| held.kind).eq(holds));
+        assert_eq!(report.outcome(), Outcome::Restored, "{holds:?}");
+        assert!(report.missing.is_empty());
+        let recovery = recover(&mut disk);
+        assert_eq!(recovery.log.quarantine(), None);
+    }
+}
+
+#[test]
 fn an_extent_and_its_slot_both_bad_is_a_quarantine() {
     let mut disk = written();
     let report = audit(&mut disk).expect("audits");

@@ -19,7 +19,8 @@ pub enum Outcome {
     /// All that counts is whole. A torn tail is no damage.
     #[default]
     Healthy,
-    /// A copy is bad and another whole, or an extent is whole that no slot proves: nothing is lost.
+    /// A copy is bad and another whole, an extent is whole that no slot proves, or all that one held stands in its slot: nothing is
+    /// lost.
     Restored,
     /// Content is lost whose identity is known: it is to be fetched from peers.
     Missing,

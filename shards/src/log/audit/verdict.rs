@@ -1,11 +1,12 @@
 //! Which pairs count, what each chain amounts to, and what a damaged one held.
 
-use clustor_wire::ids::{ChainNumber, PairNumber};
+use clustor_wire::ids::{ChainNumber, LogIndex, PairNumber};
 
 use super::super::checkpoint::{Checkpoint, OlderPair};
 use super::super::header::PairHeader;
 use super::super::item::{Item, items};
 use super::super::pair::cipher_of;
+use super::super::record::RecordKind;
 use super::super::recovery::Damage;
 use super::super::recovery::choose::{Choice, choose};
 use super::super::recovery::files::{Files, PairFiles, SlotState};
@@ -283,7 +284,11 @@ impl Place<'_> {
         }
         if verdict != Verdict::SlotLost {
             self.name_bad_blocks(files, &mut finding);
-            finding.held = self.held(files);
+            let (held, is_all) = self.held(files);
+            if verdict == Verdict::Rot && is_all && !held.iter().any(is_content) {
+                finding.outcome = Outcome::Restored;
+            }
+            finding.held = held;
         }
         Some(finding)
     }
@@ -305,20 +310,34 @@ impl Place<'_> {
         }
     }
 
-    /// What the extent held: its slot says it, for an opening the checkpoint.
-    fn held(&self, files: &mut Files<'_>) -> Vec<Held> {
-        let mut bytes = Vec::new();
+    /// What the extent held: its slot says it, for an opening the checkpoint. And whether that is known to be all.
+    fn held(&self, files: &mut Files<'_>) -> (Vec<Held>, bool) {
+        let mut bytes = None;
         if self.number == 0 {
             let (checkpoint, _) = files.checkpoint(self.header);
-            bytes = checkpoint.map_or(bytes, |Checkpoint { tail, .. }| tail);
+            bytes = checkpoint.map(|Checkpoint { tail, .. }| tail);
         } else {
             files.each_slot(self.header, self.number, 1, |state| {
                 if let SlotState::Good(_, said) = state {
-                    bytes = said;
+                    bytes = Some(said);
                 }
             });
         }
-        items(&bytes).flatten().map(|item| held(&item)).collect()
+        let is_known = bytes.is_some();
+        let bytes = bytes.unwrap_or_default();
+        let is_all = is_known && items(&bytes).all(|item| item.is_ok());
+        let held = items(&bytes).flatten().map(|item| held(&item)).collect();
+        (held, is_all)
+    }
+}
+
+/// Whether it is lost with its extent: an entry of the log is read from there, a configuration like any other. All else stands in
+/// the slot as it is.
+fn is_content(held: &Held) -> bool {
+    match held.kind {
+        RecordKind::Entry | RecordKind::Relocated | RecordKind::RelocatedConfiguration => true,
+        RecordKind::Configuration => held.first > LogIndex::ZERO,
+        _ => false,
     }
 }
 
