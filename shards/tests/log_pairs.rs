@@ -7,7 +7,7 @@ use clustor_shards::log::inspect::{PairView, Selection, SlotView, inspect};
 use clustor_shards::log::nonce::{
     GAP_ALARM_BYTES, GAP_INCIDENT_BYTES, GapVerdict, NonceEvidence, gaps, judge,
 };
-use clustor_shards::log::record::{RecordKind, decode_record};
+use clustor_shards::log::record::{RecordKind, decode_record, encode_record};
 use clustor_shards::log::recovery::Damage;
 use clustor_shards::log::trailer::{FourLaneCrc, Trailer};
 use clustor_shards::log::{LogRefusal, Mode, Pressure, RecoverError, Retirement, ShardLog};
@@ -434,6 +434,86 @@ fn a_copy_of_what_was_truncated_meanwhile_is_dropped() {
         assert_eq!(body_of(&mut log, &mut disk, cold, 2), Some(b"new".to_vec()));
         log = start(&mut disk);
     }
+}
+
+/// A disk where the copies of a cold partition's entries are in flight, with the chain that holds them.
+fn with_copies_in_flight(cold: PartitionId) -> (ShardLog, MemoryDisk, DiskOp, Time) {
+    let mut disk = MemoryDisk::default();
+    let mut log = start(&mut disk);
+    log.create_partition(P, Incarnation(5), b"voters");
+    log.create_partition(cold, Incarnation(6), b"voters");
+    for index in 1..=3 {
+        append(&mut log, cold.0, 1, index, b"cold", Mode::Group);
+    }
+    for index in 1..=150 {
+        append(&mut log, 1, 1, index, &[index as u8; 3000], Mode::Strict);
+        settle(&mut log, &mut disk);
+    }
+    log.set_floor(P, LogIndex(150));
+    let oldest = FileId::segment(log.older_pairs()[0].pair);
+    let mut was_read = false;
+    for turn in 0..100 {
+        let now = Time(0).plus_ms(turn * 50);
+        let mut ops = Vec::new();
+        log.poll(now, &mut ops);
+        let mut copies = None;
+        for op in ops {
+            match &op {
+                DiskOp::Chain(_) if was_read => copies = Some(op),
+                _ => {
+                    was_read |= matches!(&op, DiskOp::Read(read) if read.file == oldest);
+                    let event = disk.carry(op);
+                    log.on_event(now, event, &mut Retirement::default());
+                }
+            }
+        }
+        if let Some(copies) = copies {
+            return (log, disk, copies, now);
+        }
+    }
+    panic!("nothing was copied");
+}
+
+#[test]
+fn a_copy_that_was_on_its_way_does_not_vouch_for_what_was_found_lost_and_fetched_meanwhile() {
+    const COLD: PartitionId = PartitionId(2);
+    let (mut log, mut disk, copies, now) = with_copies_in_flight(COLD);
+    assert_eq!(durable(&log, 2), 3);
+    let oldest = FileId::segment(log.older_pairs()[0].pair);
+    let intact = disk.file(oldest).clone();
+    for block in disk.file(oldest) {
+        block.0[9] ^= 1;
+    }
+    let mut ops = Vec::new();
+    log.read(COLD, LogIndex(1), &mut ops).expect("it is there");
+    while !log.partition(COLD).expect("there").is_missing(LogIndex(3)) {
+        for op in ops.drain(..) {
+            let event = disk.carry(op);
+            log.on_event(now, event, &mut Retirement::default());
+        }
+        if log.partition(COLD).expect("there").missing_count() == 0 {
+            log.poll(now, &mut ops);
+            assert!(!ops.is_empty(), "it is read again");
+        }
+    }
+    *disk.file(oldest) = intact;
+    assert_eq!(durable(&log, 2), 0);
+    for index in 1..=3 {
+        let mut frame = Vec::new();
+        let entry = (RecordKind::Entry, COLD, Term(1), LogIndex(index));
+        encode_record(&mut frame, entry.0, entry.1, entry.2, entry.3, b"cold");
+        log.relocate(&decode_record(&frame).expect("just made"));
+    }
+    assert_eq!(log.copies_in_flight(COLD), 3);
+    let event = disk.carry(copies);
+    log.on_event(now, event, &mut Retirement::default());
+    let mut crashed = disk.clone();
+    assert_eq!(durable(&log, 2), 0, "what was fetched is not on the disk");
+    settle(&mut log, &mut disk);
+    assert_eq!(log.copies_in_flight(COLD), 0);
+    assert_eq!(durable(&log, 2), 3);
+    assert_eq!(durable(&start(&mut disk), 2), 3);
+    assert_eq!(durable(&start(&mut crashed), 2), 3, "nothing was decided");
 }
 
 #[test]

@@ -145,7 +145,7 @@ pub(super) struct Vouch {
     pub indexes: Vec<(PartitionId, LogIndex)>,
     /// The newest term and vote of each partition that has one here.
     pub hard_states: Vec<(PartitionId, HardState)>,
-    /// Entries whose lost content is written again here.
+    /// Entries whose lost content is written again here. A copy of what was never lost is none.
     pub found: Vec<(PartitionId, LogIndex)>,
     /// Committed exits from joint configurations.
     pub exits: Vec<(PartitionId, Term, LogIndex)>,
@@ -167,9 +167,6 @@ impl Vouch {
                     Some(_) => {}
                     None => self.indexes.push((header.partition, header.index)),
                 }
-            }
-            RecordKind::Relocated | RecordKind::RelocatedConfiguration => {
-                self.found.push((header.partition, header.index));
             }
             RecordKind::ExitCommitted => {
                 self.exits

@@ -304,6 +304,8 @@ impl ShardLog {
             _ => RecordKind::Relocated,
         };
         self.append_small(kind, partition, term, index, &[entry.body]);
+        // It entered the open batch, which closes with the record behind it at the earliest.
+        self.batch.vouch.found.push((partition, index));
     }
 
     /// Records that content which once was here can't be read any more.
