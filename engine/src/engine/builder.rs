@@ -238,14 +238,15 @@ impl EngineBuilder {
         }
         let pairs = 2 * without.shards as u64;
         let needed_bytes = pairs * self.profile.log_options(0).first_pair_bytes();
-        let free = free_bytes(&path).map(|bytes| bytes.saturating_add(without.begun_bytes));
-        match free {
-            Ok(free_bytes) if free_bytes < needed_bytes => Err(EngineError::TooSmall {
-                path,
-                free_bytes,
-                needed_bytes,
-                shards: without.shards,
-            }),
+        match free_bytes(&path) {
+            Ok(free_bytes) if free_bytes.saturating_add(without.begun_bytes) < needed_bytes => {
+                Err(EngineError::TooSmall {
+                    path,
+                    free_bytes,
+                    needed_bytes,
+                    shards: without.shards,
+                })
+            }
             Ok(_) => Ok(()),
             Err(error) => Err(EngineError::Room { path, error }),
         }

@@ -117,8 +117,9 @@ impl EngineHandle {
     }
 
     /// Says that this node's clocks can't be trusted, for whoever watches them better than the engine, which compares the
-    /// boot-time clock with the wall clock: no leases here for ten seconds, and none elsewhere that rely on this node. Waits
-    /// until every shard has heard it, up to five seconds.
+    /// boot-time clock with the wall clock: no leases here for ten seconds, and none elsewhere that rely on this node, which gives no
+    /// vote and is not elected for twice its least election timeout (300 ms by default) from each such call on. Waits until every
+    /// shard has heard it, up to five seconds.
     ///
     /// # Errors
     /// [`ReloadError::Late`] or [`ReloadError::Stopping`].

@@ -6,8 +6,9 @@
 //!
 //! - *have*: the frames, written here as `Relocated` records; they count once their chain has retired;
 //! - *missing*: lost there too; *compacted*: committed, and only in a snapshot: both are waited out;
-//! - *never*: not this entry. From a majority of every half of every configuration in force since it proves that the entry was never committed: whoever
-//!   held it durably when it was would hold it still. The leader steps down and drops it as a follower.
+//! - *never*: not this entry. Where in every configuration in force since so many of one half say so that its others are no
+//!   majority, the entry was never committed: whoever held it durably when it was would hold it still. The leader steps down and
+//!   drops it as a follower.
 //!
 //! One question is open at a time. It is asked again after a second, doubling up to a minute; each time the next lost
 //! run has its turn, so that one that nobody has keeps no other waiting.
@@ -348,7 +349,8 @@ impl Replica {
         self.refetching.due = turn.now;
     }
 
-    /// Whether so many of some half never had the entry asked for that the others are no majority of it.
+    /// Whether in every configuration in force since, so many of one half never had the entry asked for that the others are no
+    /// majority of it.
     fn was_never_committed(&self) -> bool {
         let had = |voter| {
             let said = self.refetching.said.iter().find(|(p, _)| *p == voter);

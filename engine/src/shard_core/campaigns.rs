@@ -8,8 +8,9 @@
 //! A campaign has its place until it is decided, or its time is over; then it goes behind those who wait, so that
 //! partitions that can't have a leader keep nobody from having one.
 //!
-//! Whom a leader tells to campaign, because it hands over, goes before those who wait: its partition has no leader any more. Where
-//! there is no room, what it was told waits, and is judged when there is.
+//! Whom a leader tells to campaign, because it hands over, goes before all others: its partition has no leader any more. Where there
+//! is no room, what it was told waits, and is judged when there is; but not for longer than the leader waits for it, which serves on
+//! then.
 
 use std::collections::VecDeque;
 
@@ -37,6 +38,7 @@ pub(super) struct Campaigns {
 /// A leader's word that a replica is to campaign.
 #[derive(Debug)]
 struct Told {
+    at: Time,
     from: AuthenticatedPeer,
     incarnation: Incarnation,
     message: RaftMessage,
@@ -88,7 +90,9 @@ impl ShardCore {
                 CampaignFiled::No => {}
             }
             partition.filed_campaign = CampaignFiled::No;
-            if !self.campaigns.has_room() || !self.campaigns.waiting.is_empty() {
+            let campaigns = &self.campaigns;
+            if !campaigns.has_room() || !campaigns.waiting.is_empty() || !campaigns.told.is_empty()
+            {
                 partition.filed_campaign = CampaignFiled::Waits;
                 self.campaigns.waiting.push_back(id);
                 return;
@@ -110,6 +114,7 @@ impl ShardCore {
         if !self.campaigns.has_room() {
             if self.campaigns.told.len() < self.partitions.len() {
                 self.campaigns.told.push_back(Told {
+                    at: now,
                     from,
                     incarnation,
                     message,
@@ -128,12 +133,21 @@ impl ShardCore {
         }
     }
 
+    /// How long the leader of a partition waits for whom it hands over to, in milliseconds.
+    fn patience_ms(&mut self, id: PartitionId) -> Option<u64> {
+        let partition = self.partitions.get_mut(&id)?;
+        Some(u64::from(partition.replica.bounds().election_ms_max))
+    }
+
     /// Those whose turn it is begin.
     pub(super) fn begin_campaigns(&mut self, now: Time) {
         while self.campaigns.has_room()
             && let Some(told) = self.campaigns.told.pop_front()
         {
-            self.take_timeout_now(now, told.from, told.incarnation, told.message);
+            let patience_ms = self.patience_ms(told.message.partition);
+            if patience_ms.is_some_and(|ms| now < told.at.plus_ms(ms)) {
+                self.take_timeout_now(now, told.from, told.incarnation, told.message);
+            }
         }
         while self.campaigns.has_room()
             && let Some(id) = self.campaigns.waiting.pop_front()

@@ -296,7 +296,7 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> DataDirError + '_ {
     }
 }
 
-/// Bytes of the files in a shard's directory of pairs, if none of a pair is in place.
+/// Bytes of what an earlier start left in a shard's directory of pairs, and the next one removes; if none of a pair is in place.
 fn begun_in(wal: &Path) -> io::Result<Option<u64>> {
     let entries = match std::fs::read_dir(wal) {
         Ok(entries) => entries,
@@ -307,10 +307,22 @@ fn begun_in(wal: &Path) -> io::Result<Option<u64>> {
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        if name.to_str().and_then(FileId::from_name).is_some() {
+        let Some(name) = name.to_str() else {
+            continue;
+        };
+        if FileId::from_name(name).is_some() {
             return Ok(None);
         }
-        bytes += entry.metadata()?.blocks() * STAT_BLOCK_BYTES;
+        let left = [".new", ".gone"].iter().any(|end| {
+            let name = name.strip_suffix(end);
+            name.and_then(FileId::from_name).is_some()
+        });
+        match entry.metadata() {
+            Ok(found) if left => bytes += found.blocks() * STAT_BLOCK_BYTES,
+            // Who uses the directory at this moment has removed it; the lock tells who that is.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
     }
     Ok(Some(bytes))
 }

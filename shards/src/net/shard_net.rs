@@ -8,7 +8,7 @@
 //! - [`PeerEvent::Up`] comes after both hellos were exchanged and judged, the peer's hello follows as the session's
 //!   first frame, and no frame of an earlier session comes after it;
 //! - a shard that is neither placed nor named by [`ShardNet::place`] is let in as a guest if it dials: `guests_max` of them
-//!   at a time, for `guest_ms_max` unless it is named by then;
+//!   at a time, `guests_of_node_max` of one node, for `guest_ms_max` unless it is named by then;
 //! - every refusal is told to the other side (goodbye) and here ([`Notice`]);
 //! - a peer that falls silent is closed after `silence_ms_max`, a handshake after `handshake_ms_max`.
 //!
