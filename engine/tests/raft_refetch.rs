@@ -75,6 +75,22 @@ fn a_leader_gets_lost_content_from_its_followers() {
 }
 
 #[test]
+fn content_behind_what_is_missing_is_given_all_the_same() {
+    let mut cluster = cluster();
+    for (number, index) in [(1, 4), (2, 2), (3, 4)] {
+        cluster.lose(number, LogIndex(index));
+    }
+    // What 2 lacks it does not get: its questions stay on the way.
+    let asks = |p: &Packet| p.from == 2 && matches!(p.say.body(), Some(RaftBody::Refetch { .. }));
+    elect_damaged(&mut cluster, asks);
+    cluster.pass_but(5_000, asks);
+    assert_eq!(missing(&mut cluster, 2), 1);
+    for number in [1, 3] {
+        assert_eq!(missing(&mut cluster, number), 0, "node {number}");
+    }
+}
+
+#[test]
 fn fetched_content_counts_when_its_chain_has_retired() {
     let mut cluster = cluster();
     let index = LogIndex(3);

@@ -186,8 +186,8 @@ impl Replica {
             return;
         }
         turn.out.give_back(frames);
-        let last = last.min(self.durable.index());
-        if first <= last && !self.refetching.answering {
+        // What lies behind something that is missing here is read like any other: the log gives out nothing before it has retired.
+        if !self.refetching.answering {
             self.refetching.answering = true;
             turn.out.wanted.push(WantedEntries {
                 partition: self.partition,
