@@ -7,7 +7,7 @@
 //!
 //! What fails [`READ_TRIES`](super::read::READ_TRIES) times is damage. Entries that lay in a rotten extent become missing, exactly as when a read
 //! of them fails; everything else that a shard needs it has in memory, so other damage is counted and reported, and a
-//! restart restores it from its second copy. Until a sweep has read a pair's header, the pair is not sampled.
+//! restart gets it from its second copy; it writes again only headers and trailers, and slots of the newest chains. Until a sweep has read a pair's header, the pair is not sampled.
 //!
 //! Every ledger slot states where the sweep is, and a start goes on from there: however often a node restarts, a sweep
 //! comes to its end. The figures of a pair are compared where one process has read all of it.
