@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 
 use clustor_engine::profile::{Profile, ProfileNews};
 use clustor_engine::request::{Reply, RequestBody};
+use clustor_shards::log::OnAuthenticationFailure;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{NodeId, PartitionId};
 use rand::{Rng, SeedableRng};
@@ -259,6 +260,14 @@ impl World {
             counters.flushes_failed + counters.writes_failed > 0
         });
         failed || self.is_lossy(shard)
+    }
+
+    /// Whether what a shard's disk may hold can silence the shard: what a failed write or flush left does where the profile asks for it.
+    #[must_use]
+    pub fn may_silence(&self, shard: PeerId) -> bool {
+        let judges = self.layout.profile_of(shard.node).on_authentication_failure;
+        let wary = judges == OnAuthenticationFailure::Quarantine;
+        self.is_lossy(shard) || (wary && self.may_hold_damage(shard))
     }
 
     /// Marks what keeps leaders from leases and from the mode that they were asked for.

@@ -402,13 +402,15 @@ impl Consensus {
         replica.is_some_and(|replica| replica.holds(index, term))
     }
 
-    /// A shard booted: what it vouched for and what it said must have survived. Only a disk that is `lossy` may keep it silent,
-    /// and have lost content; what it does not own up to by silence has its name still, and votes survive.
+    /// A shard booted: what it vouched for and what it said must have survived. Only a disk that is `lossy` may have lost content,
+    /// and only one that `may_silence` may keep it silent; what it does not own up to by silence has its name still, and votes
+    /// survive.
     pub(crate) fn on_boot(
         &mut self,
         me: PeerId,
         core: &ShardCore,
         lossy: bool,
+        may_silence: bool,
     ) -> Result<(), Violation> {
         for (id, known) in &mut self.known {
             let Some(replica) = known.replicas.get_mut(&me) else {
@@ -416,9 +418,11 @@ impl Consensus {
             };
             let who = Who(*id, me);
             let silent = core.log().quarantine().is_some();
-            must(!silent || lossy, "a disk that lost nothing speaks", || {
-                format!("{who}: {:?}", core.log().quarantine())
-            })?;
+            must(
+                !silent || may_silence,
+                "a disk that lost nothing speaks",
+                || format!("{who}: {:?}", core.log().quarantine()),
+            )?;
             if !silent {
                 let log = core.log().partition(*id);
                 survived(who, replica, log, lossy)?;

@@ -220,10 +220,11 @@ impl Run {
                 && configuration.members(peer(u64::MAX, 0)).all(|voter| {
                     let host = self.world.host(voter);
                     let named = configuration.incarnation_of(voter);
-                    let stays_out = self.world.is_lossy(voter)
-                        && host.is_some_and(|host| {
-                            host.is_silenced() || host.is_other_than(partition.id, named)
-                        });
+                    let stays_out = host.is_some_and(|host| {
+                        let is_new = host.is_other_than(partition.id, named);
+                        (host.is_silenced() && self.world.may_silence(voter))
+                            || (is_new && self.world.is_lossy(voter))
+                    });
                     stays_out
                         || host
                             .and_then(|host| host.partition(partition.id))

@@ -38,11 +38,12 @@ impl World {
             let seed = self.rng.random();
             let now_us = self.now_us;
             let (lossy, damaged) = (self.is_lossy(shard), self.may_hold_damage(shard));
+            let may_silence = self.may_silence(shard);
             let host = self.hosts.get_mut(&shard).expect("a shard of the layout");
             let report = host.boot(&self.layout, now_us, seed)?;
             self.marks.on_boot(host.boots, &report);
             let core = host.core.as_ref().expect("just booted");
-            self.consensus.on_boot(shard, core, lossy)?;
+            self.consensus.on_boot(shard, core, lossy, may_silence)?;
             self.trace.note(now_us, || {
                 format!(
                     "boot {} number {} chosen {:?} chains {} torn {:?} rewritten {} missing {} incidents {}",

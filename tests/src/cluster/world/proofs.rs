@@ -140,7 +140,7 @@ impl World {
             .partition(vote.partition)
             .map(|log| log.hard_state)
             .unwrap_or_default();
-        let silent = log.quarantine().is_some() && self.is_lossy(from);
+        let silent = log.quarantine().is_some() && self.may_silence(from);
         must(
             silent
                 || state.term > vote.term
