@@ -228,13 +228,19 @@ fn an_opening_of_several_blocks_that_a_crash_cut_short_loses_nothing() {
     assert!(silent < blocks, "nothing of the ledger landed: a spare");
 }
 
-#[test]
-fn a_pair_that_spoke_tells_though_its_headers_and_all_but_one_block_of_its_ledger_are_rotten() {
+/// A log, the files of the pair that it was using, and the blocks of the ledger that were written.
+fn spoken() -> (MemoryDisk, FileId, FileId, Vec<u32>) {
     let disk = written();
     let newest = newest_used(&disk);
     let (segment, ledger) = (FileId::segment(newest), FileId::ledger(newest));
     let touched = touched_blocks(&disk, ledger);
     assert!(touched.len() > 4);
+    (disk, segment, ledger, touched)
+}
+
+#[test]
+fn a_pair_that_spoke_tells_though_its_headers_and_all_but_one_block_of_its_ledger_are_rotten() {
+    let (disk, segment, ledger, touched) = spoken();
     let mut disk = disk;
     disk.flip(segment, 0, 77);
     for block in &touched {
@@ -258,11 +264,7 @@ fn a_pair_that_spoke_tells_though_its_headers_and_all_but_one_block_of_its_ledge
 
 #[test]
 fn a_pair_that_spoke_is_never_taken_for_a_spare_though_its_segment_reads_as_zeros() {
-    let disk = written();
-    let newest = newest_used(&disk);
-    let (segment, ledger) = (FileId::segment(newest), FileId::ledger(newest));
-    let touched = touched_blocks(&disk, ledger);
-    assert!(touched.len() > 4);
+    let (disk, segment, ledger, touched) = spoken();
     // The disk lost the segment, and the ledger's header is rotten: two faults, and still it tells.
     let mut disk = disk;
     disk.file(segment).fill(Block::ZERO);

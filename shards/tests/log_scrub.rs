@@ -54,6 +54,20 @@ fn running(rates: ScrubRates) -> (ShardLog, MemoryDisk) {
     (log, disk)
 }
 
+/// A log under these options, each of its entries written by itself.
+fn running_under(options: LogOptions) -> (ShardLog, MemoryDisk) {
+    let mut disk = MemoryDisk::default();
+    let recovered = ShardLog::recover(&mut disk, identity(), options, &TestKey(9), pool());
+    let mut log = recovered.expect("recovers").log;
+    settle(&mut log, &mut disk);
+    log.create_partition(P, Incarnation(5), b"voters");
+    for index in 1..=ENTRIES {
+        append(&mut log, 1, 1, index, &vec![index as u8; 900], Mode::Strict);
+        settle(&mut log, &mut disk);
+    }
+    (log, disk)
+}
+
 /// What happened in a stretch of time.
 #[derive(Default)]
 struct Lived {
@@ -293,7 +307,6 @@ fn a_checksum_of_the_entries_that_the_extents_do_not_give_is_found_by_a_sweep() 
 
 /// One byte of a slot's figures is another, under a MAC that is right.
 fn find_forged_figures(at_byte: usize) {
-    let mut disk = MemoryDisk::default();
     let options = LogOptions {
         scrub: RATES,
         ..options()
@@ -305,14 +318,7 @@ fn find_forged_figures(at_byte: usize) {
         },
         ..options
     };
-    let recovered = ShardLog::recover(&mut disk, identity(), options, &TestKey(9), pool());
-    let mut log = recovered.expect("recovers").log;
-    settle(&mut log, &mut disk);
-    log.create_partition(P, Incarnation(5), b"voters");
-    for index in 1..=ENTRIES {
-        append(&mut log, 1, 1, index, &vec![index as u8; 900], Mode::Strict);
-        settle(&mut log, &mut disk);
-    }
+    let (mut log, mut disk) = running_under(options);
     let whole = live(&mut log, &mut disk, at(0), at(SWEEP_MS + SWEEP_MS / 32));
     assert!(whole.findings.is_empty(), "{:?}", whole.findings);
     let file = FileId::ledger(log.current_pair());
@@ -448,15 +454,7 @@ fn where_a_sweep_is_stands_as_decimal_strings_in_a_ledger_of_text_and_is_taken_u
         scrub: RATES,
         ..options().with_format(format)
     };
-    let mut disk = MemoryDisk::default();
-    let recovered = ShardLog::recover(&mut disk, identity(), options, &TestKey(9), pool());
-    let mut log = recovered.expect("recovers").log;
-    settle(&mut log, &mut disk);
-    log.create_partition(P, Incarnation(5), b"voters");
-    for index in 1..=ENTRIES {
-        append(&mut log, 1, 1, index, &vec![index as u8; 900], Mode::Strict);
-        settle(&mut log, &mut disk);
-    }
+    let (mut log, mut disk) = running_under(options);
     live(&mut log, &mut disk, at(0), at(SWEEP_MS / 2));
     let ledger = FileId::ledger(log.current_pair());
     let blocks = disk.files[&ledger].iter();
