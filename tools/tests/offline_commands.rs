@@ -5,7 +5,6 @@
 mod lone;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use lone::{Running, ask, clustor, lone_cluster, text};
 
@@ -103,15 +102,8 @@ fn scrub_refuses_a_running_node_and_ends_with_the_worst_outcome() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("in use by a running node"));
     node.kill();
-    // A killed process's ring may outlive it for a moment, and with it the shard's lock.
-    let begun = Instant::now();
-    let healthy = loop {
-        let output = scrub(&["--json"]);
-        if output.status.code() != Some(1) || begun.elapsed() > Duration::from_secs(20) {
-            break output;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    };
+    // A killed process's ring may outlive it for a moment, and with it the shard's lock: that is waited for.
+    let healthy = scrub(&["--json"]);
     assert_eq!(healthy.status.code(), Some(0), "{}", text(&healthy.stderr));
     let report: serde_json::Value =
         serde_json::from_slice(&healthy.stdout).expect("one JSON object");
@@ -175,15 +167,8 @@ fn scrub_judges_every_shard_though_some_are_refused_or_unreadable_and_says_how_f
         command.arg("scrub").arg(&data).args(arguments);
         command.output().expect("runs")
     };
-    // A killed process's ring may outlive it for a moment, and with it the shard's lock.
-    let begun = Instant::now();
-    let healthy = loop {
-        let output = scrub(&["--progress-every", "0"]);
-        if output.status.code() != Some(1) || begun.elapsed() > Duration::from_secs(20) {
-            break output;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    };
+    // A killed process's ring may outlive it for a moment, and with it the shard's lock: that is waited for.
+    let healthy = scrub(&["--progress-every", "0"]);
     assert_eq!(healthy.status.code(), Some(0), "{}", text(&healthy.stderr));
     let said = text(&healthy.stderr);
     for part in [" of ", "ledger: 100% of ", "extents: 100% of "] {

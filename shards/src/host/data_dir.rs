@@ -42,9 +42,9 @@ const IDENTITY_VERSION: u32 = 1;
 const IDENTITY_BYTES_MAX: u64 = 256;
 /// Entries of a directory that are looked at to judge whether it is a data directory.
 const ENTRIES_MAX: usize = 4096;
-/// How long a start waits for the lock of a process that is going down.
+/// How long a lock of a process that is going down is waited for.
 pub const LOCK_WAIT: Duration = Duration::from_secs(5);
-const LOCK_RETRY: Duration = Duration::from_millis(20);
+pub(super) const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// Whose data directory it is. Its file has the lines `clustor-data 1`, `alone` or `member`, `cluster HEX`,
 /// `node N`.

@@ -7,6 +7,7 @@ use std::io::{self, IoSliceMut};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use clustor_wire::ids::ShardId;
 
@@ -15,7 +16,7 @@ use crate::disk::{BootDisk, DiskError, FileId, FoundPair};
 use crate::log::LogIdentity;
 use crate::sys;
 
-use super::data_dir::{self, DataDirError, Identity, KEY_FILE, LOCK_FILE};
+use super::data_dir::{self, DataDirError, Identity, KEY_FILE, LOCK_FILE, LOCK_RETRY, LOCK_WAIT};
 use super::key_file::FileKeyProvider;
 
 /// No node starts on the directory while this lives.
@@ -68,10 +69,11 @@ impl OfflineDir {
     }
 
     /// Keeps nodes out for as long as the outcome lives: locks the directory and every shard in it against those who
-    /// write. Nothing is written; other readers are let in.
+    /// write. Nothing is written; other readers are let in. Where no node runs, and writes of one that ended are still under way,
+    /// it waits up to [`LOCK_WAIT`] for their end.
     ///
     /// # Errors
-    /// [`DataDirError::InUse`]: a node runs on it, or a killed one's writes are still under way.
+    /// [`DataDirError::InUse`]: a node runs on it, or writes of one that ended do not end.
     pub fn keep_nodes_out(&self) -> Result<NodesKeptOut, DataDirError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -81,6 +83,7 @@ impl OfflineDir {
         for shard in self.shards().map_err(failed(&self.path))? {
             paths.push(self.path.join(format!("shard-{shard}")).join(LOCK_FILE));
         }
+        let begun = Instant::now();
         let mut locks = Vec::with_capacity(paths.len());
         for path in paths {
             let file = match File::open(&path) {
@@ -89,15 +92,23 @@ impl OfflineDir {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(failed(&path)(error)),
             };
-            match file.try_lock_shared() {
-                Ok(()) => locks.push(file),
-                Err(TryLockError::WouldBlock) => {
-                    return Err(DataDirError::InUse {
-                        path: self.path.clone(),
-                    });
+            // The directory's lock is a process's, and ends with it; a shard's is its ring's, which may outlive that for a moment.
+            let has_ended = !locks.is_empty();
+            loop {
+                match file.try_lock_shared() {
+                    Ok(()) => break,
+                    Err(TryLockError::WouldBlock) if has_ended && begun.elapsed() < LOCK_WAIT => {
+                        std::thread::sleep(LOCK_RETRY);
+                    }
+                    Err(TryLockError::WouldBlock) => {
+                        return Err(DataDirError::InUse {
+                            path: self.path.clone(),
+                        });
+                    }
+                    Err(TryLockError::Error(error)) => return Err(failed(&path)(error)),
                 }
-                Err(TryLockError::Error(error)) => return Err(failed(&path)(error)),
             }
+            locks.push(file);
         }
         Ok(NodesKeptOut { _locks: locks })
     }
