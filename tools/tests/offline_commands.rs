@@ -6,15 +6,21 @@ mod lone;
 
 use std::path::Path;
 
-use lone::{Running, ask, clustor, lone_cluster, text};
+use lone::{Dir, Running, ask, clustor, lone_cluster, text};
 
-#[test]
-fn inspect_shows_what_a_node_wrote_and_leaves_it_as_it_was() {
+/// A cluster of one node that was killed after an append.
+fn left_by_a_node() -> Dir {
     let dir = lone_cluster();
     let node = Running::start(&dir.path);
     let done = ask(&dir.path, "append", &["1", "key", "value"]);
     assert!(done.status.success(), "{}", text(&done.stderr));
     node.kill();
+    dir
+}
+
+#[test]
+fn inspect_shows_what_a_node_wrote_and_leaves_it_as_it_was() {
+    let dir = left_by_a_node();
     let data = dir.path.join("data-1");
     let shown = clustor().arg("inspect").arg(&data).output().expect("runs");
     assert!(shown.status.success(), "{}", text(&shown.stderr));
@@ -156,11 +162,7 @@ fn a_directory_that_cant_be_read_is_told_from_one_that_is_no_nodes() {
 
 #[test]
 fn scrub_judges_every_shard_though_some_are_refused_or_unreadable_and_says_how_far_it_is() {
-    let dir = lone_cluster();
-    let node = Running::start(&dir.path);
-    let done = ask(&dir.path, "append", &["1", "key", "value"]);
-    assert!(done.status.success(), "{}", text(&done.stderr));
-    node.kill();
+    let dir = left_by_a_node();
     let data = dir.path.join("data-1");
     let scrub = |arguments: &[&str]| {
         let mut command = clustor();
