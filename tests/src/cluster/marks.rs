@@ -89,6 +89,11 @@ const PATH_WIDENED: &str = "slow-path.widened";
 /// The next leader took that back.
 const PATH_USUAL: &str = "slow-path.usual-again";
 
+/// The clock of a voter that kept silent for one fault of it went wrong again.
+pub(super) const CLOCK_AGAIN: &str = "clock.again";
+/// The only voter that was left restarted while who had led before held a lease.
+pub(super) const SOLE_RESTARTED: &str = "members.sole-restarted";
+
 /// Clauses by which a leader has no lease, with their marks.
 const LEASES: [(&str, &str); 11] = [
     (LeaseClause::Off.name(), "lease.Off"),
@@ -143,6 +148,8 @@ const OTHERS: &[&str] = &[
     PATH_TOLD,
     PATH_WIDENED,
     PATH_USUAL,
+    CLOCK_AGAIN,
+    SOLE_RESTARTED,
 ];
 
 /// Every mark but those of faults.

@@ -13,7 +13,7 @@
 //! - [`check`]: what must hold
 //! - [`world`]: all of it together, one event a step
 //! - [`marks`]: which paths a run reached
-//! - [`swarm`], [`more`], `wide`, `light`, `helical`, [`load`], [`run`]: what a seed draws, its clients, and its run
+//! - [`swarm`], [`more`], `promises`, `wide`, `light`, `helical`, [`load`], [`run`]: what a seed draws, its clients, and its run
 //! - [`simpler`], [`minimise`]: what can be left out of it
 
 mod addresses;
@@ -34,6 +34,7 @@ pub mod messages;
 pub mod minimise;
 pub mod more;
 pub mod network;
+mod promises;
 mod queue;
 pub mod run;
 pub mod simpler;

@@ -5,6 +5,7 @@ mod disks;
 mod faults;
 mod moves;
 mod probe;
+mod promises;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -19,12 +20,14 @@ use super::helical;
 use super::load::Clients;
 use super::marks::Marks;
 use super::more;
+use super::promises as third;
 use super::simpler::Simpler;
 use super::swarm::{Faults, Swarm};
 use super::trace::Trace;
 use super::world::{Happened, World};
 use faults::{FAULT_TOKEN, FAULTS, Flapping};
 use moves::Moves;
+use promises::Promises;
 
 use crate::disk::Crash;
 
@@ -110,7 +113,12 @@ pub enum Kind {
 impl Kind {
     fn draw(self, rng: &mut Xoshiro256PlusPlus) -> Swarm {
         match self {
-            Self::Busy => Swarm::draw(rng),
+            Self::Busy => {
+                let mut third = third::stream(rng);
+                let mut swarm = Swarm::draw(rng);
+                swarm.draw_promises(&mut third);
+                swarm
+            }
             Self::Light => Swarm::draw_light(rng),
             Self::Helical => Swarm::draw_helical(rng),
         }
@@ -266,6 +274,8 @@ struct Run {
     rng: Xoshiro256PlusPlus,
     /// For the faults of [`super::more`].
     more: Xoshiro256PlusPlus,
+    /// Those of [`super::promises`].
+    promises: Promises,
     calm: bool,
     moves: Moves,
     /// A node whose disks are slow for a while.
@@ -284,6 +294,7 @@ impl Run {
         trace: Trace,
     ) -> Self {
         let more = more::stream(&more::stream(&rng));
+        let promises = Promises::new(third::stream(&more));
         let mut world = World::new(swarm.layout.clone(), swarm.network, rng.random());
         world.trace = trace;
         world.set_proofs(PROOFS_MAX);
@@ -301,6 +312,7 @@ impl Run {
             clients,
             rng,
             more,
+            promises,
             calm: false,
             moves: Moves::default(),
             slowed: None,

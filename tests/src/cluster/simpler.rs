@@ -39,7 +39,7 @@ pub enum Simpler {
 type Without = (&'static str, fn(&mut Swarm));
 
 /// What a run can do without.
-const WITHOUT: [Without; 49] = [
+const WITHOUT: [Without; 51] = [
     ("kill", |s| s.faults.kill = None),
     ("power", |s| s.faults.power = None),
     ("blackout", |s| s.faults.blackout = None),
@@ -56,6 +56,8 @@ const WITHOUT: [Without; 49] = [
     ("unlisted", |s| s.layout.unlisted.clear()),
     ("visits", |s| s.layout.visit_us = VISIT_US),
     ("clock", |s| s.faults.clock = None),
+    ("clock-again", |s| s.faults.again = None),
+    ("sole", |s| s.faults.sole = None),
     ("drift", |s| s.faults.drift_ppm_max = 0),
     ("disk", |s| without_disk_faults(&mut s.faults)),
     ("image", |s| s.faults.image = None),

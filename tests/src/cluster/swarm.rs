@@ -68,6 +68,10 @@ pub struct Faults {
     pub moves: Every,
     /// A clock jumps, is set, or runs wild for a while.
     pub clock: Every,
+    /// The clocks of voters on which a lease stands go wrong, and again within the silence that they keep for it.
+    pub again: Every,
+    /// A partition shrinks to one voter, which restarts at once, or grows again.
+    pub sole: Every,
     /// Clocks drift by at most this many parts per million, and nobody can see it.
     pub drift_ppm_max: i64,
     /// An image is taken of the disks of the node that may fail; once in a run it comes back.
@@ -120,6 +124,8 @@ impl Faults {
         replaces: false,
         moves: None,
         clock: None,
+        again: None,
+        sole: None,
         drift_ppm_max: 0,
         image: None,
         empty: None,

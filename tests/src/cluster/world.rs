@@ -282,6 +282,15 @@ impl World {
         }
     }
 
+    /// Whether a shard held a lease on a partition when it took its last turn.
+    pub(crate) fn holds_lease(&self, shard: PeerId, partition: PartitionId) -> bool {
+        let core = self.host(shard).and_then(|host| host.core.as_ref());
+        core.filter(|core| core.is_open()).is_some_and(|core| {
+            let status = core.status(Some(partition));
+            status.partitions.iter().any(|found| found.lease_held)
+        })
+    }
+
     /// Counts the messages that leave, from 0.
     pub fn count_sent(&mut self) {
         self.sent = Some(BTreeMap::new());

@@ -50,9 +50,13 @@ pub(super) enum Fault {
     Clog,
     Clear,
     Intrude,
+    Again,
+    Next,
+    Sole,
+    Watch,
 }
 
-pub(super) const FAULTS: [Fault; 29] = [
+pub(super) const FAULTS: [Fault; 33] = [
     Fault::Kill,
     Fault::Power,
     Fault::Blackout,
@@ -82,6 +86,10 @@ pub(super) const FAULTS: [Fault; 29] = [
     Fault::Clog,
     Fault::Clear,
     Fault::Intrude,
+    Fault::Again,
+    Fault::Next,
+    Fault::Sole,
+    Fault::Watch,
 ];
 
 /// A link that goes down and up.
@@ -100,7 +108,7 @@ pub(super) struct Flapping {
 
 named!(MARKS, mark, Fault, "fault":
     Kill Power Blackout Stop Cut Reset Stall Full Sabotage Disk Mode Heal Room Retune Members Clock Image Empty Move
-    Harm Slow Hurry Flap Flip Control Free Clog Clear Intrude);
+    Harm Slow Hurry Flap Flip Control Free Clog Clear Intrude Again Next Sole Watch);
 
 /// The marks of faults that struck.
 pub(in crate::cluster) fn fault_marks() -> impl Iterator<Item = &'static str> {
@@ -139,9 +147,16 @@ impl Run {
             Fault::Control => faults.control,
             Fault::Clog => faults.clog,
             Fault::Intrude => faults.intrude,
-            Fault::Heal | Fault::Room | Fault::Hurry | Fault::Flip | Fault::Free | Fault::Clear => {
-                None
-            }
+            Fault::Again => faults.again,
+            Fault::Sole => faults.sole,
+            Fault::Heal
+            | Fault::Room
+            | Fault::Hurry
+            | Fault::Flip
+            | Fault::Free
+            | Fault::Clear
+            | Fault::Next
+            | Fault::Watch => None,
         }
     }
 
@@ -155,6 +170,7 @@ impl Run {
                 | Fault::Control
                 | Fault::Clog
                 | Fault::Intrude => &mut self.more,
+                Fault::Again | Fault::Sole => self.promises.rng(),
                 _ => &mut self.rng,
             };
             let at = self.world.now_us() + rng.random_range(1..=2 * every);
@@ -248,6 +264,10 @@ impl Run {
             Fault::Clog => self.clog(),
             Fault::Clear => self.clear(),
             Fault::Intrude => self.intrude(),
+            Fault::Again => self.strike_clocks(),
+            Fault::Next => self.strike_next(),
+            Fault::Sole => self.leave_one(),
+            Fault::Watch => self.watch_sole(),
         }
         self.file(fault);
         Ok(())
