@@ -42,6 +42,11 @@ fn a_script_is_refused_with_its_line() {
         ("start 1\nexpect 1 leader", 2, "node 1 follower"),
         ("append 1 \"a", 1, "no end of \"a"),
         ("heal now", 1, "\"now\" is too much here"),
+        (
+            "nodes 3\nstart\nelect 1\ncopy 1->2 Append\nappend 1 \"a\" as a\nrun 100ms\ncrash 1 kill\nrepeat",
+            8,
+            "node 1 sent what was copied, and is down",
+        ),
     ] {
         let error = play("script", script, Trace::Off).expect_err("refused");
         assert_eq!(error.number, number, "{error}");

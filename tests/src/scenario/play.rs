@@ -398,6 +398,13 @@ impl Stage {
         if copied.is_empty() {
             return Err("consensus messages that were copied".to_owned());
         }
+        let runs = |from: PeerId| self.world.host(from).is_some_and(Host::runs);
+        if let Some((from, ..)) = copied.iter().find(|(from, ..)| !runs(*from)) {
+            return Err(format!(
+                "node {} sent what was copied, and is down",
+                from.node
+            ));
+        }
         for (from, to, message) in copied {
             self.world.say_as(from, to, message);
         }
