@@ -438,7 +438,11 @@ fn knob(words: &mut Words<'_>) -> Result<(String, Value), ParseError> {
 }
 
 fn append(words: &mut Words<'_>) -> Result<Line, ParseError> {
-    let (node, text) = (words.node()?, words.text()?);
+    let (node, mut text) = (words.node()?, words.text()?);
+    if words.accept("times") {
+        let times = words.number("how many times")?;
+        text = text.repeat(usize::try_from(times).map_err(|e| ParseError(e.to_string()))?);
+    }
     let key = words
         .accept("key")
         .then(|| words.number("a key"))

@@ -17,6 +17,7 @@
 //! | `run 200ms` | lets time pass |
 //! | `elect 1`, `elect 1 at once` | lets node 1 become leader, and (if not at once) be known as such |
 //! | `append 1 "a" as x`, `append 1 "a" key 7 known 0 as x` | asks node 1; the answer will be known as x |
+//! | `append 1 "a" times 4000 as x` | the same with a long command: its text so many times |
 //! | `fill 1 64` | asks node 1 for 64 entries whose answers nobody awaits |
 //! | `append 1 "a" in 1 as x` | the same, only in term 1 |
 //! | `read 1 as r`, `read 1 lease as r`, `read 2 local as r` | the same for a read; it is linearizable where nothing else is said |
