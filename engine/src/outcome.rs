@@ -27,10 +27,15 @@ pub enum Outcome {
         /// Why, and what to do.
         refusal: Refusal,
     },
-    /// It may have happened, or still happen. Retry with exactly this key and this index.
+    /// It may have happened, or still happen. Retry with exactly this key and this index, unless [`Self::Unknown::clause`]
+    /// says that this leads nowhere.
     Unknown {
         /// Why nobody knows.
         why: String,
+        /// By which clause its last sending was refused, where one was and an earlier one may have executed.
+        /// [`RefusalClause::KeyExpired`] and [`RefusalClause::TermChanged`] meet every further one as well: only a read finds
+        /// out what came of it ([`is_past_repeating`]).
+        clause: Option<RefusalClause>,
         /// The append's key, if it had one. Without one a retry may execute twice.
         key: Option<IdempotencyKey>,
         /// The index to retry with: the one the append carried. For an append without a key, what is known to
@@ -60,10 +65,12 @@ impl Outcome {
             Self::NotExecuted { refusal } => Err(AppendError::NotExecuted { refusal }),
             Self::Unknown {
                 why,
+                clause,
                 key,
                 wal_committed,
             } => Err(AppendError::Unknown {
                 why,
+                clause,
                 key,
                 wal_committed,
             }),
@@ -93,11 +100,14 @@ pub enum AppendError {
         /// Why, and what to do.
         refusal: Refusal,
     },
-    /// It may have happened, or still happen. Retry with exactly this key and this index.
-    #[error("outcome unknown: {why}; it may still happen: {}", retry_advice(.key.is_some()))]
+    /// It may have happened, or still happen. Retry with exactly this key and this index, unless `clause` says that this leads
+    /// nowhere ([`is_past_repeating`]).
+    #[error("outcome unknown: {why}; it may still happen: {}", retry_advice(.key.is_some(), *.clause))]
     Unknown {
         /// Why nobody knows.
         why: String,
+        /// By which clause its last sending was refused, as [`Outcome::Unknown`] has it.
+        clause: Option<RefusalClause>,
         /// The append's key, if it had one.
         key: Option<IdempotencyKey>,
         /// The index to retry with.
@@ -182,8 +192,20 @@ pub const fn remedy(clause: RefusalClause) -> &'static str {
     }
 }
 
-const fn retry_advice(keyed: bool) -> &'static str {
-    if keyed {
+/// Whether an append of unknown outcome that was refused by this clause is refused by it each time that it is repeated: a read has
+/// to find out whether an earlier sending took effect, and what is appended after that needs a new key.
+#[must_use]
+pub const fn is_past_repeating(clause: Option<RefusalClause>) -> bool {
+    matches!(
+        clause,
+        Some(RefusalClause::KeyExpired | RefusalClause::TermChanged)
+    )
+}
+
+const fn retry_advice(keyed: bool, clause: Option<RefusalClause>) -> &'static str {
+    if is_past_repeating(clause) {
+        remedy(RefusalClause::KeyExpired)
+    } else if keyed {
         "retry with the same key and index"
     } else {
         "without a key a retry may execute twice"

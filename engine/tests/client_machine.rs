@@ -232,9 +232,34 @@ fn a_retry_of_an_earlier_append_is_never_called_not_executed() {
     let expired = ClientResponseBody::NotExecuted(refused(RefusalClause::KeyExpired));
     world.reply(to, id, expired);
     match world.outcome(ticket) {
-        Some(Outcome::Unknown { wal_committed, .. }) => assert_eq!(*wal_committed, LogIndex(9)),
+        Some(Outcome::Unknown {
+            clause,
+            wal_committed,
+            ..
+        }) => {
+            assert_eq!(*wal_committed, LogIndex(9));
+            // Whoever reads it must not repeat it for ever.
+            assert_eq!(*clause, Some(RefusalClause::KeyExpired));
+        }
         other => panic!("unknown, got {other:?}"),
     }
+}
+
+#[test]
+fn an_outcome_that_time_alone_left_unknown_names_no_clause_and_is_to_be_repeated() {
+    let mut world = world();
+    let ticket = world.append(Keying::Retry(KEY, LogIndex(9)));
+    let (to, id, _) = world.next();
+    let busy = ClientResponseBody::NotExecuted(refused(RefusalClause::Busy));
+    world.reply(to, id, busy);
+    while world.outcome(ticket).is_none() {
+        world.advance();
+        world.sent.clear();
+    }
+    assert!(matches!(
+        world.outcome(ticket),
+        Some(Outcome::Unknown { clause: None, .. })
+    ));
 }
 
 #[test]

@@ -74,6 +74,7 @@ fn a_refusal_says_what_to_do_and_where_the_leader_is() {
 fn an_unknown_outcome_carries_what_a_retry_needs() {
     let unknown = Outcome::Unknown {
         why: "timed out".into(),
+        clause: None,
         key: Some(IdempotencyKey(9)),
         wal_committed: LogIndex(4),
     };
@@ -85,6 +86,30 @@ fn an_unknown_outcome_carries_what_a_retry_needs() {
             assert_eq!(wal_committed, LogIndex(4));
         }
         other => panic!("expected Unknown, got {other:?}"),
+    }
+}
+
+#[test]
+fn an_unknown_outcome_says_to_repeat_it_unless_no_repetition_can_succeed() {
+    let said = |clause| {
+        let error = AppendError::Unknown {
+            why: "refused".into(),
+            clause,
+            key: Some(IdempotencyKey(9)),
+            wal_committed: LogIndex(4),
+        };
+        error.to_string()
+    };
+    for clause in [None, Some(RefusalClause::DiskFull)] {
+        assert!(said(clause).ends_with("retry with the same key and index"));
+    }
+    for clause in [RefusalClause::KeyExpired, RefusalClause::TermChanged] {
+        let said = said(Some(clause));
+        assert!(
+            said.contains("by a read") && said.contains("a new key"),
+            "{said}"
+        );
+        assert!(!said.contains("the same key"), "{said}");
     }
 }
 

@@ -5,7 +5,11 @@ mod support;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
+use std::time::SystemTime;
 
+use clustor_engine::client::{Client, ClientConfig};
+use clustor_engine::security::{Placement, PlacementKey, TlsFiles, TlsIdentity};
+use clustor_tools::kv::KvCommand;
 use serde_json::Value;
 use support::{clustor, free_ports, id};
 
@@ -60,6 +64,21 @@ impl Cluster {
 
     fn ask(&self, what: &str, args: &[&str]) -> Output {
         ask(&self.dir, what, args)
+    }
+
+    /// A client with the certificate that commands have.
+    fn client(&self) -> Client {
+        let read = |name: &str| std::fs::read(self.dir.join(name)).expect("a file");
+        let public = String::from_utf8(read("placement.pub")).expect("text");
+        let public = PlacementKey::parse(&public).expect("a key");
+        let placement = Placement::load(&read("placement.toml"), &public).expect("a placement");
+        let identity = TlsFiles {
+            ca: self.dir.join("ca.pem"),
+            certificate: self.dir.join("client-dev.pem"),
+            key: self.dir.join("client-dev.key"),
+        };
+        let identity = TlsIdentity::load(&identity, SystemTime::now()).expect("an identity");
+        Client::connect(ClientConfig::new(placement, identity)).expect("a client")
     }
 }
 
@@ -201,6 +220,64 @@ fn an_append_repeated_with_its_key_and_index_answers_with_the_first_index() {
         (&Value::Bool(false), &Value::Bool(true))
     );
     assert_eq!(first["index"], again["index"]);
+}
+
+/// How many keys a node remembers here: the fewest that a profile may ask for.
+const KEYS_MAX: usize = 1024;
+
+#[test]
+fn an_append_whose_key_is_forgotten_is_not_to_be_repeated_but_read() {
+    let cluster = Cluster::prepare();
+    let shown = clustor(&["profile", "show", "latency", "--toml"]).output();
+    let shown = text(&shown.expect("the clustor binary runs").stdout);
+    let fewer = shown.lines().map(|line| match line.split_once(" = ") {
+        Some(("idempotency_keys_max", _)) => format!("idempotency_keys_max = {KEYS_MAX}\n"),
+        _ => format!("{line}\n"),
+    });
+    let fewer: String = fewer.collect();
+    assert_ne!(fewer, shown);
+    std::fs::write(cluster.dir.join("few-keys.toml"), fewer).expect("written");
+    for node in 1..=NODES {
+        let config = cluster.dir.join(format!("node-{node}.toml"));
+        let as_it_was = std::fs::read_to_string(&config).expect("a config");
+        let with = as_it_was.replace("\"latency\"", "\"few-keys.toml\"");
+        assert_ne!(with, as_it_was);
+        std::fs::write(&config, with).expect("written");
+    }
+    let cluster = cluster.start();
+    assert_code(&cluster.ask("append", &["1", "a", "0"]), 0);
+    let key = "0123456789abcdef0123456789abcdef";
+    let repeat = |more: &[&str]| {
+        let mut args = vec!["--timeout-ms", "60000", "--idempotency-key", key];
+        args.extend_from_slice(more);
+        cluster.ask("append", &args)
+    };
+    assert_code(&repeat(&["--index", "1", "1", "a", "1"]), 0);
+    let client = cluster.client();
+    let others: Vec<_> = (0..2 * KEYS_MAX)
+        .map(|n| {
+            let (key, value) = (n.to_string(), b"x");
+            let put = KvCommand::Put {
+                key: key.as_bytes(),
+                value,
+            };
+            client.append(1, put.encode())
+        })
+        .collect();
+    for other in others {
+        other.wait().expect("appended");
+    }
+
+    let forgotten = repeat(&["--json", "--index", "1", "1", "a", "1"]);
+    assert_code(&forgotten, 4);
+    let said = json(&forgotten);
+    assert_eq!(said["outcome"], "unknown");
+    assert_eq!(said["clause"], "KeyExpired");
+    let told = text(&forgotten.stderr);
+    for told in [told.as_str(), said["what_to_do"].as_str().expect("text")] {
+        assert!(told.contains("clustor read"), "{told}");
+        assert!(!told.contains("repeat it with"), "{told}");
+    }
 }
 
 #[test]

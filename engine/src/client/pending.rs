@@ -130,6 +130,7 @@ pub(super) fn read_append(
         Ok(other) => unreachable!("an append is answered as one: {other:?}"),
         Err(_) => Outcome::Unknown {
             why: "the client's thread ended".to_owned(),
+            clause: None,
             key: known.key,
             wal_committed: known.index.unwrap_or_default(),
         },

@@ -131,6 +131,7 @@ impl Question {
                 keying: Keying::Retry(key, index),
                 ..
             } => Answer::Append(Outcome::Unknown {
+                clause: Some(refusal.clause),
                 why: refusal.message,
                 key: Some(*key),
                 wal_committed: *index,

@@ -81,6 +81,7 @@ fn answer<T>(to: ReplySender<T>, value: T) {
 pub(super) fn unknown(why: String, key: Option<(IdempotencyKey, Option<LogIndex>)>) -> Outcome {
     Outcome::Unknown {
         why,
+        clause: None,
         key: key.map(|(key, _)| key),
         wal_committed: key.and_then(|(_, known)| known).unwrap_or_default(),
     }

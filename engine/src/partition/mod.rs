@@ -466,6 +466,7 @@ impl Partition {
             append.origin,
             Outcome::Unknown {
                 why: format!("partition {}: {why}", self.id),
+                clause: None,
                 key: append.key.map(|key| key.key),
                 wal_committed: append.key.map_or(wal_committed, |key| key.known),
             },

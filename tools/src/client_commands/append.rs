@@ -4,7 +4,7 @@ use std::io::Write;
 
 use clap::Args;
 use clustor_engine::client::{AppendWith, Client, Keying};
-use clustor_engine::outcome::{AppendError, Appended, IdempotencyKey, describe};
+use clustor_engine::outcome::{AppendError, Appended, IdempotencyKey, describe, is_past_repeating};
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use serde_json::json;
 
@@ -24,8 +24,9 @@ Examples:
                                                     in term 7 of the partition or never
 
 Every append gets a random key and is retried under it until the timeout: it executes at most once. Where the
-outcome is unknown (exit code 4) the key and the index to repeat it with are printed. With --json a failure is
-printed as an object as well.
+outcome is unknown (exit code 4) the key and the index to repeat it with are printed; where so much was appended since
+that the key is forgotten (KeyExpired), that a read has to find out. With --json a failure is printed as an object as
+well.
 Limits: a key of 4096 bytes, key and value together as the node's profile allows (entry_bytes_max, at most 4 MiB).";
 
 /// Puts or deletes a key of the key-value machine.
@@ -161,21 +162,34 @@ fn failed(args: &AppendArgs, error: AppendError, out: &mut dyn Write) -> Command
         }
         AppendError::Unknown {
             why,
+            clause,
             key,
             wal_committed,
         } => {
             let key = key.map_or_else(String::new, |key| format!("{:032x}", key.0));
+            let ended = is_past_repeating(clause);
+            let what_to_do = if ended {
+                "to repeat it leads nowhere: find out by `clustor read` whether it took effect, then append anew, \
+                 without --idempotency-key"
+                    .to_owned()
+            } else {
+                format!("repeat it with --idempotency-key {key} --index {wal_committed}")
+            };
             let object = json!({
                 "outcome": "unknown",
                 "partition": PartitionId(partition),
+                "clause": clause.map(|clause| format!("{clause:?}")),
                 "why": why,
+                "what_to_do": what_to_do,
                 "idempotency_key": key,
                 "index": wal_committed,
             });
-            let why = format!(
-                "partition {partition}: unknown, it may still happen: {why}; repeat it with --idempotency-key {key} \
-                 --index {wal_committed}"
-            );
+            let may = if ended {
+                "an earlier attempt may have executed"
+            } else {
+                "it may still happen"
+            };
+            let why = format!("partition {partition}: unknown, {may}: {why}; {what_to_do}");
             (object, CommandError::unknown(why))
         }
     };

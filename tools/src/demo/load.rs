@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use clustor_engine::client::{AppendWith, Client, Keying};
-use clustor_engine::outcome::{AppendError, Appended};
+use clustor_engine::outcome::{AppendError, Appended, is_past_repeating};
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use hdrhistogram::Histogram;
 
@@ -249,6 +249,10 @@ impl Writer {
             match self.client.append_with(partition, command, with).wait() {
                 Ok(done) => return Some(done),
                 Err(AppendError::NotExecuted { .. }) => keying = Keying::New(Client::draw_key()),
+                // Told as unresolved: what a read would find may be another client's.
+                Err(AppendError::Unknown { clause, .. }) if is_past_repeating(clause) => {
+                    return None;
+                }
                 Err(AppendError::Unknown {
                     key, wal_committed, ..
                 }) => {

@@ -317,6 +317,7 @@ impl Machine {
                 let known = asked.index.or(self.routes.committed(*partition));
                 Outcome::Unknown {
                     why: refused.message,
+                    clause: asked.refused_for_good.then_some(refused.clause),
                     key: keying.key(),
                     wal_committed: known.unwrap_or(LogIndex::ZERO),
                 }
@@ -326,6 +327,7 @@ impl Machine {
             Question::Mode { partition, .. } => Answer::Append(if asked.may_happen() {
                 Outcome::Unknown {
                     why: refused.message,
+                    clause: asked.refused_for_good.then_some(refused.clause),
                     key: None,
                     wal_committed: self.routes.committed(*partition).unwrap_or_default(),
                 }
