@@ -39,7 +39,7 @@ pub(super) fn pair(identity: &LogIdentity, pair: &PairView, wanted: &Wanted) -> 
         "faults": pair.faults,
         "header": pair.header.as_ref().map(header),
         "header_whole": copies(pair.header_copies),
-        "checkpoint": pair.checkpoint.as_ref().map(|of| checkpoint(of, &pair.rewritten, identity)),
+        "checkpoint": pair.checkpoint.as_ref().map(|of| checkpoint(of, &pair.rewritten)),
         "checkpoint_whole": copies(pair.checkpoint_copies),
         "trailer": pair.trailer.as_ref().map(found_trailer),
         "nonces": pair.nonces.as_ref().map(nonces),
@@ -82,10 +82,10 @@ fn header(header: &PairHeader) -> Value {
     })
 }
 
-fn checkpoint(checkpoint: &Checkpoint, rewritten: &[ItemView], identity: &LogIdentity) -> Value {
+fn checkpoint(checkpoint: &Checkpoint, rewritten: &[ItemView]) -> Value {
     let partitions = checkpoint.fold.partitions.iter();
     json!({
-        "partitions": partitions.map(|(id, log)| partition(*id, log, identity)).collect::<Vec<_>>(),
+        "partitions": partitions.map(|(id, log)| partition(*id, log)).collect::<Vec<_>>(),
         "older_pairs": checkpoint.older.iter().map(older).collect::<Vec<_>>(),
         "peers": checkpoint.fold.peers.iter().map(|((node, shard), past)| json!({
             "node": node,
@@ -99,7 +99,40 @@ fn checkpoint(checkpoint: &Checkpoint, rewritten: &[ItemView], identity: &LogIde
     })
 }
 
-fn partition(id: PartitionId, log: &PartitionLog, identity: &LogIdentity) -> Value {
+/// What a start would miss in a shard, or why that can't be told.
+pub(super) fn missing(
+    identity: &LogIdentity,
+    short: Result<&[(PartitionId, PartitionLog)], &String>,
+) -> Value {
+    let partitions = short.unwrap_or_default().iter().map(|(id, log)| {
+        json!({
+            "partition": id,
+            "missing": ranges(log),
+            "missing_asked": asked_for_missing(log, identity).iter().map(|peer| json!({
+                "node": peer.node,
+                "shard": peer.shard.get(),
+            })).collect::<Vec<_>>(),
+        })
+    });
+    json!({
+        "structure": "missing",
+        "shard": identity.shard.get(),
+        "partitions": partitions.collect::<Vec<_>>(),
+        "fault": short.err(),
+    })
+}
+
+fn ranges(log: &PartitionLog) -> Vec<Value> {
+    let ranges = log.missing.iter().map(|range| {
+        json!({
+            "first": range.first,
+            "last": range.last,
+        })
+    });
+    ranges.collect()
+}
+
+fn partition(id: PartitionId, log: &PartitionLog) -> Value {
     let place = |place: Option<(Term, LogIndex)>| {
         place.map(|(term, index)| json!({ "term": term, "index": index }))
     };
@@ -115,14 +148,7 @@ fn partition(id: PartitionId, log: &PartitionLog, identity: &LogIdentity) -> Val
             "term": run.term,
             "first": run.first,
         })).collect::<Vec<_>>(),
-        "missing": log.missing.iter().map(|range| json!({
-            "first": range.first,
-            "last": range.last,
-        })).collect::<Vec<_>>(),
-        "missing_asked": asked_for_missing(log, identity).iter().map(|peer| json!({
-            "node": peer.node,
-            "shard": peer.shard.get(),
-        })).collect::<Vec<_>>(),
+        "missing": ranges(log),
         "configurations": log.configurations.iter().map(|at| json!({
             "term": at.term,
             "index": at.index,

@@ -12,6 +12,7 @@ use clap::Args;
 use clustor_engine::raft::Configuration;
 use clustor_shards::host::DataDirError;
 use clustor_shards::host::OfflineDir;
+use clustor_shards::log::audit::{Audit, Started};
 use clustor_shards::log::inspect::{ChainView, Selection, inspect};
 use clustor_shards::log::record::{RecordHeader, RecordKind};
 use clustor_shards::log::recovery::RecoverError;
@@ -346,10 +347,35 @@ fn show_shard(
         },
     );
     match shown {
-        Ok(()) => Ok(damaged),
+        Ok(()) => {
+            if !args.is_narrow() {
+                show_missing(args, directory, shard, out)?;
+            }
+            Ok(damaged)
+        }
         Err(Stop::Log(error)) => Err(CommandError::of_log(error)),
         Err(Stop::Output(error)) => Err(CommandError::failed(error)),
     }
+}
+
+/// What a start would miss: what the newest checkpoint says of that, and all that was written behind it.
+fn show_missing(
+    args: &InspectArgs,
+    directory: &OfflineDir,
+    shard: ShardId,
+    out: &mut dyn Write,
+) -> Result<(), CommandError> {
+    let (identity, mut disk) = directory.shard(shard).map_err(CommandError::failed)?;
+    let started = Audit::begin(&mut disk, identity, directory.keys())
+        .and_then(|audit| audit.start().try_on(&mut disk))
+        .map_err(|error| error.to_string());
+    let short = started.as_ref().map(Started::short);
+    let written = if args.json {
+        line(out, &json::missing(&identity, short))
+    } else {
+        text::print_missing(out, &identity, short)
+    };
+    written.map_err(CommandError::failed)
 }
 
 /// What the last start left behind of itself, if it did. Returns whether it can be read.

@@ -38,7 +38,7 @@ pub(super) fn print_pair(out: &mut dyn Write, pair: &PairView, wanted: &Wanted) 
         return Ok(());
     };
     print_header(out, header, pair.header_copies)?;
-    print_checkpoint(out, pair, &header.identity)?;
+    print_checkpoint(out, pair)?;
     match &pair.trailer {
         None | Some(FoundTrailer::Untouched) => {}
         Some(FoundTrailer::Whole(trailer)) => {
@@ -107,11 +107,40 @@ const fn bad_copy(copies: [bool; 2]) -> &'static str {
     }
 }
 
-fn print_checkpoint(
+/// What a start would miss in a shard, or why that can't be told.
+pub(super) fn print_missing(
     out: &mut dyn Write,
-    pair: &PairView,
     identity: &LogIdentity,
+    short: Result<&[(PartitionId, PartitionLog)], &String>,
 ) -> io::Result<()> {
+    let short = match short {
+        Ok([]) => return writeln!(out, "\nmissing: nothing"),
+        Ok(short) => short,
+        Err(why) => return writeln!(out, "\nmissing: can't be told: {why}"),
+    };
+    for (id, log) in short {
+        let ranges = log.missing.iter();
+        let ranges: Vec<String> = ranges
+            .map(|range| format!("{} to {}", range.first, range.last))
+            .collect();
+        let asked = asked_for_missing(log, identity);
+        let asked: Vec<String> = asked.iter().map(|peer| peer.node.to_string()).collect();
+        writeln!(
+            out,
+            "\nmissing in partition {id}: {} entries, {}; asked of {}",
+            log.missing_count(),
+            ranges.join(", "),
+            if asked.is_empty() {
+                "nobody".to_owned()
+            } else {
+                format!("node {}", asked.join(", "))
+            }
+        )?;
+    }
+    Ok(())
+}
+
+fn print_checkpoint(out: &mut dyn Write, pair: &PairView) -> io::Result<()> {
     let Some(checkpoint) = &pair.checkpoint else {
         return writeln!(out, "  checkpoint BAD in both files");
     };
@@ -124,7 +153,7 @@ fn print_checkpoint(
         bad_copy(pair.checkpoint_copies)
     )?;
     for (id, log) in &checkpoint.fold.partitions {
-        print_partition(out, *id, log, identity)?;
+        print_partition(out, *id, log)?;
     }
     for item in &pair.rewritten {
         print_item(out, "    written again: ", item)?;
@@ -155,12 +184,7 @@ fn print_checkpoint(
     Ok(())
 }
 
-fn print_partition(
-    out: &mut dyn Write,
-    id: PartitionId,
-    log: &PartitionLog,
-    identity: &LogIdentity,
-) -> io::Result<()> {
+fn print_partition(out: &mut dyn Write, id: PartitionId, log: &PartitionLog) -> io::Result<()> {
     let vote = log
         .hard_state
         .vote
@@ -176,15 +200,6 @@ fn print_partition(
     )?;
     for range in &log.missing {
         writeln!(out, "      missing {} to {}", range.first, range.last)?;
-    }
-    let asked = asked_for_missing(log, identity);
-    if !asked.is_empty() {
-        let nodes: Vec<String> = asked.iter().map(|peer| peer.node.to_string()).collect();
-        writeln!(
-            out,
-            "      what is missing is asked of node {}",
-            nodes.join(", ")
-        )?;
     }
     for at in &log.configurations {
         writeln!(

@@ -23,7 +23,7 @@ mod verdict;
 use clustor_wire::ids::{ChainNumber, PairNumber, PartitionId};
 
 use super::extent::{OpenExtent, open_extent};
-use super::fold::IndexRange;
+use super::fold::{IndexRange, PartitionLog};
 use super::format::LogFormat;
 use super::header::PairHeader;
 use super::keys::{Kek, KeyError, KeyProvider, LogIdentity, ShardKeys};
@@ -378,7 +378,7 @@ impl Audit {
         assert!(self.next_pair().is_none(), "every pair is judged first");
         let nonces = self.judge_nonces();
         // A listed pair that is gone is no loss if nothing that stands lay there.
-        if started.missing.is_empty() {
+        if started.short.is_empty() {
             let gone = |finding: &Finding| finding.damaged == Damaged::Pair;
             self.findings.retain(|finding| !gone(finding));
         }
@@ -388,7 +388,7 @@ impl Audit {
             identity: self.identity,
             pairs: self.pairs.into_iter().map(|pair| pair.report).collect(),
             findings: self.findings,
-            missing: started.missing,
+            missing: started.missing(),
             torn: started.torn,
             quarantine: started.quarantine,
             nonces,
@@ -421,9 +421,23 @@ pub struct Start {
 /// What a start found.
 #[derive(Debug)]
 pub struct Started {
-    missing: Vec<(PartitionId, IndexRange)>,
+    short: Vec<(PartitionId, PartitionLog)>,
     torn: Option<ChainNumber>,
     quarantine: Option<Quarantine>,
+}
+
+impl Started {
+    /// The partitions that miss content, ascending, as all of the log tells of them and not its newest checkpoint alone.
+    #[must_use]
+    pub fn short(&self) -> &[(PartitionId, PartitionLog)] {
+        &self.short
+    }
+
+    fn missing(&self) -> Vec<(PartitionId, IndexRange)> {
+        let of_each = self.short.iter();
+        let all = of_each.flat_map(|(id, log)| log.missing.iter().map(|range| (*id, *range)));
+        all.collect()
+    }
 }
 
 impl KeyProvider for Start {
@@ -444,12 +458,10 @@ impl Start {
         };
         let pool = BlockPool::new(&[]);
         let recovery = ShardLog::recover(disk, self.identity, options, self, pool)?;
-        let mut missing = Vec::new();
-        for (partition, log) in recovery.log.partitions() {
-            missing.extend(log.missing.iter().map(|range| (partition, *range)));
-        }
+        let partitions = recovery.log.partitions();
+        let short = partitions.filter(|(_, log)| !log.missing.is_empty());
         Ok(Started {
-            missing,
+            short: short.map(|(id, log)| (id, log.clone())).collect(),
             torn: recovery.report.torn,
             quarantine: recovery.log.quarantine().cloned(),
         })
