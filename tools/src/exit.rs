@@ -35,7 +35,7 @@ Exit codes:
   1  failed, or refused
   2  the command line makes no sense
   3  a file handed in (config, certificate, key, placement) is missing or not acceptable; nothing was written
-  4  unknown: an append may have happened or still happen; what to repeat it with is printed
+  4  unknown: an append, or a change of members, may have happened or still happen; what to do is printed
   10 to 13  damage was found, by `scrub` and `inspect` only: their own --help says which";
 
 /// Why a command ends otherwise than [`Exit::Done`].

@@ -18,8 +18,8 @@ use super::config::{ClientConfig, ClientError};
 use super::driver::{Driver, WAKE};
 use super::machine::Machine;
 use super::pending::{
-    CallError, Known, Pending, ReadAnswer, read_append, read_members, read_read, read_reload,
-    read_status,
+    CallError, Known, MembersError, Pending, ReadAnswer, read_append, read_members, read_read,
+    read_reload, read_status,
 };
 use super::question::{Answer, Keying, Question};
 use crate::outcome::{AppendError, Appended};
@@ -312,7 +312,8 @@ impl Client {
 
     /// Asks a partition's leader who belongs to it, or for a change of that, with an operator's certificate unless it is
     /// only to show. The answer comes when the change has begun; [`MembersVerb::Show`] says when it is over. To ask
-    /// twice does no harm. `address` is where the member that is added, or moved, listens for its peers; empty if the
+    /// twice does no harm. Where nobody leads in time, [`MembersVerb::Show`] is answered with what the replica knows that is
+    /// newest of those that answer, by term and then by the end of its log: its role says that it does not lead. `address` is where the member that is added, or moved, listens for its peers; empty if the
     /// placement of the others says. `timeout` `None`: the client's.
     pub fn members(
         &self,
@@ -321,7 +322,7 @@ impl Client {
         peer: PeerId,
         address: &str,
         timeout: Option<Duration>,
-    ) -> Pending<Result<PartitionMembers, CallError>> {
+    ) -> Pending<Result<PartitionMembers, MembersError>> {
         let question = Question::Members {
             partition: partition.into(),
             verb,

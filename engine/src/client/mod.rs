@@ -34,6 +34,6 @@ pub use config::{ClientConfig, ClientError};
 pub use handle::{AppendWith, Client};
 pub use loss::Loss;
 pub use machine::{Effect, Machine};
-pub use pending::{CallError, Pending, ReadAnswer};
+pub use pending::{CallError, MembersError, Pending, ReadAnswer};
 pub use question::{Answer, Keying, PAYLOAD_BYTES_MAX, Question};
 pub use settings::ClientSettings;

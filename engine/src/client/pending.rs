@@ -32,6 +32,17 @@ pub struct ReadAnswer {
 #[error("not answered: {}", describe(.0))]
 pub struct CallError(pub Refusal);
 
+/// Why a question about the members of a partition, or a change of them, was not answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {}", if *.may_have_begun { "unknown, the change may have begun" } else { "not answered" }, describe(.refusal))]
+pub struct MembersError {
+    /// Why, and what to do.
+    pub refusal: Refusal,
+    /// Whether a sending was lost that may have begun the change: then the last refusal is not the whole truth. Never for
+    /// [`MembersVerb::Show`](clustor_wire::message::MembersVerb::Show).
+    pub may_have_begun: bool,
+}
+
 /// What is known of a question without its answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Known {
@@ -160,11 +171,15 @@ pub(super) fn read_status(
 pub(super) fn read_members(
     answer: Result<Answer, Lost>,
     _: Known,
-) -> Result<PartitionMembers, CallError> {
+) -> Result<PartitionMembers, MembersError> {
     match answer {
-        Ok(Answer::Members(members)) => members.map_err(CallError),
+        Ok(Answer::Members(members)) => members,
         Ok(other) => unreachable!("members are answered as such: {other:?}"),
-        Err(_) => Err(ended()),
+        // It may have been sent before.
+        Err(_) => Err(MembersError {
+            refusal: ended().0,
+            may_have_begun: true,
+        }),
     }
 }
 

@@ -8,7 +8,7 @@ use clustor_wire::message::{
     PartitionMembers, ProfileReload, ReadLevel, Refusal, ShardStatus,
 };
 
-use super::pending::ReadAnswer;
+use super::pending::{MembersError, ReadAnswer};
 use crate::outcome::Outcome;
 
 /// The longest command or query in bytes: a frame's body less what stands around it.
@@ -112,15 +112,13 @@ impl Question {
         }
     }
 
-    /// Whether a sending with this index could execute: an append, unless its key still lacks an index.
+    /// Whether a sending with this index could execute: an append, unless its key still lacks an index, or a change.
     pub(super) fn may_execute(&self, index: Option<LogIndex>) -> bool {
         match self {
             Self::Append { keying, .. } => keying.key().is_none() || index.is_some(),
             Self::Mode { .. } => true,
-            Self::Read { .. }
-            | Self::Members { .. }
-            | Self::Status { .. }
-            | Self::Reload { .. } => false,
+            Self::Members { verb, .. } => *verb != MembersVerb::Show,
+            Self::Read { .. } | Self::Status { .. } | Self::Reload { .. } => false,
         }
     }
 
@@ -140,7 +138,10 @@ impl Question {
                 Answer::Append(Outcome::NotExecuted { refusal })
             }
             Self::Read { .. } => Answer::Read(Err(refusal)),
-            Self::Members { .. } => Answer::Members(Err(refusal)),
+            Self::Members { .. } => Answer::Members(Err(MembersError {
+                refusal,
+                may_have_begun: false,
+            })),
             Self::Status { .. } => Answer::Status(Err(refusal)),
             Self::Reload { .. } => Answer::Reload(Err(refusal)),
         }
@@ -218,7 +219,7 @@ pub enum Answer {
     /// What the machine answered, or why it was not asked.
     Read(Result<ReadAnswer, Refusal>),
     /// Who belongs to a partition, after what was asked has begun, or why it has not.
-    Members(Result<PartitionMembers, Refusal>),
+    Members(Result<PartitionMembers, MembersError>),
     /// How the shard stands, or why it did not say.
     Status(Result<ShardStatus, Refusal>),
     /// How the reading of the profile went, or why the node did not say.

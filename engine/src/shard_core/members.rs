@@ -37,7 +37,7 @@ impl ShardCore {
     }
 
     /// The same for a client: what it wants is compared with what is, so that asking twice does no harm; and only a leader
-    /// answers.
+    /// answers. To show, one does that knows of no leader, too: as it knows.
     pub(super) fn members_for_client(
         &mut self,
         now: Time,
@@ -56,6 +56,9 @@ impl ShardCore {
         let not_here = self.not_here(id);
         let partition = self.partitions.get(&id).ok_or(not_here)?;
         let replica = &partition.replica;
+        if verb == MembersVerb::Show && replica.leader().is_none() {
+            return self.members(now, stopping, id, &MembersRequest::Show);
+        }
         if !replica.is_leader() {
             return Err(partition.not_leader(replica.leader()));
         }
@@ -72,6 +75,31 @@ impl ShardCore {
         let noted = replica.configuration().address_of(peer);
         let elsewhere = !address.is_empty() && noted != Some(address.as_str());
         let change = match (verb, standing) {
+            (MembersVerb::Observe, Some(Standing::Voter | Standing::Learner)) => {
+                return Err(refusal(
+                    RefusalClause::Unsupported,
+                    format!(
+                        "partition {id}: node {} is a {} of it, which does not become an observer: remove it first (`clustor member remove`), then ask again",
+                        peer.node,
+                        if standing == Some(Standing::Voter) {
+                            "voter"
+                        } else {
+                            "learner"
+                        },
+                    ),
+                    0,
+                ));
+            }
+            (MembersVerb::Add, Some(Standing::Observer)) => {
+                return Err(refusal(
+                    RefusalClause::Unsupported,
+                    format!(
+                        "partition {id}: node {} observes it already, and gets the log: to have it vote, remove it first (`clustor member remove`), then add and promote it; where it listens `clustor member address` says",
+                        peer.node
+                    ),
+                    0,
+                ));
+            }
             (MembersVerb::Show, _)
             | (MembersVerb::Promote, Some(Standing::Voter))
             | (MembersVerb::Observe, Some(Standing::Observer))

@@ -2,10 +2,12 @@
 
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::LogIndex;
-use clustor_wire::message::{ClientResponseBody, ReadLevel, Refusal, RefusalClause};
+use clustor_wire::message::{
+    ClientResponseBody, MembersVerb, PartitionMembers, ReadLevel, Refusal, RefusalClause, Role,
+};
 
 use super::super::link::InFlight;
-use super::super::pending::ReadAnswer;
+use super::super::pending::{MembersError, ReadAnswer};
 use super::super::question::{Answer, Keying, Question};
 use super::super::timers::Timer;
 use super::asked::Place;
@@ -23,6 +25,8 @@ enum Meaning {
     Answered(Answer),
     Refused(Refusal),
     Doubtful(String),
+    /// Who belongs to the partition, as one knows that knows of no leader.
+    View(PartitionMembers),
     /// It answers something else.
     Nonsense,
 }
@@ -71,6 +75,16 @@ fn meaning(question: &Question, body: ClientResponseBody) -> Meaning {
         (Question::Reload { at }, ClientResponseBody::Reload(reload)) if reload.node == at.node => {
             Meaning::Answered(Answer::Reload(Ok(reload)))
         }
+        (
+            Question::Members {
+                partition,
+                verb: MembersVerb::Show,
+                ..
+            },
+            ClientResponseBody::Members(members),
+        ) if *partition == members.partition && members.role != Role::Leader => {
+            Meaning::View(members)
+        }
         (Question::Members { partition, .. }, ClientResponseBody::Members(members))
             if *partition == members.partition =>
         {
@@ -118,6 +132,11 @@ impl Machine {
                 let refused = refusal(RefusalClause::Unavailable, why, 0);
                 self.lost(now, from, ticket, current, request.may_execute, refused);
             }
+            Meaning::View(view) => {
+                let refused = leaderless(&view);
+                asked.keep_view(view);
+                self.refused(now, from, ticket, current, refused);
+            }
             Meaning::Nonsense => {
                 let refused = refusal(
                     RefusalClause::Incompatible,
@@ -147,7 +166,10 @@ impl Machine {
             .get_mut(&ticket)
             .expect("settled while under way");
         match clause {
-            RefusalClause::NotLeader => {}
+            RefusalClause::NotLeader => {
+                // There is a leader again: without its answer nothing is certain.
+                asked.view = asked.view.take().filter(|_| refused.leader.is_none());
+            }
             RefusalClause::NotHere
             | RefusalClause::Stopping
             | RefusalClause::Unavailable
@@ -335,7 +357,13 @@ impl Machine {
                 Outcome::NotExecuted { refusal: refused }
             }),
             Question::Read { .. } => Answer::Read(Err(refused)),
-            Question::Members { .. } => Answer::Members(Err(refused)),
+            Question::Members { .. } => Answer::Members(match &asked.view {
+                Some(view) => Ok(view.clone()),
+                None => Err(MembersError {
+                    refusal: refused,
+                    may_have_begun: asked.may_happen(),
+                }),
+            }),
             Question::Status { .. } => Answer::Status(Err(refused)),
             Question::Reload { .. } => Answer::Reload(Err(refused)),
         }
@@ -369,6 +397,15 @@ const fn was_followed(clause: RefusalClause) -> bool {
         clause,
         RefusalClause::NotLeader | RefusalClause::NotHere | RefusalClause::IndexNeeded
     )
+}
+
+/// Who sent this knows of no leader.
+fn leaderless(view: &PartitionMembers) -> Refusal {
+    let message = format!(
+        "partition {}: node {} knows of no leader",
+        view.partition, view.node
+    );
+    refusal(RefusalClause::NotLeader, message, 0)
 }
 
 fn index_of(answer: &Answer) -> LogIndex {

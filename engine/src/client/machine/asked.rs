@@ -1,7 +1,7 @@
 //! One question under way, and what its sendings have shown.
 
 use clustor_wire::ids::LogIndex;
-use clustor_wire::message::Refusal;
+use clustor_wire::message::{PartitionMembers, Refusal};
 
 use super::super::link::InFlight;
 use super::super::question::{Keying, Question};
@@ -41,6 +41,8 @@ pub(super) struct Asked {
     pub renewed: bool,
     /// It is not sent again: this is why.
     pub refused_for_good: bool,
+    /// Who belongs to the partition, as the newest replica knows of those that know of no leader.
+    pub view: Option<PartitionMembers>,
     /// Why it has no answer yet.
     pub last: Option<Refusal>,
 }
@@ -65,6 +67,7 @@ impl Asked {
             hints_followed: 0,
             renewed: false,
             refused_for_good: false,
+            view: None,
             last: None,
         }
     }
@@ -75,6 +78,18 @@ impl Asked {
             && keying.key().is_some()
         {
             self.index = self.index.or(committed);
+        }
+    }
+
+    /// What a replica that knows of no leader knows of the members: kept if nobody knows newer.
+    pub fn keep_view(&mut self, view: PartitionMembers) {
+        let age = |view: &PartitionMembers| (view.term, view.last_index);
+        if self
+            .view
+            .as_ref()
+            .is_none_or(|kept| age(kept) <= age(&view))
+        {
+            self.view = Some(view);
         }
     }
 
