@@ -562,6 +562,25 @@ fn configurations_with_everything_in_them_fit_and_survive_their_bytes() {
 }
 
 #[test]
+fn who_asks_for_the_way_back_again_hears_where_the_change_ends() {
+    let mut cluster = grown(4, 3);
+    learn(&mut cluster, 1, 4);
+    change(&mut cluster, 1, &voters(&[4], &[])).expect("begun");
+    let back = change(&mut cluster, 1, &MemberChange::RollBack).expect("taken back");
+    let again = change(&mut cluster, 1, &MemberChange::RollBack).expect_err("once");
+    let left = ChangeError::LeftAlready {
+        index: back.index,
+        back: true,
+    };
+    assert_eq!(again, left);
+    assert!(
+        again
+            .to_string()
+            .contains(&format!("at entry {}", back.index))
+    );
+}
+
+#[test]
 fn an_empty_disk_under_an_old_number_vouches_for_nothing() {
     let mut cluster = grown(4, 4);
     cluster.write(1, &[b"a", b"b", b"c"]);

@@ -241,7 +241,14 @@ fn a_hand_over_that_fails_is_given_up_after_an_election_timeout() {
     assert!(!cluster.status(1).transferring);
     cluster.write(1, &[b"a"]);
 
-    let alone = cluster.turn(2, |replica, turn| replica.transfer_leadership(turn, None));
+    let stranger = Some(peer(9));
+    let nobody = cluster.turn(1, |replica, turn| {
+        replica.transfer_leadership(turn, stranger)
+    });
+    assert_eq!(nobody, Err(TransferError::NoVoter { peer: peer(9) }));
+    let alone = cluster.turn(2, |replica, turn| {
+        replica.transfer_leadership(turn, stranger)
+    });
     assert_eq!(alone, Err(TransferError::NotLeader));
     let mut sole = Cluster::new(1);
     sole.pass(1);

@@ -2,7 +2,7 @@
 
 mod raft_support;
 
-use clustor_engine::raft::TransferError;
+use clustor_engine::raft::{TransferError, WantedEntries, WantedFor};
 use clustor_wire::ids::{LogIndex, Term};
 use clustor_wire::message::{RaftBody, RefetchVerdict, Role};
 use raft_support::{Cluster, Packet, Say, peer};
@@ -304,4 +304,28 @@ fn a_leader_that_can_fetch_does_not_move() {
     assert!(
         asked == Ok(peer(2)) || asked == Ok(peer(3)) || asked == Err(TransferError::NobodyAnswers)
     );
+}
+
+#[test]
+fn a_quarantined_replica_says_nothing_of_what_it_was_asked_for_before() {
+    let mut cluster = cluster();
+    cluster.lose(2, LogIndex(3));
+    let wanted = WantedEntries {
+        partition: raft_support::PARTITION,
+        peer: peer(1),
+        term: cluster.status(2).term,
+        from: LogIndex(3),
+        to: LogIndex(3),
+        bytes_max: 1 << 20,
+        purpose: WantedFor::Refetch,
+    };
+    let answers =
+        |p: &Packet| p.from == 2 && matches!(p.say.body(), Some(RaftBody::Refetched { .. }));
+    cluster.turn(2, |replica, turn| replica.entries_unreadable(turn, &wanted));
+    assert_eq!(cluster.take(answers).len(), 1);
+    cluster.turn(2, |replica, turn| {
+        replica.quarantine(turn);
+        replica.entries_unreadable(turn, &wanted);
+    });
+    assert_eq!(cluster.take(answers).len(), 0);
 }

@@ -31,6 +31,11 @@ impl Partition {
                 .map(|_| ())
                 .map_err(|error| match error {
                     TransferError::NotLeader => self.not_leader(self.replica.leader()),
+                    TransferError::NoVoter { .. } => refusal(
+                        RefusalClause::Unsupported,
+                        format!("partition {}: {error}", self.id),
+                        0,
+                    ),
                     TransferError::NobodyAnswers => refusal(
                         RefusalClause::Busy,
                         format!("partition {}: {error}", self.id),
@@ -51,6 +56,7 @@ impl Partition {
             ChangeError::NeverCatchesUp { .. }
             | ChangeError::NotA { .. }
             | ChangeError::NothingToRollBack
+            | ChangeError::LeftAlready { .. }
             | ChangeError::Configuration(_) => refusal(RefusalClause::Unsupported, message, 0),
             ChangeError::MissingContent { .. } => {
                 refusal(RefusalClause::MissingContent, message, 1000)

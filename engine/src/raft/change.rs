@@ -126,9 +126,20 @@ pub enum ChangeError {
         /// What it would have to be.
         wanted: &'static str,
     },
-    /// There is no joint configuration to leave, or a way out is in the log already.
+    /// There is no joint configuration to leave.
     #[error("there is nothing to roll back")]
     NothingToRollBack,
+    /// A way out of the joint configuration is in the log already.
+    #[error(
+        "the change ends already, {} by the exit at entry {index}, and is over when that is committed",
+        if *back { "back" } else { "forward" }
+    )]
+    LeftAlready {
+        /// The exit.
+        index: LogIndex,
+        /// Whether it leads to the voters before the change.
+        back: bool,
+    },
     /// The configuration that would result can't be.
     #[error("{0}")]
     Configuration(#[from] ConfigurationError),
@@ -168,6 +179,10 @@ impl Replica {
         if *change == MemberChange::RollBack {
             return match state {
                 Change::Joint { exit: None, .. } => Ok(self.leave_joint(turn, true)?),
+                Change::Joint {
+                    exit: Some((index, back)),
+                    ..
+                } => Err(ChangeError::LeftAlready { index, back }),
                 _ => Err(ChangeError::NothingToRollBack),
             };
         }

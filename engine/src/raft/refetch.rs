@@ -240,6 +240,9 @@ impl Replica {
         frames: Vec<u8>,
     ) {
         self.refetching.answering = false;
+        if matches!(self.role, RoleState::Quarantined) {
+            return;
+        }
         let Some((entry_term, _)) = self.log.run_at(wanted.from) else {
             return;
         };

@@ -23,6 +23,12 @@ pub enum TransferError {
     /// This replica does not lead.
     #[error("this replica does not lead the partition")]
     NotLeader,
+    /// Who is wanted does not vote.
+    #[error("node {} is no voter of the partition; leadership stays here", peer.node)]
+    NoVoter {
+        /// Which.
+        peer: PeerId,
+    },
     /// No other voter, or not the one that was wanted, was heard of within an election timeout.
     #[error("no such voter answers; leadership stays here")]
     NobodyAnswers,
@@ -80,6 +86,11 @@ impl Replica {
         fits: impl Fn(&Progress) -> bool,
     ) -> Result<PeerId, TransferError> {
         let patience = u64::from(self.timers.election_ms_max);
+        if let Some(peer) = wanted.filter(|peer| !self.configuration.contains(*peer))
+            && self.is_leader()
+        {
+            return Err(TransferError::NoVoter { peer });
+        }
         self.wake_leader(turn.now);
         let RoleState::Leader(leading) = &mut self.role else {
             return Err(TransferError::NotLeader);
