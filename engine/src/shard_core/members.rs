@@ -31,8 +31,9 @@ impl ShardCore {
                 .map_err(|refused| log_refusal(&refused))?;
         }
         let partition = self.partitions.get_mut(&id).ok_or(not_here)?;
-        partition.members(&mut self.shared.lend(now), asked)?;
+        // A leader that was quiet wakes before it judges what it is asked for: it has its turn even if it refuses that.
         self.touched.insert(id);
+        partition.members(&mut self.shared.lend(now), asked)?;
         Ok(partition.show_members(now, &|peer| self.peers.has_session(peer)))
     }
 

@@ -227,6 +227,19 @@ impl ShardCore {
         self.partitions.visits()
     }
 
+    /// A partition that is led here, not quietly, and has its time before the shard would come to it: there is none after a turn.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn unattended(&self) -> Option<PartitionId> {
+        let is_missed = |partition: &&Partition| {
+            let due = partition.replica.next_deadline();
+            let filed = partition.busy.filed_deadline;
+            partition.replica.is_leader() && due.is_some_and(|due| filed.is_none_or(|at| at > due))
+        };
+        let mut all = self.partitions.all().filter(|_| self.is_open());
+        all.find(is_missed).map(|partition| partition.id)
+    }
+
     /// How the shard and its partitions stand: one partition, or all.
     #[must_use]
     pub fn status(&self, only: Option<PartitionId>) -> ShardStatus {
@@ -325,7 +338,6 @@ impl ShardCore {
 
     /// Hands over what it leads, settles what is in flight. Returns whether nothing is left.
     fn wind_down(&mut self, now: Time) -> bool {
-        let first = self.stopping_since.is_none();
         let since = *self.stopping_since.get_or_insert(now);
         let patience = self.patience_ms * HAND_OVER_TIMEOUTS * 1000;
         let out_of_patience = now.since_us(since) > patience;
@@ -333,16 +345,12 @@ impl ShardCore {
         for partition in self.partitions.all_mut() {
             if partition.replica.is_leader() {
                 partition.stopping = true;
-                if first {
-                    self.touched.insert(partition.id);
-                }
+                // To be asked wakes it, whatever it answers.
+                self.touched.insert(partition.id);
                 let handing_over = partition
                     .replica
                     .transfer_leadership(&self.shared.lend(now), None)
                     .is_ok();
-                if handing_over {
-                    self.touched.insert(partition.id);
-                }
                 busy |= handing_over || partition.is_waited_for();
             }
         }

@@ -211,6 +211,12 @@ impl World {
         let damaged = self.may_hold_damage(shard);
         self.consensus.after_turn(shard, core, damaged)?;
         self.modes.after_turn(shard, core)?;
+        let unattended = core.unattended();
+        must(
+            unattended.is_none(),
+            "a leader that is not quiet has its time",
+            || format!("{}: {unattended:?} waits for none", name(shard)),
+        )?;
         for reply in replies {
             self.marks.on_reply(reply);
             self.trace
