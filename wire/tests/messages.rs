@@ -194,9 +194,11 @@ fn one_of_each_raft_body() -> Vec<RaftBody> {
         RaftBody::TimeoutNow,
         RaftBody::Quiesce {
             last_index: LogIndex(u64::MAX),
+            round: 1,
         },
         RaftBody::QuiesceAck {
             last_index: LogIndex(1),
+            round: u64::MAX,
         },
         RaftBody::NotMember {
             stated_term: term,

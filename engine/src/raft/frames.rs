@@ -58,8 +58,12 @@ pub(super) fn is_possible(message: &RaftMessage) -> bool {
             last_fsynced_index: index,
             ..
         }
-        | RaftBody::Quiesce { last_index: index }
-        | RaftBody::QuiesceAck { last_index: index } => (Term::ZERO, index),
+        | RaftBody::Quiesce {
+            last_index: index, ..
+        }
+        | RaftBody::QuiesceAck {
+            last_index: index, ..
+        } => (Term::ZERO, index),
         RaftBody::PreVoteResponse { .. }
         | RaftBody::VoteResponse { .. }
         | RaftBody::TimeoutNow

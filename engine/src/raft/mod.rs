@@ -138,8 +138,12 @@ impl Replica {
             RaftBody::TimeoutNow => self.on_timeout_now(turn, peer),
             // Taken above: it is of no term.
             RaftBody::Founding { .. } => {}
-            RaftBody::Quiesce { last_index } => self.on_quiesce(turn, peer, *last_index),
-            RaftBody::QuiesceAck { last_index } => self.on_quiesce_ack(turn, peer, *last_index),
+            RaftBody::Quiesce { last_index, round } => {
+                self.on_quiesce(turn, peer, *last_index, *round);
+            }
+            RaftBody::QuiesceAck { last_index, round } => {
+                self.on_quiesce_ack(turn, peer, *last_index, *round);
+            }
             RaftBody::NotMember {
                 stated_term,
                 stated_index,

@@ -85,6 +85,17 @@ impl Bare for Way {
     }
 }
 
+/// How far a follower is from being quiet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// Something that wakes it was sent last.
+    Awake,
+    /// It was asked in the leader's latest round, and has not answered that.
+    Asked,
+    /// It has.
+    Quiet,
+}
+
 /// A leader's view of one follower.
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -100,8 +111,8 @@ pub(super) struct Progress {
     needs_snapshot: bool,
     /// When anything of the present term was last heard from it.
     pub(super) heard: Time,
-    /// It went quiet when its log ended there; 0 if it did not.
-    pub(super) quiet_at: LogIndex,
+    /// Whether it is quiet, as far as it said.
+    pub(super) rest: Rest,
     /// The latest heartbeat round it answered.
     pub(super) round: u64,
     /// The same, of the answers whose sender trusted its clock.
@@ -123,7 +134,7 @@ impl Progress {
             round_trip_us: ROUND_TRIP_US_INITIAL,
             needs_snapshot: false,
             heard: now,
-            quiet_at: LogIndex::ZERO,
+            rest: Rest::Awake,
             round: 0,
             lease_round: 0,
             left: false,
@@ -226,6 +237,7 @@ impl Progress {
 
     /// A batch that ends with `last` was sent.
     pub(super) fn sent(&mut self, last: LogIndex, bytes: usize, now: Time) {
+        self.rest = Rest::Awake;
         self.way.batches.push_back(Batch {
             last,
             bytes,
@@ -282,7 +294,7 @@ impl Progress {
 
     /// Begin again from what it is known to have.
     pub(super) fn probe_again(&mut self) {
-        self.quiet_at = LogIndex::ZERO;
+        self.rest = Rest::Awake;
         self.probe(self.matched.next());
     }
 

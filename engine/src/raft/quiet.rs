@@ -2,7 +2,8 @@
 //!
 //! When nothing was asked for a while, or ever, and everybody who gets the log holds all of it, durably, the leader asks them to go
 //! quiet: its heartbeats and their election timers stop. It goes quiet itself when every one of them has said that it
-//! has. From there on it is their shards that are heard, not their leader, so that:
+//! has when it was asked last, and nothing was sent to it since, which would have woken it. From there on it is their shards that
+//! are heard, not their leader, so that:
 //!
 //! - whoever hears nothing of the other shard any more, or that it was started anew, wakes ([`Replica::wake`]);
 //! - shards compare whom they lead quietly with who follows quietly, since a leader may step down without being
@@ -20,7 +21,7 @@ use clustor_wire::message::{RaftBody, RaftMessage};
 
 use super::configuration::Configuration;
 use super::membership::Change;
-use super::progress::Progress;
+use super::progress::{Progress, Rest};
 use super::replica::{Replica, RoleState, Turn};
 
 /// How quiet a replica is.
@@ -103,7 +104,7 @@ impl Replica {
             leading.heartbeat_due = now;
             for progress in &mut leading.progress {
                 progress.heard = now;
-                progress.quiet_at = LogIndex::ZERO;
+                progress.rest = Rest::Awake;
             }
         }
     }
@@ -169,36 +170,45 @@ impl Replica {
             return;
         }
         if leading.round == round_before {
-            if leading.progress.iter().all(|p| p.quiet_at == last) {
+            if leading.progress.iter().all(|p| p.rest == Rest::Quiet) {
                 leading.quiet = true;
                 leading.heartbeat_due = Time(u64::MAX);
                 leading.lease.lose();
             }
             return;
         }
-        // The heartbeats that leave in this turn wake whoever is quiet. While somebody does not answer, nobody is asked: it would
+        // While somebody does not answer, nobody is asked: it would
         // have to be said again with every round.
         let silence_ms = u64::from(self.timers.election_ms_max);
         let answers = |p: &Progress| turn.now < p.heard.plus_ms(silence_ms);
         let all_answer = leading.progress.iter().all(answers);
+        if !all_answer {
+            return;
+        }
         for progress in &mut leading.progress {
-            progress.quiet_at = LogIndex::ZERO;
-            if !all_answer {
-                continue;
-            }
+            progress.rest = Rest::Asked;
             turn.out.messages.push((
                 progress.peer(),
                 RaftMessage {
                     partition: self.partition,
                     term: self.term,
-                    body: RaftBody::Quiesce { last_index: last },
+                    body: RaftBody::Quiesce {
+                        last_index: last,
+                        round: leading.round,
+                    },
                 },
             ));
         }
     }
 
     /// The leader asks to be quiet. Who does not hold all of its log, durably, does not answer.
-    pub(super) fn on_quiesce(&mut self, turn: &mut Turn<'_>, from: PeerId, last: LogIndex) {
+    pub(super) fn on_quiesce(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: PeerId,
+        last: LogIndex,
+        round: u64,
+    ) {
         let follows = matches!(self.role, RoleState::Follower) && self.leader == Some(from);
         let whole = self.log.last() == last
             && self.matched == last
@@ -213,16 +223,29 @@ impl Replica {
             turn.out,
             from,
             self.term,
-            RaftBody::QuiesceAck { last_index: last },
+            RaftBody::QuiesceAck {
+                last_index: last,
+                round,
+            },
         );
     }
 
-    pub(super) fn on_quiesce_ack(&mut self, turn: &Turn<'_>, from: PeerId, last: LogIndex) {
-        if last != self.log.last() {
-            return;
-        }
-        if let Some(progress) = self.follower(turn, from) {
-            progress.quiet_at = last;
+    /// A follower is quiet, unless it was sent anything since it was asked: its answer is of the time before that woke it. A round
+    /// is sent to everybody, so what was asked in the latest one is what was asked last.
+    pub(super) fn on_quiesce_ack(
+        &mut self,
+        turn: &Turn<'_>,
+        from: PeerId,
+        last: LogIndex,
+        round: u64,
+    ) {
+        let is_latest = matches!(&self.role, RoleState::Leader(leading) if leading.round == round)
+            && last == self.log.last();
+        if let Some(progress) = self.follower(turn, from)
+            && is_latest
+            && progress.rest == Rest::Asked
+        {
+            progress.rest = Rest::Quiet;
         }
     }
 }

@@ -13,6 +13,7 @@ use clustor_wire::message::{Heartbeat, HeartbeatAck, ReadLevel};
 use super::durable::AuthenticatedPeer;
 use super::frames;
 use super::output::{Output, ReadFailed, ReadReady};
+use super::progress::Rest;
 use super::quorum;
 use super::replica::{Replica, RoleState, Turn};
 use crate::lent::Bare;
@@ -174,7 +175,8 @@ impl Replica {
             reads.index = self.committed.max(self.raft_commit);
         }
         leading.heartbeat_due = next_beat(turn.now, beat_ms);
-        for progress in &leading.progress {
+        for progress in &mut leading.progress {
+            progress.rest = Rest::Awake;
             let heartbeat = Heartbeat {
                 partition: self.partition,
                 term: self.term,

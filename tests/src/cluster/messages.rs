@@ -191,8 +191,10 @@ fn say(message: &RaftMessage) -> String {
         RaftBody::TimeoutNow => "TimeoutNow".to_owned(),
         RaftBody::Founding { configuration } if configuration.is_empty() => "new here".to_owned(),
         RaftBody::Founding { .. } => "Founding".to_owned(),
-        RaftBody::Quiesce { last_index } => format!("Quiesce {last_index}"),
-        RaftBody::QuiesceAck { last_index } => format!("QuiesceAck {last_index}"),
+        RaftBody::Quiesce { last_index, round } => format!("Quiesce {last_index}, round {round}"),
+        RaftBody::QuiesceAck { last_index, round } => {
+            format!("QuiesceAck {last_index}, round {round}")
+        }
         RaftBody::NotMember {
             stated_term,
             stated_index,

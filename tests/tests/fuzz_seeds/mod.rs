@@ -232,8 +232,14 @@ fn votes() -> Vec<RaftBody> {
         },
         RaftBody::VoteResponse { granted: true },
         RaftBody::TimeoutNow,
-        RaftBody::Quiesce { last_index },
-        RaftBody::QuiesceAck { last_index },
+        RaftBody::Quiesce {
+            last_index,
+            round: 3,
+        },
+        RaftBody::QuiesceAck {
+            last_index,
+            round: 3,
+        },
         RaftBody::NotMember {
             stated_term: last_term,
             stated_index: last_index,

@@ -3889,6 +3889,7 @@ impl<'a> ::flatbuffers::Follow<'a> for Quiesce<'a> {
 
 impl<'a> Quiesce<'a> {
   pub const VT_LAST_INDEX: ::flatbuffers::VOffsetT = 4;
+  pub const VT_ROUND: ::flatbuffers::VOffsetT = 6;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3900,6 +3901,7 @@ impl<'a> Quiesce<'a> {
     args: &'args QuiesceArgs
   ) -> ::flatbuffers::WIPOffset<Quiesce<'bldr>> {
     let mut builder = QuiesceBuilder::new(_fbb);
+    builder.add_round(args.round);
     builder.add_last_index(args.last_index);
     builder.finish()
   }
@@ -3913,6 +3915,14 @@ impl<'a> Quiesce<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(Quiesce::VT_LAST_INDEX, Some(0)).unwrap()}
   }
+  /// The round of heartbeats with which this is asked.
+  #[inline]
+  pub fn round(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(Quiesce::VT_ROUND, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for Quiesce<'_> {
@@ -3922,18 +3932,21 @@ impl ::flatbuffers::Verifiable for Quiesce<'_> {
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
      .visit_field::<u64>("last_index", Self::VT_LAST_INDEX, false)?
+     .visit_field::<u64>("round", Self::VT_ROUND, false)?
      .finish();
     Ok(())
   }
 }
 pub struct QuiesceArgs {
     pub last_index: u64,
+    pub round: u64,
 }
 impl<'a> Default for QuiesceArgs {
   #[inline]
   fn default() -> Self {
     QuiesceArgs {
       last_index: 0,
+      round: 0,
     }
   }
 }
@@ -3946,6 +3959,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> QuiesceBuilder<'a, 'b, A> {
   #[inline]
   pub fn add_last_index(&mut self, last_index: u64) {
     self.fbb_.push_slot::<u64>(Quiesce::VT_LAST_INDEX, last_index, 0);
+  }
+  #[inline]
+  pub fn add_round(&mut self, round: u64) {
+    self.fbb_.push_slot::<u64>(Quiesce::VT_ROUND, round, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> QuiesceBuilder<'a, 'b, A> {
@@ -3966,6 +3983,7 @@ impl ::core::fmt::Debug for Quiesce<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("Quiesce");
       ds.field("last_index", &self.last_index());
+      ds.field("round", &self.round());
       ds.finish()
   }
 }
@@ -3987,6 +4005,7 @@ impl<'a> ::flatbuffers::Follow<'a> for QuiesceAck<'a> {
 
 impl<'a> QuiesceAck<'a> {
   pub const VT_LAST_INDEX: ::flatbuffers::VOffsetT = 4;
+  pub const VT_ROUND: ::flatbuffers::VOffsetT = 6;
 
   #[inline]
   pub unsafe fn init_from_table(table: ::flatbuffers::Table<'a>) -> Self {
@@ -3998,6 +4017,7 @@ impl<'a> QuiesceAck<'a> {
     args: &'args QuiesceAckArgs
   ) -> ::flatbuffers::WIPOffset<QuiesceAck<'bldr>> {
     let mut builder = QuiesceAckBuilder::new(_fbb);
+    builder.add_round(args.round);
     builder.add_last_index(args.last_index);
     builder.finish()
   }
@@ -4011,6 +4031,14 @@ impl<'a> QuiesceAck<'a> {
     // which contains a valid value in this slot
     unsafe { self._tab.get::<u64>(QuiesceAck::VT_LAST_INDEX, Some(0)).unwrap()}
   }
+  /// The round with which it was asked.
+  #[inline]
+  pub fn round(&self) -> u64 {
+    // Safety:
+    // Created from valid Table for this object
+    // which contains a valid value in this slot
+    unsafe { self._tab.get::<u64>(QuiesceAck::VT_ROUND, Some(0)).unwrap()}
+  }
 }
 
 impl ::flatbuffers::Verifiable for QuiesceAck<'_> {
@@ -4020,18 +4048,21 @@ impl ::flatbuffers::Verifiable for QuiesceAck<'_> {
   ) -> Result<(), ::flatbuffers::InvalidFlatbuffer> {
     v.visit_table(pos)?
      .visit_field::<u64>("last_index", Self::VT_LAST_INDEX, false)?
+     .visit_field::<u64>("round", Self::VT_ROUND, false)?
      .finish();
     Ok(())
   }
 }
 pub struct QuiesceAckArgs {
     pub last_index: u64,
+    pub round: u64,
 }
 impl<'a> Default for QuiesceAckArgs {
   #[inline]
   fn default() -> Self {
     QuiesceAckArgs {
       last_index: 0,
+      round: 0,
     }
   }
 }
@@ -4044,6 +4075,10 @@ impl<'a: 'b, 'b, A: ::flatbuffers::Allocator + 'a> QuiesceAckBuilder<'a, 'b, A> 
   #[inline]
   pub fn add_last_index(&mut self, last_index: u64) {
     self.fbb_.push_slot::<u64>(QuiesceAck::VT_LAST_INDEX, last_index, 0);
+  }
+  #[inline]
+  pub fn add_round(&mut self, round: u64) {
+    self.fbb_.push_slot::<u64>(QuiesceAck::VT_ROUND, round, 0);
   }
   #[inline]
   pub fn new(_fbb: &'b mut ::flatbuffers::FlatBufferBuilder<'a, A>) -> QuiesceAckBuilder<'a, 'b, A> {
@@ -4064,6 +4099,7 @@ impl ::core::fmt::Debug for QuiesceAck<'_> {
   fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
     let mut ds = f.debug_struct("QuiesceAck");
       ds.field("last_index", &self.last_index());
+      ds.field("round", &self.round());
       ds.finish()
   }
 }

@@ -221,11 +221,15 @@ pub enum RaftBody {
     Quiesce {
         /// Its last index.
         last_index: LogIndex,
+        /// The round of heartbeats with which this is asked.
+        round: u64,
     },
     /// I hold all of it, and am quiet.
     QuiesceAck {
         /// Its last index.
         last_index: LogIndex,
+        /// The round with which it was asked.
+        round: u64,
     },
     /// Answer to a pre-vote: the configuration at this place is committed, and you are no member by it.
     NotMember {

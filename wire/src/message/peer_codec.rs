@@ -350,16 +350,18 @@ fn build_body(b: &mut Builder, body: &RaftBody) -> (fb::RaftBody, UnionOffset) {
             }
         ),
         RaftBody::TimeoutNow => member!(TimeoutNow, TimeoutNowArgs {}),
-        RaftBody::Quiesce { last_index } => member!(
+        RaftBody::Quiesce { last_index, round } => member!(
             Quiesce,
             QuiesceArgs {
                 last_index: last_index.0,
+                round: *round,
             }
         ),
-        RaftBody::QuiesceAck { last_index } => member!(
+        RaftBody::QuiesceAck { last_index, round } => member!(
             QuiesceAck,
             QuiesceAckArgs {
                 last_index: last_index.0,
+                round: *round,
             }
         ),
         RaftBody::NotMember {
@@ -505,12 +507,14 @@ fn raft_body(message: fb::RaftMessage<'_>) -> Result<RaftBody, MessageError> {
             let m = member!(body_as_quiesce);
             RaftBody::Quiesce {
                 last_index: LogIndex(m.last_index()),
+                round: m.round(),
             }
         }
         fb::RaftBody::QuiesceAck => {
             let m = member!(body_as_quiesce_ack);
             RaftBody::QuiesceAck {
                 last_index: LogIndex(m.last_index()),
+                round: m.round(),
             }
         }
         fb::RaftBody::NotMember => {

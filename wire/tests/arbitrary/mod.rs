@@ -121,8 +121,10 @@ fn raft_bodies() -> BoxedStrategy<RaftBody> {
         }),
         Just(RaftBody::TimeoutNow),
         bytes().prop_map(|configuration| RaftBody::Founding { configuration }),
-        indexes().prop_map(|last_index| RaftBody::Quiesce { last_index }),
-        indexes().prop_map(|last_index| RaftBody::QuiesceAck { last_index }),
+        (indexes(), numbers())
+            .prop_map(|(last_index, round)| RaftBody::Quiesce { last_index, round }),
+        (indexes(), numbers())
+            .prop_map(|(last_index, round)| RaftBody::QuiesceAck { last_index, round }),
         (terms(), indexes()).prop_map(|(stated_term, stated_index)| RaftBody::NotMember {
             stated_term,
             stated_index,
