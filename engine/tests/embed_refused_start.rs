@@ -27,7 +27,7 @@ type Done = Result<(), Box<dyn Error>>;
 const SHARDS: u16 = 2;
 /// Where a header has its format's version, and what this build writes.
 const VERSION_AT: u64 = 8;
-const VERSION: u16 = 4;
+const VERSION: u16 = 5;
 
 /// One node with two shards and a partition on each.
 struct Host {
@@ -249,7 +249,7 @@ fn nothing_is_written_before_every_shard_has_read_its_log() -> Done {
     let error = host.refused()?;
     assert!(
         error.contains("shard 1")
-            && error.contains("written by format 5, this build reads up to 4"),
+            && error.contains("written by format 6, this build reads up to 5"),
         "{error}"
     );
     assert_eq!(set_version(&wal, VERSION + 1, VERSION)?, set);

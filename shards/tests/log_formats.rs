@@ -209,7 +209,7 @@ fn json_files_can_be_read() {
     // The checkpoint, in both files.
     for text in [&segment, &ledger] {
         assert!(
-            text.contains("{\"older\":[],\"peers\":[],\"partitions\":{},\"tail\":[]}"),
+            text.contains("{\"older\":[],\"boots\":[],\"peers\":[],\"partitions\":{},\"tail\":[]}"),
             "{text}"
         );
     }
@@ -318,13 +318,13 @@ fn changed(file: fn(PairNumber) -> FileId, at: usize, bytes: &[u8]) -> (MemoryDi
 #[test]
 fn a_newer_format_is_refused_by_name_in_either_file() {
     for file in [FileId::segment, FileId::ledger] {
-        let (_, error) = changed(file, 8, &5u16.to_le_bytes());
+        let (_, error) = changed(file, 8, &6u16.to_le_bytes());
         assert!(
             matches!(
                 error,
                 RecoverError::Newer {
-                    found: 5,
-                    reads: 4,
+                    found: 6,
+                    reads: 5,
                     ..
                 }
             ),
@@ -332,7 +332,7 @@ fn a_newer_format_is_refused_by_name_in_either_file() {
         );
         let text = error.to_string();
         assert!(
-            text.contains("written by format 5, this build reads up to 4; use a newer build"),
+            text.contains("written by format 6, this build reads up to 5; use a newer build"),
             "{text}"
         );
         let (_, error) = changed(file, 8, &1u16.to_le_bytes());
@@ -341,7 +341,7 @@ fn a_newer_format_is_refused_by_name_in_either_file() {
                 error,
                 RecoverError::Older {
                     found: 1,
-                    reads: 4,
+                    reads: 5,
                     ..
                 }
             ),

@@ -284,7 +284,7 @@ fn the_version_names_protocol_and_formats() {
     for part in [
         "clustor 0.",
         "wire protocol 1",
-        "log files 4",
+        "log files 5",
         "record frames 2",
     ] {
         assert!(said.contains(part), "{said}");

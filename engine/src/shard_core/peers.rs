@@ -15,8 +15,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use clustor_shards::log::ShardLog;
+use clustor_shards::log::checkpoint::PastBoot;
 use clustor_shards::log::record::RECORD_VERSION;
-use clustor_shards::log::{PastBoot, ShardLog};
 use clustor_shards::turn::{PeerId, PeerPast, Time};
 use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::{BootNumber, ChainNumber, Incarnation};
@@ -24,8 +25,6 @@ use clustor_wire::message::{PeerBatch, PeerHello};
 
 use super::ShardCore;
 
-/// Chains behind the last that an earlier boot is known to have retired, which may have retired unrecorded.
-const SLACK_CHAINS: u64 = 64;
 /// A peer to whom nothing was said for so many milliseconds, while chains retired here, gets an empty batch that says so.
 pub const NEWS_MS: u64 = 1_000;
 /// A peer's chains that may retire before a record of it is due.
@@ -103,23 +102,28 @@ impl Peers {
     }
 
     /// Whether this disk can't have come as far as was told.
+    ///
+    /// Of an earlier boot, what it told is held against the last of its chains that counted at the start after it. On the disk that it
+    /// wrote to, that is no less: it told only of chains that had retired, of a pair whose mark had, too, so that the pair is
+    /// chosen, and each of its chains has an extent and a slot that were flushed. One that can't be read any more counts all the
+    /// same as long as either is whole; where both are bad, the shard is quarantined. It may be more: what was in flight, of which
+    /// nothing was told. The start states it in the checkpoint of its own pair, so that it holds for all later ones. One that ends
+    /// before that pair's mark has retired has told nothing, and the next chooses and walks as it did. A boot that told anything is
+    /// thus stated, unless more of them came since than are: one that is missing between those was on another disk, or on this
+    /// one before it went back.
     fn is_behind(&self, told: PeerPast, retired: ChainNumber) -> bool {
         if told.boot == BootNumber::ZERO {
             // It was met, and nothing more.
             return false;
         }
-        let latest = self.boots.last().copied();
         if told.boot >= self.own.boot {
             return told.boot > self.own.boot || told.chain > retired;
         }
-        match latest {
-            // A boot that was heard is on the disk, or was.
-            Some(latest) if told.boot == latest.boot => told.chain > latest.last,
-            Some(latest) if told.boot < latest.boot => {
-                let then = self.boots.iter().find(|past| past.boot == told.boot);
-                then.is_some_and(|then| told.chain.get() > then.last.get() + SLACK_CHAINS)
-            }
-            _ => true,
+        let then = self.boots.iter().find(|past| past.boot == told.boot);
+        match (then, self.boots.first()) {
+            (Some(then), _) => told.chain > then.last,
+            (None, Some(first)) => told.boot > first.boot,
+            (None, None) => true,
         }
     }
 

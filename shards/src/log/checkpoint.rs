@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use clustor_wire::ids::{ChainNumber, Incarnation, NodeId, PairNumber, PartitionId, ShardId, Term};
+use clustor_wire::ids::{
+    BootNumber, ChainNumber, Incarnation, NodeId, PairNumber, PartitionId, ShardId, Term,
+};
 use serde::{Deserialize, Serialize};
 
 use super::codec::{NUMBER_MAX, Reader, Truncated, Writer};
@@ -38,6 +40,19 @@ pub struct OlderPair {
     pub trailer_durable: bool,
 }
 
+/// Boots that a checkpoint names, at most: of those before, nobody can say any more how far they came.
+pub const BOOTS_MAX: usize = 128;
+
+/// A boot that opened a pair which was chosen at a later start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PastBoot {
+    /// Its number.
+    pub boot: BootNumber,
+    /// Its last chain that counted at that start: that, and no more, of what the boot wrote is part of the log.
+    pub last: ChainNumber,
+}
+
 /// What a checkpoint says.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Checkpoint {
@@ -45,6 +60,8 @@ pub struct Checkpoint {
     pub fold: ShardFold,
     /// The older pairs that still live, ascending.
     pub older: Vec<OlderPair>,
+    /// How far the latest boots before this pair's came, ascending; at most [`BOOTS_MAX`].
+    pub boots: Vec<PastBoot>,
     /// Items of the records that the boot wrote again behind this checkpoint.
     pub tail: Vec<u8>,
 }
@@ -53,6 +70,7 @@ pub struct Checkpoint {
 #[derive(Serialize)]
 struct CheckpointParts<'a> {
     older: &'a [OlderPair],
+    boots: &'a [PastBoot],
     peers: Vec<PeerChain>,
     partitions: BTreeMap<PartitionId, &'a PartitionLog>,
     tail: ItemsText,
@@ -63,6 +81,7 @@ struct CheckpointParts<'a> {
 #[serde(deny_unknown_fields)]
 struct CheckpointText {
     older: Vec<OlderPair>,
+    boots: Vec<PastBoot>,
     peers: Vec<PeerChain>,
     partitions: BTreeMap<PartitionId, PartitionLog>,
     tail: ItemsText,
@@ -81,12 +100,12 @@ struct PeerChain {
 pub(super) fn encode(
     encoding: Encoding,
     fold: &ShardFold,
-    older: &[OlderPair],
+    (older, boots): (&[OlderPair], &[PastBoot]),
     tail: &[u8],
     out: &mut Vec<u8>,
 ) {
     match encoding {
-        Encoding::Binary => encode_binary(fold, older, tail, out),
+        Encoding::Binary => encode_binary(fold, (older, boots), tail, out),
         Encoding::Json => {
             let peers = fold.peers.iter().map(|((node, shard), past)| PeerChain {
                 node: *node,
@@ -95,6 +114,7 @@ pub(super) fn encode(
             });
             let parts = CheckpointParts {
                 older,
+                boots,
                 peers: peers.collect(),
                 partitions: fold
                     .partitions
@@ -108,12 +128,18 @@ pub(super) fn encode(
     }
 }
 
-fn encode_binary(fold: &ShardFold, older: &[OlderPair], tail: &[u8], out: &mut Vec<u8>) {
+fn encode_binary(
+    fold: &ShardFold,
+    (older, boots): (&[OlderPair], &[PastBoot]),
+    tail: &[u8],
+    out: &mut Vec<u8>,
+) {
     let mut w = Writer(out);
     w.u32(MAGIC);
     w.u32(fold.partitions.len() as u32);
     w.u32(fold.peers.len() as u32);
     w.u32(older.len() as u32);
+    w.u32(boots.len() as u32);
     w.u32(tail.len() as u32);
     for older in older {
         w.u64(older.pair.get());
@@ -125,6 +151,10 @@ fn encode_binary(fold: &ShardFold, older: &[OlderPair], tail: &[u8], out: &mut V
         if let Some(trailer) = &older.trailer {
             trailer.encode(&mut w);
         }
+    }
+    for past in boots {
+        w.u64(past.boot.get());
+        w.u64(past.last.get());
     }
     for (peer, past) in &fold.peers {
         encode_past(&mut w, *peer, *past);
@@ -169,6 +199,7 @@ impl Checkpoint {
                         .collect(),
                 },
                 older: text.older,
+                boots: text.boots,
                 tail: text.tail.0,
             });
         }
@@ -180,7 +211,8 @@ impl Checkpoint {
         if r.u32()? != MAGIC {
             return Ok(None);
         }
-        let (partitions, peers, older, tail) = (r.u32()?, r.u32()?, r.u32()?, r.u32()?);
+        let (partitions, peers, older) = (r.u32()?, r.u32()?, r.u32()?);
+        let (boots, tail) = (r.u32()?, r.u32()?);
         let mut checkpoint = Self::default();
         for _ in 0..older {
             let mut older = OlderPair {
@@ -199,6 +231,12 @@ impl Checkpoint {
                 older.trailer = Some(trailer);
             }
             checkpoint.older.push(older);
+        }
+        for _ in 0..boots {
+            checkpoint.boots.push(PastBoot {
+                boot: BootNumber(r.u64()?),
+                last: r.chain()?,
+            });
         }
         for _ in 0..peers {
             let node = NodeId(r.u64()?);

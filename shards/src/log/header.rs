@@ -19,7 +19,7 @@ use crate::disk::FileKind;
 
 /// Version of the file formats that this code writes and reads. It covers everything in both files of a pair:
 /// blocks, extents, record frames, checkpoints, slots.
-pub const FORMAT_VERSION: u16 = 4;
+pub const FORMAT_VERSION: u16 = 5;
 
 const MAGIC_SEGMENT: [u8; 8] = *b"CLUSTSEG";
 const MAGIC_LEDGER: [u8; 8] = *b"CLUSTLDG";

@@ -63,5 +63,5 @@ pub use options::{LogOptions, OnAuthenticationFailure, OptionsError};
 pub use pressure::{DISK_HARD_PERCENT, DISK_SOFT_PERCENT, Pressure};
 pub use proof::{ExitDurable, HardStateDurable, LocalDurable};
 pub use read::{READS_IN_FLIGHT_MAX, ReadOutcome, ReadRefusal};
-pub use recovery::{Damage, PastBoot, Quarantine, RecoverError, Recovery, RecoveryReport};
+pub use recovery::{Damage, Quarantine, RecoverError, Recovery, RecoveryReport};
 pub use writer::{LogRefusal, Mode, Retirement, ShardLog};

@@ -281,6 +281,8 @@ struct Run {
     /// A node whose disks are slow for a while.
     slowed: Option<NodeId>,
     flapping: Option<Flapping>,
+    /// Who went back and hears nobody, and how often it starts anew until it does.
+    alone: Option<(NodeId, u32)>,
     /// Nodes whose disks lost something.
     harmed: Vec<NodeId>,
 }
@@ -317,6 +319,7 @@ impl Run {
             moves: Moves::default(),
             slowed: None,
             flapping: None,
+            alone: None,
             harmed: Vec::new(),
         }
     }

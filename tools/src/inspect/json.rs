@@ -87,6 +87,10 @@ fn checkpoint(checkpoint: &Checkpoint, rewritten: &[ItemView]) -> Value {
     json!({
         "partitions": partitions.map(|(id, log)| partition(*id, log)).collect::<Vec<_>>(),
         "older_pairs": checkpoint.older.iter().map(older).collect::<Vec<_>>(),
+        "past_boots": checkpoint.boots.iter().map(|past| json!({
+            "boot": past.boot,
+            "last_chain": past.last,
+        })).collect::<Vec<_>>(),
         "peers": checkpoint.fold.peers.iter().map(|((node, shard), past)| json!({
             "node": node,
             "shard": shard.get(),

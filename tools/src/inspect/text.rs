@@ -174,6 +174,9 @@ fn print_checkpoint(out: &mut dyn Write, pair: &PairView) -> io::Result<()> {
             older.pair, older.last_certain, older.segment_blocks
         )?;
     }
+    for past in &checkpoint.boots {
+        writeln!(out, "    boot {}: came to chain {}", past.boot, past.last)?;
+    }
     for ((node, shard), past) in &checkpoint.fold.peers {
         writeln!(
             out,

@@ -130,16 +130,6 @@ pub struct RecoveryReport {
     pub nonce_verdict: GapVerdict,
 }
 
-/// A boot that came so far that its pairs were written to, and still live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PastBoot {
-    /// Its number.
-    pub boot: BootNumber,
-    /// Its last chain: of the latest boot the last that counts, of an earlier one the last that is known to have retired
-    /// (what was in flight behind it may have, too).
-    pub last: ChainNumber,
-}
-
 /// A recovered log and what was found on the way.
 pub struct Recovery {
     /// The log; its opening is still to come.
@@ -301,7 +291,6 @@ impl ShardLog {
             walked.quarantine_rot();
         }
         let (nonces, nonce_verdict) = walked.judge_nonces();
-        let boots = boots_of(&pairs, &walked);
         let chosen = walked.chosen;
         let keep = |pair: PairNumber| walked.older.iter().any(|older| older.pair == pair);
         let passed_over: Vec<PairNumber> = found
@@ -350,7 +339,7 @@ impl ShardLog {
             boot: numbers.boot,
             next_pair: numbers.pair,
             next_chain: numbers.chain,
-            boots,
+            boots: walked.boots,
             older: walked.older,
             ciphers: walked.ciphers,
             passed_over,
@@ -386,31 +375,6 @@ fn unopened(
         .map(|found| found.pair)
         .filter(|pair| files.is_blank(FileId::segment(*pair)))
         .collect()
-}
-
-/// The boots of which this disk knows how far they came, ascending.
-fn boots_of(pairs: &[files::PairFiles], walked: &walk::Walked) -> Vec<PastBoot> {
-    let mut boots: Vec<PastBoot> = Vec::new();
-    let mut headers: Vec<_> = pairs.iter().filter_map(|p| p.header.as_ref()).collect();
-    headers.sort_by_key(|header| header.pair);
-    for header in headers {
-        let older = walked.older.iter().find(|older| older.pair == header.pair);
-        let last = if walked.chosen == Some(header.pair) {
-            ChainNumber((header.first_chain.get() + walked.chains).saturating_sub(1))
-        } else if let Some(older) = older {
-            older.last_certain
-        } else {
-            continue;
-        };
-        match boots.last_mut() {
-            Some(newest) if newest.boot == header.boot => newest.last = last,
-            _ => boots.push(PastBoot {
-                boot: header.boot,
-                last,
-            }),
-        }
-    }
-    boots
 }
 
 /// Refuses a directory of other encodings.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clustor_wire::ids::{ChainNumber, LogIndex, PairNumber, PartitionId};
 
 use super::super::batch::{Batch, is_copy};
-use super::super::checkpoint::{Checkpoint, OlderPair};
+use super::super::checkpoint::{BOOTS_MAX, Checkpoint, OlderPair, PastBoot};
 use super::super::extent::OpenExtent;
 use super::super::fold::{Content, ShardFold, encode_missing};
 use super::super::header::PairHeader;
@@ -37,6 +37,8 @@ pub(in crate::log) struct Walked {
     /// What lies beyond, to be written again.
     pub rewrite: Batch,
     pub older: Vec<OlderPair>,
+    /// How far the boots came whose pairs counted, that of the chosen pair last.
+    pub boots: Vec<PastBoot>,
     pub ciphers: BTreeMap<PairNumber, SegmentCipher>,
     pub locations: Locations,
     pub incidents: Vec<Incident>,
@@ -161,6 +163,19 @@ impl Walked {
         }
     }
 
+    /// How far the boot of the chosen pair came: to the last chain that was walked there. What was taken of it then counts from here
+    /// on, whatever is found in that pair later.
+    fn note_boot(&mut self, chosen: &PairHeader) {
+        if self.boots.len() >= BOOTS_MAX {
+            self.boots.remove(0);
+        }
+        let behind = chosen.first_chain.get().saturating_add(self.chains);
+        self.boots.push(PastBoot {
+            boot: chosen.boot,
+            last: ChainNumber(behind.saturating_sub(1)),
+        });
+    }
+
     fn incident(&mut self, pair: PairNumber, chain: ChainNumber, damage: Damage) {
         self.incidents.push(Incident {
             pair,
@@ -199,12 +214,14 @@ pub(in crate::log) fn walk(files: &mut Files<'_>, pairs: &[PairFiles], choice: C
     }
     walked.fold = checkpoint.fold.clone();
     walked.older.clone_from(&checkpoint.older);
+    walked.boots.clone_from(&checkpoint.boots);
     for older in &checkpoint.older {
         walk_older(files, pairs, *older, &mut walked);
     }
     let half_gone = take_out_gone(pairs, &mut walked);
     check_trailers(files, &mut walked);
     walk_chosen(files, &header, &slots, &checkpoint, &mut walked);
+    walked.note_boot(&header);
     walked.note_nonces(&header, &slots, walked.certain);
     walked.check_rewrite();
     let closed = closed_pair(&header, &slots, walked.certain);

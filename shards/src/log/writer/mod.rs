@@ -21,7 +21,7 @@ use std::sync::Arc;
 use clustor_wire::ids::{BootNumber, ChainNumber, LogIndex, PairNumber, PartitionId};
 
 use super::batch::{Batch, Emptied, for_each_item};
-use super::checkpoint::OlderPair;
+use super::checkpoint::{OlderPair, PastBoot};
 use super::fold::{Content, PartitionLog, ShardFold};
 use super::header::PairHeader;
 use super::keys::ShardKeys;
@@ -34,7 +34,7 @@ use super::pressure::Pressure;
 use super::proof::{ExitDurable, HardStateDurable, LocalDurable};
 use super::read::Reads;
 use super::reclaim::Closing;
-use super::recovery::{PastBoot, Quarantine, ROT_QUARANTINES};
+use super::recovery::{Quarantine, ROT_QUARANTINES};
 use super::scrub::{LostRun, Scrub, ScrubFinding, SweepPlace};
 use super::seal::SegmentCipher;
 use crate::alike::Alike;
@@ -144,7 +144,7 @@ pub struct ShardLog {
     pub(super) keys: ShardKeys,
     pub(super) pool: BlockPool,
     pub(super) boot: BootNumber,
-    past_boots: Vec<PastBoot>,
+    pub(super) past_boots: Vec<PastBoot>,
     next_pair: PairNumber,
     next_chain: ChainNumber,
     retired: ChainNumber,
@@ -322,7 +322,8 @@ impl ShardLog {
         self.boot
     }
 
-    /// The boots before this one of which the disk knew how far they came, ascending.
+    /// The latest boots before this one that opened a pair, and how far they came, ascending: at most
+    /// [`BOOTS_MAX`](super::checkpoint::BOOTS_MAX).
     #[must_use]
     pub fn past_boots(&self) -> &[PastBoot] {
         &self.past_boots

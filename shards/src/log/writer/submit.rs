@@ -196,7 +196,7 @@ impl ShardLog {
         checkpoint::encode(
             format.ledger_encoding,
             &self.submitted,
-            &older,
+            (&older, &self.past_boots),
             rewrite.map_or(&[], |batch| batch.items.bytes()),
             checkpoint,
         );

@@ -54,9 +54,10 @@ pub(super) enum Fault {
     Next,
     Sole,
     Watch,
+    Alone,
 }
 
-pub(super) const FAULTS: [Fault; 33] = [
+pub(super) const FAULTS: [Fault; 34] = [
     Fault::Kill,
     Fault::Power,
     Fault::Blackout,
@@ -90,7 +91,11 @@ pub(super) const FAULTS: [Fault; 33] = [
     Fault::Next,
     Fault::Sole,
     Fault::Watch,
+    Fault::Alone,
 ];
+
+/// A node that went back starts so often before anybody can tell it, at most.
+const LONE_STARTS_MAX: u32 = 3;
 
 /// A link that goes down and up.
 #[derive(Debug, Clone, Copy)]
@@ -108,7 +113,7 @@ pub(super) struct Flapping {
 
 named!(MARKS, mark, Fault, "fault":
     Kill Power Blackout Stop Cut Reset Stall Full Sabotage Disk Mode Heal Room Retune Members Clock Image Empty Move
-    Harm Slow Hurry Flap Flip Control Free Clog Clear Intrude Again Next Sole Watch);
+    Harm Slow Hurry Flap Flip Control Free Clog Clear Intrude Again Next Sole Watch Alone);
 
 /// The marks of faults that struck.
 pub(in crate::cluster) fn fault_marks() -> impl Iterator<Item = &'static str> {
@@ -156,7 +161,8 @@ impl Run {
             | Fault::Free
             | Fault::Clear
             | Fault::Next
-            | Fault::Watch => None,
+            | Fault::Watch
+            | Fault::Alone => None,
         }
     }
 
@@ -268,6 +274,7 @@ impl Run {
             Fault::Next => self.strike_next(),
             Fault::Sole => self.leave_one(),
             Fault::Watch => self.watch_sole(),
+            Fault::Alone => self.restart_alone(),
         }
         self.file(fault);
         Ok(())
@@ -301,8 +308,55 @@ impl Run {
             self.world.go_back(node);
             self.start_later(node);
             self.faults.image = None;
+            if self.more.random_bool(0.5) {
+                self.cut_one_off(node, true);
+                self.alone = Some((node, self.more.random_range(1..=LONE_STARTS_MAX)));
+                self.file_alone();
+            }
         }
         Ok(())
+    }
+
+    /// Nobody hears a node, and it hears nobody; or that is over.
+    fn cut_one_off(&mut self, node: NodeId, is_off: bool) {
+        let nodes = self.world.layout().nodes();
+        let network = self.world.network_mut();
+        for other in nodes.into_iter().filter(|other| *other != node) {
+            for (from, to) in [(node, other), (other, node)] {
+                if is_off {
+                    network.cut(from, to);
+                } else {
+                    network.heal_one(from, to);
+                }
+            }
+        }
+        self.world
+            .say(|| format!("node {node} is cut off: {is_off}"));
+    }
+
+    fn file_alone(&mut self) {
+        let at = self.world.now_us() + self.more.random_range(50_000..=1_000_000);
+        self.world.wake_at(at, token_of(Fault::Alone));
+    }
+
+    /// The node that went back starts once more before anybody can tell it, or may be told.
+    fn restart_alone(&mut self) {
+        let Some((node, left)) = self.alone.take() else {
+            return;
+        };
+        if left == 0 {
+            self.cut_one_off(node, false);
+            for shard in self.world.layout().shards.clone() {
+                self.world.connect_all(shard);
+            }
+            return;
+        }
+        if self.world.node_runs(node) {
+            self.world.crash(node, Crash::Kill);
+            self.start_later(node);
+        }
+        self.alone = Some((node, left - 1));
+        self.file_alone();
     }
 
     /// A clock jumps ahead or runs wild, or the wall clock is set: more than leases allow for, and to be noticed.

@@ -18,11 +18,9 @@ pub(super) const NOTICE_KILL_US: (u64, u64) = (100, 5_000);
 /// From a node without power to its peers' notice, in microseconds.
 const NOTICE_POWER_US: (u64, u64) = (1_000, 400_000);
 
-/// Chains that an older image of a disk is behind what everybody remembers, at least: fewer may go unnoticed.
-const WAY_BACK_CHAINS_MIN: u64 = 80;
-
-/// The same for boots.
-const WAY_BACK_BOOTS_MIN: u64 = 6;
+/// Boots that an older image of a disk is behind what everybody remembers, at least, where those are of a later one: the boots after the
+/// image have the numbers of those that it forgot.
+const WAY_BACK_BOOTS_MIN: u64 = 12;
 
 impl World {
     /// Starts a node at a moment.
@@ -171,9 +169,8 @@ impl World {
             let Some(then) = log.past_boots().last() else {
                 return Ok(false);
             };
-            let least = then.last.get() + WAY_BACK_CHAINS_MIN;
             let is_long = |past: &PeerPast| {
-                let same = past.boot == then.boot && past.chain.get() >= least;
+                let same = past.boot == then.boot && past.chain > then.last;
                 let later = past.boot.get() >= then.boot.get() + WAY_BACK_BOOTS_MIN;
                 past.incarnation == partition.incarnation && (same || later)
             };
