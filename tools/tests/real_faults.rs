@@ -3,7 +3,7 @@
 //! saw must be linearizable.
 //!
 //! Needs root, `ip` and `iptables`; where one of them is missing it says so and tests nothing. `CLUSTOR_FAULT_SECONDS` is
-//! how long faults are on, 25 unless set; `CLUSTOR_FAULT_SEED` draws others.
+//! how long faults are on at least, until each kind has struck as often as any other, 15 unless set; `CLUSTOR_FAULT_SEED` draws others.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -22,9 +22,40 @@ const PARTITIONS: u64 = 4;
 const CLIENTS: u64 = 3;
 const TRUST_DOMAIN: &str = "faults.example";
 /// Terms that a partition goes through before it is led again, on a machine that does much else: more are a storm.
-const FAILOVER_TERMS_MAX: u64 = 20;
+const FAILOVER_TERMS_MAX: u64 = 10;
 /// A partition serves again within this, once nothing is wrong any more.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What is done to a node, or to what it sends and hears.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    /// One other node does not hear it.
+    OneWay,
+    /// It and one other do not hear each other.
+    BothWays,
+    /// No other node hears it.
+    Mute,
+    /// It hears no other node.
+    Deaf,
+    /// Both.
+    Alone,
+    /// Its process stands still, and goes on.
+    Stopped,
+    /// Its process is killed, and started again.
+    Killed,
+}
+
+impl Fault {
+    const ALL: [Self; 7] = [
+        Self::OneWay,
+        Self::Stopped,
+        Self::Alone,
+        Self::Mute,
+        Self::Killed,
+        Self::Deaf,
+        Self::BothWays,
+    ];
+}
 
 fn run(program: &str, args: &[&str]) -> Result<Output, String> {
     let done = Command::new(program).args(args).output();
@@ -254,7 +285,14 @@ fn live(asker: &Asker, number: u64, done: &AtomicBool, next: &AtomicU64) -> Vec<
         let began = Instant::now();
         let reads = step.is_multiple_of(3);
         let answer = if reads {
-            asker.ask(&["read"], 3_000, partition, &["k"])
+            // By a lease, wherever the leader holds one, every other time.
+            let level = if step.is_multiple_of(2) {
+                "lease"
+            } else {
+                "linearizable"
+            };
+            let read = ["read", "--level", level];
+            asker.ask(&read, 3_000, partition, &["k"])
         } else {
             asker.ask(&["append"], 3_000, partition, &["k", &value])
         };
@@ -502,32 +540,28 @@ fn number(name: &str, otherwise: u64) -> u64 {
         .unwrap_or(otherwise)
 }
 
-fn injure(cluster: &mut Cluster, draw: u64) {
+/// One kind of fault to nodes that are drawn, for a while that is drawn.
+fn injure(cluster: &mut Cluster, fault: Fault, draw: u64) {
     let (one, two) = (1 + (draw % 3) as u8, 1 + ((draw + 1) % 3) as u8);
     let third = 1 + ((draw + 2) % 3) as u8;
-    let pause = Duration::from_millis(500 + draw / 9 % 2_000);
-    match draw / 3 % 6 {
-        0 => cluster.net.cut(one, two),
-        1 => {
-            cluster.net.cut(one, two);
-            cluster.net.cut(two, one);
+    let pause = Duration::from_millis(500 + draw / 3 % 2_000);
+    let cut = |links: &[(u8, u8)]| {
+        for &(from, to) in links {
+            cluster.net.cut(from, to);
         }
-        2 => {
-            for other in [two, third] {
-                cluster.net.cut(one, other);
-                cluster.net.cut(other, one);
-            }
-        }
-        3 => {
-            cluster.net.cut(two, one);
-            cluster.net.cut(third, one);
-        }
-        4 => {
+    };
+    match fault {
+        Fault::OneWay => cut(&[(one, two)]),
+        Fault::BothWays => cut(&[(one, two), (two, one)]),
+        Fault::Mute => cut(&[(one, two), (one, third)]),
+        Fault::Deaf => cut(&[(two, one), (third, one)]),
+        Fault::Alone => cut(&[(one, two), (two, one), (one, third), (third, one)]),
+        Fault::Stopped => {
             cluster.signal(one, "-STOP");
             std::thread::sleep(pause);
             cluster.signal(one, "-CONT");
         }
-        _ => {
+        Fault::Killed => {
             cluster.kill(one);
             std::thread::sleep(pause);
             cluster.boot(one);
@@ -584,11 +618,14 @@ fn what_clients_see_of_cut_killed_and_stopped_nodes_is_linearizable() {
         })
         .collect();
     let mut draw = number("CLUSTOR_FAULT_SEED", 1);
-    let until = Instant::now() + Duration::from_secs(number("CLUSTOR_FAULT_SECONDS", 25));
+    let until = Instant::now() + Duration::from_secs(number("CLUSTOR_FAULT_SECONDS", 15));
     while Instant::now() < until {
-        // A multiplicative congruence (Lehmer): all that is wanted is variety.
-        draw = draw * 48_271 % 0x7fff_ffff;
-        injure(&mut cluster, draw);
+        // Each kind has struck by the end.
+        for fault in Fault::ALL {
+            // A multiplicative congruence (Lehmer): all that is wanted is variety.
+            draw = draw * 48_271 % 0x7fff_ffff;
+            injure(&mut cluster, fault, draw);
+        }
     }
     serves(&asker);
     done.store(true, Ordering::Relaxed);
