@@ -229,26 +229,42 @@ fn a_follower_far_behind_catches_up_from_disk_through_a_small_cache() {
     );
 }
 
-#[test]
-fn a_follower_has_four_batches_in_flight_at_most() {
-    let limits = Limits {
-        batch_bytes_max: 300,
-        ..Limits::default()
-    };
-    let mut cluster = Cluster::with(3, limits, 1 << 20);
+/// Batches in flight to each follower while nothing is answered.
+fn in_flight(limits: Limits, payload: &[u8]) -> usize {
+    let mut cluster = Cluster::with(3, limits, 64 << 20);
     cluster.elect(1);
     cluster.pass(60);
-    for round in 0..40 {
-        cluster.propose(1, &[round; 100]);
+    cluster.isolate(1);
+    for _ in 0..40 {
+        // Its own log goes on.
+        cluster.propose(1, payload);
+        cluster.run();
     }
-    let to_two = |c: &Cluster| c.net.iter().filter(|p| p.to == 2 && is_append(p)).count();
-    assert_eq!(to_two(&cluster), 4);
-    assert!(cluster.status(1).followers.iter().all(|f| f.inflight == 4));
-    cluster.run();
-    assert_eq!(
-        cluster.status(1).wal_committed,
-        cluster.status(1).last_index
-    );
+    let batches: Vec<usize> = cluster
+        .status(1)
+        .followers
+        .iter()
+        .map(|f| f.inflight)
+        .collect();
+    assert_eq!(batches[0], batches[1]);
+    batches[0]
+}
+
+#[test]
+fn as_many_batches_are_in_flight_to_a_follower_as_it_may_have() {
+    let limits = |inflight_batches_max, batch_bytes_max| Limits {
+        inflight_batches_max,
+        batch_bytes_max,
+        uncommitted_bytes_max: 64 << 20,
+        ..Limits::default()
+    };
+    assert_eq!(in_flight(limits(4, 300), &[7; 100]), 4);
+    // However large they are.
+    let large = vec![7; 100_000];
+    assert_eq!(in_flight(limits(4, 100_000), &large), 4);
+    assert_eq!(in_flight(limits(16, 100_000), &large), 16);
+    // Entries longer than a batch go alone, and fewer of them: no more bytes than full batches would have.
+    assert_eq!(in_flight(limits(16, 25_000), &large), 4);
 }
 
 #[test]

@@ -253,7 +253,7 @@ tunables! {
         /// Heartbeats that come more than this late, three in a row, make a follower say high_rtt, in milliseconds: elections get more time.
         /// Above what the network takes on a bad day.
         high_rtt_ms: (10..=5_000) live,
-        /// Append batches in flight to each follower.
+        /// Append batches in flight to each follower; together not much longer than so many full ones.
         /// More fill a long path: its bandwidth times its round trip over append_batch_bytes_max.
         append_batches_in_flight_max: (1..=64) live,
         /// Entries' bytes in one append batch; one entry may be longer.

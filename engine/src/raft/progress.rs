@@ -229,8 +229,9 @@ impl Progress {
             _ if self.needs_snapshot => false,
             Flow::Probing => self.way.batches.is_empty(),
             Flow::Streaming => {
+                let bytes_max = limits.inflight_batches_max * limits.batch_bytes_max;
                 self.way.batches.len() < limits.inflight_batches_max
-                    && (self.way.batches.is_empty() || self.way.bytes < limits.inflight_bytes_max)
+                    && (self.way.batches.is_empty() || self.way.bytes < bytes_max)
             }
         }
     }

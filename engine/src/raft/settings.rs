@@ -55,12 +55,10 @@ impl Timers {
 pub struct Limits {
     /// Payload of one entry, in bytes, at most.
     pub payload_bytes_max: usize,
-    /// Append batches in flight to one follower, at most.
+    /// Append batches in flight to one follower, at most, and of no more bytes than they all may have; one always goes.
     pub inflight_batches_max: usize,
     /// Frames in one append batch, in bytes; one larger entry goes alone.
     pub batch_bytes_max: usize,
-    /// Frames in flight to one follower, in bytes; one batch always goes.
-    pub inflight_bytes_max: usize,
     /// Frames proposed and not yet committed, in bytes; one always goes.
     pub uncommitted_bytes_max: u64,
     /// Reads that wait for leadership to be confirmed, at most.
@@ -77,7 +75,6 @@ impl Default for Limits {
             payload_bytes_max: 1 << 20,
             inflight_batches_max: 4,
             batch_bytes_max: 256 << 10,
-            inflight_bytes_max: 1 << 20,
             uncommitted_bytes_max: 4 << 20,
             reads_waiting_max: 4096,
             catch_up_bytes_max: CATCH_UP_BYTES,
