@@ -36,6 +36,8 @@ impl RaftRs {
                 // As TiKV has them.
                 max_size_per_msg: 1 << 20,
                 max_inflight_msgs: 256,
+                // What is proposed together goes in one message, as here.
+                batch_append: true,
                 pre_vote: true,
                 check_quorum: true,
                 // Commits travel with the next append here, and with this engine's.
