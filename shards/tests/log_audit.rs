@@ -14,7 +14,7 @@ use clustor_shards::log::nonce::GapVerdict;
 use clustor_shards::log::record::{RecordKind, records};
 use clustor_shards::log::trailer::FoundTrailer;
 use clustor_shards::log::{
-    HardState, HashSuite, LogFormat, LogOptions, Mode, RecoverError, ShardLog, Suite,
+    Encoding, HardState, HashSuite, LogFormat, Mode, RecoverError, ShardLog, Suite,
 };
 use clustor_wire::ids::{Incarnation, LogIndex, NodeId, PairNumber, PartitionId, Term};
 use signing::sign;
@@ -33,10 +33,7 @@ fn written() -> MemoryDisk {
 fn written_with(format: LogFormat) -> MemoryDisk {
     let mut disk = MemoryDisk::default();
     let start = |disk: &mut MemoryDisk| {
-        let options = LogOptions {
-            format,
-            ..options()
-        };
+        let options = options().with_format(format);
         let recovery = ShardLog::recover(disk, identity(), options, &TestKey(9), pool());
         let mut log = recovery.expect("recovers").log;
         settle(&mut log, disk);
@@ -418,6 +415,28 @@ fn an_unreadable_sector_is_named_and_what_lies_around_it_is_verified() {
 }
 
 #[test]
+fn a_log_of_any_encoding_is_audited() {
+    let encodings = [Encoding::Binary, Encoding::Json];
+    for (log_encoding, ledger_encoding) in encodings
+        .iter()
+        .flat_map(|log| encodings.map(|ledger| (*log, ledger)))
+    {
+        let format = LogFormat {
+            log_encoding,
+            ledger_encoding,
+            ..LogFormat::default()
+        };
+        let report = audit(&mut written_with(format)).expect("audits");
+        assert_eq!(
+            report.outcome(),
+            Outcome::Healthy,
+            "{format:?}: {:?}",
+            report.findings
+        );
+    }
+}
+
+#[test]
 fn another_key_is_refused() {
     let mut disk = written();
     let refused = Audit::begin(&mut disk, identity(), &TestKey(8)).err();
@@ -428,8 +447,8 @@ const WITH_LEAVES: LogFormat = LogFormat {
     sealing: Suite::None,
     merkle_leaves: true,
     hash: HashSuite::Sha256,
-    log_encoding: clustor_shards::log::Encoding::Binary,
-    ledger_encoding: clustor_shards::log::Encoding::Binary,
+    log_encoding: Encoding::Binary,
+    ledger_encoding: Encoding::Binary,
 };
 
 fn views(disk: &mut MemoryDisk) -> Vec<PairView> {

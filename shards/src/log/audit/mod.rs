@@ -452,10 +452,7 @@ impl Start {
     /// # Errors
     /// [`RecoverError`], as [`Audit::begin`].
     pub fn try_on(&self, disk: &mut dyn BootDisk) -> Result<Started, RecoverError> {
-        let options = LogOptions {
-            format: self.format,
-            ..LogOptions::for_segment_bytes(0)
-        };
+        let options = LogOptions::for_segment_bytes(0).with_format(self.format);
         let pool = BlockPool::new(&[]);
         let recovery = ShardLog::recover(disk, self.identity, options, self, pool)?;
         let partitions = recovery.log.partitions();
