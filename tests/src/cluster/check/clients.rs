@@ -1,5 +1,6 @@
 //! What clients were told: every request is answered at most once, what is acknowledged is where the answer says, what is
-//! refused never happens, and no operation is placed before one that had ended when it began.
+//! refused never happens, and no operation is placed before one that had ended when it began. A shard whose control plane forbids
+//! linearizable reads answers none.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,18 @@ use clustor_wire::ids::{LogIndex, PartitionId, Term};
 
 use super::consensus::Consensus;
 use super::{Violation, must};
+use crate::cluster::control::Forbidden;
 use crate::cluster::machine::{Seen, digest_of};
+use crate::cluster::messages::name;
+
+/// A shard, as it is when something is asked of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) id: PeerId,
+    pub(crate) boot: u64,
+    /// Its control plane forbids linearizable reads.
+    pub(crate) forbidden: Option<Forbidden>,
+}
 
 /// A request that was sent.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +30,8 @@ struct Ticket {
     to: PeerId,
     /// The boot of the shard that it was sent to.
     boot: u64,
+    /// The time of its control plane's forbidding in which it was sent.
+    forbidden: Option<Forbidden>,
     partition: PartitionId,
     /// The operation of an append.
     op: Option<u64>,
@@ -74,7 +88,7 @@ impl Clients {
     pub(crate) fn ask(
         &mut self,
         consensus: &mut Consensus,
-        to: (PeerId, u64),
+        to: Asked,
         partition: PartitionId,
         op: Option<u64>,
         body: &RequestBody,
@@ -99,14 +113,15 @@ impl Clients {
                 let tries = self.tries.entry(op).or_insert(first);
                 tries.sent += 1;
                 let floor = tries.floor;
-                self.tries_at.entry((op, to.0)).or_default().sent += 1;
-                consensus.agreed_mut(partition).retry(op, to.0, only_in);
+                self.tries_at.entry((op, to.id)).or_default().sent += 1;
+                consensus.agreed_mut(partition).retry(op, to.id, only_in);
                 floor
             }
         };
         let ticket = Ticket {
-            to: to.0,
-            boot: to.1,
+            to: to.id,
+            boot: to.boot,
+            forbidden: to.forbidden,
             partition,
             op,
             level,
@@ -118,11 +133,11 @@ impl Clients {
         self.issued
     }
 
-    /// Looks at an answer. Returns what it acknowledges.
+    /// Looks at an answer of a shard, whose control plane may forbid linearizable reads. Returns what it acknowledges.
     pub(crate) fn on_reply(
         &mut self,
         consensus: &mut Consensus,
-        from: PeerId,
+        (from, forbidden): (PeerId, Option<Forbidden>),
         reply: &Reply,
     ) -> Result<Option<Acknowledged>, Violation> {
         let Some(number) = reply.ticket() else {
@@ -152,6 +167,13 @@ impl Clients {
                 let Some(seen) = seen else {
                     return Err(Violation::new("a read finds what it asks", "not a Seen"));
                 };
+                // Between the two moments the gate was asked, whenever that was.
+                let same = asked.forbidden.is_some() && asked.forbidden == forbidden;
+                must(
+                    asked.level == ReadLevel::Local || !same,
+                    "who forbids linearizable reads answers none",
+                    || format!("{}: {asked:?} found {seen:?}", name(from)),
+                )?;
                 self.on_read(consensus, asked, seen)?;
                 Ok(None)
             }

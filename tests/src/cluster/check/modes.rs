@@ -1,4 +1,5 @@
-//! Durability modes: a log says the same of its partition's mode on every replica, and a change of it stands alone.
+//! Durability modes: a log says the same of its partition's mode on every replica, a change of it stands alone, and no leader that
+//! writes by calls that block goes over to group mode.
 
 use std::collections::BTreeMap;
 
@@ -40,8 +41,13 @@ struct Shown {
 }
 
 impl Modes {
-    /// Looks at a shard after a turn.
-    pub(crate) fn after_turn(&mut self, me: PeerId, core: &ShardCore) -> Result<(), Violation> {
+    /// Looks at a shard after a turn, which writes by calls that block or does not.
+    pub(crate) fn after_turn(
+        &mut self,
+        me: PeerId,
+        blocks: bool,
+        core: &ShardCore,
+    ) -> Result<(), Violation> {
         for partition in core.partitions() {
             let glance = partition.glance();
             let Some(log) = core.log().partition(glance.partition) else {
@@ -55,6 +61,13 @@ impl Modes {
             let changed_in = latest.and_then(|(index, _)| log.term_at(index));
             if let (Some((index, transition)), Some(term)) = (latest, changed_in) {
                 self.one_change(who, (glance.partition, index, term), transition)?;
+                // What is of the term that it leads in is its own.
+                let own = glance.role == Role::Leader && glance.term == term;
+                must(
+                    !(blocks && own && transition.mode == Mode::Group),
+                    "who writes by calls that block is in no group mode",
+                    || format!("{who}: {transition:?} at {index} of term {term}"),
+                )?;
             }
             if partition.is_in_fallback() {
                 must(

@@ -5,6 +5,7 @@ use clustor_shards::log::Mode;
 use clustor_shards::turn::PeerId;
 use clustor_wire::ids::PartitionId;
 
+use super::super::check::clients::Asked;
 use super::super::messages::name;
 use super::{Event, World};
 
@@ -35,10 +36,16 @@ impl World {
         op: Option<u64>,
         body: RequestBody,
     ) -> u64 {
-        let boot = self.hosts.get(&to).map_or(0, |host| host.boots);
+        let host = self.hosts.get(&to);
+        let boot = host.map_or(0, |host| host.boots);
+        let asked = Asked {
+            id: to,
+            boot,
+            forbidden: host.and_then(|host| host.control.forbidden()),
+        };
         let ticket = self
             .clients
-            .ask(&mut self.consensus, (to, boot), partition, op, &body);
+            .ask(&mut self.consensus, asked, partition, op, &body);
         self.note(|| {
             let what = op.map_or_else(
                 || format!("{body:?}"),

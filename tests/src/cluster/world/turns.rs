@@ -209,8 +209,10 @@ impl World {
             return Err(broken);
         }
         let damaged = self.may_hold_damage(shard);
+        let blocks = self.layout.blocking == Some(shard.node);
+        let forbidden = self.hosts[&shard].control.forbidden();
         self.consensus.after_turn(shard, core, damaged)?;
-        self.modes.after_turn(shard, core)?;
+        self.modes.after_turn(shard, blocks, core)?;
         let unattended = core.unattended();
         must(
             unattended.is_none(),
@@ -221,7 +223,9 @@ impl World {
             self.marks.on_reply(reply);
             self.trace
                 .note(self.now_us, || format!("answer {} {reply:?}", name(shard)));
-            let acknowledged = self.clients.on_reply(&mut self.consensus, shard, reply)?;
+            let acknowledged =
+                self.clients
+                    .on_reply(&mut self.consensus, (shard, forbidden), reply)?;
             if let Some(acknowledged) = acknowledged {
                 self.judge_effects(shard, acknowledged)?;
                 self.prove(acknowledged)?;
