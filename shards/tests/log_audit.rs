@@ -5,8 +5,8 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use clustor_shards::buffer::{Block, Blocks};
-use clustor_shards::disk::{BootDisk, DiskError, FileId, FoundPair};
+use clustor_shards::buffer::Block;
+use clustor_shards::disk::{DiskError, FileId};
 use clustor_shards::log::audit::{Audit, AuditReport, Checker, Damaged, Finding, Outcome, Role};
 use clustor_shards::log::inspect::{PairView, Selection, SlotView, inspect};
 use clustor_shards::log::merkle::{MerkleHash, MerkleTree, leaf_hash};
@@ -361,43 +361,12 @@ fn a_torn_tail_is_no_damage() {
     assert!(report.torn.is_some());
 }
 
-/// A disk some of whose sectors can't be read.
-struct Failing {
-    disk: MemoryDisk,
-    bad: (FileId, u32),
-}
-
-impl BootDisk for Failing {
-    fn pairs(&mut self) -> Result<Vec<FoundPair>, DiskError> {
-        self.disk.pairs()
-    }
-
-    fn read(&mut self, file: FileId, block: u32, into: &mut Blocks) -> Result<(), DiskError> {
-        let (bad_file, bad_block) = self.bad;
-        let reaches = (block..block + into.len() as u32).contains(&bad_block);
-        if file == bad_file && reaches {
-            return Err(DiskError::Io("unreadable sector".to_owned()));
-        }
-        self.disk.read(file, block, into)
-    }
-
-    fn is_written(&mut self, file: FileId) -> bool {
-        self.disk.is_written(file)
-    }
-
-    fn keep(&mut self, blocks: u32, count: u32) -> Result<(), DiskError> {
-        self.disk.keep(blocks, count)
-    }
-}
-
 #[test]
 fn an_unreadable_sector_is_named_and_what_lies_around_it_is_verified() {
     let disk = written();
     for bad in counted(&mut disk.clone()) {
-        let mut failing = Failing {
-            disk: disk.clone(),
-            bad,
-        };
+        let mut failing = disk.clone();
+        failing.unreadable.push(bad);
         let report = audit(&mut failing).expect("audits");
         let what = format!("{} block {}", bad.0, bad.1);
         assert_eq!(report.findings.len(), 1, "{what}: {:?}", report.findings);

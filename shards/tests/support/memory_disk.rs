@@ -20,6 +20,8 @@ pub struct MemoryDisk {
     pub reads: Vec<(FileId, u32)>,
     /// Which of these fail, and how.
     pub failing: Option<(Range<usize>, DiskError)>,
+    /// Blocks that can't be read.
+    pub unreadable: Vec<(FileId, u32)>,
     /// Files that were not written from end to end.
     pub unwritten: Vec<FileId>,
 }
@@ -156,6 +158,11 @@ impl BootDisk for MemoryDisk {
             && which.contains(&(self.reads.len() - 1))
         {
             return Err(error.clone());
+        }
+        let place = block..block + into.len() as u32;
+        let mut unreadable = self.unreadable.iter();
+        if unreadable.any(|(bad, at)| *bad == file && place.contains(at)) {
+            return Err(DiskError::Io("unreadable sector".to_owned()));
         }
         let blocks = self.files.get(&file).ok_or(DiskError::NoFile(file))?;
         for (at, place) in (block as usize..).zip(into.as_mut_slice()) {

@@ -44,7 +44,7 @@ named!(CHANGES, change, Change, "members": None Joint Finishing);
 named!(OPS, op, DiskOp, "disk": Chain Read Prepare Trailer Remove Retire);
 named!(ERRORS, error, DiskError, "error": Full Short Cancelled NoFile Stuck Passing TooLarge Io);
 named!(VERDICTS, verdict, RefetchVerdict, "refetched": Have Missing Compacted Never);
-named!(DAMAGES, damage, Damage, "damage": Header Checkpoint Slot Extent Trailer Pair Nonces);
+named!(DAMAGES, damage, Damage, "damage": Header Checkpoint Slot UnusedSlot Extent Trailer Pair Nonces);
 
 pub(super) use named;
 

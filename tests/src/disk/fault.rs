@@ -212,6 +212,19 @@ impl SimDisk {
         }
     }
 
+    /// Writes something to a block that nobody sent there, durably, and no byte of it zero; false if there is no such block.
+    pub fn plant_rubbish(&mut self, file: FileId, block: u32) -> bool {
+        let rng = &mut self.rng;
+        let inode = self.directory.lookup(file);
+        match inode.and_then(|inode| self.files.get_mut(&inode)) {
+            Some(found) if block < found.blocks() => {
+                found.overwrite(block, &[0; BLOCK_BYTES].map(|_| rng.random_range(1..=255)));
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Makes the next `times` reads of a block fail (`None`: all, until it is written); false if there is no
     /// such block.
     pub fn make_unreadable(&mut self, file: FileId, block: u32, times: Option<u32>) -> bool {

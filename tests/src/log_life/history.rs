@@ -243,6 +243,9 @@ pub enum Violation {
     /// Replicas were quarantined although nothing was damaged.
     #[error("quarantined without a fault: {0}")]
     QuarantinedWithoutFault(String),
+    /// Replicas were quarantined for a slot that was never used, with nothing written where its extent would lie.
+    #[error("quarantined though nothing can be lost: {0}")]
+    QuarantinedForNothing(String),
     /// Damage was reported although nothing was damaged.
     #[error("reported without a fault: {0}")]
     FalseAlarm(String),

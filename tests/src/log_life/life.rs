@@ -136,7 +136,7 @@ struct Life {
 struct Done {
     rot: u64,
     unreadable: u64,
-    untouched_slot_unreadable: u64,
+    untouched_slot: u64,
     lost_file: u64,
 }
 
@@ -224,7 +224,7 @@ impl Life {
         vec![
             ("rot", self.done.rot),
             ("unreadable", self.done.unreadable),
-            ("unreadable_slot", self.done.untouched_slot_unreadable),
+            ("untouched_slot", self.done.untouched_slot),
             ("lost_file", self.done.lost_file),
             ("segment_write_lost", segment.lost.into()),
             ("ledger_write_lost", ledger.lost.into()),
@@ -552,9 +552,7 @@ impl Life {
                     .note(|| format!("the next {kind:?} flush is none"));
                 return;
             }
-            Damage::Rot | Damage::Unreadable | Damage::UntouchedSlotUnreadable => {
-                self.damage_a_block(damage)
-            }
+            Damage::Rot | Damage::Unreadable | Damage::UntouchedSlot => self.damage_a_block(damage),
             Damage::LostFile => self.lose_a_file(),
         };
         if let Some(what) = what {
@@ -562,7 +560,7 @@ impl Life {
             match damage {
                 Damage::Rot => self.done.rot += 1,
                 Damage::Unreadable => self.done.unreadable += 1,
-                Damage::UntouchedSlotUnreadable => self.done.untouched_slot_unreadable += 1,
+                Damage::UntouchedSlot => self.done.untouched_slot += 1,
                 Damage::LostFile => self.done.lost_file += 1,
                 Damage::Write(..) | Damage::LyingFlush(_) => {}
             }
@@ -574,18 +572,30 @@ impl Life {
         let disk = &mut self.shard.disk;
         let files = disk.file_names();
         let mut file = *files.choose(&mut self.rng)?;
-        let blocks: Vec<u32> = if damage == Damage::UntouchedSlotUnreadable {
+        let blocks: Vec<u32> = if damage == Damage::UntouchedSlot {
             file = FileId::ledger(file.pair);
             disk.untouched_blocks(file)
         } else {
             disk.blocks_at_rest(file)
         };
-        let block = *blocks.choose(&mut self.rng)?;
+        let mut block = *blocks.choose(&mut self.rng)?;
+        let mut is_rubbish = false;
+        if damage == Damage::UntouchedSlot {
+            is_rubbish = block.is_multiple_of(2);
+            // The slot that would be next is the one that a start looks at.
+            let next = *blocks.first()?;
+            if !(block - next).is_multiple_of(3) {
+                block = next;
+            }
+            self.shard.untouched_slot = Some((file.pair, block));
+        }
+        let disk = &mut self.shard.disk;
         let done = match damage {
             Damage::Rot => disk.plant_rot(file, block),
+            Damage::UntouchedSlot if is_rubbish => disk.plant_rubbish(file, block),
             _ => disk.make_unreadable(file, block, None),
         };
-        done.then(|| format!("{damage:?}: {file} block {block}"))
+        done.then(|| format!("{damage:?}, rubbish {is_rubbish}: {file} block {block}"))
     }
 
     /// Only between two boots: a file that is open stays reachable.

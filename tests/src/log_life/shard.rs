@@ -4,6 +4,7 @@ mod deciding;
 mod reading;
 mod rest;
 mod rolling;
+mod silence;
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,7 @@ use clustor_shards::log::{
 };
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{
-    BootNumber, ChainNumber, ClusterId, LogIndex, NodeId, PartitionId, ShardId, Term,
+    BootNumber, ChainNumber, ClusterId, LogIndex, NodeId, PairNumber, PartitionId, ShardId, Term,
 };
 
 use super::history::{Decision, EntryId, Faults, History, Recovered, Violation};
@@ -74,6 +75,8 @@ pub struct Shard {
     pub history: History,
     /// Damage that was planted into the disk at rest.
     pub damage: u32,
+    /// A slot that was damaged before anything was written to it: its pair, and its block in the ledger.
+    pub(super) untouched_slot: Option<(PairNumber, u32)>,
     /// What happened, line by line, if asked for.
     pub trace: Option<Vec<String>>,
     options: LogOptions,
@@ -105,6 +108,7 @@ impl Shard {
             disk,
             history: History::default(),
             damage: 0,
+            untouched_slot: None,
             trace: None,
             options,
             log: None,
@@ -146,6 +150,7 @@ impl Shard {
             disk,
             history: self.history.clone(),
             damage: self.damage,
+            untouched_slot: self.untouched_slot,
             trace: self.trace.as_ref().map(|_| Vec::new()),
             recovered: self.recovered.clone(),
             numbers: self.numbers,
@@ -259,6 +264,9 @@ impl Shard {
         if let Some(quarantine) = log.quarantine() {
             if !self.faults().is_damaged() {
                 return Err(Violation::QuarantinedWithoutFault(quarantine.to_string()));
+            }
+            if self.is_nothing_lost() {
+                return Err(Violation::QuarantinedForNothing(quarantine.to_string()));
             }
             return Ok(Boot::Quarantined);
         }

@@ -35,8 +35,8 @@ pub(super) enum Damage {
     Rot,
     /// A block that was written can't be read, ever.
     Unreadable,
-    /// A slot that was never written can't be read.
-    UntouchedSlotUnreadable,
+    /// A slot that was never written can't be read, or something was written there by mistake.
+    UntouchedSlot,
     /// A file loses its name.
     LostFile,
     /// A write is lost or lands elsewhere.
@@ -48,7 +48,7 @@ pub(super) enum Damage {
 const DAMAGES: [Damage; 12] = [
     Damage::Rot,
     Damage::Unreadable,
-    Damage::UntouchedSlotUnreadable,
+    Damage::UntouchedSlot,
     Damage::LostFile,
     Damage::Write(FileKind::Segment, WriteFault::Lost),
     Damage::Write(FileKind::Ledger, WriteFault::Lost),

@@ -222,6 +222,7 @@ const fn judgement(judgement: Judgement) -> &'static str {
         Judgement::Rot => "rot",
         Judgement::Unnamed => "unnamed",
         Judgement::Torn => "torn",
+        Judgement::Blank => "blank",
         Judgement::Dead => "dead",
         Judgement::Unused => "unused",
     }

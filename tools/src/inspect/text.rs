@@ -258,6 +258,7 @@ pub(super) const fn judgement(judgement: Judgement) -> &'static str {
         Judgement::Rot => "ROT, what it held is known",
         Judgement::Unnamed => "ROT, and its slot is lost with it",
         Judgement::Torn => "torn tail, cut by a start",
+        Judgement::Blank => "never written, its slot is damaged",
         Judgement::Dead => "dead, behind what counts",
         Judgement::Unused => "in a pair that does not count",
     }

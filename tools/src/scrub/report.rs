@@ -154,6 +154,7 @@ const fn damage_name(damaged: Damaged) -> &'static str {
         Damaged::CheckpointsDiffer => "checkpoints_differ",
         Damaged::BothCheckpoints => "both_checkpoints",
         Damaged::Slot => "slot",
+        Damaged::UnusedSlot => "unused_slot",
         Damaged::Extent => "extent",
         Damaged::ExtentAndSlot => "extent_and_slot",
         Damaged::Trailer => "trailer",

@@ -19,8 +19,8 @@ pub enum Outcome {
     /// All that counts is whole. A torn tail is no damage.
     #[default]
     Healthy,
-    /// A copy is bad and another whole, an extent is whole that no slot proves, or all that one held stands in its slot: nothing is
-    /// lost.
+    /// A copy is bad and another whole, an extent is whole that no slot proves, all that one held stands in its slot, or a bad slot
+    /// was never used: nothing is lost.
     Restored,
     /// Content is lost whose identity is known: it is to be fetched from peers.
     Missing,
@@ -56,6 +56,8 @@ pub enum Damaged {
     BothCheckpoints,
     /// A ledger slot; the extent is whole.
     Slot,
+    /// A ledger slot that was never used: where its extent would lie nothing was written, nor behind that.
+    UnusedSlot,
     /// An extent; what it held is known.
     Extent,
     /// An extent and its slot.
@@ -81,6 +83,7 @@ impl core::fmt::Display for Damaged {
             Self::CheckpointsDiffer => "the copies of the checkpoint differ",
             Self::BothCheckpoints => "the checkpoint is bad in both files",
             Self::Slot => "the ledger slot is bad, the extent is whole",
+            Self::UnusedSlot => "the ledger slot is bad, and was never used",
             Self::Extent => "the extent is rotten, what it held is known",
             Self::ExtentAndSlot => "the extent and its ledger slot are both bad",
             Self::Trailer => "the segment's trailer is bad, the checkpoint restores it",

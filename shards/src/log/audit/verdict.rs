@@ -10,7 +10,7 @@ use super::super::record::RecordKind;
 use super::super::recovery::Damage;
 use super::super::recovery::choose::{Choice, choose};
 use super::super::recovery::files::{Files, PairFiles, SlotState};
-use super::super::recovery::judge::{SlotMark, Verdict, judge};
+use super::super::recovery::judge::{SlotMark, Verdict, is_never_written, judge};
 use super::super::recovery::walk::{position_behind_opening, walk};
 use super::super::seal::SegmentCipher;
 use super::super::slot::ExtentDigest;
@@ -171,8 +171,20 @@ pub(super) fn judge_pair(
             None => unspoken_extent(files, &header, &cipher, chain, first_block),
         };
         let whole = whole.filter(|whole| previous.is_none_or(|digest| digest == whole.previous));
-        let verdict = judge(whole.is_some(), seen.mark, is_certain, number == 0);
-        if verdict == Verdict::End {
+        let place = Place {
+            header: &header,
+            cipher: &cipher,
+            number: number as u32,
+            first_block,
+            slot: seen,
+        };
+        let verdict = judge(whole.is_some(), seen.mark, is_certain, number == 0, || {
+            let place = (chain, first_block);
+            let slots = pair.slots.iter().map(|seen| seen.mark);
+            is_never_written(files, &header, place, slots)
+        });
+        if matches!(verdict, Verdict::End | Verdict::Blank) {
+            findings.extend(place.finding(files, verdict, pair.role));
             break;
         }
         pair.report.chains += 1;
@@ -208,13 +220,6 @@ pub(super) fn judge_pair(
             };
             previous = seen.slot.map(|slot| slot.digest);
         }
-        let place = Place {
-            header: &header,
-            cipher: &cipher,
-            number: number as u32,
-            first_block,
-            slot: seen,
-        };
         if let Some(finding) = place.finding(files, verdict, pair.role) {
             let ends = finding.damaged == Damaged::ExtentAndSlot && pair.role == Role::Chosen;
             findings.push(finding);
@@ -271,6 +276,7 @@ impl Place<'_> {
         let (damaged, outcome) = match verdict {
             Verdict::Proven | Verdict::Tail | Verdict::End => return None,
             Verdict::SlotLost => (Damaged::Slot, Outcome::Restored),
+            Verdict::Blank => (Damaged::UnusedSlot, Outcome::Restored),
             Verdict::Rot => (Damaged::Extent, Outcome::Missing),
             // What an older pair said is stated by the checkpoints behind it: only its entries are lost.
             Verdict::Unnamed if role != Role::Chosen => (Damaged::ExtentAndSlot, Outcome::Missing),
@@ -282,7 +288,7 @@ impl Place<'_> {
             let block = self.header.body_block() + self.number;
             finding.bad_block(FileId::ledger(self.header.pair), block, unreadable);
         }
-        if verdict != Verdict::SlotLost {
+        if matches!(verdict, Verdict::Rot | Verdict::Unnamed) {
             self.name_bad_blocks(files, &mut finding);
             let (held, is_all) = self.held(files);
             if verdict == Verdict::Rot && is_all && !held.iter().any(is_content) {

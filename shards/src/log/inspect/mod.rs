@@ -22,7 +22,7 @@ use super::pair::cipher_of;
 use super::record::{Record, RecordHeader, RecordKind, records};
 use super::recovery::RecoverError;
 use super::recovery::files::{Files, PairFiles, SlotState};
-use super::recovery::judge::{Verdict, certain_chain, judge};
+use super::recovery::judge::{SlotMark, Verdict, certain_chain, is_never_written, judge};
 use super::slot::{ExtentDigest, Slot};
 use super::trailer::FoundTrailer;
 use crate::disk::{BootDisk, FileId, FileKind};
@@ -72,6 +72,8 @@ pub enum Judgement {
     Unnamed,
     /// An unfinished write: a start cuts it off, and what lies behind it.
     Torn,
+    /// The slot is damaged and was never used: nothing of its chain was written, and the log ends here.
+    Blank,
     /// It lies behind the last chain that counts.
     Dead,
     /// Nothing in this pair counts.
@@ -301,6 +303,7 @@ fn view(
     let mut follows = header.body_block();
     let mut previous: Option<ExtentDigest> = Some([0; 32]);
     let mut ended = false;
+    let marks: Vec<SlotMark> = slots.iter().map(SlotMark::from).collect();
     for (number, slot) in slots.into_iter().enumerate() {
         let chain = ChainNumber(header.first_chain.get() + number as u64);
         let good = said(&slot);
@@ -336,13 +339,17 @@ fn view(
                 (&slot).into(),
                 is_certain,
                 number == 0,
+                || {
+                    let place = (chain, first_block);
+                    is_never_written(files, &header, place, marks.iter().copied())
+                },
             )),
         };
-        ended |= judgement == Judgement::Torn;
+        ended |= matches!(judgement, Judgement::Torn | Judgement::Blank);
         let mut faults = Vec::new();
         let is_lost = matches!(
             judgement,
-            Judgement::SlotLost | Judgement::Unnamed | Judgement::Rot
+            Judgement::SlotLost | Judgement::Unnamed | Judgement::Rot | Judgement::Blank
         );
         let slot_block = header.body_block() + number as u32;
         if is_lost && let Some(why) = slot_words(&slot) {
@@ -386,6 +393,7 @@ const fn judged(verdict: Verdict) -> Judgement {
         Verdict::Rot => Judgement::Rot,
         Verdict::Unnamed => Judgement::Unnamed,
         Verdict::End => Judgement::Torn,
+        Verdict::Blank => Judgement::Blank,
     }
 }
 

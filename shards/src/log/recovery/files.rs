@@ -467,6 +467,20 @@ impl<'a> Files<'a> {
         begun
     }
 
+    /// Whether nothing was ever written from a block of a segment on, up to the trailer's: all is zeros. What another pair
+    /// left there, or can't be read, may be anything.
+    pub fn is_blank_from(&mut self, header: &PairHeader, first: u32) -> bool {
+        let trailer = header.segment_blocks.saturating_sub(1);
+        let Some(count) = trailer.checked_sub(first) else {
+            return false; // No extent begins there, so where it would is not known.
+        };
+        let mut is_blank = true;
+        self.read_each(FileId::segment(header.pair), first, count, |_, block| {
+            is_blank &= block.is_some_and(|block| is_untouched(block));
+        });
+        is_blank
+    }
+
     /// Whether any authentic block of a later chain than the opening lies in the segment.
     pub fn has_block_behind_opening(
         &mut self,

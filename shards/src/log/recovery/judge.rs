@@ -5,7 +5,7 @@
 use clustor_wire::ids::ChainNumber;
 
 use super::super::header::PairHeader;
-use super::files::SlotState;
+use super::files::{Files, SlotState};
 
 /// A ledger slot as found, without what it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,18 +47,21 @@ pub(in crate::log) enum Verdict {
     Rot,
     /// Nothing, or an unfinished write: the pair ends here.
     End,
+    /// The slot is damaged and was never used: nothing of its chain was written, and the pair ends here.
+    Blank,
     /// The extent is rotten and its slot is lost with it.
     Unnamed,
 }
 
 /// Judges a chain by whether its extent is whole, by its slot, whether the chain is certain (at or below any
 /// authentic `retired`, or in an older pair), and whether it is its pair's opening, whose identity stands in
-/// the checkpoint.
+/// the checkpoint. Whether [`is_never_written`], it asks only where that decides.
 pub(in crate::log) fn judge(
     extent_is_whole: bool,
     slot: SlotMark,
     is_certain: bool,
     is_opening: bool,
+    is_never_written: impl FnOnce() -> bool,
 ) -> Verdict {
     match (extent_is_whole, slot) {
         (true, SlotMark::Good) => Verdict::Proven,
@@ -67,8 +70,28 @@ pub(in crate::log) fn judge(
         (false, SlotMark::Untouched | SlotMark::Torn) if !is_certain => Verdict::End,
         (false, SlotMark::Good) => Verdict::Rot,
         (false, _) if is_opening => Verdict::Rot,
+        (false, _) if !is_certain && is_never_written() => Verdict::Blank,
         (false, _) => Verdict::Unnamed,
     }
+}
+
+/// Whether a chain behind the opening, whose slot tells nothing, was never written: its extent would begin at `first_block`, and
+/// is flushed there before its slot is written. So where that place is blank, the chain never retired. That nothing
+/// lies behind either, neither blocks nor one of the pair's `slots`, keeps a second fault from being taken for this.
+///
+/// Right behind the opening, that must have retired: its own slot says so. Otherwise what lies behind it does.
+pub(in crate::log) fn is_never_written(
+    files: &mut Files<'_>,
+    header: &PairHeader,
+    (chain, first_block): (ChainNumber, u32),
+    slots: impl Iterator<Item = SlotMark>,
+) -> bool {
+    let number = (chain.get() - header.first_chain.get()) as usize;
+    let mut slots = slots.enumerate();
+    slots.all(|(at, slot)| match slot {
+        SlotMark::Good => at < number,
+        _ => at > 0 || number > 1,
+    }) && files.is_blank_from(header, first_block)
 }
 
 /// The greatest chain that any authentic slot knew to have retired, given what those slots say. The opening

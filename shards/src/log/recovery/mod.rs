@@ -65,6 +65,8 @@ pub enum Damage {
     Checkpoint,
     /// A slot is bad; its extent is whole.
     Slot,
+    /// A slot that was never used is bad: where its extent would lie nothing was written, nor behind that.
+    UnusedSlot,
     /// An extent is rotten; its slot says what it held, which is missing now.
     Extent,
     /// A segment's trailer had been durable and is bad; it is written again from the checkpoint.
@@ -92,6 +94,7 @@ impl core::fmt::Display for Incident {
             Damage::Header => "a header was bad and taken from the other file",
             Damage::Checkpoint => "a checkpoint was bad and taken from the other file",
             Damage::Slot => "a ledger slot was bad, its extent is whole",
+            Damage::UnusedSlot => "a ledger slot was bad that was never used, nothing is lost",
             Damage::Extent => "an extent was rotten, what it held is missing",
             Damage::Trailer => "a trailer was bad and is restored from the checkpoint",
             Damage::Pair => "an older pair is gone or unreadable, what it held is missing",

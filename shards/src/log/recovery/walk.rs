@@ -20,7 +20,7 @@ use super::super::slot::{ExtentDigest, Slot};
 use super::super::trailer::{self, Trailer, TrailerState};
 use super::choose::Choice;
 use super::files::{Files, PairFiles, SlotState};
-use super::judge::{SlotMark, Verdict, certain_chain, judge};
+use super::judge::{SlotMark, Verdict, certain_chain, is_never_written, judge};
 use super::{
     Damage, Incident, MISSING_QUARANTINES, NONCES_QUARANTINE, Quarantine, ROT_QUARANTINES,
 };
@@ -461,7 +461,7 @@ fn walk_chosen(
         let step = if chain <= walked.certain {
             walk.certain(files, chain, slot, slots, walked)
         } else {
-            walk.uncertain(files, chain, slot, walked)
+            walk.uncertain(files, chain, slot, slots, walked)
         };
         match step {
             Ok(Step::Taken) => walked.chains += 1,
@@ -537,12 +537,17 @@ impl ChosenWalk<'_> {
         files: &mut Files<'_>,
         chain: ChainNumber,
         slot: &SlotState,
+        slots: &[SlotState],
         walked: &mut Walked,
     ) -> Result<Step, BadItems> {
         let pair = self.header.pair;
         let (first_block, good) = begins_at(slot, self.follows);
         let extent = self.extent(files, chain, first_block, good);
-        let verdict = judge(extent.is_some(), SlotMark::from(slot), false, false);
+        let verdict = judge(extent.is_some(), slot.into(), false, false, || {
+            let place = (chain, first_block);
+            let slots = slots.iter().map(SlotMark::from);
+            is_never_written(files, self.header, place, slots)
+        });
         if verdict == Verdict::SlotLost {
             walked.incident(pair, chain, Damage::Slot);
         }
@@ -567,6 +572,10 @@ impl ChosenWalk<'_> {
                 &self.cipher,
                 first_block,
             ))),
+            _ if verdict == Verdict::Blank => {
+                walked.incident(pair, chain, Damage::UnusedSlot);
+                Ok(Step::Torn(false))
+            }
             _ => Ok(Step::Lost),
         }
     }
