@@ -207,3 +207,26 @@ fn scrub_judges_every_shard_though_some_are_refused_or_unreadable_and_says_how_f
     assert_eq!(shards, ["healthy", "refused", "unreadable"]);
     assert_eq!(scrub(&["--shard", "0"]).status.code(), Some(0));
 }
+
+#[test]
+fn a_start_says_in_its_log_what_it_found_damaged() {
+    let dir = left_by_a_node();
+    let wal = dir.path.join("data-1/shard-0/wal");
+    let (slots, extents) = (wal.join("durability-1.log"), wal.join("segment-1.log"));
+    let said_by_a_start = || {
+        let node = Running::start_with(&dir.path, "warn");
+        text(&node.killed())
+    };
+    damage_last_block(&slots);
+    damage_last_block(&extents);
+    let said = said_by_a_start();
+    let quarantined = said.lines().find(|line| line.contains("ERROR"));
+    let quarantined = quarantined.is_some_and(|line| line.contains("stay silent"));
+    assert!(quarantined, "{said}");
+    // What the slot said is known by the extent.
+    damage_last_block(&extents);
+    let said = said_by_a_start();
+    let told = said.lines().find(|line| line.contains("WARN"));
+    let told = told.is_some_and(|line| line.contains("a ledger slot was bad"));
+    assert!(told && !said.contains("ERROR"), "{said}");
+}

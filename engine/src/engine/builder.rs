@@ -18,7 +18,7 @@ use clustor_wire::ids::{PartitionId, ShardId};
 use super::budget::Budget;
 use super::handle::Port;
 use super::leaders::Leaders;
-use super::recovering::{Watched, record_to_leave};
+use super::recovering::{Watched, record_to_leave, tell_found};
 #[cfg(feature = "net")]
 use super::seat::Member;
 use super::seat::{Core, Seat, Sockets};
@@ -393,6 +393,7 @@ fn build(
             incidents = report.incidents.len(),
             "recovered; boot_record.json says more",
         );
+        tell_found(&core, &report);
         let record = record_to_leave(directory, identity, &core, &report, work);
         *boot.on_begin = Some(record);
         if report.format.sealing == Suite::None {

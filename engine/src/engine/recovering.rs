@@ -12,6 +12,9 @@ use clustor_wire::ids::ShardId;
 
 use crate::shard_core::ShardCore;
 
+/// Incidents that a start tells the process's log, at most; the boot's record has more of them.
+const INCIDENTS_TOLD_MAX: usize = 16;
+
 /// How often a long recovery says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
@@ -87,6 +90,24 @@ impl BootDisk for Watched<'_> {
 
     fn keep(&mut self, blocks: u32, count: u32) -> Result<(), DiskError> {
         self.disk.keep(blocks, count)
+    }
+}
+
+/// Tells the process's log what the recovery of a shard found wrong, if anything.
+pub(super) fn tell_found(core: &ShardCore, report: &RecoveryReport) {
+    let shard = core.shard();
+    for incident in report.incidents.iter().take(INCIDENTS_TOLD_MAX) {
+        tracing::warn!(%shard, %incident, "found by the start");
+    }
+    let more = report.incidents.len().saturating_sub(INCIDENTS_TOLD_MAX);
+    if more > 0 {
+        tracing::warn!(%shard, more, "found by the start, too; boot_record.json says more");
+    }
+    if report.missing > 0 {
+        tracing::warn!(%shard, missing = report.missing, "content of entries is missing: other replicas are asked for it");
+    }
+    if let Some(quarantine) = core.log().quarantine() {
+        tracing::error!(%shard, %quarantine, "quarantined: the replicas of this shard stay silent");
     }
 }
 

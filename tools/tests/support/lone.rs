@@ -114,6 +114,15 @@ impl Running {
         node
     }
 
+    /// What it said on standard error until it was killed.
+    pub fn killed(mut self) -> Vec<u8> {
+        self.0.kill().expect("it runs");
+        let mut said = Vec::new();
+        let err = self.0.stderr.as_mut().expect("piped");
+        err.read_to_end(&mut said).expect("readable");
+        said
+    }
+
     pub fn kill(mut self) {
         self.0.kill().expect("it runs");
         self.0.wait().expect("it ends");
