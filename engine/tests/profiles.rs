@@ -150,6 +150,14 @@ fn everything_that_is_wrong_is_found_at_once_in_the_order_of_the_lines() {
 }
 
 #[test]
+fn what_a_base_forbids_is_found_beside_what_nothing_allows() {
+    let text = "base = \"wan\"\nleases = true\nnodes = 3\n";
+    let wrong = Profile::judge(text, "mine.toml").expect_err("two things are wrong");
+    let lines: Vec<usize> = wrong.iter().map(ProfileError::line).collect();
+    assert_eq!(lines, [2, 3], "{wrong:?}");
+}
+
+#[test]
 fn values_that_dont_go_together_are_told_with_the_line_of_the_one_in_the_file() {
     let text = "\nheartbeat_ms = 76\n";
     let error = Profile::parse(text, "mine.toml").expect_err("over half of election_ms_min");

@@ -88,8 +88,14 @@ fn a_shown_file_is_good_and_a_wrong_one_is_told_by_line() {
             &1000.into()
         )
     );
-    let gone = profile(&["check", "gone.toml"], home.path());
+    // A file that is not there does not hide what is wrong with the next.
+    let gone = profile(&["check", "gone.toml", "mine.toml"], home.path());
     assert_eq!(gone.status.code(), Some(3));
+    let said = text(&gone.stdout);
+    assert!(
+        said.starts_with("gone.toml: ") && said.contains("mine.toml:3:"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -226,13 +226,12 @@ impl Profile {
     /// # Errors
     /// What is wrong, by line; never empty. How values go together is judged only where each is right for itself.
     pub fn judge(text: &str, file: &str) -> Result<Self, Vec<ProfileError>> {
-        let reading = Reading::of(text, file);
-        if !reading.wrong.is_empty() {
-            return Err(reading.wrong);
-        }
-        let narrow = reading.outside_base();
-        if !narrow.is_empty() {
-            return Err(narrow);
+        let mut reading = Reading::of(text, file);
+        let mut wrong = reading.outside_base();
+        wrong.append(&mut reading.wrong);
+        if !wrong.is_empty() {
+            wrong.sort_by_key(ProfileError::line);
+            return Err(wrong);
         }
         let base = reading.base.unwrap_or("latency");
         let mut profile = Self::shipped(base).expect("a base is one of the shipped");

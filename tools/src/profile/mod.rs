@@ -203,12 +203,15 @@ fn show(profile: &Profile, json: bool, toml: bool, out: &mut dyn Write) -> io::R
 fn check(paths: &[PathBuf], json: bool, out: &mut dyn Write) -> Result<(), CommandError> {
     let mut bad = 0;
     for path in paths {
-        let judged = judge(path)?;
-        bad += usize::from(judged.is_err());
+        let judged = judge(path);
+        bad += usize::from(!matches!(judged, Ok(Ok(_))));
         let written = match (&judged, json) {
             (judged, true) => json::line(out, &judged_json(path, judged)),
-            (Ok(profile), false) => writeln!(out, "{}: good{}", path.display(), changes(profile)),
-            (Err(wrong), false) => writeln!(out, "{}", said(wrong).join("\n")),
+            (Ok(Ok(profile)), false) => {
+                writeln!(out, "{}: good{}", path.display(), changes(profile))
+            }
+            (Ok(Err(wrong)), false) => writeln!(out, "{}", said(wrong).join("\n")),
+            (Err(unread), false) => writeln!(out, "{unread}"),
         };
         written.map_err(CommandError::failed)?;
     }
@@ -320,15 +323,16 @@ fn profile_json(profile: &Profile) -> serde_json::Value {
     json!({ "name": profile.name, "knobs": knobs })
 }
 
-fn judged_json(path: &Path, judged: &Result<Profile, Vec<ProfileError>>) -> serde_json::Value {
-    let wrong: Vec<_> = judged
-        .as_ref()
-        .err()
-        .map_or(&[][..], |wrong| wrong)
-        .iter()
-        .map(error_json)
-        .collect();
-    json!({ "file": path.display().to_string(), "good": judged.is_ok(), "wrong": wrong })
+fn judged_json(
+    path: &Path,
+    judged: &Result<Result<Profile, Vec<ProfileError>>, CommandError>,
+) -> serde_json::Value {
+    let wrong: Vec<_> = match judged {
+        Ok(Ok(_)) => Vec::new(),
+        Ok(Err(wrong)) => wrong.iter().map(error_json).collect(),
+        Err(unread) => vec![json!({ "message": unread.to_string() })],
+    };
+    json!({ "file": path.display().to_string(), "good": wrong.is_empty(), "wrong": wrong })
 }
 
 /// What is wrong, its parts apart.
