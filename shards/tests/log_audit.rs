@@ -8,18 +8,19 @@ use std::collections::BTreeSet;
 use clustor_shards::buffer::Block;
 use clustor_shards::disk::{DiskError, FileId};
 use clustor_shards::log::audit::{Audit, AuditReport, Checker, Damaged, Finding, Outcome, Role};
-use clustor_shards::log::inspect::{PairView, Selection, SlotView, inspect};
+use clustor_shards::log::inspect::{Selection, SlotView, inspect};
 use clustor_shards::log::merkle::{MerkleHash, MerkleTree, leaf_hash};
 use clustor_shards::log::nonce::GapVerdict;
-use clustor_shards::log::record::{RecordKind, records};
+use clustor_shards::log::record::{RecordKind, decode_record, encode_record, records};
 use clustor_shards::log::trailer::FoundTrailer;
 use clustor_shards::log::{
-    Encoding, HardState, HashSuite, LogFormat, Mode, RecoverError, ShardLog, Suite,
+    Encoding, HardState, HashSuite, LogFormat, Mode, RecoverError, Retirement, ShardLog, Suite,
 };
+use clustor_shards::turn::Time;
 use clustor_wire::ids::{Incarnation, LogIndex, NodeId, PairNumber, PartitionId, Term};
 use signing::sign;
 use support::{
-    MemoryDisk, TestKey, append, audit, identity, options, pool, recover, settle, start,
+    MemoryDisk, TestKey, append, audit, identity, options, pool, recover, settle, start, views,
 };
 
 const P: PartitionId = PartitionId(1);
@@ -287,6 +288,62 @@ fn a_rotten_extent_names_what_it_held() {
 }
 
 #[test]
+fn what_a_rotten_extent_held_and_was_written_again_since_is_not_missing() {
+    let mut disk = written();
+    let report = audit(&mut disk).expect("audits");
+    let newest = FileId::segment(chosen(&report));
+    let (_, last) = *touched(&disk)
+        .iter()
+        .rfind(|(file, _)| *file == newest)
+        .expect("touched");
+    disk.flip(newest, last - 1, 9);
+    let mut log = start(&mut disk);
+    let mut now = Time(0);
+    let mut ops = Vec::new();
+    while log.partition(P).expect("there").missing_count() == 0 {
+        if ops.is_empty() {
+            now = now.plus_ms(50);
+            log.read(P, LogIndex(ENTRIES - 2), &mut ops)
+                .expect("it is there");
+            log.poll(now, &mut ops);
+        }
+        for op in core::mem::take(&mut ops) {
+            let event = disk.carry(op);
+            log.on_event(now, event, &mut Retirement::default());
+        }
+    }
+    settle(&mut log, &mut disk);
+    let report = audit(&mut disk).expect("audits");
+    assert_eq!(report.outcome(), Outcome::Missing);
+    let lost: u64 = report
+        .missing
+        .iter()
+        .map(|(_, range)| range.last.get() - range.first.get() + 1)
+        .sum();
+    assert_eq!(lost, 3, "{:?}", report.missing);
+    for index in ENTRIES - 2..=ENTRIES {
+        let mut frame = Vec::new();
+        let body = vec![index as u8; 900];
+        encode_record(
+            &mut frame,
+            RecordKind::Entry,
+            P,
+            Term(1),
+            LogIndex(index),
+            &body,
+        );
+        log.relocate(&decode_record(&frame).expect("just made"));
+    }
+    settle(&mut log, &mut disk);
+    // A chain behind the copies, so that they are known to have retired.
+    append(&mut log, 1, 1, ENTRIES + 1, b"more", Mode::Group);
+    settle(&mut log, &mut disk);
+    let report = audit(&mut disk).expect("audits");
+    assert!(report.missing.is_empty(), "{:?}", report.missing);
+    assert_eq!(report.outcome(), Outcome::Restored, "{:?}", report.findings);
+}
+
+#[test]
 fn a_rotten_extent_of_which_everything_stands_in_its_slot_loses_nothing() {
     let mut disk = written();
     let report = audit(&mut disk).expect("audits");
@@ -419,16 +476,6 @@ const WITH_LEAVES: LogFormat = LogFormat {
     log_encoding: Encoding::Binary,
     ledger_encoding: Encoding::Binary,
 };
-
-fn views(disk: &mut MemoryDisk) -> Vec<PairView> {
-    let mut views = Vec::new();
-    inspect(disk, identity(), &TestKey(9), &Selection::ALL, |view| {
-        views.push(view);
-        Ok::<_, RecoverError>(())
-    })
-    .expect("inspects");
-    views
-}
 
 /// The leaf of an extent in a pair's tree, from its blocks in clear as the specification describes them.
 fn extent_leaf(blocks: &[Block]) -> MerkleHash {

@@ -3,17 +3,17 @@
 mod support;
 
 use clustor_shards::disk::{DiskError, DiskEvent, DiskOp, FileId, RetirePair};
-use clustor_shards::log::inspect::{PairView, Selection, SlotView, inspect};
+use clustor_shards::log::inspect::{PairView, SlotView};
 use clustor_shards::log::nonce::{
     GAP_ALARM_BYTES, GAP_INCIDENT_BYTES, GapVerdict, NonceEvidence, gaps, judge,
 };
 use clustor_shards::log::record::{RecordKind, decode_record, encode_record};
 use clustor_shards::log::recovery::Damage;
 use clustor_shards::log::trailer::{FourLaneCrc, Trailer};
-use clustor_shards::log::{LogRefusal, Mode, Pressure, RecoverError, Retirement, ShardLog};
+use clustor_shards::log::{LogRefusal, Mode, Pressure, Retirement, ShardLog};
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{Incarnation, LogIndex, PairNumber, PartitionId, Term};
-use support::{MemoryDisk, TestKey, append, durable, identity, recover, settle, start};
+use support::{MemoryDisk, append, durable, recover, settle, start};
 
 const P: PartitionId = PartitionId(1);
 
@@ -30,12 +30,7 @@ fn rolled(disk: &mut MemoryDisk) -> ShardLog {
 }
 
 fn views(disk: &mut MemoryDisk) -> Vec<PairView> {
-    let mut views = Vec::new();
-    inspect(disk, identity(), &TestKey(9), &Selection::ALL, |view| {
-        views.push(view);
-        Ok::<_, RecoverError>(())
-    })
-    .expect("this shard's directory");
+    let mut views = support::views(disk);
     views.retain(|view| view.header.is_some());
     views
 }

@@ -5,11 +5,11 @@ mod support;
 use clustor_shards::buffer::Block;
 use clustor_shards::disk::{DiskError, DiskEvent, DiskOp, FileId, RetirePair, SPARE_ZERO_BLOCKS};
 use clustor_shards::log::format::{LogFormat, Suite};
-use clustor_shards::log::inspect::{Judgement, PairView, Selection, inspect};
-use clustor_shards::log::{LogOptions, Mode, RecoverError, Recovery, Retirement, ShardLog};
+use clustor_shards::log::inspect::{Judgement, PairView};
+use clustor_shards::log::{LogOptions, Mode, Recovery, Retirement, ShardLog};
 use clustor_shards::turn::Time;
 use clustor_wire::ids::{Incarnation, LogIndex, PairNumber, PartitionId};
-use support::{MemoryDisk, TestKey, append, durable, identity, options, pool, settle};
+use support::{MemoryDisk, TestKey, append, durable, identity, options, pool, settle, views};
 
 const P: PartitionId = PartitionId(1);
 
@@ -63,16 +63,6 @@ fn reclaim(log: &mut ShardLog, disk: &mut MemoryDisk) -> Vec<RetirePair> {
         }
     }
     retired
-}
-
-fn views(disk: &mut MemoryDisk) -> Vec<PairView> {
-    let mut views = Vec::new();
-    inspect(disk, identity(), &TestKey(9), &Selection::ALL, |view| {
-        views.push(view);
-        Ok::<_, RecoverError>(())
-    })
-    .expect("it reads");
-    views
 }
 
 fn newest(disk: &mut MemoryDisk) -> PairView {

@@ -4,15 +4,13 @@ mod support;
 
 use clustor_shards::buffer::Block;
 use clustor_shards::disk::FileId;
+use clustor_shards::log::Mode;
 use clustor_shards::log::audit::{Damaged, Outcome};
-use clustor_shards::log::inspect::{ChainView, Judgement, PairView, Selection, inspect};
+use clustor_shards::log::inspect::{ChainView, Judgement, PairView};
 use clustor_shards::log::recovery::{Damage, Incident};
-use clustor_shards::log::{Mode, RecoverError};
 use clustor_wire::ids::{ChainNumber, Incarnation, PairNumber};
 use support::written::{ENTRIES, P, body, newest_used, written};
-use support::{
-    MemoryDisk, TestKey, append, audit, durable, identity, options, recover, settle, start,
-};
+use support::{MemoryDisk, append, audit, durable, options, recover, settle, start, views};
 
 const RUBBISH: Block = Block([0xa5; 4096]);
 
@@ -34,16 +32,6 @@ impl Place {
     fn segment(&self) -> FileId {
         FileId::segment(self.pair)
     }
-}
-
-fn views(disk: &mut MemoryDisk) -> Vec<PairView> {
-    let mut views = Vec::new();
-    inspect(disk, identity(), &TestKey(9), &Selection::ALL, |view| {
-        views.push(view);
-        Ok::<_, RecoverError>(())
-    })
-    .expect("inspects");
-    views
 }
 
 fn view(disk: &mut MemoryDisk, pair: PairNumber) -> PairView {

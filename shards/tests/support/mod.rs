@@ -7,6 +7,7 @@ pub mod written;
 use clustor_shards::buffer::{BlockPool, SizeClass};
 use clustor_shards::disk::BootDisk;
 use clustor_shards::log::audit::{Audit, AuditReport, Checked, Checker, Piece};
+use clustor_shards::log::inspect::{PairView, Selection, inspect};
 use clustor_shards::log::record::{RecordKind, decode_record, encode_record};
 use clustor_shards::log::{
     Kek, KeyError, KeyProvider, LogIdentity, LogOptions, Mode, RecoverError, Recovery, Retirement,
@@ -120,4 +121,15 @@ pub fn audit_of(
     }
     let started = audit.start().try_on(disk)?;
     Ok(audit.finish(started))
+}
+
+/// All that an inspection shows, pair by pair.
+pub fn views(disk: &mut MemoryDisk) -> Vec<PairView> {
+    let mut views = Vec::new();
+    inspect(disk, identity(), &TestKey(9), &Selection::ALL, |view| {
+        views.push(view);
+        Ok::<_, RecoverError>(())
+    })
+    .expect("this shard's directory");
+    views
 }

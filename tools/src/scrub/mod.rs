@@ -30,7 +30,8 @@ directory meanwhile. A running node's directory is refused: it scrubs itself.";
 const SCRUB_EXIT_HELP: &str = "\
 Exit codes, of all shards the last of these that any comes to:
   0   healthy (a torn tail is no damage)
-  10  damage, and nothing is lost: the other copy is whole, or an extent is whole that no slot proves
+  10  damage, and nothing is lost: the other copy is whole, an extent is whole that no slot proves, or what a rotten
+      one held was written again since
   11  content is missing whose identity is known: a started node fetches it from peers
   12  damage that nobody can name: a started shard stays silent; see docs/operations.md#quarantine
   3   not a node's directory, or not for this key or build

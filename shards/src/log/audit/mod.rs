@@ -27,6 +27,7 @@ use super::fold::{IndexRange, PartitionLog};
 use super::format::LogFormat;
 use super::header::PairHeader;
 use super::keys::{Kek, KeyError, KeyProvider, LogIdentity, ShardKeys};
+use super::location::Locations;
 use super::merkle::{MerkleHash, extent_root};
 use super::nonce::{self, GapVerdict, NonceGaps, NonceLedger};
 use super::options::LogOptions;
@@ -382,6 +383,12 @@ impl Audit {
             let gone = |finding: &Finding| finding.damaged == Damaged::Pair;
             self.findings.retain(|finding| !gone(finding));
         }
+        // What was written again since is whole where it stands now.
+        for finding in &mut self.findings {
+            if finding.outcome == Outcome::Missing && !started.lacks(finding) {
+                finding.outcome = Outcome::Restored;
+            }
+        }
         self.findings
             .sort_by_key(|finding| (finding.pair, finding.chain));
         AuditReport {
@@ -422,6 +429,7 @@ pub struct Start {
 #[derive(Debug)]
 pub struct Started {
     short: Vec<(PartitionId, PartitionLog)>,
+    locations: Locations,
     torn: Option<ChainNumber>,
     quarantine: Option<Quarantine>,
 }
@@ -431,6 +439,26 @@ impl Started {
     #[must_use]
     pub fn short(&self) -> &[(PartitionId, PartitionLog)] {
         &self.short
+    }
+
+    /// Whether something that a damaged extent held stands nowhere else. A copy in the last chain of all, which nothing
+    /// proves to have retired, does not count: the next start writes it again.
+    fn lacks(&self, finding: &Finding) -> bool {
+        if self.quarantine.is_some() || finding.damaged == Damaged::Pair {
+            return true;
+        }
+        let mut runs = self.locations.in_extent(finding.pair, finding.chain);
+        if runs.next().is_some() {
+            return true;
+        }
+        let is_missing = |held: &Held| {
+            let missing = self.missing();
+            let mut ranges = missing.iter().filter(|(id, _)| *id == held.partition);
+            ranges.any(|(_, range)| range.first <= held.last && held.first <= range.last)
+        };
+        // Where nobody can say what it held, it may be anything that is missing.
+        let unknown = finding.held.is_empty() && !self.short.is_empty();
+        unknown || finding.held.iter().any(is_missing)
     }
 
     fn missing(&self) -> Vec<(PartitionId, IndexRange)> {
@@ -455,12 +483,13 @@ impl Start {
         let options = LogOptions::for_segment_bytes(0).with_format(self.format);
         let pool = BlockPool::new(&[]);
         let recovery = ShardLog::recover(disk, self.identity, options, self, pool)?;
-        let partitions = recovery.log.partitions();
-        let short = partitions.filter(|(_, log)| !log.missing.is_empty());
+        let mut log = recovery.log;
+        let short = log.partitions().filter(|(_, log)| !log.missing.is_empty());
         Ok(Started {
             short: short.map(|(id, log)| (id, log.clone())).collect(),
             torn: recovery.report.torn,
-            quarantine: recovery.log.quarantine().cloned(),
+            quarantine: log.quarantine().cloned(),
+            locations: core::mem::take(&mut log.locations),
         })
     }
 }
