@@ -393,6 +393,10 @@ fn an_extent_and_its_slot_both_bad_is_a_quarantine() {
     assert_eq!(report.outcome(), Outcome::Quarantine);
     assert_eq!(report.findings[0].damaged, Damaged::ExtentAndSlot);
     assert_eq!(report.findings[0].bad_block_count, 2);
+    // A start says nothing of a whole extent then.
+    let recovery = recover(&mut disk);
+    assert!(recovery.log.quarantine().is_some());
+    assert_eq!(recovery.report.incidents, []);
 }
 
 #[test]

@@ -372,9 +372,9 @@ fn walk_older(files: &mut Files<'_>, pairs: &[PairFiles], older: OlderPair, walk
             }
             continue;
         }
-        walked.incident(header.pair, chain, Damage::Slot);
         match files.extent(&header, &cipher, chain, first_block, good) {
             Some((extent, _)) => {
+                walked.incident(header.pair, chain, Damage::Slot);
                 let place = ExtentPlace {
                     pair: header.pair,
                     chain,
@@ -506,9 +506,8 @@ impl ChosenWalk<'_> {
             fold_items(walked, identity, Some(place_of(pair, slot)))?;
             return Ok(Step::Taken);
         }
-        let extent = self.extent(files, chain, self.follows, None);
-        walked.incident(pair, chain, Damage::Slot);
-        if let Some((extent, digest)) = extent {
+        if let Some((extent, digest)) = self.extent(files, chain, self.follows, None) {
+            walked.incident(pair, chain, Damage::Slot);
             let place = ExtentPlace {
                 pair,
                 chain,
