@@ -140,6 +140,69 @@ fn rot_in_an_extent_and_in_its_slot_quarantines_and_keeps_what_lies_under_it() {
     assert!(ops.is_empty(), "a quarantined log writes nothing");
 }
 
+/// Both copies of a chain are bad: its extent and its slot.
+fn lose_chain(disk: &mut MemoryDisk, slot_from_last: usize) {
+    let newest = newest_used(disk);
+    let slots = touched_blocks(disk, FileId::ledger(newest));
+    let slot = slots[slots.len() - slot_from_last];
+    let segment = touched_blocks(disk, FileId::segment(newest));
+    // Every extent at the end is one block: the last holds the vote, the one before it three entries.
+    let extent = segment[segment.len() - slot_from_last];
+    disk.flip(FileId::ledger(newest), slot, 9);
+    disk.flip(FileId::segment(newest), extent, 9);
+}
+
+#[test]
+fn what_stands_before_damage_that_nobody_can_name_is_read_and_vouched_for_by_nobody() {
+    // In the last chain, in the one before it, of which nothing says that it had retired, and in one that had.
+    for (from_last, until) in [(1, ENTRIES), (2, ENTRIES - 3), (4, ENTRIES - 6)] {
+        let mut disk = written();
+        lose_chain(&mut disk, from_last);
+        let what = format!("chain {from_last} from the last");
+        let mut log = recover(&mut disk).log;
+        assert!(log.quarantine().expect(&what).prefix_stands, "{what}");
+        assert_eq!(log.stands_until(P), Some(LogIndex(until)), "{what}");
+        assert_eq!(log.durable(P), None, "{what}");
+        for index in 1..=until {
+            let frames = frames_at(&mut log, &mut disk, index).expect(&what);
+            let first = records(&frames).next().expect(&what).expect(&what);
+            assert_eq!(first.body, body(index), "{what}");
+        }
+        assert_eq!(frames_at(&mut log, &mut disk, until + 1), None, "{what}");
+        assert_eq!(log.durable(P), None, "{what}");
+    }
+}
+
+#[test]
+fn nothing_is_read_before_damage_that_is_no_place_in_the_log() {
+    let mut disk = written();
+    lose_chain(&mut disk, 4);
+    let wary = LogOptions {
+        on_authentication_failure: OnAuthenticationFailure::Quarantine,
+        ..options()
+    };
+    let recover_so = |disk: &mut MemoryDisk| {
+        let recovered = ShardLog::recover(disk, identity(), wary, &TestKey(9), pool());
+        recovered.expect("recovers").log
+    };
+    let log = recover_so(&mut disk.clone());
+    assert!(log.quarantine().is_some());
+    assert_eq!(log.stands_until(P), None, "who suspects tampering");
+    let newest = newest_used(&disk);
+    for file in [FileId::segment(newest), FileId::ledger(newest)] {
+        disk.flip(file, 1, 9);
+    }
+    let log = recover(&mut disk).log;
+    assert!(log.quarantine().is_some());
+    assert_eq!(log.stands_until(P), None, "without a checkpoint");
+    let log = recover(&mut written()).log;
+    assert_eq!(
+        log.stands_until(P),
+        None,
+        "an open log vouches for what it holds"
+    );
+}
+
 #[test]
 fn a_checkpoint_bad_in_both_files_quarantines() {
     let mut disk = written();

@@ -576,6 +576,7 @@ impl Partition {
         let (asked_index, asked) = asked(&self.replica, is_connected);
         let trouble = match (&self.machine, self.stuck()) {
             (MachineSlot::Failed(trouble), _) => format!("the machine {trouble}"),
+            _ if self.replica.is_read_only() => self.why_read_only(),
             (_, Some(stuck)) if status.missing == 0 => stuck.to_owned(),
             _ if status.missing > 0 => lost(&status, asked_index, &asked),
             _ if self.busy.pause.is_some() => self

@@ -146,6 +146,23 @@ impl Partition {
         }
     }
 
+    /// What can still be had of a partition whose only voter is quarantined for damage in its log.
+    pub(super) fn why_read_only(&self) -> String {
+        format!(
+            "this is its only voter, and its log is damaged: reads at level local have what stands before the damage, up to index {}, everything else is refused; see docs/operations.md, Quarantine",
+            self.replica.applicable()
+        )
+    }
+
+    /// The refusal of everything but such a read.
+    pub(crate) fn read_only_refusal(&self) -> Refusal {
+        refusal(
+            RefusalClause::MissingContent,
+            format!("partition {}: {}", self.id, self.why_read_only()),
+            1000,
+        )
+    }
+
     /// Leadership of the read was confirmed.
     pub(crate) fn on_read_ready(&mut self, ready: ReadReady) {
         if let Some(read) = self.busy.reads_by_token.remove(&ready.token) {

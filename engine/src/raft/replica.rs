@@ -149,6 +149,8 @@ pub struct Replica {
     pub(super) widened_for: Term,
     /// It follows without being told anything: its leader's shard is heard in its place.
     pub(super) quiet: bool,
+    /// It is quarantined, and nobody else votes: what stands before the damage is applied, for reads that rely on nothing more.
+    pub(super) reads_only: bool,
     /// Its machine can't go on: others had better lead.
     pub(super) is_lame: bool,
     /// Until then it gives no vote: it may have forgotten a promise, or mistaken its end.
@@ -241,6 +243,7 @@ impl Replica {
             silent_until: now.plus_ms(silence_ms),
             shelter_until: Time::default(),
             quiet: false,
+            reads_only: false,
             is_lame: false,
             frames_refused: 0,
             refetching: Lent::default(),
@@ -254,11 +257,32 @@ impl Replica {
             .is_some_and(|first| replica.refounds(first))
         {
             replica.role = RoleState::Quarantined;
+        } else if let Some(until) = restored.stands_until {
+            replica.stand_alone(until);
         }
         if !replica.decides_alone() {
             replica.reset_election_timer(now);
         }
         replica
+    }
+
+    /// Quarantined, as everything that a sole voter had acknowledged is in its own log and can't be taken back by anybody, what
+    /// stands of that before the damage is committed. Behind it there may be anything, also another voter: so nothing else follows.
+    fn stand_alone(&mut self, until: LogIndex) {
+        if !matches!(self.role, RoleState::Quarantined) || !self.decides_alone() {
+            return;
+        }
+        self.reads_only = true;
+        self.committed = self.committed.max(until);
+        self.raft_commit = self.committed;
+        self.applicable = self.committed;
+    }
+
+    /// Whether it is quarantined for damage in its log and was the only voter as far as that tells: it applies what stands before the
+    /// damage, up to [`Self::applicable`], and does nothing else.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.reads_only
     }
 
     /// Obeys other bounds from here on. What is drawn or in flight under those before stays: a timer that runs is not

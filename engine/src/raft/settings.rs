@@ -132,6 +132,8 @@ pub struct Restored {
     pub exit_committed: Option<(Term, LogIndex)>,
     /// Whether the replica must neither vote nor campaign nor acknowledge.
     pub quarantined: bool,
+    /// Quarantined for damage in the log: up to where that stands as it was written, if it does. A sole voter applies it.
+    pub stands_until: Option<LogIndex>,
 }
 
 impl Restored {
@@ -159,6 +161,7 @@ impl Restored {
             configurations: configurations?,
             exit_committed: log.exit_committed,
             quarantined: false,
+            stands_until: None,
         })
     }
 }

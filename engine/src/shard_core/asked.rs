@@ -13,7 +13,7 @@ use super::outward::respond;
 use super::{CoreMesh, ShardCore, Shared};
 use crate::outcome::Outcome;
 use crate::partition::durability::in_log;
-use crate::partition::{Answer, Asked, Origin, ReadWhat, refusal};
+use crate::partition::{Answer, Asked, Origin, Partition, ReadWhat, refusal};
 use crate::raft::NewEntry;
 use crate::raft::entry::{ENTRY_HEAD_BYTES_MAX, EntryKey};
 use crate::request::{Reply, Request, RequestBody, Wait};
@@ -271,6 +271,32 @@ impl ShardCore {
         Ok(())
     }
 
+    /// Whether anything may be asked of a partition of this shard.
+    pub(super) fn admit_to(&self, stopping: bool, id: PartitionId) -> Result<(), Refusal> {
+        let admitted = self.admit_any(stopping);
+        match self.read_only(stopping, id) {
+            Some(partition) => Err(partition.read_only_refusal()),
+            None => admitted,
+        }
+    }
+
+    /// The same of a read. What a sole voter has is read whatever became of what its log held behind that.
+    fn admit_read(&self, stopping: bool, id: PartitionId, level: ReadLevel) -> Result<(), Refusal> {
+        if level == ReadLevel::Local && self.read_only(stopping, id).is_some() {
+            return Ok(());
+        }
+        self.admit_to(stopping, id)
+    }
+
+    /// The partition, if it is one that can only be read here.
+    fn read_only(&self, stopping: bool, id: PartitionId) -> Option<&Partition> {
+        if stopping || self.silent.is_some() || self.behind.is_some() {
+            return None;
+        }
+        let partition = self.partitions.get(&id);
+        partition.filter(|partition| partition.replica.is_read_only())
+    }
+
     fn read(
         &mut self,
         now: Time,
@@ -280,7 +306,7 @@ impl ShardCore {
         level: ReadLevel,
         what: ReadWhat,
     ) {
-        let admitted = self.admit_any(stopping);
+        let admitted = self.admit_read(stopping, partition, level);
         let admitted = admitted.and_then(|()| self.admit_query(what.bytes()));
         let not_here = self.not_here(partition);
         let control = self.control.facts(partition);
@@ -362,7 +388,7 @@ impl ShardCore {
             wait,
             only_in,
         } = asked;
-        self.admit_any(stopping)?;
+        self.admit_to(stopping, id)?;
         let not_here = || self.not_here(id);
         if !self.partitions.contains(id) {
             return Err(not_here());

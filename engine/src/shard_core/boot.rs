@@ -12,7 +12,7 @@ use clustor_shards::log::{
     ShardLog,
 };
 use clustor_shards::turn::{PeerId, Time};
-use clustor_wire::ids::{ClusterId, Incarnation, NodeId, PartitionId};
+use clustor_wire::ids::{ClusterId, Incarnation, LogIndex, NodeId, PartitionId};
 use clustor_wire::message::GuestStatus;
 
 use super::addresses::Addresses;
@@ -149,6 +149,8 @@ impl ShardCore {
                 create(&mut log, me, incarnation, id, &spec.voters)?;
             }
             let known = log.partition(id);
+            let is_silent = config.silent.is_some() || behind.is_some();
+            let stands_until = log.stands_until(id).filter(|_| !is_silent);
             let replica = make_replica(
                 me,
                 &config.profile,
@@ -157,7 +159,7 @@ impl ShardCore {
                 incarnation,
                 (id, spec.voters),
                 known,
-                log.quarantine().is_some() || config.silent.is_some() || behind.is_some(),
+                (log.quarantine().is_some() || is_silent, stands_until),
                 now,
                 &mut cache,
             )?;
@@ -239,7 +241,7 @@ fn make_replica(
     incarnation: Incarnation,
     (id, voters): (PartitionId, Vec<PeerId>),
     known: Option<&PartitionLog>,
-    quarantined: bool,
+    (quarantined, stands_until): (bool, Option<LogIndex>),
     now: Time,
     cache: &mut EntryCache,
 ) -> Result<Replica, BootError> {
@@ -266,6 +268,7 @@ fn make_replica(
         None => Restored::default(),
     };
     restored.quarantined = quarantined;
+    restored.stands_until = stands_until;
     Ok(Replica::new(config, restored, now, cache))
 }
 

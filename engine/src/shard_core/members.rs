@@ -24,7 +24,7 @@ impl ShardCore {
     ) -> Result<PartitionMembers, Refusal> {
         let not_here = self.not_here(id);
         if *asked != MembersRequest::Show {
-            self.admit_any(stopping)?;
+            self.admit_to(stopping, id)?;
             self.shared
                 .log
                 .admit(CONFIGURATION_BYTES_MAX)

@@ -102,7 +102,7 @@ impl ShardCore {
                 0,
             ));
         }
-        self.admit_any(stopping)?;
+        self.admit_to(stopping, id)?;
         let not_here = self.not_here(id);
         let facts = self.shared.facts(now);
         self.shared.admit_entry(0)?;

@@ -41,6 +41,7 @@ pub(in crate::log) fn choose(files: &mut Files<'_>, pairs: &[PairFiles]) -> Choi
                             pair: header.pair.next(),
                             chain: ChainNumber::ZERO,
                             what: "the newest pair is closed, and the one that followed it is gone",
+                            prefix_stands: false,
                         });
                     }
                     return Choice::Pair(header.clone(), slots);
@@ -51,6 +52,7 @@ pub(in crate::log) fn choose(files: &mut Files<'_>, pairs: &[PairFiles]) -> Choi
                     pair: found.pair,
                     chain: ChainNumber::ZERO,
                     what: "both headers are bad",
+                    prefix_stands: false,
                 });
             }
             None => {}

@@ -44,6 +44,8 @@ pub struct Quarantine {
     pub chain: ChainNumber,
     /// What is lost.
     pub what: &'static str,
+    /// Whether what stands before the place is as it was written, so that who has nobody to ask may read it.
+    pub prefix_stands: bool,
 }
 
 /// Why rot of known identity quarantines a shard.

@@ -82,18 +82,28 @@ impl Walked {
             return;
         }
         self.rewrite = Batch::default();
+        self.distrust_prefix();
         if let (None, Some(pair)) = (&self.quarantine, self.chosen) {
             self.quarantine = Some(Quarantine {
                 pair,
                 chain: self.certain.next(),
                 what: "authentic records contradict those before them",
+                prefix_stands: false,
             });
+        }
+    }
+
+    /// Nothing is to be read of what stands before the damage either.
+    fn distrust_prefix(&mut self) {
+        if let Some(quarantine) = &mut self.quarantine {
+            quarantine.prefix_stands = false;
         }
     }
 
     /// The profile asks for silence where an extent is rotten, whether or not its identity is known; also where that was found
     /// earlier, and what it held has not come back since.
     pub fn quarantine_rot(&mut self) {
+        self.distrust_prefix();
         let rotten = self
             .incidents
             .iter()
@@ -103,11 +113,13 @@ impl Walked {
                 pair: found.pair,
                 chain: found.chain,
                 what: ROT_QUARANTINES,
+                prefix_stands: false,
             },
             (None, Some(pair)) if self.missing() > 0 => Quarantine {
                 pair,
                 chain: self.certain,
                 what: MISSING_QUARANTINES,
+                prefix_stands: false,
             },
             (None, _) => return,
         };
@@ -138,6 +150,9 @@ impl Walked {
             for (pair, chain) in &places {
                 self.incident(*pair, *chain, Damage::Nonces);
             }
+            if verdict == GapVerdict::Quarantine {
+                self.distrust_prefix();
+            }
             if let (GapVerdict::Quarantine, None, Some((pair, chain))) =
                 (verdict, &self.quarantine, places.first())
             {
@@ -145,6 +160,7 @@ impl Walked {
                     pair: *pair,
                     chain: *chain,
                     what: NONCES_QUARANTINE,
+                    prefix_stands: false,
                 });
             }
         }
@@ -206,6 +222,7 @@ pub(in crate::log) fn walk(files: &mut Files<'_>, pairs: &[PairFiles], choice: C
             pair: header.pair,
             chain: header.first_chain,
             what: "the checkpoint is bad in both files",
+            prefix_stands: false,
         });
         return walked;
     };
@@ -220,7 +237,7 @@ pub(in crate::log) fn walk(files: &mut Files<'_>, pairs: &[PairFiles], choice: C
     }
     let half_gone = take_out_gone(pairs, &mut walked);
     check_trailers(files, &mut walked);
-    walk_chosen(files, &header, &slots, &checkpoint, &mut walked);
+    let flushed = walk_chosen(files, &header, &slots, &checkpoint, &mut walked);
     walked.note_boot(&header);
     walked.note_nonces(&header, &slots, walked.certain);
     walked.check_rewrite();
@@ -230,6 +247,14 @@ pub(in crate::log) fn walk(files: &mut Files<'_>, pairs: &[PairFiles], choice: C
     mark_uncovered(&mut walked);
     judge_gone(&checkpoint.older, &half_gone, &before, &mut walked);
     forget_below_bases(&mut walked);
+    if walked.quarantine.is_some() {
+        // Nothing is written again, so this is where it is read, if it is.
+        for (bytes, place) in &flushed {
+            for item in items(bytes).flatten() {
+                walked.locations.note(&item, *place);
+            }
+        }
+    }
     walked
 }
 
@@ -422,6 +447,11 @@ struct ChosenWalk<'a> {
     follows: u32,
     /// The digest the next extent repeats, where it is known.
     previous: Option<ExtentDigest>,
+    /// Above the last certain chain, as long as slots are authentic: what whole extents hold, and where. They were flushed before their
+    /// slots were written.
+    flushed: Vec<(Vec<u8>, ExtentPlace)>,
+    /// A slot above the last certain chain was not authentic.
+    is_past_flushed: bool,
 }
 
 /// How one chain was taken.
@@ -439,7 +469,7 @@ fn walk_chosen(
     slots: &[SlotState],
     checkpoint: &Checkpoint,
     walked: &mut Walked,
-) {
+) -> Vec<(Vec<u8>, ExtentPlace)> {
     let retired = slots.iter().filter_map(|slot| match slot {
         SlotState::Good(slot, _) => Some(slot.retired),
         _ => None,
@@ -456,6 +486,8 @@ fn walk_chosen(
         checkpoint,
         follows: header.body_block(),
         previous: Some([0; 32]),
+        flushed: Vec::new(),
+        is_past_flushed: false,
     };
     for (chain, slot) in (header.first_chain.get()..).map(ChainNumber).zip(slots) {
         let step = if chain <= walked.certain {
@@ -469,17 +501,19 @@ fn walk_chosen(
                 walked.torn = written.then_some(chain);
                 break;
             }
-            Ok(Step::Lost) | Err(BadItems) => {
+            lost @ (Ok(Step::Lost) | Err(BadItems)) => {
                 walked.quarantine = Some(Quarantine {
                     pair: header.pair,
                     chain,
                     what: "an extent and its ledger slot are both bad, nobody knows what they held",
+                    prefix_stands: lost.is_ok(),
                 });
                 break;
             }
         }
     }
     walked.ciphers.insert(header.pair, walk.cipher);
+    walk.flushed
 }
 
 impl ChosenWalk<'_> {
@@ -553,8 +587,16 @@ impl ChosenWalk<'_> {
         if let Some((extent, digest)) = extent {
             self.follows = first_block + extent.header.blocks;
             self.previous = Some(digest);
+            let mut noted = ItemBuilder::default();
             for record in records(extent.records()) {
-                walked.rewrite.push(&record.map_err(|_| BadItems)?);
+                let record = record.map_err(|_| BadItems)?;
+                walked.rewrite.push(&record);
+                noted.push(&record);
+            }
+            self.is_past_flushed |= good.is_none();
+            if let Some(slot) = good.filter(|_| !self.is_past_flushed) {
+                let bytes = noted.bytes().to_vec();
+                self.flushed.push((bytes, place_of(pair, slot)));
             }
             return Ok(Step::Taken);
         }

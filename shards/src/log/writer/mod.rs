@@ -400,6 +400,7 @@ impl ShardLog {
             pair,
             chain,
             what: ROT_QUARANTINES,
+            prefix_stands: false,
         });
         if let Some(last) = self.last_decided() {
             last.is_last = true;
@@ -608,5 +609,25 @@ impl ShardLog {
             .min(unretired)
             .max(log.base);
         Some(LocalDurable::mint(partition, log.term_at(index)?, index))
+    }
+
+    /// Up to which index the partition's entries can be read, where the log is quarantined and what stands before the damage is as it
+    /// was written: on disk, in order, and nothing of it missing. It vouches for nothing.
+    #[must_use]
+    pub fn stands_until(&self, partition: PartitionId) -> Option<LogIndex> {
+        self.quarantine
+            .as_ref()
+            .filter(|quarantine| quarantine.prefix_stands)?;
+        let log = self.decided.partitions.get(&partition)?;
+        let mut until = log.base;
+        for location in self.locations.of(partition) {
+            let last = location.last.min(log.last);
+            let stands = |index| log.term_at(index) == Some(location.term);
+            if location.first > until.next() || !stands(location.first) || !stands(last) {
+                break;
+            }
+            until = until.max(last);
+        }
+        Some(until.min(log.whole_until()))
     }
 }
