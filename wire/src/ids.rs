@@ -1,7 +1,7 @@
 //! Identifiers as types: a term can't be passed for an index, nor a pair for a chain.
 //!
 //! Every id is a plain integer inside, ordered, hashable and cheap to copy. Ids that count something
-//! ([`Term`], [`LogIndex`], [`PairNumber`], [`ChainNumber`], [`BootNumber`]) start at 1 where 0 means
+//! ([`Term`], [`LogIndex`], [`PairNumber`], [`ChainNumber`]) start at 1 where 0 means
 //! "none yet", and never wrap: 2^64 appends at ten million a second take 58,000 years.
 
 use core::fmt;
@@ -121,7 +121,16 @@ counting_id!(
     /// One durable chain: log write, flush, ledger write, flush. Never reused within a shard.
     ChainNumber
 );
-counting_id!(
-    /// One start of a shard's process; never reused.
-    BootNumber
+id!(
+    /// One start of a shard's process; never reused. The upper half counts from 1; the lower is drawn at the start, so that no
+    /// number comes twice where a disk goes back to what it was before a start that it has forgotten. 0 for none.
+    BootNumber(u64)
 );
+
+impl BootNumber {
+    /// The start after this one, of which `drawn` was drawn at random.
+    #[must_use]
+    pub const fn after(self, drawn: u32) -> Self {
+        Self((((self.0 >> 32) + 1) << 32) | drawn as u64)
+    }
+}

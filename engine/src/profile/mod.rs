@@ -347,6 +347,7 @@ impl Profile {
                 sample_every_ms: self.scrub_sample_hours * HOUR_MS,
                 sample_percent: self.scrub_sample_percent as u32,
             },
+            drawn: 0,
         }
         .written_by(io_writer_mode)
     }

@@ -8,8 +8,8 @@ use clustor_shards::alike::Alike;
 use clustor_shards::buffer::BlockPool;
 use clustor_shards::disk::BootDisk;
 use clustor_shards::log::{
-    KeyProvider, LogIdentity, PartitionLog, RecoverError, Recovery, RecoveryReport, Retirement,
-    ShardLog,
+    KeyProvider, LogIdentity, LogOptions, PartitionLog, RecoverError, Recovery, RecoveryReport,
+    Retirement, ShardLog,
 };
 use clustor_shards::turn::{PeerId, Time};
 use clustor_wire::ids::{ClusterId, Incarnation, LogIndex, NodeId, PartitionId};
@@ -60,8 +60,8 @@ pub struct CoreConfig {
     pub io_writer_mode: u8,
     /// Data shards of the node: what is the node's they share evenly.
     pub shards: u16,
-    /// Seed of everything that is drawn: election timeouts, incarnations. From the operating system in
-    /// production.
+    /// Seed of everything that is drawn: election timeouts, incarnations, half of the boot's number. Another at each start: from
+    /// the operating system in production.
     pub seed: u64,
     /// The bytes of the signed placement, handed to clients that ask.
     pub placement: Option<Vec<u8>>,
@@ -127,7 +127,10 @@ impl ShardCore {
             node: me.node,
             shard: me.shard,
         };
-        let options = config.profile.log_options(config.io_writer_mode);
+        let options = LogOptions {
+            drawn: mix(config.seed, me, PartitionId(u128::MAX)) as u32,
+            ..config.profile.log_options(config.io_writer_mode)
+        };
         let Recovery { mut log, report } = ShardLog::recover(disk, identity, options, keys, pool)
             .map_err(|error| BootError::Recover {
             shard: me.shard.get(),

@@ -104,6 +104,8 @@ pub struct LogOptions {
     pub io_writer_mode: u8,
     /// How fast what is written is read again to see whether it still is what it was.
     pub scrub: ScrubRates,
+    /// What this start drew at random: the lower half of its [`BootNumber`](clustor_wire::ids::BootNumber).
+    pub drawn: u32,
 }
 
 impl LogOptions {
@@ -138,6 +140,7 @@ impl LogOptions {
             on_authentication_failure: OnAuthenticationFailure::default(),
             io_writer_mode: 0,
             scrub: ScrubRates::DEFAULT,
+            drawn: 0,
         }
     }
 

@@ -12,7 +12,7 @@ mod shorten;
 mod strangers;
 mod turns;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clustor_engine::profile::{Profile, ProfileNews};
 use clustor_engine::request::{Reply, RequestBody};
@@ -90,8 +90,8 @@ pub struct World {
     stopping: Vec<NodeId>,
     /// Images of disks that may come back.
     images: BTreeMap<PeerId, DiskImage>,
-    /// Nodes whose disks did.
-    went_back: Vec<NodeId>,
+    /// Shards whose disks did, and who remembers durably that they had come further.
+    went_back: BTreeSet<(PeerId, PeerId)>,
     /// Messages that left, by sender, receiver and kind; counted where somebody asked for it.
     sent: Option<BTreeMap<(NodeId, NodeId, MessageKind), u64>>,
     /// The paths that were reached.
@@ -133,7 +133,7 @@ impl World {
             lossy: Vec::new(),
             stopping: Vec::new(),
             images: BTreeMap::new(),
-            went_back: Vec::new(),
+            went_back: BTreeSet::new(),
             sent: None,
             marks: Marks::default(),
             calm: false,

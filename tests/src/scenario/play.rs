@@ -350,7 +350,7 @@ impl Stage {
                 if self.world.node_runs(node) || !self.world.has_image(node) {
                     return Err("a node that is down, and an image of it".to_owned());
                 }
-                self.world.go_back(node);
+                self.world.go_back(node).map_err(broken)?;
             }
             Line::Shorten(node, until) => {
                 let shard = self.shard(node)?;

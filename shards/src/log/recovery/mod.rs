@@ -290,7 +290,7 @@ impl ShardLog {
         let pairs = files.survey(&found)?;
         check_encodings(&pairs, options.format)?;
         let choice = choose::choose(&mut files, &pairs);
-        let numbers = Numbers::after(&found, &pairs);
+        let numbers = Numbers::after(&found, &pairs, options.drawn);
         let mut walked = walk::walk(&mut files, &pairs, choice);
         if options.on_authentication_failure == OnAuthenticationFailure::Quarantine {
             walked.quarantine_rot();
@@ -395,7 +395,7 @@ fn check_encodings(pairs: &[files::PairFiles], asked: LogFormat) -> Result<(), R
     }
 }
 
-/// The next numbers: one above the greatest in any file, those of aborted boots included.
+/// The next numbers: one above the greatest in any file, those of aborted boots included; half of the boot's is drawn.
 struct Numbers {
     boot: BootNumber,
     pair: PairNumber,
@@ -404,7 +404,7 @@ struct Numbers {
 
 impl Numbers {
     /// A pair's chains are at most as many as its slots, so its last possible chain needs no search.
-    fn after(found: &[crate::disk::FoundPair], pairs: &[files::PairFiles]) -> Self {
+    fn after(found: &[crate::disk::FoundPair], pairs: &[files::PairFiles], drawn: u32) -> Self {
         let headers = || pairs.iter().filter_map(|pair| pair.header.as_ref());
         let boot = headers().map(|h| h.boot).max().unwrap_or_default();
         let chain = headers()
@@ -413,7 +413,7 @@ impl Numbers {
             .unwrap_or_default();
         let pair = found.iter().map(|f| f.pair).max().unwrap_or_default();
         Self {
-            boot: boot.next(),
+            boot: boot.after(drawn),
             pair: pair.next(),
             chain: chain.next(),
         }

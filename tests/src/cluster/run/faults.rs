@@ -305,7 +305,7 @@ impl Run {
             self.world.take_image(node);
         } else if self.world.is_way_back_long(node)? {
             self.world.crash(node, Crash::Power);
-            self.world.go_back(node);
+            self.world.go_back(node)?;
             self.start_later(node);
             self.faults.image = None;
             if self.more.random_bool(0.5) {

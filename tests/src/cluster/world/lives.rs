@@ -1,6 +1,6 @@
 //! How nodes begin, end, and come back, and what is done to their disks and clocks.
 
-use clustor_shards::log::{Damage, ShardLog};
+use clustor_shards::log::Damage;
 use clustor_shards::turn::{PeerId, PeerPast};
 use clustor_wire::ids::NodeId;
 use rand::Rng;
@@ -17,10 +17,6 @@ pub(super) const NOTICE_KILL_US: (u64, u64) = (100, 5_000);
 
 /// From a node without power to its peers' notice, in microseconds.
 const NOTICE_POWER_US: (u64, u64) = (1_000, 400_000);
-
-/// Boots that an older image of a disk is behind what everybody remembers, at least, where those are of a later one: the boots after the
-/// image have the numbers of those that it forgot.
-const WAY_BACK_BOOTS_MIN: u64 = 12;
 
 impl World {
     /// Starts a node at a moment.
@@ -146,62 +142,71 @@ impl World {
         self.images.keys().any(|shard| shard.node == node)
     }
 
-    /// Whether an image of a node's disks was taken, and everybody else remembers durably, and well, that the node came
+    /// Whether an image of a node's disks was taken, and everybody else remembers durably that the node came
     /// further since then. Shorter ways back go unnoticed.
     ///
     /// # Errors
     /// If somebody's disk can't be recovered.
     pub fn is_way_back_long(&self, node: NodeId) -> Result<bool, Violation> {
-        let mut others = Vec::new();
-        for (shard, host) in &self.hosts {
-            if shard.node != node {
-                others.push(provable::recovered(&self.layout, *shard, &host.disk)?);
-            }
-        }
+        let others = self.hosts.keys().filter(|shard| shard.node != node).count();
         for shard in self.shards_of(node) {
-            let Some(image) = self.images.get(&shard) else {
-                return Ok(false);
-            };
-            let log = provable::recovered_from(&self.layout, shard, image.clone())?;
-            let Some((_, partition)) = log.partitions().next() else {
-                return Ok(false);
-            };
-            let Some(then) = log.past_boots().last() else {
-                return Ok(false);
-            };
-            let is_long = |past: &PeerPast| {
-                let same = past.boot == then.boot && past.chain > then.last;
-                let later = past.boot.get() >= then.boot.get() + WAY_BACK_BOOTS_MIN;
-                past.incarnation == partition.incarnation && (same || later)
-            };
-            let knows = |other: &ShardLog| {
-                let mut peers = other.peers();
-                peers.any(|(peer, past)| peer == shard && is_long(&past))
-            };
-            if !others.iter().all(knows) {
+            if self.who_knows_more(shard)?.len() < others {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
+    /// Who remembers durably that a shard came further than its image.
+    fn who_knows_more(&self, shard: PeerId) -> Result<Vec<PeerId>, Violation> {
+        let mut knowing = Vec::new();
+        let Some(image) = self.images.get(&shard) else {
+            return Ok(knowing);
+        };
+        let log = provable::recovered_from(&self.layout, shard, image.clone())?;
+        let (Some((_, partition)), Some(then)) = (log.partitions().next(), log.past_boots().last())
+        else {
+            return Ok(knowing);
+        };
+        let is_more = |past: &PeerPast| {
+            let same = past.boot == then.boot && past.chain > then.last;
+            past.incarnation == partition.incarnation && (same || past.boot > then.boot)
+        };
+        for (other, host) in &self.hosts {
+            if other.node != shard.node {
+                let log = provable::recovered(&self.layout, *other, &host.disk)?;
+                let mut peers = log.peers();
+                if peers.any(|(peer, past)| peer == shard && is_more(&past)) {
+                    knowing.push(*other);
+                }
+            }
+        }
+        Ok(knowing)
+    }
+
     /// Puts the image of a node that is down back on its disks.
+    ///
+    /// # Errors
+    /// If somebody's disk can't be recovered.
     ///
     /// # Panics
     /// If the node runs, or there is no image of it.
-    pub fn go_back(&mut self, node: NodeId) {
+    pub fn go_back(&mut self, node: NodeId) -> Result<(), Violation> {
         assert!(
             !self.node_runs(node),
             "an image is put back between two boots"
         );
         self.note(|| format!("node {node}'s disks are an older image of themselves"));
         for shard in self.shards_of(node) {
+            let knowing = self.who_knows_more(shard)?;
+            self.went_back
+                .extend(knowing.into_iter().map(|other| (shard, other)));
             let image = self.images.remove(&shard).expect("an image was taken");
             self.host_mut(shard).disk.restore(image);
             self.consensus.went_back(shard);
             self.mark_lossy(shard);
         }
-        self.went_back.push(node);
+        Ok(())
     }
 
     /// Puts empty disks into a node that is down.
@@ -220,6 +225,7 @@ impl World {
             self.mark_lossy(shard);
         }
         self.images.retain(|shard, _| shard.node != node);
+        self.went_back.retain(|(shard, _)| shard.node != node);
     }
 
     /// A disk does nothing more until it is thawed.

@@ -263,7 +263,7 @@ impl World {
             }
         }
         must(
-            !self.went_back.contains(&from.node) || !self.network.is_up(from, to),
+            !self.went_back.contains(&(from, to)) || !self.network.is_up(from, to),
             "a disk that came back as an older image of itself says nothing",
             || {
                 format!(
