@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use clustor_engine::profile::{Profile, Value};
 use clustor_shards::disk::FlushKind;
-use clustor_tools::probe::measure::{CHAIN_BLOCKS, Cell, DEPTHS, KINDS, Latencies, Measurements};
+use clustor_tools::probe::measure::{
+    CHAIN_BLOCKS, Cell, DEPTHS, KINDS, Latencies, Measurements, TURNS,
+};
 use clustor_tools::probe::propose::propose;
 use proptest::prelude::*;
 
@@ -39,7 +41,7 @@ impl Device<'_> {
                         depth,
                         blocks,
                         latencies: latencies(self.chains, us, late_us),
-                        per_second,
+                        rates: vec![per_second; TURNS as usize],
                     });
                 }
             }
@@ -195,6 +197,64 @@ fn fewer_chains_and_longer_batches_are_proposed_where_the_base_writes_such() {
         };
         assert_eq!(turned, expected, "{name}");
     }
+}
+
+/// What the latency profile's chains come to: single blocks, eight in flight.
+fn in_flight(measured: &Measurements) -> Option<Value> {
+    let base = Profile::shipped("latency").expect("it is shipped");
+    let (_, turns) = propose(&base, measured);
+    let turn = turns
+        .into_iter()
+        .find(|turn| turn.key == "chains_in_flight_max");
+    turn.map(|turn| turn.after)
+}
+
+#[test]
+fn noise_in_some_turns_or_at_one_depth_or_size_takes_no_chains_out_of_flight() {
+    let ordinary = Device {
+        flush_us: QUICK,
+        chain: &ordinary,
+        chains: COUNT,
+    };
+    let usual = ordinary.measured();
+    assert_eq!(in_flight(&usual), None);
+    let with = |noise: &dyn Fn(&mut Cell)| {
+        let mut measured = ordinary.measured();
+        measured.chains.iter_mut().for_each(noise);
+        in_flight(&measured)
+    };
+    let slow = |cell: &mut Cell, turns: usize| {
+        let rates = cell.rates.iter_mut().take(turns);
+        rates.for_each(|rate| *rate /= 20.0);
+    };
+    // With eight in flight the device had a bad moment: in two turns of five, whatever was written.
+    assert_eq!(
+        with(&|cell| if cell.depth == 8 {
+            slow(cell, 2)
+        }),
+        None
+    );
+    // In all of them, but for single blocks alone, as if that one cell had been measured beside a neighbour's work.
+    let one_cell = |cell: &mut Cell| {
+        if (cell.depth, cell.blocks) == (8, 1) {
+            slow(cell, TURNS as usize);
+        }
+    };
+    assert_eq!(with(&one_cell), None);
+    // Two in flight had a lucky run that neither four nor longer chains confirm.
+    let lucky = |cell: &mut Cell| {
+        if (cell.depth, cell.blocks) == (2, 1) {
+            cell.rates.iter_mut().for_each(|rate| *rate *= 20.0);
+        }
+    };
+    assert_eq!(with(&lucky), None);
+    // Where all of it says the same, one bad turn of the better hides nothing.
+    let crowded = |cell: &mut Cell| match cell.depth {
+        8 => slow(cell, TURNS as usize),
+        4 => slow(cell, 1),
+        _ => {}
+    };
+    assert_eq!(with(&crowded), Some(Value::Number(4)));
 }
 
 #[test]

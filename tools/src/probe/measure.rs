@@ -1,6 +1,7 @@
 //! What is measured: the flush, two ways to be durable, two kinds of blocks, the chain at depths and sizes, bandwidth.
 //!
-//! What is compared is measured in alternation, so that a device that slows down slows both down.
+//! What is compared is measured in alternation, so that a device that slows down slows both down: chains of all kinds, sizes and
+//! depths in each of several turns.
 
 use std::fs::{File, OpenOptions};
 use std::io::IoSlice;
@@ -25,8 +26,8 @@ pub const DEPTHS: [u32; 4] = [1, 2, 4, 8];
 pub const CHAIN_BLOCKS: [u32; 5] = [1, 4, 16, 64, 256];
 /// Kinds of chains: both are made as a shard makes them.
 pub const KINDS: [FlushKind; 2] = [FlushKind::Fdatasync, FlushKind::Dsync];
-/// A cell's time is divided among so many turns, in which the kinds alternate.
-const TURNS: u32 = 3;
+/// A cell's time is divided among so many turns, in each of which every cell has its part.
+pub const TURNS: u32 = 5;
 /// 64 MiB.
 const SEGMENT_BLOCKS: u32 = 16_384;
 const LEDGER_BLOCKS: u32 = 4_096;
@@ -92,14 +93,21 @@ pub struct Cell {
     pub blocks: u32,
     /// From submission to completion.
     pub latencies: Latencies,
-    /// Chains in a second.
-    pub per_second: f64,
+    /// Chains in a second, turn by turn.
+    pub rates: Vec<f64>,
 }
 
 impl Cell {
+    /// Chains in a second: the median of the turns.
+    pub fn per_second(&self) -> f64 {
+        let mut rates = self.rates.clone();
+        rates.sort_by(f64::total_cmp);
+        rates.get(rates.len() / 2).copied().unwrap_or_default()
+    }
+
     /// Log bytes in a second.
     pub fn bytes_per_second(&self) -> f64 {
-        self.per_second * f64::from(self.blocks) * BLOCK_BYTES as f64
+        self.per_second() * f64::from(self.blocks) * BLOCK_BYTES as f64
     }
 }
 
@@ -249,35 +257,38 @@ fn measure_chains(
     let mut cells = Vec::new();
     for blocks in CHAIN_BLOCKS {
         for depth in DEPTHS {
-            go.step(&format!("chains of {} KiB, {depth} in flight", blocks * 4))?;
-            let mut measured = KINDS.map(|kind| (kind, Latencies::default(), Duration::ZERO));
-            for turn in 0..TURNS {
-                for (flush, latencies, took) in &mut measured {
-                    let work = RigWork {
-                        steps: ChainSteps::Full,
-                        blocks,
-                        depth,
-                        flush: *flush,
-                    };
-                    if turn == 0 {
-                        // The first few warm it up.
-                        rig.keep(work, time / 8, || go.check().is_ok(), |_| {})?;
-                    }
-                    *took += rig.keep(
-                        work,
-                        time / TURNS,
-                        || go.check().is_ok(),
-                        |latency| latencies.record(latency),
-                    )?;
-                }
-            }
-            cells.extend(measured.map(|(flush, latencies, took)| Cell {
+            cells.extend(KINDS.map(|flush| Cell {
                 flush,
                 depth,
                 blocks,
-                per_second: latencies.count() as f64 / took.as_secs_f64(),
-                latencies,
+                latencies: Latencies::default(),
+                rates: Vec::new(),
             }));
+        }
+    }
+    for turn in 0..TURNS {
+        for cell in &mut cells {
+            let Cell { blocks, depth, .. } = *cell;
+            go.step(&format!("chains of {} KiB, {depth} in flight", blocks * 4))?;
+            let work = RigWork {
+                steps: ChainSteps::Full,
+                blocks,
+                depth,
+                flush: cell.flush,
+            };
+            if turn == 0 {
+                // The first few warm it up.
+                rig.keep(work, time / 8, || go.check().is_ok(), |_| {})?;
+            }
+            let before = cell.latencies.count();
+            let took = rig.keep(
+                work,
+                time / TURNS,
+                || go.check().is_ok(),
+                |latency| cell.latencies.record(latency),
+            )?;
+            let chains = cell.latencies.count() - before;
+            cell.rates.push(chains as f64 / took.as_secs_f64());
         }
     }
     Ok((cells, writer))

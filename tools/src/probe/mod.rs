@@ -25,7 +25,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::exit::{CommandError, EXIT_HELP};
 use crate::host;
 use crate::json;
-use measure::{CHAIN_BLOCKS, DEPTHS, Measurements, ProbeError, SPACE_BYTES, measure};
+use measure::{CHAIN_BLOCKS, DEPTHS, KINDS, Measurements, ProbeError, SPACE_BYTES, TURNS, measure};
 use propose::{Turn, propose};
 
 const EXAMPLES: &str = "\
@@ -149,7 +149,7 @@ pub fn run(args: &ProbeArgs, out: &mut dyn Write) -> Result<(), CommandError> {
         interrupted,
         shown: stderr().is_terminal(),
         done: 0,
-        of: STEPS_BEFORE + (DEPTHS.len() * CHAIN_BLOCKS.len()) as u32,
+        of: STEPS_BEFORE + TURNS * (CHAIN_BLOCKS.len() * DEPTHS.len() * KINDS.len()) as u32,
     };
     let time = Duration::from_millis(args.cell_ms);
     let measured = measure(place.path(), time, &mut progress);

@@ -1,12 +1,13 @@
 //! From measurements to a profile. A knob is turned only where what was measured says clearly that it pays; what is
-//! not clear stays as in the base, and what another measurement speaks against is not proposed at all.
+//! not clear stays as in the base, and what another measurement speaks against is not proposed at all. A rate is better than another if it
+//! is in most turns: one that a moment of noise made decides nothing.
 
 use clustor_engine::profile::{Allowed, Profile, Value, Word as _};
 use clustor_shards::buffer::BLOCK_BYTES;
 use clustor_shards::disk::FlushKind;
 use clustor_shards::log::Mode;
 
-use super::measure::{Cell, DEPTHS, Measurements};
+use super::measure::{CHAIN_BLOCKS, Cell, DEPTHS, Measurements};
 
 /// What another setting must gain at least before it is proposed: noise is less on most devices.
 const GAIN_MIN: f64 = 1.10;
@@ -121,6 +122,15 @@ fn tells(cell: &Cell) -> bool {
     cell.latencies.count() >= CHAINS_MIN
 }
 
+/// By how much one cell does more chains in a second than another at least, in all turns but the worst quarter: each turn of one is held
+/// against the same turn of the other.
+fn steady_gain(then: &Cell, now: &Cell) -> f64 {
+    let turns = then.rates.iter().zip(&now.rates);
+    let mut gains: Vec<f64> = turns.map(|(then, now)| then / now).collect();
+    gains.sort_by(f64::total_cmp);
+    gains.get(gains.len() / 4).copied().unwrap_or_default()
+}
+
 /// The greatest depth that was measured and that the profile allows.
 fn greatest_depth(profile: &Profile) -> u32 {
     let allowed = |depth: &u32| u64::from(*depth) <= profile.chains_in_flight_max;
@@ -135,7 +145,7 @@ fn usual_blocks(profile: &Profile) -> u32 {
         Mode::Group => profile.batch_bytes_max / BLOCK_BYTES as u64,
     };
     let fits = |size: &u32| u64::from(*size) <= blocks;
-    let sizes = super::measure::CHAIN_BLOCKS.into_iter().filter(fits);
+    let sizes = CHAIN_BLOCKS.into_iter().filter(fits);
     sizes.max().unwrap_or(1)
 }
 
@@ -157,46 +167,70 @@ fn another_flush(base: &Profile, measured: &Measurements) -> Option<(FlushKind, 
     let (lone, its_lone) = both(1, 1)?;
     let (full, its_full) = both(deepest, 1)?;
     let (usual, its_usual) = both(deepest, usual_blocks(base))?;
+    let alone = lone.latencies.us(0.5) / its_lone.latencies.us(0.5);
     let gains = [
-        lone.latencies.us(0.5) / its_lone.latencies.us(0.5),
-        its_full.per_second / full.per_second,
-        its_usual.per_second / usual.per_second,
+        alone,
+        its_full.per_second() / full.per_second(),
+        its_usual.per_second() / usual.per_second(),
+    ];
+    let steady = [
+        alone,
+        steady_gain(its_full, full),
+        steady_gain(its_usual, usual),
     ];
     let loses = gains.iter().any(|gain| *gain < 1.0);
-    let clearly = gains.iter().any(|gain| *gain >= GAIN_MIN);
+    let clearly = steady.iter().any(|gain| *gain >= GAIN_MIN);
     (clearly && !loses).then(|| {
         let why = format!(
             "a chain with {} takes {} us alone and {:.0} are done in a second, {deepest} in flight; with {} {} us and {:.0}",
             other.word(),
             its_lone.latencies.us(0.5),
-            its_full.per_second,
+            its_full.per_second(),
             base.flush.word(),
             lone.latencies.us(0.5),
-            full.per_second,
+            full.per_second(),
         );
         (other, why)
     })
 }
 
 /// Fewer chains in flight, where the device does clearly more with them than with as many as the base keeps, of the
-/// size that the base writes, and not less of single blocks.
+/// size that the base writes; and not less of single blocks, of the sizes next to that, and with any number in between: a device that
+/// minds many in flight shows it there, too.
 fn fewer_in_flight(base: &Profile, chains: Chains<'_>) -> Option<(u32, String)> {
     let (deepest, usual) = (greatest_depth(base), usual_blocks(base));
-    let gain = |depth, blocks| {
-        let (now, then) = (chains.at(deepest, blocks)?, chains.at(depth, blocks)?);
-        Some(then.per_second / now.per_second)
+    let both = |depth, blocks| Some((chains.at(depth, blocks)?, chains.at(deepest, blocks)?));
+    let loses = |depth, blocks| {
+        let both = both(depth, blocks);
+        both.is_none_or(|(then, now)| then.per_second() < now.per_second())
+    };
+    let is_near = |blocks: &u32| {
+        let size = |of: u32| CHAIN_BLOCKS.iter().position(|size| *size == of);
+        size(*blocks)
+            .zip(size(usual))
+            .is_some_and(|(a, b)| a.abs_diff(b) <= 1)
+    };
+    let speaks_for = |depth: &u32| {
+        let mut sizes = CHAIN_BLOCKS
+            .into_iter()
+            .filter(|blocks| *blocks == 1 || is_near(blocks));
+        let mut between = DEPTHS
+            .into_iter()
+            .filter(|other| (*depth..deepest).contains(other));
+        !sizes.any(|blocks| loses(*depth, blocks)) && !between.any(|other| loses(other, usual))
     };
     let shallower = DEPTHS.into_iter().filter(|depth| *depth < deepest);
-    let gains = shallower.filter(|depth| gain(*depth, 1).is_some_and(|gain| gain >= 1.0));
-    let gains = gains.filter_map(|depth| Some((depth, gain(depth, usual)?)));
-    let (depth, gain) = gains.max_by(|(_, a), (_, b)| a.total_cmp(b))?;
-    let (now, then) = (chains.at(deepest, usual)?, chains.at(depth, usual)?);
+    let gains = shallower.filter(speaks_for).filter_map(|depth| {
+        let (then, now) = both(depth, usual)?;
+        Some((depth, then, now, steady_gain(then, now)))
+    });
+    let (depth, then, now, gain) = gains.max_by(|(.., a), (.., b)| a.total_cmp(b))?;
     (gain >= GAIN_MIN).then(|| {
         let why = format!(
             "{:.0} chains of {} KiB a second with {depth} in flight, {:.0} with {deepest}",
-            then.per_second,
+            then.per_second(),
             kib(then),
-            now.per_second,
+            now.per_second(),
         );
         (depth, why)
     })
@@ -211,7 +245,8 @@ fn longer_batches(base: &Profile, depth: u32, chains: Chains<'_>) -> Option<(u64
         cell.depth == depth && tells(cell) && bytes > base.batch_bytes_max && bytes <= limit
     });
     let best = longer.max_by(|a, b| a.bytes_per_second().total_cmp(&b.bytes_per_second()))?;
-    (best.bytes_per_second() >= now.bytes_per_second() * GAIN_MIN).then(|| {
+    let longer = f64::from(best.blocks) / f64::from(now.blocks);
+    (steady_gain(best, now) * longer >= GAIN_MIN).then(|| {
         let mib = |cell: &Cell| cell.bytes_per_second() / f64::from(1 << 20);
         let why = format!(
             "{:.0} MiB a second in chains of {} KiB, {:.0} in chains of {} KiB, {depth} in flight",

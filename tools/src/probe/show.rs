@@ -152,7 +152,7 @@ fn cell(cell: &Cell) -> String {
     format!(
         "{:>8.0} {:>7.0} {:>6.1}",
         cell.latencies.us(0.5),
-        cell.per_second,
+        cell.per_second(),
         mib(cell.bytes_per_second())
     )
 }
@@ -195,7 +195,7 @@ pub fn measurements_json(measured: &Measurements) -> Value {
                 "flush": cell.flush.word(),
                 "depth": cell.depth,
                 "log_bytes": u64::from(cell.blocks) * 4096,
-                "chains_per_s": (cell.per_second * 10.0).round() / 10.0,
+                "chains_per_s": (cell.per_second() * 10.0).round() / 10.0,
                 "latency": latencies(&cell.latencies),
             })
         })
