@@ -81,6 +81,35 @@ fn the_mode_that_was_asked_for_survives_a_restart_and_counts_for_the_next_leader
 }
 
 #[test]
+fn no_clause_is_told_where_the_mode_is_the_one_that_was_asked_for() {
+    let group = DurabilityMode::Group;
+    for voters in [&[1][..], &[1, 2, 3]] {
+        let mut net = Net::new(voters);
+        net.run_ms(2_000);
+        let leader = net.ready_leader();
+        let node = net.nodes.get_mut(&leader).expect("here");
+        node.append(1, b"grouped", None);
+        net.run_ms(200);
+        for id in voters {
+            let node = net.nodes.remove(id).expect("here");
+            let again = Node::boot(*id, voters, node.disk, net.now);
+            net.nodes.insert(*id, again);
+        }
+        let mut was_group = false;
+        for _ in 0..300 {
+            net.run_ms(10);
+            for id in voters {
+                let (mode, wanted, held_back) = net.mode_on(*id);
+                let is_group = (mode, wanted) == (group, group);
+                assert!(!is_group || held_back.is_empty(), "node {id}: {held_back}");
+                was_group |= is_group;
+            }
+        }
+        assert!(was_group, "it comes back to what was asked for");
+    }
+}
+
+#[test]
 fn a_voter_that_blocks_keeps_the_partition_strict_and_status_says_so() {
     let mut net = Net::new(&[1, 2, 3]);
     net.run_ms(2_000);

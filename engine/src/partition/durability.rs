@@ -207,15 +207,17 @@ impl Partition {
         Ok(position)
     }
 
-    /// The mode in force here, the mode that was asked for, and what stands between the two, by name.
+    /// The mode in force here, the mode that was asked for, and what stands between the two, by name, if anything does: a quiet
+    /// partition was looked at last when that still stood there.
     pub(super) fn durability_status(&self) -> (DurabilityMode, DurabilityMode, String) {
-        let wanted = self.replica.transition().wanted;
-        let held_back = if self.replica.is_in_fallback() && wanted == Mode::Group {
-            GroupClause::StrictFallback.to_string()
+        let (mode, wanted) = (self.replica.mode(), self.replica.transition().wanted);
+        let clause = if self.replica.is_in_fallback() && wanted == Mode::Group {
+            Some(GroupClause::StrictFallback)
         } else {
-            let clause = self.durability.held_back;
-            clause.map_or_else(String::new, |clause| clause.to_string())
+            self.durability.held_back
         };
-        (on_wire(self.replica.mode()), on_wire(wanted), held_back)
+        let held_back = clause.filter(|_| mode != wanted);
+        let held_back = held_back.map_or_else(String::new, |clause| clause.to_string());
+        (on_wire(mode), on_wire(wanted), held_back)
     }
 }
