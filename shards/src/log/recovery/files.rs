@@ -64,6 +64,16 @@ pub(in crate::log) enum SlotState {
     Unreadable,
 }
 
+impl SlotState {
+    /// Where its chain's extent begins: the slot says it, else it follows the one before.
+    pub(super) fn begins_at(&self, follows: u32) -> (u32, Option<&Slot>) {
+        match self {
+            Self::Good(slot, _) => (slot.first_block, Some(slot)),
+            _ => (follows, None),
+        }
+    }
+}
+
 /// What was seen of the first blocks of a file of which no header tells what they hold.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::log) struct Seen {

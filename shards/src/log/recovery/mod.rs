@@ -7,7 +7,9 @@
 //! - `files`: headers, ledger slots, checkpoints and extents, read and verified
 //! - `choose`: the newest pair that has something behind its opening
 //! - `judge`: what a chain's extent and slot together amount to
-//! - `walk`: its chains in order, torn told from rotten; older pairs up to their last certain chain
+//! - `walk`: the whole of the log, older pairs up to their last certain chain
+//! - `chosen`: that pair's chains in order, torn told from rotten
+//! - `content`: what a chain holds, taken into the state
 //!
 //! Torn or rotten (after Alagappan et al., "Protocol-Aware Recovery for Consensus-Based Storage", FAST '18): a chain
 //! writes to the ledger only after its extent was flushed. So a bad extent is rot if a later chain says that it had
@@ -15,6 +17,8 @@
 //! cut: its slot says which entries it held, and they are kept as missing.
 
 pub(super) mod choose;
+pub(super) mod chosen;
+mod content;
 pub(super) mod files;
 pub(super) mod judge;
 pub(super) mod walk;

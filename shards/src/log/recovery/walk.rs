@@ -1,26 +1,24 @@
-//! The chosen pair's chains in order, and the older pairs' up to their last certain chain.
+//! All of a log: its older pairs up to their last certain chain, the chosen pair, and what of it is missing.
 
 use std::collections::BTreeMap;
 
-use clustor_wire::ids::{ChainNumber, LogIndex, PairNumber, PartitionId};
+use clustor_wire::ids::{ChainNumber, PairNumber};
 
-use super::super::batch::{Batch, is_copy};
-use super::super::checkpoint::{BOOTS_MAX, Checkpoint, OlderPair, PastBoot};
-use super::super::extent::OpenExtent;
-use super::super::fold::{Content, ShardFold, encode_missing};
+use super::super::batch::Batch;
+use super::super::checkpoint::{BOOTS_MAX, OlderPair, PastBoot};
+use super::super::fold::{Content, ShardFold};
 use super::super::header::PairHeader;
-use super::super::item::{BadItems, Item, ItemBuilder, items};
+use super::super::item::items;
 use super::super::location::{ExtentPlace, Locations};
 use super::super::nonce::{self, GapVerdict, NonceAccount, NonceLedger};
 use super::super::pair::cipher_of;
-use super::super::record::{RecordKind, decode_record, records};
 use super::super::scrub::SweepPlace;
 use super::super::seal::SegmentCipher;
-use super::super::slot::{ExtentDigest, Slot};
 use super::super::trailer::{self, Trailer, TrailerState};
 use super::choose::Choice;
+use super::chosen::walk_chosen;
+use super::content::{mark_uncovered, note_locations, place_of};
 use super::files::{Files, PairFiles, SlotState};
-use super::judge::{SlotMark, Verdict, certain_chain, is_never_written, judge};
 use super::{
     Damage, Incident, MISSING_QUARANTINES, NONCES_QUARANTINE, Quarantine, ROT_QUARANTINES,
 };
@@ -192,7 +190,7 @@ impl Walked {
         });
     }
 
-    fn incident(&mut self, pair: PairNumber, chain: ChainNumber, damage: Damage) {
+    pub(super) fn incident(&mut self, pair: PairNumber, chain: ChainNumber, damage: Damage) {
         self.incidents.push(Incident {
             pair,
             chain,
@@ -352,14 +350,6 @@ fn closed_pair(header: &PairHeader, slots: &[SlotState], certain: ChainNumber) -
     }
 }
 
-/// Where a chain's extent begins: the slot says it, else it follows the one before.
-fn begins_at(slot: &SlotState, follows: u32) -> (u32, Option<&Slot>) {
-    match slot {
-        SlotState::Good(slot, _) => (slot.first_block, Some(slot)),
-        _ => (follows, None),
-    }
-}
-
 /// Everything in an older pair had retired: only where its entries lie is of interest, and its slots say that. An
 /// extent is read only where its slot is bad.
 fn walk_older(files: &mut Files<'_>, pairs: &[PairFiles], older: OlderPair, walked: &mut Walked) {
@@ -379,7 +369,7 @@ fn walk_older(files: &mut Files<'_>, pairs: &[PairFiles], older: OlderPair, walk
     let cipher = cipher_of(files.keys, &header);
     let mut follows = header.body_block();
     for (chain, slot) in (header.first_chain.get()..).map(ChainNumber).zip(&slots) {
-        let (first_block, good) = begins_at(slot, follows);
+        let (first_block, good) = slot.begins_at(follows);
         let is_opening = chain == header.first_chain;
         let opening_items = match (is_opening, good) {
             (true, Some(_)) => files.checkpoint_tail(&header),
@@ -416,329 +406,4 @@ fn walk_older(files: &mut Files<'_>, pairs: &[PairFiles], older: OlderPair, walk
         }
     }
     walked.ciphers.insert(header.pair, cipher);
-}
-
-/// Where the extent lies that a slot vouches for.
-fn place_of(pair: PairNumber, slot: &Slot) -> ExtentPlace {
-    ExtentPlace {
-        pair,
-        chain: slot.chain,
-        first_block: slot.first_block,
-        blocks: slot.blocks,
-    }
-}
-
-fn note_locations(bytes: &[u8], place: ExtentPlace, locations: &mut Locations) {
-    let mut noted = ItemBuilder::default();
-    for record in records(bytes).flatten() {
-        noted.push(&record);
-    }
-    for item in items(noted.bytes()).flatten() {
-        locations.note(&item, place);
-    }
-}
-
-/// The chosen pair: certain chains from their slots, as far as those are whole; what lies above from its extents.
-struct ChosenWalk<'a> {
-    header: &'a PairHeader,
-    cipher: SegmentCipher,
-    checkpoint: &'a Checkpoint,
-    /// Where the next extent begins if its slot does not say.
-    follows: u32,
-    /// The digest the next extent repeats, where it is known.
-    previous: Option<ExtentDigest>,
-    /// Above the last certain chain, as long as slots are authentic: what whole extents hold, and where. They were flushed before their
-    /// slots were written.
-    flushed: Vec<(Vec<u8>, ExtentPlace)>,
-    /// A slot above the last certain chain was not authentic.
-    is_past_flushed: bool,
-}
-
-/// How one chain was taken.
-enum Step {
-    Taken,
-    /// Never acknowledged, and what follows it neither: the walk ends. Whether anything of it lies there.
-    Torn(bool),
-    /// Nobody knows what it held.
-    Lost,
-}
-
-fn walk_chosen(
-    files: &mut Files<'_>,
-    header: &PairHeader,
-    slots: &[SlotState],
-    checkpoint: &Checkpoint,
-    walked: &mut Walked,
-) -> Vec<(Vec<u8>, ExtentPlace)> {
-    let retired = slots.iter().filter_map(|slot| match slot {
-        SlotState::Good(slot, _) => Some(slot.retired),
-        _ => None,
-    });
-    walked.certain = certain_chain(header, retired);
-    let newest = slots.iter().rev().find_map(|slot| match slot {
-        SlotState::Good(slot, _) => Some(slot),
-        _ => None,
-    });
-    walked.sweep = newest.and_then(|slot| slot.sweep);
-    let mut walk = ChosenWalk {
-        header,
-        cipher: cipher_of(files.keys, header),
-        checkpoint,
-        follows: header.body_block(),
-        previous: Some([0; 32]),
-        flushed: Vec::new(),
-        is_past_flushed: false,
-    };
-    for (chain, slot) in (header.first_chain.get()..).map(ChainNumber).zip(slots) {
-        let step = if chain <= walked.certain {
-            walk.certain(files, chain, slot, slots, walked)
-        } else {
-            walk.uncertain(files, chain, slot, slots, walked)
-        };
-        match step {
-            Ok(Step::Taken) => walked.chains += 1,
-            Ok(Step::Torn(written)) => {
-                walked.torn = written.then_some(chain);
-                break;
-            }
-            lost @ (Ok(Step::Lost) | Err(BadItems)) => {
-                walked.quarantine = Some(Quarantine {
-                    pair: header.pair,
-                    chain,
-                    what: "an extent and its ledger slot are both bad, nobody knows what they held",
-                    prefix_stands: lost.is_ok(),
-                });
-                break;
-            }
-        }
-    }
-    walked.ciphers.insert(header.pair, walk.cipher);
-    walk.flushed
-}
-
-impl ChosenWalk<'_> {
-    /// A chain that had retired: its slot says what it holds. The extent is read only where the slot is bad, and
-    /// otherwise when its entries are asked for.
-    fn certain(
-        &mut self,
-        files: &mut Files<'_>,
-        chain: ChainNumber,
-        slot: &SlotState,
-        slots: &[SlotState],
-        walked: &mut Walked,
-    ) -> Result<Step, BadItems> {
-        let pair = self.header.pair;
-        let is_opening = chain == self.header.first_chain;
-        if let SlotState::Good(slot, tail) = slot {
-            self.follows = slot.first_block.saturating_add(slot.blocks);
-            self.previous = Some(slot.digest);
-            let identity = if is_opening {
-                &self.checkpoint.tail
-            } else {
-                tail
-            };
-            fold_items(walked, identity, Some(place_of(pair, slot)))?;
-            return Ok(Step::Taken);
-        }
-        if let Some((extent, digest)) = self.extent(files, chain, self.follows, None) {
-            walked.incident(pair, chain, Damage::Slot);
-            let place = ExtentPlace {
-                pair,
-                chain,
-                first_block: self.follows,
-                blocks: extent.header.blocks,
-            };
-            self.follows += extent.header.blocks;
-            self.previous = Some(digest);
-            fold_extent(walked, extent.records(), place)?;
-            return Ok(Step::Taken);
-        }
-        if !is_opening {
-            return Ok(Step::Lost);
-        }
-        // The opening's identity stands in the checkpoint; only its length is unknown.
-        self.previous = None;
-        self.follows = position_behind_opening(files, self.header, &self.cipher, slots);
-        walked.incident(pair, chain, Damage::Extent);
-        fold_items(walked, &self.checkpoint.tail, None)?;
-        Ok(Step::Taken)
-    }
-
-    /// A chain of which nobody knows whether it had retired: its extent decides.
-    fn uncertain(
-        &mut self,
-        files: &mut Files<'_>,
-        chain: ChainNumber,
-        slot: &SlotState,
-        slots: &[SlotState],
-        walked: &mut Walked,
-    ) -> Result<Step, BadItems> {
-        let pair = self.header.pair;
-        let (first_block, good) = begins_at(slot, self.follows);
-        let extent = self.extent(files, chain, first_block, good);
-        let verdict = judge(extent.is_some(), slot.into(), false, false, || {
-            let place = (chain, first_block);
-            let slots = slots.iter().map(SlotMark::from);
-            is_never_written(files, self.header, place, slots)
-        });
-        if verdict == Verdict::SlotLost {
-            walked.incident(pair, chain, Damage::Slot);
-        }
-        if let Some((extent, digest)) = extent {
-            self.follows = first_block + extent.header.blocks;
-            self.previous = Some(digest);
-            let mut noted = ItemBuilder::default();
-            for record in records(extent.records()) {
-                let record = record.map_err(|_| BadItems)?;
-                walked.rewrite.push(&record);
-                noted.push(&record);
-            }
-            self.is_past_flushed |= good.is_none();
-            if let Some(slot) = good.filter(|_| !self.is_past_flushed) {
-                let bytes = noted.bytes().to_vec();
-                self.flushed.push((bytes, place_of(pair, slot)));
-            }
-            return Ok(Step::Taken);
-        }
-        match slot {
-            SlotState::Good(slot, tail) if verdict == Verdict::Rot => {
-                self.follows = slot.first_block.saturating_add(slot.blocks);
-                self.previous = Some(slot.digest);
-                walked.incident(pair, chain, Damage::Extent);
-                rewrite_as_missing(walked, tail)?;
-                Ok(Step::Taken)
-            }
-            _ if verdict == Verdict::End => Ok(Step::Torn(files.is_begun(
-                self.header,
-                &self.cipher,
-                first_block,
-            ))),
-            _ if verdict == Verdict::Blank => {
-                walked.incident(pair, chain, Damage::UnusedSlot);
-                Ok(Step::Torn(false))
-            }
-            _ => Ok(Step::Lost),
-        }
-    }
-
-    fn extent(
-        &self,
-        files: &mut Files<'_>,
-        chain: ChainNumber,
-        first_block: u32,
-        slot: Option<&Slot>,
-    ) -> Option<(OpenExtent, ExtentDigest)> {
-        files
-            .extent(self.header, &self.cipher, chain, first_block, slot)
-            .filter(|(extent, _)| {
-                self.previous
-                    .is_none_or(|digest| digest == extent.header.previous)
-            })
-    }
-}
-
-/// Where the mark's extent begins when both the opening's extent and its slot are bad: the mark's slot says
-/// it; failing that, the extent is searched for.
-pub(in crate::log) fn position_behind_opening(
-    files: &mut Files<'_>,
-    header: &PairHeader,
-    cipher: &SegmentCipher,
-    slots: &[SlotState],
-) -> u32 {
-    if let Some(SlotState::Good(slot, _)) = slots.get(1) {
-        return slot.first_block;
-    }
-    let mark = header.first_chain.next();
-    (header.body_block()..header.segment_blocks)
-        .find(|block| files.extent(header, cipher, mark, *block, None).is_some())
-        .unwrap_or(header.segment_blocks)
-}
-
-/// Folds what a certain chain holds, from the items that say it; without a place, the content is lost.
-fn fold_items(
-    walked: &mut Walked,
-    identity: &[u8],
-    place: Option<ExtentPlace>,
-) -> Result<(), BadItems> {
-    let content = match place {
-        Some(_) => Content::Here,
-        None => Content::Lost,
-    };
-    for item in items(identity) {
-        let item = item?;
-        walked
-            .fold
-            .apply_item(&item, content)
-            .map_err(|_| BadItems)?;
-        match (place, item) {
-            (Some(place), item) => walked.locations.note(&item, place),
-            // What a rotten extent removed stays removed.
-            (None, Item::Small(record)) if record.header.kind == RecordKind::Truncate => walked
-                .locations
-                .truncate(record.header.partition, record.header.index),
-            (None, _) => {}
-        }
-    }
-    Ok(())
-}
-
-/// Folds the records of a certain chain's extent, where its slot does not say what they are.
-fn fold_extent(walked: &mut Walked, bytes: &[u8], place: ExtentPlace) -> Result<(), BadItems> {
-    let mut noted = ItemBuilder::default();
-    for record in records(bytes) {
-        noted.push(&record.map_err(|_| BadItems)?);
-    }
-    fold_items(walked, noted.bytes(), Some(place))
-}
-
-/// What is known of a rotten extent above the last certain chain is written again: its entries as missing, its small
-/// records as they stand.
-fn rewrite_as_missing(walked: &mut Walked, identity: &[u8]) -> Result<(), BadItems> {
-    let mut frame = Vec::new();
-    for item in items(identity) {
-        match item? {
-            // The original is still there: a pair goes only when its copies have retired.
-            item if is_copy(item.kind()) => {}
-            Item::Small(record) => walked.rewrite.push(&record),
-            Item::Run(run) => {
-                frame.clear();
-                encode_missing(
-                    &mut frame,
-                    None,
-                    run.partition,
-                    run.term,
-                    run.first,
-                    u64::from(run.count),
-                );
-                let record = decode_record(&frame).map_err(|_| BadItems)?;
-                walked.rewrite.push(&record);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Whatever the certain state holds and no whole extent covers is missing. What a lost chain had cut off, or replaced by
-/// entries of another term, is not where older chains say: of their runs counts what the log still holds.
-fn mark_uncovered(walked: &mut Walked) {
-    let mut gaps: Vec<(PartitionId, LogIndex, LogIndex)> = Vec::new();
-    for (partition, log) in &walked.fold.partitions {
-        let standing = |term| log.range_of(term);
-        walked.locations.keep_standing(*partition, standing);
-        let mut next = log.base.next();
-        for location in walked.locations.of(*partition) {
-            if location.first > next {
-                gaps.push((*partition, next, location.first.prev()));
-            }
-            next = location.last.next();
-        }
-        if next <= log.last {
-            gaps.push((*partition, next, log.last));
-        }
-    }
-    for (partition, first, last) in gaps {
-        if let Some(log) = walked.fold.get_mut(partition) {
-            log.mark_missing(first, last);
-        }
-    }
 }
