@@ -1,7 +1,7 @@
 //! `sim`: whole clusters.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -12,7 +12,7 @@ use clustor_sim::cluster::simpler::Simpler;
 use clustor_sim::cluster::trace::Trace;
 use clustor_sim::scenario;
 
-use crate::many::{self, Enough, Held, print};
+use crate::many::{self, Enough, Held, OF_MANY, at_least_one, print};
 use crate::minimise;
 
 /// Seeds that are run, unless something is asked.
@@ -22,7 +22,7 @@ const SEEDS: u64 = 100;
 #[derive(Args)]
 pub struct Seeds {
     /// Run this seed alone and print what happens, one line an event
-    #[arg(long, conflicts_with_all = ["seeds", "seconds", "operations", "from"])]
+    #[arg(long, conflicts_with_all = ["seeds", "from", "marks"], conflicts_with_all = OF_MANY)]
     seed: Option<u64>,
     /// Draw long lives in which hardly anything happens, instead of short ones full of load and faults
     #[arg(long)]
@@ -41,16 +41,17 @@ pub struct Seeds {
           num_args = 0..=1, default_missing_value = "120")]
     minimise: Option<u64>,
     /// Steps of a run, at most
-    #[arg(long, default_value_t = STEPS_MAX)]
+    #[arg(long, default_value_t = STEPS_MAX, value_parser = at_least_one())]
     steps: u64,
     /// Run this many seeds [default: 100]
-    #[arg(long)]
+    #[arg(long, value_parser = at_least_one())]
     seeds: Option<u64>,
     /// The first seed [default: from the clock]
     #[arg(long)]
     from: Option<u64>,
     /// Play these scripts; print what happens, if it is one
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["seed", "seeds", "seconds", "operations", "from", "light", "helical"])]
+    #[arg(long, value_name = "FILE", num_args = 1..,
+          conflicts_with_all = ["seed", "seeds", "from", "light", "helical", "steps", "marks"], conflicts_with_all = OF_MANY)]
     scenario: Vec<PathBuf>,
     #[command(flatten)]
     enough: Enough,
@@ -78,15 +79,26 @@ pub fn run(seeds: &Seeds) -> ExitCode {
     }
 }
 
-fn play_all(scripts: &[PathBuf]) -> ExitCode {
+fn play_all(files: &[PathBuf]) -> ExitCode {
+    let mut scripts = Vec::new();
+    for file in files {
+        let name = file.display().to_string();
+        match std::fs::read_to_string(file) {
+            Ok(script) => scripts.push((name, script)),
+            Err(error) => {
+                eprintln!("sim: {name}: {error}");
+                return ExitCode::from(2);
+            }
+        }
+    }
     let mut failed = false;
-    for file in scripts {
+    for (name, script) in &scripts {
         let trace = if scripts.len() == 1 {
             Trace::Print(Box::new(print))
         } else {
             Trace::Off
         };
-        if let Err(error) = play(file, trace) {
+        if let Err(error) = play(name, script, trace) {
             eprintln!("{error}");
             failed = true;
         }
@@ -94,11 +106,9 @@ fn play_all(scripts: &[PathBuf]) -> ExitCode {
     ExitCode::from(u8::from(failed))
 }
 
-fn play(file: &Path, trace: Trace) -> Result<(), String> {
-    let name = file.display().to_string();
-    let script = std::fs::read_to_string(file).map_err(|error| format!("{name}: {error}"))?;
+fn play(name: &str, script: &str, trace: Trace) -> Result<(), String> {
     // An assertion of the engine is a failure of the script that led to it.
-    catch_unwind(AssertUnwindSafe(|| scenario::play(&name, &script, trace)))
+    catch_unwind(AssertUnwindSafe(|| scenario::play(name, script, trace)))
         .map_err(|panic| format!("{name}: panicked: {}", run::said(&*panic)))?
         .map_err(|error| error.to_string())
 }

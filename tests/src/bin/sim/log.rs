@@ -8,16 +8,16 @@ use clustor_sim::log_life::crash_points::{CrashPoints, Depth, Workload, every_cr
 use clustor_sim::log_life::life;
 use clustor_sim::log_life::settle::Limits;
 
-use crate::many::{self, Enough, Held};
+use crate::many::{self, Enough, Held, OF_MANY, at_least_one};
 
 /// Which lives.
 #[derive(Args)]
 pub struct Seeds {
     /// Run this seed alone and print what happened
-    #[arg(long, conflicts_with_all = ["seeds", "seconds", "operations"])]
+    #[arg(long, conflicts_with_all = ["seeds", "from", "fresh", "crash_points"], conflicts_with_all = OF_MANY)]
     seed: Option<u64>,
     /// Run this many seeds
-    #[arg(long)]
+    #[arg(long, value_parser = at_least_one())]
     seeds: Option<u64>,
     /// The first seed
     #[arg(long, default_value_t = 1)]
@@ -29,7 +29,7 @@ pub struct Seeds {
     enough: Enough,
     /// Instead of lives, go through the crash points of a workload, under as many orders of its steps as
     /// `--seeds` says (1 unless given)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "fresh", conflicts_with_all = OF_MANY)]
     crash_points: bool,
     /// A smaller workload, of which so little is open at any moment that every subset of it is gone through; fails
     /// where that is more than `--all-max`

@@ -12,7 +12,10 @@ use clap::{Parser, Subcommand};
 /// Runs Clustor's simulations from seeds, and replays one
 ///
 /// Without a command: whole clusters on virtual time, with faulty networks, crashes and faulty disks, checked at
-/// every step. Exits with 1 and the command that replays the seed if a rule is broken.
+/// every step.
+///
+/// Ends with 0 if every rule held, and as much was done as was asked for; with 1 if not, and says how to replay what failed; with 2
+/// if there was nothing to run: options that do not go together, a script that can't be read, a seed to minimise that holds.
 ///
 /// Examples:
 ///   sim --seed 42                     replay one cluster and print what happened

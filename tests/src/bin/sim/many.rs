@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use clustor_sim::cluster::marks::Marks;
 
 /// From one line of progress to the next, at least.
@@ -12,20 +13,35 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// A run's stack, in bytes: what a main thread has.
 const STACK_BYTES: usize = 8 << 20;
 
+/// What is to happen at least once, or it would be no run.
+pub fn at_least_one() -> RangedU64ValueParser {
+    RangedU64ValueParser::new().range(1..)
+}
+
+/// What says nothing of one run alone.
+pub const OF_MANY: [&str; 6] = [
+    "seconds",
+    "operations",
+    "jobs",
+    "failures_max",
+    "json",
+    "at_least_speed",
+];
+
 /// When it is enough, and how it is said.
 #[derive(Args)]
 pub struct Enough {
     /// Stop after this many seconds
-    #[arg(long)]
+    #[arg(long, value_parser = at_least_one())]
     pub seconds: Option<u64>,
     /// Go on until this many operations were carried out; fail if seeds or seconds run out before
-    #[arg(long)]
+    #[arg(long, value_parser = at_least_one())]
     operations: Option<u64>,
     /// Runs at a time, each on a thread of its own (1 to 256)
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: u16,
     /// Stop at this many failures
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = at_least_one())]
     failures_max: u64,
     /// Print the summary as one line of JSON
     #[arg(long)]
