@@ -95,5 +95,5 @@ fn simpler_runs_hold_too_and_are_the_same_each_time() {
         let (now, _) = draw(Kind::Busy, seed, &ways[..1]);
         simpler_runs += u64::from(format!("{now:?}") != format!("{swarm:?}"));
     }
-    assert!(simpler_runs > 20, "{simpler_runs}");
+    assert!(simpler_runs > 15, "{simpler_runs}");
 }

@@ -92,7 +92,8 @@ impl Partition {
             MachineSlot::Failed(trouble) => trouble.retry_at,
             MachineSlot::Running(_) => {
                 let pause = self.busy.pause.as_ref().and_then(Pause::until);
-                pause.into_iter().chain(self.unread_deadline()).min()
+                let stops = [pause, self.unread_deadline(), self.lost_deadline()];
+                stops.into_iter().flatten().min()
             }
         }
     }

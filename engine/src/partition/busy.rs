@@ -7,6 +7,7 @@ use clustor_shards::turn::Time;
 use clustor_wire::ids::LogIndex;
 
 use super::deferral::Deferrals;
+use super::lost::Lost;
 use super::pause::Pause;
 use super::reads::PendingRead;
 use super::unread::Unread;
@@ -43,7 +44,7 @@ pub(crate) struct Busy {
     /// A read of the log for applying is outstanding, with this token.
     pub apply_read: Option<u64>,
     /// Why entries can't be applied, if their content can't be had.
-    pub stuck: Option<&'static str>,
+    pub(super) stuck: Option<Lost>,
     /// An entry that this build can't read: applying stops before it.
     pub(super) unread: Option<Box<Unread>>,
     /// Of a partition in group mode.

@@ -14,7 +14,7 @@
 //! - `busy`: what it has only while something happens in it
 //! - `reads`: what reads rely on, and when they are answered
 //! - `starting`: how far a start is with applying what its log held
-//! - `unread`: an entry of a newer build, before which applying stops
+//! - `unread`, `lost`: an entry of a newer build, or one whose content is lost, before which applying stops
 //! - `apply`: committed entries through the machine, and what becomes of it when it fails
 
 mod apply;
@@ -23,6 +23,7 @@ mod clock;
 mod deferral;
 pub(crate) mod durability;
 pub mod idempotency;
+mod lost;
 mod members;
 pub mod pace;
 mod pause;

@@ -80,7 +80,7 @@ impl Partition {
     /// Why nothing more can be applied, if nothing can.
     pub(super) fn stuck(&self) -> Option<&str> {
         let unread = self.unread().map(|unread| unread.text.as_str());
-        unread.or(self.busy.stuck)
+        unread.or(self.busy.stuck.map(|lost| lost.text))
     }
 
     /// The refusal while nothing more can be applied.

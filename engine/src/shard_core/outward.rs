@@ -224,7 +224,8 @@ impl ShardCore {
                         Err(ReadRefusal::Busy) => resume_at = Some(now.plus_ms(1)),
                         Err(ReadRefusal::NotYet) => {}
                         Err(ReadRefusal::Missing | ReadRefusal::Outside) => {
-                            partition.busy.stuck = Some(
+                            partition.stop_before_lost(
+                                now,
                                 "an entry that has to be applied is lost here, and nothing behind it can be",
                             );
                         }

@@ -116,7 +116,8 @@ impl ShardCore {
                             .extend(answers.drain(..).map(|answer| (id, answer)));
                     }
                     None if lost => {
-                        partition.busy.stuck = Some(
+                        partition.stop_before_lost(
+                            now,
                             "an entry that has to be applied can't be read here, and nothing behind it can be",
                         );
                     }

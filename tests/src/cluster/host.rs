@@ -141,6 +141,16 @@ impl Host {
         }));
     }
 
+    /// Up to where a partition's machine has saved all; 0 for one in memory.
+    pub(crate) fn saved(&self, partition: PartitionId) -> LogIndex {
+        self.store.applied(partition)
+    }
+
+    /// Up to where a partition's machine needs no entry any more; 0 for one in memory.
+    pub(crate) fn unneeded(&self, partition: PartitionId) -> LogIndex {
+        self.store.unneeded(partition)
+    }
+
     /// Whether effects are deferred.
     pub(crate) fn has_handles(&self) -> bool {
         self.handles.any_out()

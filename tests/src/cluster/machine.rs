@@ -100,6 +100,24 @@ impl Store {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         run(all.entry(partition).or_default())
     }
+
+    /// Up to where a partition's machine has saved all.
+    pub(crate) fn applied(&self, partition: PartitionId) -> LogIndex {
+        self.with(partition, |saved| saved.applied)
+    }
+
+    /// Up to where a partition's machine needs no entry any more: all of it is saved, and the entry that carries the time at its end, the
+    /// greatest stamp so far, lies behind.
+    pub(crate) fn unneeded(&self, partition: PartitionId) -> LogIndex {
+        self.with(partition, |saved| {
+            let taken = saved.taken.iter().map(|taken| (taken.stamp, taken.index));
+            let expired = saved.expired.iter().map(|at| (at.stamp, at.index));
+            let all = taken.chain(expired);
+            let time = all.clone().map(|(stamp, _)| stamp).max();
+            let before = all.filter(|(stamp, _)| Some(*stamp) < time);
+            before.map(|(_, index)| index).max().unwrap_or_default()
+        })
+    }
 }
 
 /// What the machines of a node cost, in microseconds of virtual time.

@@ -94,6 +94,9 @@ pub(super) const CLOCK_AGAIN: &str = "clock.again";
 /// The only voter that was left restarted while who had led before held a lease.
 pub(super) const SOLE_RESTARTED: &str = "members.sole-restarted";
 
+/// A log gave up its beginning, as far as it was asked to.
+pub(super) const GIVEN_UP: &str = "log.given-up";
+
 /// Clauses by which a leader has no lease, with their marks.
 const LEASES: [(&str, &str); 11] = [
     (LeaseClause::Off.name(), "lease.Off"),
@@ -150,6 +153,7 @@ const OTHERS: &[&str] = &[
     PATH_USUAL,
     CLOCK_AGAIN,
     SOLE_RESTARTED,
+    GIVEN_UP,
 ];
 
 /// Every mark but those of faults.

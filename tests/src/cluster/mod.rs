@@ -13,7 +13,7 @@
 //! - [`check`]: what must hold
 //! - [`world`]: all of it together, one event a step
 //! - [`marks`]: which paths a run reached
-//! - [`swarm`], [`more`], `promises`, `wide`, `light`, `helical`, [`load`], [`run`]: what a seed draws, its clients, and its run
+//! - [`swarm`], [`more`], `promises`, `floors`, `wide`, `light`, `helical`, [`load`], [`run`]: what a seed draws, its clients, and its run
 //! - [`simpler`], [`minimise`]: what can be left out of it
 
 mod addresses;
@@ -21,6 +21,7 @@ pub mod check;
 mod clocks;
 mod control;
 mod deferred;
+mod floors;
 pub mod guest;
 mod helical;
 pub mod host;

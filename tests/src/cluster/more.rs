@@ -56,6 +56,11 @@ pub(super) fn stream(of: &Xoshiro256PlusPlus) -> Xoshiro256PlusPlus {
     more
 }
 
+/// The stream of a generator that lies so many jumps behind its own.
+pub(super) fn nth_stream(of: &Xoshiro256PlusPlus, jumps: u32) -> Xoshiro256PlusPlus {
+    (0..jumps).fold(of.clone(), |before, _| stream(&before))
+}
+
 /// A cluster of another shape than most.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Shape {

@@ -27,7 +27,7 @@ const CHAOS_US_MIN: u64 = 5_000_000;
 
 /// The third stream of a generator, apart from those that a run draws from.
 pub(super) fn stream(of: &Xoshiro256PlusPlus) -> Xoshiro256PlusPlus {
-    more::stream(&more::stream(&more::stream(of)))
+    more::nth_stream(of, 3)
 }
 
 impl Swarm {

@@ -3,6 +3,7 @@
 mod calm;
 mod disks;
 mod faults;
+mod forgetting;
 mod moves;
 mod probe;
 mod promises;
@@ -16,6 +17,7 @@ use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::check::Violation;
+use super::floors;
 use super::helical;
 use super::load::Clients;
 use super::marks::Marks;
@@ -115,8 +117,10 @@ impl Kind {
         match self {
             Self::Busy => {
                 let mut third = third::stream(rng);
+                let mut floors = floors::stream(rng);
                 let mut swarm = Swarm::draw(rng);
                 swarm.draw_promises(&mut third);
+                swarm.draw_floors(&mut floors);
                 swarm
             }
             Self::Light => Swarm::draw_light(rng),
@@ -276,6 +280,8 @@ struct Run {
     more: Xoshiro256PlusPlus,
     /// Those of [`super::promises`].
     promises: Promises,
+    /// For those of [`super::floors`].
+    floors: Xoshiro256PlusPlus,
     calm: bool,
     moves: Moves,
     /// A node whose disks are slow for a while.
@@ -297,6 +303,7 @@ impl Run {
     ) -> Self {
         let more = more::stream(&more::stream(&rng));
         let promises = Promises::new(third::stream(&more));
+        let floors = floors::run_stream(&rng);
         let mut world = World::new(swarm.layout.clone(), swarm.network, rng.random());
         world.trace = trace;
         world.set_proofs(PROOFS_MAX);
@@ -315,6 +322,7 @@ impl Run {
             rng,
             more,
             promises,
+            floors,
             calm: false,
             moves: Moves::default(),
             slowed: None,

@@ -39,7 +39,7 @@ pub enum Simpler {
 type Without = (&'static str, fn(&mut Swarm));
 
 /// What a run can do without.
-const WITHOUT: [Without; 51] = [
+const WITHOUT: [Without; 52] = [
     ("kill", |s| s.faults.kill = None),
     ("power", |s| s.faults.power = None),
     ("blackout", |s| s.faults.blackout = None),
@@ -91,6 +91,7 @@ const WITHOUT: [Without; 51] = [
     ("on-disk", |s| s.layout.on_disk.clear()),
     ("costs", |s| s.layout.costs.clear()),
     ("profiles", |s| s.layout.profiles.clear()),
+    ("floors", |s| s.faults.floor = None),
 ];
 
 fn without_members(swarm: &mut Swarm) {

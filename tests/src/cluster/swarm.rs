@@ -100,6 +100,8 @@ pub struct Faults {
     pub intrude: Every,
     /// A control plane says for a while that a partition may not do what it would.
     pub control: Every,
+    /// A log gives up its beginning.
+    pub floor: Every,
 }
 
 impl Faults {
@@ -140,6 +142,7 @@ impl Faults {
         clog: None,
         intrude: None,
         control: None,
+        floor: None,
     };
 }
 

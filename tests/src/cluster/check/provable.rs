@@ -75,11 +75,11 @@ pub(crate) fn each_pair(
     .map_err(|error| Violation::new("a shard's files can be read", error.to_string()))
 }
 
-/// Whether a recovered log holds an entry, content and all. What it lost below, and had applied before, withdraws
-/// nothing that was counted.
+/// Whether a recovered log holds an entry, content and all, or gave it up, as it may what is committed and saved by its machine. What it
+/// lost below, and had applied before, withdraws nothing that was counted.
 pub(crate) fn holds(log: &ShardLog, partition: PartitionId, index: LogIndex, term: Term) -> bool {
     log.quarantine().is_none()
-        && log
-            .partition(partition)
-            .is_some_and(|log| log.term_at(index) == Some(term) && !log.is_missing(index))
+        && log.partition(partition).is_some_and(|log| {
+            index <= log.base || log.term_at(index) == Some(term) && !log.is_missing(index)
+        })
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use clustor_engine::partition::Partition;
 use clustor_engine::raft::{Change, Timers};
+use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, PartitionId};
 
 use super::super::check::Violation;
@@ -229,12 +231,31 @@ impl Run {
                         || host
                             .and_then(|host| host.partition(partition.id))
                             .is_some_and(|found| {
-                                found.applied() >= committed
+                                self.has_applied(voter, found, committed)
                                     && found.machine().is_some()
-                                    && found.glance().missing == 0
+                                    && self.misses_nothing_needed(voter, partition.id)
                             })
                 })
         })
+    }
+
+    /// Whether a replica has applied everything up to `committed`, or all it can without a snapshot: the next entry is lost here, and
+    /// another replica has given it up.
+    fn has_applied(&self, at: PeerId, found: &Partition, committed: LogIndex) -> bool {
+        let log = self.world.host(at).and_then(|host| host.core.as_ref());
+        let log = log.and_then(|core| core.log().partition(found.glance().partition));
+        found.applied() >= committed
+            || log.is_some_and(|log| log.is_missing(found.applied().next()))
+    }
+
+    /// Whether a replica holds all entries, but for what another one has given up: every machine has that.
+    fn misses_nothing_needed(&self, at: PeerId, partition: PartitionId) -> bool {
+        let log_of = |host: &Host| Some(host.core.as_ref()?.log().partition(partition)?.clone());
+        let logs = self.world.hosts().filter_map(log_of);
+        let given_up = logs.map(|log| log.base).max();
+        let own = self.world.host(at).and_then(log_of);
+        let missing = own.into_iter().flat_map(|log| log.missing);
+        missing.map(|range| range.last).max() <= given_up
     }
 
     fn state_of(&self, probes: &[Probe]) -> String {

@@ -17,7 +17,7 @@ use super::faults::{Fault, token_of};
 use crate::disk::{Crash, FlushFault, SimDiskCounters, StuckKind, WriteFault};
 
 const ROT_AT_REST: &str = "harm.rot-at-rest";
-const ROT: &str = "harm.rot";
+pub(super) const ROT: &str = "harm.rot";
 const UNREADABLE: &str = "harm.unreadable";
 const UNREADABLE_SLOT: &str = "harm.unreadable-slot";
 const LOST_NAME: &str = "harm.lost-name";

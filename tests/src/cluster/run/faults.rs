@@ -55,9 +55,10 @@ pub(super) enum Fault {
     Sole,
     Watch,
     Alone,
+    Floor,
 }
 
-pub(super) const FAULTS: [Fault; 34] = [
+pub(super) const FAULTS: [Fault; 35] = [
     Fault::Kill,
     Fault::Power,
     Fault::Blackout,
@@ -92,6 +93,7 @@ pub(super) const FAULTS: [Fault; 34] = [
     Fault::Sole,
     Fault::Watch,
     Fault::Alone,
+    Fault::Floor,
 ];
 
 /// A node that went back starts so often before anybody can tell it, at most.
@@ -113,7 +115,8 @@ pub(super) struct Flapping {
 
 named!(MARKS, mark, Fault, "fault":
     Kill Power Blackout Stop Cut Reset Stall Full Sabotage Disk Mode Heal Room Retune Members Clock Image Empty Move
-    Harm Slow Hurry Flap Flip Control Free Clog Clear Intrude Again Next Sole Watch Alone);
+    Harm Slow Hurry Flap Flip Control Free Clog Clear Intrude Again Next Sole Watch Alone
+    Floor);
 
 /// The marks of faults that struck.
 pub(in crate::cluster) fn fault_marks() -> impl Iterator<Item = &'static str> {
@@ -154,6 +157,7 @@ impl Run {
             Fault::Intrude => faults.intrude,
             Fault::Again => faults.again,
             Fault::Sole => faults.sole,
+            Fault::Floor => faults.floor,
             Fault::Heal
             | Fault::Room
             | Fault::Hurry
@@ -177,6 +181,7 @@ impl Run {
                 | Fault::Clog
                 | Fault::Intrude => &mut self.more,
                 Fault::Again | Fault::Sole => self.promises.rng(),
+                Fault::Floor => &mut self.floors,
                 _ => &mut self.rng,
             };
             let at = self.world.now_us() + rng.random_range(1..=2 * every);
@@ -275,6 +280,7 @@ impl Run {
             Fault::Sole => self.leave_one(),
             Fault::Watch => self.watch_sole(),
             Fault::Alone => self.restart_alone(),
+            Fault::Floor => self.give_up_beginnings()?,
         }
         self.file(fault);
         Ok(())

@@ -38,6 +38,17 @@ impl World {
             self.marks.on_boot(host.boots, &report);
             let core = host.core.as_ref().expect("just booted");
             self.consensus.on_boot(shard, core, lossy, may_silence)?;
+            for (partition, log) in core.log().partitions() {
+                let saved = host.saved(partition);
+                must(
+                    log.base <= saved,
+                    "a log gives up what its machine has saved",
+                    || {
+                        let (shard, base) = (name(shard), log.base);
+                        format!("{shard} p{}: {base}, saved is {saved}", partition.get())
+                    },
+                )?;
+            }
             self.trace.note(now_us, || {
                 format!(
                     "boot {} number {} chosen {:?} chains {} torn {:?} rewritten {} missing {} incidents {}",
