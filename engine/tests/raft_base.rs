@@ -87,6 +87,26 @@ fn a_follower_that_ends_below_the_base_gets_nothing_and_the_others_go_on() {
 }
 
 #[test]
+fn a_follower_that_was_not_heard_in_time_is_not_taken_for_one_that_ends_below_the_base() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.write(1, &[b"a", b"b"]);
+    cluster.write(1, &[b"c", b"d", b"e", b"f"]);
+    cluster.crash(1);
+    cluster.restart_behind(1, BASE);
+    let is_told = |p: &Packet| p.from == 3 && p.to == 1;
+    cluster.pass_but(500, is_told);
+    cluster.elect_but(1, is_told);
+    cluster.pass_but(2_000, is_told);
+    cluster.take(is_told);
+    assert_eq!(follower(&cluster, 3).durable, LogIndex(0));
+    assert!(!follower(&cluster, 3).needs_snapshot);
+    cluster.pass(2_000);
+    let position = cluster.write(1, &[b"g"]);
+    assert_eq!(follower(&cluster, 3).durable, position.index);
+}
+
+#[test]
 fn what_a_majority_let_go_of_is_waited_for_and_not_taken_for_what_never_was() {
     let mut cluster = Cluster::new(3);
     cluster.elect(1);

@@ -214,10 +214,6 @@ impl Progress {
         self.way.read_due = now.plus_ms(u64::from(timers.rpc_ms_max));
     }
 
-    pub(super) const fn set_needs_snapshot(&mut self) {
-        self.needs_snapshot = true;
-    }
-
     /// Whether it waits for a first answer: then a batch goes even if there is no entry to send.
     pub(super) fn is_probing(&self) -> bool {
         self.flow == Flow::Probing
@@ -280,6 +276,10 @@ impl Progress {
     pub(super) fn acknowledged(&mut self, partition: PartitionId, durable: &PeerDurable) {
         self.io_writer_mode = durable.io_writer_mode();
         self.durable.raise(self.peer, partition, durable);
+        // It has what it is probed behind.
+        if durable.index() >= self.next.prev() {
+            self.needs_snapshot = false;
+        }
         self.matched = self.matched.max(durable.index());
         self.next = self.next.max(self.matched.next());
     }
@@ -297,6 +297,13 @@ impl Progress {
     pub(super) fn probe_again(&mut self) {
         self.rest = Rest::Awake;
         self.probe(self.matched.next());
+    }
+
+    /// Nothing can be sent from before `first` on: where it would be, it is probed there instead.
+    pub(super) fn probe_from(&mut self, first: LogIndex) {
+        if self.next < first {
+            self.probe(first);
+        }
     }
 
     fn probe(&mut self, next: LogIndex) {

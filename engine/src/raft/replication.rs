@@ -300,9 +300,10 @@ impl Replica {
     /// Sends one batch, maybe an empty one to learn where the logs agree. `false` if there is nothing to send, or
     /// nothing at hand.
     fn send_batch(&self, turn: &mut Turn<'_>, progress: &mut Progress) -> bool {
+        // What it is known to have may end below the base because nothing was heard of it: it is asked at the base.
+        progress.probe_from(self.log.base().next());
         let (next, last) = (progress.next(), self.log.last());
         let Some(prev_term) = self.log.term_at(next.prev()) else {
-            progress.set_needs_snapshot();
             return false;
         };
         let sendable = self.log.missing_from(next).map_or(last, LogIndex::prev);

@@ -22,7 +22,7 @@ const CHAOS_US_MIN: u64 = 4_000_000;
 
 /// The fourth stream of a generator, apart from those that a run draws from.
 pub(super) fn stream(of: &Xoshiro256PlusPlus) -> Xoshiro256PlusPlus {
-    more::nth_stream(of, 7)
+    more::nth_stream(of, 9)
 }
 
 /// The stream that a run draws from when and what is given up.
