@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use clustor_shards::host::{DataDir, FileKeyProvider, Judgement};
-use clustor_shards::log::{LogIdentity, Suite};
+use clustor_shards::host::{DataDir, Judgement};
+use clustor_shards::log::{KeyProvider, LogIdentity, Suite};
 use clustor_shards::mesh::Submitter;
 use clustor_shards::mesh::reply::ReplyPool;
 use clustor_shards::runtime::{Build, Node, NodeOptions, ShardPlan};
@@ -17,6 +17,7 @@ use clustor_wire::ids::{PartitionId, ShardId};
 
 use super::budget::Budget;
 use super::handle::Port;
+use super::keys::Keys;
 use super::leaders::Leaders;
 use super::recovering::{Watched, record_to_leave, tell_found};
 #[cfg(feature = "net")]
@@ -49,6 +50,7 @@ pub struct EngineBuilder {
     data: PathBuf,
     profile: Profile,
     partitions: Vec<PartitionPlan>,
+    keys: Option<Box<dyn KeyProvider + Send>>,
     #[cfg(feature = "net")]
     member: Option<Member>,
 }
@@ -76,6 +78,7 @@ impl EngineBuilder {
             data,
             profile: Profile::latency(),
             partitions: Vec::new(),
+            keys: None,
             #[cfg(feature = "net")]
             member: None,
         }
@@ -114,6 +117,51 @@ impl EngineBuilder {
         self
     }
 
+    /// Seals the log under the key that this provider gives: from a key management service, say. No key file is made in the data
+    /// directory then, and one that is there is not read.
+    ///
+    /// It is asked once at each start, on the thread that calls [`Self::start`] and before anything is written; nothing bounds
+    /// how long it may take but itself. Every start of a directory needs the key that its first start had: with another one, or
+    /// without the provider, the start is refused. The key can't be changed.
+    ///
+    /// ```no_run
+    /// use clustor_engine::engine::{Engine, Kek, KeyError, KeyProvider};
+    /// # use clustor_engine::machine::{Applied, Batch, Effects, StateMachine};
+    /// # #[derive(Default)]
+    /// # struct Counter;
+    /// # impl StateMachine for Counter {
+    /// #     fn apply(&mut self, _: Batch<'_>, _: &mut Effects) -> Applied {
+    /// #         Applied::Ack
+    /// #     }
+    /// # }
+    ///
+    /// struct Vault {
+    ///     secret: String,
+    /// }
+    ///
+    /// impl KeyProvider for Vault {
+    ///     fn kek(&self) -> Result<Kek, KeyError> {
+    ///         let fail = |what: &dyn std::fmt::Display| KeyError(format!("secret {}: {what}", self.secret));
+    ///         let bytes = fetch(&self.secret).map_err(|error| fail(&error))?;
+    ///         let bytes: [u8; 32] = bytes.try_into().map_err(|_| fail(&"it is not 32 bytes"))?;
+    ///         Ok(Kek::new(bytes.into()))
+    ///     }
+    /// }
+    /// # fn fetch(_: &str) -> std::io::Result<Vec<u8>> { Ok(Vec::new()) }
+    ///
+    /// let vault = Vault { secret: "clustor/kek".into() };
+    /// let engine = Engine::builder("data")
+    ///     .keys(vault)
+    ///     .partition(1, |_| Counter::default())
+    ///     .start()?;
+    /// # Ok::<(), clustor_engine::engine::EngineError>(())
+    /// ```
+    #[must_use]
+    pub fn keys(mut self, provider: impl KeyProvider + Send + 'static) -> Self {
+        self.keys = Some(Box::new(provider));
+        self
+    }
+
     /// Starts the engine: makes or opens the data directory, recovers the logs, makes the machines, and waits,
     /// up to five seconds, until the partitions are led and have applied what was committed before.
     ///
@@ -130,12 +178,20 @@ impl EngineBuilder {
         let mut seat = self.take_seat()?;
         let (path, silent) = judge_host(&self.data)?;
         self.check_room(path, seat.shards)?;
+        let given = self.keys.take().map(|keys| keys.kek()).transpose()?;
         if DataDir::is_new(&self.data)? {
             // A port that is refused leaves no directory behind.
             seat.listen()?;
         }
         // Otherwise the directory comes first: of two starts alike, the second is told what it should not have shared.
-        let directory = DataDir::open(&self.data, seat.claim)?;
+        let directory = match given {
+            None => DataDir::open(&self.data, seat.claim)?,
+            Some(_) => DataDir::open_without_key(&self.data, seat.claim)?,
+        };
+        let keys = match given {
+            None => Keys::File(directory.keys().clone()),
+            Some(kek) => Keys::Given(kek),
+        };
         seat.listen()?;
         let options = NodeOptions {
             requests_max: self.profile.queue_requests_max as usize,
@@ -148,7 +204,8 @@ impl EngineBuilder {
             &directory,
             &self.profile,
         )?;
-        let (plans, bells) = self.planned(&mut shards, &seat, &directory, silent.as_deref())?;
+        let (plans, bells) =
+            self.planned(&mut shards, &seat, &directory, &keys, silent.as_deref())?;
         let node = seat.start(&options, plans)?;
         for (number, bell) in (0u16..).zip(bells) {
             let submitter = node.submitter(ShardId(number));
@@ -175,6 +232,7 @@ impl EngineBuilder {
         shards: &mut [ShardSeat],
         seat: &Seat,
         directory: &DataDir,
+        keys: &Keys,
         silent: Option<&str>,
     ) -> Result<(Vec<Plan>, Vec<Bell>), EngineError> {
         let identity = directory.identity();
@@ -216,7 +274,7 @@ impl EngineBuilder {
                 build: build(
                     directory.shard(me.shard)?,
                     config,
-                    directory.keys().clone(),
+                    keys.clone(),
                     Arc::clone(&shard.budget),
                     shard.leaders.clone(),
                     seat.sockets(me)?,
@@ -365,7 +423,7 @@ fn opened(
 fn build(
     directory: PathBuf,
     mut config: CoreConfig,
-    keys: FileKeyProvider,
+    keys: Keys,
     budget: Arc<Budget>,
     leadership: BTreeMap<PartitionId, Arc<Leaders>>,
     sockets: Sockets,

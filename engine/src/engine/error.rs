@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clustor_shards::host::{DataDirError, HostError};
+use clustor_shards::log::KeyError;
 use clustor_shards::runtime::{StartError, StopError};
 use clustor_wire::ids::PartitionId;
 
@@ -58,6 +59,9 @@ pub enum EngineError {
         /// What the system says.
         error: std::io::Error,
     },
+    /// The provider that was given to the builder has no key. Nothing was written.
+    #[error("the builder's key provider: {0}")]
+    Key(#[from] KeyError),
     /// The data directory can't be used.
     #[error("data directory: {0}")]
     Directory(#[from] DataDirError),

@@ -21,6 +21,7 @@ mod builder;
 mod environment;
 mod error;
 mod handle;
+mod keys;
 mod leaders;
 mod pending;
 mod recovering;
@@ -43,7 +44,7 @@ use clustor_wire::ids::PartitionId;
 
 pub use builder::EngineBuilder;
 pub use clustor_shards::host::{DataDirError, HostError};
-pub use clustor_shards::log::Mode;
+pub use clustor_shards::log::{Kek, KeyError, KeyProvider, Mode};
 pub use clustor_shards::mesh::watch::{ChangeError, Closed, Watch};
 pub use clustor_shards::runtime::{StartError, StopError};
 pub use clustor_wire::message::ProfileReload;

@@ -194,6 +194,18 @@ impl DataDir {
     /// # Errors
     /// [`DataDirError`]; one that says "nothing was written" has left the directory as it was.
     pub fn open(path: &Path, claim: Claim) -> Result<Self, DataDirError> {
+        Self::open_as(path, claim, true)
+    }
+
+    /// The same for whoever has the key from elsewhere: none is made.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_without_key(path: &Path, claim: Claim) -> Result<Self, DataDirError> {
+        Self::open_as(path, claim, false)
+    }
+
+    fn open_as(path: &Path, claim: Claim, makes_key: bool) -> Result<Self, DataDirError> {
         let known = read_identity(path)?;
         match known {
             Some(identity) => judge(path, identity, claim)?,
@@ -211,7 +223,9 @@ impl DataDir {
             }
             None => {
                 judge_empty(path)?;
-                FileKeyProvider::create(path, KEY_FILE)?;
+                if makes_key {
+                    FileKeyProvider::create(path, KEY_FILE)?;
+                }
                 let identity = new_identity(claim)?;
                 write_identity(path, identity)?;
                 identity

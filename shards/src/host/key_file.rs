@@ -55,7 +55,7 @@ impl KeyProvider for FileKeyProvider {
         let (bytes, metadata) = files::get(&self.path, FILE_BYTES as u64)
             .map_err(|error| self.fail(&error.to_string()))?
             .ok_or_else(|| {
-                self.fail("there is no key file; restore it from its backup, the log can't be read without it")
+                self.fail("there is no key file; restore it from its backup, or start with the key provider that this directory was made with: the log can't be read without its key")
             })?;
         let mut bytes = Zeroizing::new(bytes);
         let mode = metadata.permissions().mode() & 0o777;

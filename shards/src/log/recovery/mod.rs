@@ -240,7 +240,7 @@ pub enum RecoverError {
     },
     /// Both headers of a pair fail their MAC, and no other pair is authentic.
     #[error(
-        "pair {pair} is not authentic under this key: the key file is not the one this directory was written with, or both headers are damaged"
+        "pair {pair} is not authentic under this key: this is not the key that the directory was written with, or both headers are damaged"
     )]
     WrongKey {
         /// Which pair.
