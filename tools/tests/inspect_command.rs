@@ -404,6 +404,59 @@ fn only_what_is_asked_for_is_shown() {
     }
 }
 
+#[test]
+fn what_is_asked_for_by_number_and_is_not_there_is_an_error_that_says_what_there_is() {
+    let data = directory(&history());
+    let refused = |args: &[&str], code: i32| {
+        let shown = inspect(data.path(), args);
+        let said = text(&shown.stderr);
+        assert_eq!(shown.status.code(), Some(code), "{args:?}: {said}");
+        said
+    };
+    for (args, what) in [
+        (&["--pair", "77"][..], "no pair 77 here; there is 1 to "),
+        (
+            &["--pair", "1", "--chains", "900..901"],
+            "no such chain here; there is 1 to ",
+        ),
+        (&["--chains", "900.."], "no such chain here; there is 1 to "),
+        (
+            &["--partition", "9"],
+            "nothing of partition 9 here; there is 1",
+        ),
+        (
+            &["--partition", "1", "--from", "90000"],
+            "no such entry of partition 1 here; there is 1 to ",
+        ),
+        (
+            &["--json", "--partition", "1", "--from", "90000", "--records"],
+            "no such entry of partition 1",
+        ),
+    ] {
+        let said = refused(args, 1);
+        assert!(said.contains(what), "{args:?}: {said}");
+    }
+    for args in [
+        &["--chains", "4..3"][..],
+        &["--partition", "1", "--from", "5", "--to", "4"],
+    ] {
+        let said = refused(args, 2);
+        assert!(said.contains("is above the last"), "{args:?}: {said}");
+    }
+    // What is there, and only not of the kind or not damaged, is no error.
+    for args in [
+        &["--partition", "1", "--from", "1", "--to", "1"][..],
+        &["--partition", "1", "--kind", "SnapshotMark"],
+        &["--pair", "1", "--damaged"],
+    ] {
+        assert_eq!(
+            inspect(data.path(), args).status.code(),
+            Some(0),
+            "{args:?}"
+        );
+    }
+}
+
 /// Turns a bit of a block over.
 fn flip(data: &Path, file: &str, offset: u64) {
     let file = fs::File::options()

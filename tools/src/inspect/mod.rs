@@ -3,6 +3,7 @@
 mod body;
 mod directory;
 mod json;
+mod missed;
 mod text;
 
 use std::io::Write;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clustor_engine::raft::Configuration;
+use clustor_shards::disk::BootDisk as _;
 use clustor_shards::host::DataDirError;
 use clustor_shards::host::OfflineDir;
 use clustor_shards::log::audit::{Audit, Started};
@@ -47,7 +49,7 @@ written shows as torn. Commands' bytes and keys are never shown. What a start wo
 const INSPECT_EXIT_HELP: &str = "\
 Exit codes:
   0   shown, and nothing that was read is damaged (an unfinished write is no damage)
-  1   no such shard, or the directory can't be read
+  1   no such shard, pair, chain, partition or index (what there is, is said), or the directory can't be read
   2   the command line makes no sense
   3   not a node's directory, or not for this key or build
   13  shown, and something is damaged: marked BAD, in JSON `faults` or `fault`, with what is wrong";
@@ -185,7 +187,11 @@ fn chains(text: &str) -> Result<(ChainNumber, ChainNumber), String> {
             "expected a chain like 17, or first and last like 17..20, 17.. or ..20".to_owned()
         }),
     };
-    Ok((number(first, 0)?, number(last, u64::MAX)?))
+    let (first, last) = (number(first, 0)?, number(last, u64::MAX)?);
+    if first > last {
+        return Err(format!("the first, {first}, is above the last, {last}"));
+    }
+    Ok((first, last))
 }
 
 /// A pair can't be shown: the log is another's, or the output is gone.
@@ -214,6 +220,7 @@ impl From<std::io::Error> for Stop {
 pub fn run(args: &InspectArgs, out: &mut dyn Write) -> Result<(), CommandError> {
     let unreadable =
         |error: std::io::Error| CommandError::failed(format!("{}: {error}", args.data.display()));
+    missed::check_range(args)?;
     let mut damaged = 0;
     let opened = match OfflineDir::open(&args.data) {
         Err(error) if !matches!(error, DataDirError::Identity { .. }) => {
@@ -247,9 +254,11 @@ pub fn run(args: &InspectArgs, out: &mut dyn Write) -> Result<(), CommandError> 
             shards.len()
         )));
     }
+    let mut seen = missed::Seen::default();
     for shard in shards.iter().copied().filter(is_wanted) {
-        damaged += show_shard(args, &directory, shard, out)?;
+        damaged += show_shard(args, &directory, shard, &mut seen, out)?;
     }
+    seen.verdict(args)?;
     verdict(args, damaged)
 }
 
@@ -305,6 +314,7 @@ fn show_shard(
     args: &InspectArgs,
     directory: &OfflineDir,
     shard: ShardId,
+    numbers: &mut missed::Seen,
     out: &mut dyn Write,
 ) -> Result<usize, CommandError> {
     let wanted = Wanted::of(args);
@@ -321,6 +331,10 @@ fn show_shard(
         let home = args.data.join(format!("shard-{shard}"));
         damaged += usize::from(!show_boot_record(args, &home, shard, out)?);
     }
+    let there = disk.pairs().map_err(CommandError::failed)?;
+    there
+        .iter()
+        .for_each(|found| numbers.note_pair(found.pair.get()));
     let keys = directory.keys();
     let selection = Selection {
         pair: args.pair.map(PairNumber),
@@ -335,6 +349,7 @@ fn show_shard(
             let bad = pair.chains.iter().filter(|chain| !chain.faults.is_empty());
             let bad = pair.faults.len() + bad.count();
             damaged += bad;
+            numbers.note(&pair);
             if wanted.damaged && bad == 0 {
                 return Ok(());
             }
