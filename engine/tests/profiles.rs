@@ -188,6 +188,37 @@ fn values_that_dont_go_together_are_told_with_the_line_of_the_one_in_the_file() 
 }
 
 #[test]
+fn values_that_dont_go_together_are_told_with_the_lines_of_both() {
+    let text = "heartbeat_ms = 40\n\nelection_ms_min = 70\n";
+    let error = Profile::parse(text, "mine.toml").expect_err("half of 70 is less");
+    let said = error.to_string();
+    assert!(
+        said.starts_with("mine.toml:1: heartbeat_ms = 40 must not exceed 35"),
+        "{said}"
+    );
+    assert!(said.ends_with("; line 3: election_ms_min"), "{said}");
+
+    // By itself the file is good; what of it waits for the next start does not go together with the rest.
+    let text = "queue_bytes_max = 100_000\nentry_bytes_max = 65_536\n";
+    let wanted = Profile::parse(text, "mine.toml").expect("good by itself");
+    let error = Profile::latency()
+        .retune(&wanted)
+        .expect_err("entries of 1 MiB are let in");
+    assert_eq!(error.line(), 0, "a profile has no lines");
+    let said = error.in_text(text).to_string();
+    assert!(
+        said.starts_with("mine.toml:2: entry_bytes_max = 1048576 must not exceed 100000"),
+        "{said}"
+    );
+    assert!(
+        said.ends_with(
+            "; line 2: entry_bytes_max, which waits for the next start; line 1: queue_bytes_max"
+        ),
+        "{said}"
+    );
+}
+
+#[test]
 fn what_is_not_toml_is_refused_and_nothing_panics() {
     for text in [
         "mode",

@@ -313,6 +313,11 @@ impl NodeConfig {
         self.load_profile().map_err(|error| vec![error.to_string()])
     }
 
+    /// The text of the profile's file, if it has one and that can be read.
+    pub(crate) fn profile_text(&self) -> Option<String> {
+        files::read_text(self.profile_file()?, PROFILE_BYTES_MAX).ok()
+    }
+
     fn load_profile(&self) -> Result<Profile, ConfigError> {
         let mut profile = match Profile::shipped(&self.profile) {
             Some(profile) => profile,

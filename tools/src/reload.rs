@@ -152,7 +152,7 @@ impl Reloader {
         let retuned = self.config.judge_profile().and_then(|profile| {
             self.handle
                 .reload_profile(&profile)
-                .map_err(|error| vec![error.to_string()])
+                .map_err(|error| vec![self.placed(error)])
         });
         match retuned {
             Ok(retuned) => {
@@ -188,6 +188,15 @@ impl Reloader {
         }
         self.publish(&state);
         state.clone()
+    }
+
+    /// Why a profile is not obeyed, with the lines of its file.
+    fn placed(&self, error: ReloadError) -> String {
+        let text = self.config.profile_text();
+        match (error, text) {
+            (ReloadError::Profile(error), Some(text)) => error.in_text(&text).to_string(),
+            (error, _) => error.to_string(),
+        }
     }
 
     /// Watches the profile file from a thread of its own until the watch is dropped; a shipped profile has no file.

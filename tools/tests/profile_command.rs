@@ -255,6 +255,16 @@ fn a_running_node_reloads_its_file_on_command_and_by_itself() {
     let trouble = node.trouble();
     assert!(trouble.contains("mine.toml:2"), "{trouble}");
 
+    // Good by itself, and not with what waits for the next start: both lines are named.
+    node.write("queue_bytes_max = 100_000\nentry_bytes_max = 65_536\n");
+    eventually("the node has seen that file", || {
+        let wrong = node.state()["wrong"][0]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        wrong.contains("mine.toml:2: entry_bytes_max") && wrong.contains("line 1: queue_bytes_max")
+    });
+
     node.write("heartbeat_ms = 25\n");
     eventually("the node obeys the good file", || {
         node.state()["obeyed"] == true

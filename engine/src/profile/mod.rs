@@ -83,7 +83,7 @@ pub enum ProfileError {
         base: Option<&'static str>,
     },
     /// Two values don't go together.
-    #[error("{}: {key} = {value} must not exceed {limit} ({why})", at(file, *line))]
+    #[error("{}: {key} = {value} must not exceed {limit} ({why}){}", at(file, *line), elsewhere(*line, set))]
     Relation {
         /// The file's name, as handed in.
         file: String,
@@ -97,10 +97,39 @@ pub enum ProfileError {
         limit: u64,
         /// Why.
         why: &'static str,
+        /// The key and those that the limit follows from, as the file has them.
+        set: Box<[SetAt]>,
     },
 }
 
+/// Where a profile's file sets a knob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SetAt {
+    /// Its key.
+    pub key: &'static str,
+    /// Line, from 1; 0 where the file does not set it.
+    pub line: usize,
+    /// A running node obeys it at its next start only: until then counts what is in force.
+    pub waits: bool,
+}
+
 impl ProfileError {
+    /// The same with the lines of `text`, which the profile was read from: a profile itself has none.
+    #[must_use]
+    pub fn in_text(mut self, text: &str) -> Self {
+        if let Self::Relation {
+            file, line, set, ..
+        } = &mut self
+        {
+            let reading = Reading::of(text, file);
+            for at in set.iter_mut() {
+                at.line = reading.line_of(at.key);
+            }
+            *line = first_line(set);
+        }
+        self
+    }
+
     /// The line, from 1; 0 where what is wrong is not in the file.
     #[must_use]
     pub fn line(&self) -> usize {
@@ -128,6 +157,28 @@ fn narrowed(base: Option<&str>) -> String {
     base.map_or_else(String::new, |base| {
         format!(", all that base = \"{base}\" allows")
     })
+}
+
+/// The line that an error names first: what the file says nothing of comes from its base, and then what limits it is what the
+/// file says.
+fn first_line(set: &[SetAt]) -> usize {
+    let mut lines = set.iter().map(|at| at.line);
+    lines.find(|line| *line > 0).unwrap_or(0)
+}
+
+/// The other lines that an error is about.
+fn elsewhere(line: usize, set: &[SetAt]) -> String {
+    let others = set.iter().filter(|at| at.line > 0);
+    let others = others.filter(|at| at.line != line || at.waits);
+    let told = others.map(|at| {
+        let waits = if at.waits {
+            ", which waits for the next start"
+        } else {
+            ""
+        };
+        format!("; line {}: {}{waits}", at.line, at.key)
+    });
+    told.collect()
 }
 
 /// A place in a file; the file alone where the line is not known.
@@ -447,18 +498,24 @@ impl Profile {
         relations
             .into_iter()
             .filter(|(_, value, limit, ..)| value > limit)
-            .map(|(key, value, limit, why, by)| ProfileError::Relation {
-                file: file.to_owned(),
-                // What the file says nothing of comes from its base: then what limits it is what the file says.
-                line: core::iter::once(key)
-                    .chain(by.iter().copied())
-                    .map(&line)
-                    .find(|line| *line > 0)
-                    .unwrap_or(0),
-                key,
-                value,
-                limit,
-                why,
+            .map(|(key, value, limit, why, by)| {
+                let set = core::iter::once(key).chain(by.iter().copied());
+                let set: Box<[_]> = set
+                    .map(|key| SetAt {
+                        key,
+                        line: line(key),
+                        waits: false,
+                    })
+                    .collect();
+                ProfileError::Relation {
+                    file: file.to_owned(),
+                    line: first_line(&set),
+                    key,
+                    value,
+                    limit,
+                    why,
+                    set,
+                }
             })
             .collect()
     }

@@ -46,7 +46,18 @@ impl Profile {
             }
         }
         retuned.profile.name.clone_from(&wanted.name);
-        retuned.profile.check()?;
+        retuned.profile.check().map_err(|mut error| {
+            if let ProfileError::Relation { set, .. } = &mut error {
+                let waits = |key| {
+                    retuned
+                        .at_restart
+                        .iter()
+                        .any(|(waiting, ..)| *waiting == key)
+                };
+                set.iter_mut().for_each(|at| at.waits = waits(at.key));
+            }
+            error
+        })?;
         Ok(retuned)
     }
 }
