@@ -6,6 +6,8 @@ mod support;
 
 mod core_support;
 
+use std::sync::Arc;
+
 use clustor_engine::profile::{Profile, ProfileNews};
 use clustor_engine::request::{Request, RequestBody};
 use clustor_shards::disk::FileId;
@@ -84,6 +86,54 @@ fn until(net: &mut Net, what: &str, mut holds: impl FnMut(&Net) -> bool) {
         net.run_ms(1);
     }
     panic!("never: {what}");
+}
+
+#[test]
+fn lost_entries_are_told_of_once_however_many_ask_for_them() {
+    let voters = [1, 2, 3, 4, 5];
+    let mut net = Net::new(&voters);
+    net.run_ms(1_500);
+    let leader = net.ready_leader();
+    let away: Vec<u64> = voters
+        .into_iter()
+        .filter(|id| *id != leader)
+        .take(2)
+        .collect();
+    let mut disks = Vec::new();
+    for id in &away {
+        disks.push((*id, net.nodes.remove(id).expect("there").disk));
+    }
+    for ticket in 1..=2 * APPENDS {
+        let node = net.nodes.get_mut(&leader).expect("there");
+        node.append(ticket, &[ticket as u8; PAYLOAD_BYTES], None);
+        net.run_ms(20);
+    }
+    net.run_ms(100);
+    assert_eq!(net.ready_leader(), leader);
+    let_rot(net.nodes.get_mut(&leader).expect("there"));
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(Arc::new(log.reopen().expect("the file")))
+        .with_ansi(false)
+        .without_time()
+        .finish();
+    tracing::subscriber::with_default(subscriber, || {
+        for (id, disk) in disks {
+            let again = Node::boot(id, &voters, disk, net.now);
+            net.nodes.insert(id, again);
+        }
+        net.run_ms(3_000);
+    });
+    let said = std::fs::read_to_string(log.path()).expect("text");
+    let lines = said
+        .lines()
+        .filter(|line| line.contains("can't be read any more"));
+    let mut told: Vec<&str> = lines.collect();
+    assert!(!told.is_empty(), "both ask for what rotted: {said}");
+    let all = told.len();
+    told.sort_unstable();
+    told.dedup();
+    assert_eq!(told.len(), all, "{said}");
 }
 
 #[test]

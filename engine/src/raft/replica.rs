@@ -323,10 +323,12 @@ impl Replica {
     }
 
     /// The content of these entries was found to be damaged here. What is above the applicable index counts as
-    /// durable no longer; nothing that was counted before is withdrawn.
-    pub fn on_missing(&mut self, first: LogIndex, last: LogIndex) {
+    /// durable no longer; nothing that was counted before is withdrawn. Returns whether that of any was not known.
+    pub fn on_missing(&mut self, first: LogIndex, last: LogIndex) -> bool {
+        let before = self.log.missing_count();
         self.log.mark_missing(first, last);
         self.clip_missing();
+        self.log.missing_count() > before
     }
 
     /// Content that is missing is vouched for by nobody.

@@ -5,6 +5,8 @@ use clustor_shards::log::record::decode_record;
 use clustor_shards::log::scrub::LostRun;
 use clustor_shards::turn::{Inbox, Time};
 
+use clustor_wire::ids::{LogIndex, PartitionId};
+
 use super::{CoreMesh, ReadFor, ShardCore};
 use crate::raft::WantedEntries;
 use crate::request::Request;
@@ -26,23 +28,31 @@ impl ShardCore {
         }
         for finding in core::mem::take(&mut self.shared.retirement.scrubbed) {
             tracing::error!(shard = %self.me.shard, "scrub: {finding}");
-            finding.lost.iter().for_each(|lost| self.take_lost(lost));
+            for lost in finding.lost {
+                self.take_lost(lost.partition, lost.first, lost.last);
+            }
         }
         for lost in core::mem::take(&mut self.shared.retirement.lost) {
-            tracing::error!(
-                partition = %lost.partition, first = %lost.first, last = %lost.last,
-                "entries can't be read any more: their content is missing here"
-            );
-            self.take_lost(&lost);
+            let LostRun {
+                partition,
+                first,
+                last,
+                ..
+            } = lost;
+            if self.take_lost(partition, first, last) {
+                tell_lost(partition, first, last);
+            }
         }
     }
 
-    /// What the log found lost by itself is missing, as when a read that was asked for fails.
-    fn take_lost(&mut self, lost: &LostRun) {
-        if let Some(partition) = self.partitions.get_mut(&lost.partition) {
-            partition.replica.on_missing(lost.first, lost.last);
-            self.touched.insert(lost.partition);
-        }
+    /// What the log found lost, by itself or when it was asked to read it, is missing. Returns whether any of it was not known to
+    /// be: several may have asked for it.
+    fn take_lost(&mut self, id: PartitionId, first: LogIndex, last: LogIndex) -> bool {
+        let Some(partition) = self.partitions.get_mut(&id) else {
+            return false;
+        };
+        self.touched.insert(id);
+        partition.replica.on_missing(first, last)
     }
 
     fn take_proofs(&mut self, now: Time) {
@@ -75,22 +85,22 @@ impl ShardCore {
         if matches!(asked, ReadFor::Peer(_)) {
             self.lagging.ended();
         }
-        let Some(partition) = self.partitions.get_mut(&outcome.partition) else {
+        let id = outcome.partition;
+        if !self.partitions.contains(id) {
             return;
-        };
-        self.touched.insert(outcome.partition);
+        }
+        self.touched.insert(id);
         let lost = self
             .shared
             .log
-            .partition(outcome.partition)
+            .partition(id)
             .is_some_and(|log| log.is_missing(outcome.first));
-        if lost {
-            tracing::error!(
-                partition = %outcome.partition, first = %outcome.first, last = %outcome.last,
-                "entries can't be read any more: their content is missing here"
-            );
-            partition.replica.on_missing(outcome.first, outcome.last);
+        if lost && self.take_lost(id, outcome.first, outcome.last) {
+            tell_lost(id, outcome.first, outcome.last);
         }
+        let Some(partition) = self.partitions.get_mut(&id) else {
+            return;
+        };
         match (asked, outcome.frames) {
             (ReadFor::Peer(wanted), Some(frames)) => {
                 let frames = cut_to_fit(frames, &wanted);
@@ -127,6 +137,13 @@ impl ShardCore {
             }
         }
     }
+}
+
+fn tell_lost(partition: PartitionId, first: LogIndex, last: LogIndex) {
+    tracing::error!(
+        %partition, %first, %last,
+        "entries can't be read any more: their content is missing here"
+    );
 }
 
 /// Whole frames of the wanted entries, up to its bytes, at least one.
