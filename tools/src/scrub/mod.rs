@@ -32,7 +32,8 @@ Exit codes, of all shards the last of these that any comes to:
   0   healthy (a torn tail is no damage)
   10  damage, and nothing is lost: the other copy is whole, an extent is whole that no slot proves, or what a rotten
       one held was written again since
-  11  content is missing whose identity is known: a started node fetches it from peers
+  11  content is missing whose identity is known: a started node fetches it from peers; under a profile that says
+      on_authentication_failure = \"quarantine\" the shard stays silent instead, until a start under \"repair\"
   12  damage that nobody can name: a started shard stays silent; see docs/operations.md#quarantine
   3   not a node's directory, or not for this key or build
   1   the directory is in use, or it or a shard's files can't be opened or listed
@@ -98,7 +99,9 @@ impl Scrubbed {
             Ok(report) => match report.outcome() {
                 Outcome::Healthy => return None,
                 Outcome::Restored => "damage was found, and nothing is lost",
-                Outcome::Missing => "content is missing",
+                Outcome::Missing => {
+                    "content is missing: a started node fetches it from peers, or stays silent where its profile says on_authentication_failure = \"quarantine\""
+                }
                 Outcome::Quarantine => {
                     "damage was found that nobody can name; see docs/operations.md#quarantine"
                 }
