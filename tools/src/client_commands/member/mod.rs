@@ -80,7 +80,7 @@ enum Action {
     Remove(ChangeArgs),
     /// A node came back with an empty disk, or will: it is removed and added, and is again what it was.
     #[command(
-        after_help = "Examples:\n  clustor member replace --cluster dev --operator ops 1 3 --timeout-ms 600000\n  clustor member replace --cluster dev --operator ops all 3 --timeout-ms 600000\n  clustor member replace --cluster dev --operator ops 1 3 --as voter    goes on after one that was interrupted\n\nA voter votes again once it has caught up; a learner and an observer are no more than that again. A node that is no\nmember is refused. A voter that answers stands on the disk that the others know: nothing is done."
+        after_help = "Examples:\n  clustor member replace --cluster dev --operator ops 1 3 --timeout-ms 600000\n  clustor member replace --cluster dev --operator ops all 3 --timeout-ms 600000\n  clustor member replace --cluster dev --operator ops 1 3 --as voter    goes on after one that was interrupted\n\nA voter votes again once it has caught up; a learner and an observer are no more than that again. A node that is no\nmember is refused. A voter that answers stands on the disk that the others know: nothing is done. With \"all\" it is\nremoved and added in one partition after another, and then all have as long as --timeout-ms for it to catch up."
     )]
     Replace(ReplaceArgs),
     /// A member listens for its peers elsewhere: its machine moved.
@@ -135,8 +135,9 @@ struct PlaceArgs {
     shard: Option<u16>,
 }
 
+/// A node, in one partition or in each that it is a member of.
 #[derive(Debug, Args)]
-struct AddressArgs {
+struct OfNodeArgs {
     #[command(flatten)]
     reach: Reach,
     /// Whose operator certificate in that directory: operator-NAME.pem and .key.
@@ -147,6 +148,24 @@ struct AddressArgs {
     partition: Which,
     /// The node's number.
     node: u64,
+}
+
+impl OfNodeArgs {
+    fn whom(&self, shard: Option<u16>, address: Option<SocketAddr>) -> Whom {
+        Whom {
+            node: Some(self.node),
+            shard,
+            address,
+            is_new: true,
+            may_be_new: true,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct AddressArgs {
+    #[command(flatten)]
+    of: OfNodeArgs,
     /// An IP address and a port; left out: where the placement of the others says.
     address: Option<SocketAddr>,
     /// Its shard that holds the replica; left out: what the placement says, or 0.
@@ -157,16 +176,7 @@ struct AddressArgs {
 #[derive(Debug, Args)]
 struct ReplaceArgs {
     #[command(flatten)]
-    reach: Reach,
-    /// Whose operator certificate in that directory: operator-NAME.pem and .key.
-    #[arg(long, value_name = "NAME")]
-    operator: String,
-    /// The partition's number, or "all": each that the node is a member of; it is removed and added in one after another, each
-    /// for as long as --timeout-ms, and then all have as long for it to catch up.
-    #[arg(value_parser = which)]
-    partition: Which,
-    /// The node's number.
-    node: u64,
+    of: OfNodeArgs,
     /// What it was, where an earlier command has removed it and was interrupted; not with "all".
     #[arg(long = "as", value_enum, value_name = "STANDING")]
     former: Option<Former>,
@@ -232,8 +242,8 @@ impl Action {
             Self::Promote(change) | Self::Remove(change) | Self::Transfer(change) => {
                 &change.asked.reach
             }
-            Self::Replace(replace) => &replace.reach,
-            Self::Address(moved) => &moved.reach,
+            Self::Replace(replace) => &replace.of.reach,
+            Self::Address(moved) => &moved.of.reach,
         }
     }
 }
@@ -284,40 +294,30 @@ fn place(placed: &PlaceArgs, verb: MembersVerb, out: &mut dyn Write) -> Result<(
 }
 
 fn tell(moved: &AddressArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let client = moved.reach.operator(&moved.operator)?;
-    let whom = Whom {
-        node: Some(moved.node),
-        shard: moved.shard,
-        address: moved.address,
-        is_new: true,
-        may_be_new: true,
+    let of = &moved.of;
+    let client = of.reach.operator(&of.operator)?;
+    let whom = of.whom(moved.shard, moved.address);
+    let Which::One(partition) = of.partition else {
+        return everywhere::tell(&client, &of.reach, whom, out);
     };
-    let Which::One(partition) = moved.partition else {
-        return everywhere::tell(&client, &moved.reach, whom, out);
-    };
-    Asking::new(&client, &moved.reach, partition, whom)?.take(MembersVerb::Address)?;
-    shown(&moved.reach, &client, partition, out)
+    Asking::new(&client, &of.reach, partition, whom)?.take(MembersVerb::Address)?;
+    shown(&of.reach, &client, partition, out)
 }
 
 fn replace(asked: &ReplaceArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let client = asked.reach.operator(&asked.operator)?;
+    let of = &asked.of;
+    let client = of.reach.operator(&of.operator)?;
     let replace = Replace {
         client: &client,
-        reach: &asked.reach,
-        whom: Whom {
-            node: Some(asked.node),
-            shard: asked.shard,
-            address: asked.address,
-            is_new: true,
-            may_be_new: true,
-        },
+        reach: &of.reach,
+        whom: of.whom(asked.shard, asked.address),
         former: asked.former,
         since: Instant::now(),
     };
-    match asked.partition {
+    match of.partition {
         Which::One(partition) => {
             replace.one(partition)?;
-            shown(&asked.reach, &client, partition, out)
+            shown(&of.reach, &client, partition, out)
         }
         Which::All if asked.former.is_some() => Err(CommandError::usage(
             "--as is for one partition: what the node was may differ in each",
