@@ -1,18 +1,14 @@
 //! `clustor profile` as its users meet it: shown, checked, compared, and reloaded by a running node.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::TcpListener;
+#[path = "support/lone.rs"]
+mod lone;
+
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
+use lone::{Dir, Running, clustor, lone_cluster, text};
 use serde_json::Value;
-
-const TRUST_DOMAIN: &str = "profile.test";
-
-fn clustor() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_clustor"))
-}
 
 fn profile(args: &[&str], dir: &Path) -> Output {
     clustor()
@@ -21,10 +17,6 @@ fn profile(args: &[&str], dir: &Path) -> Output {
         .current_dir(dir)
         .output()
         .expect("runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 fn json(output: &Output) -> Value {
@@ -118,97 +110,58 @@ fn profiles_are_compared_knob_by_knob() {
 
 /// A node of its own cluster, under `mine.toml` beside its config.
 struct Node {
-    home: tempfile::TempDir,
-    child: Child,
+    dir: Dir,
+    running: Running,
 }
 
 impl Node {
     fn start(profile: &str) -> Self {
-        let home = tempfile::tempdir().expect("a directory");
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .expect("a port")
-            .port();
-        let made = clustor()
-            .args([
-                "certs",
-                "cluster",
-                "--nodes",
-                "1",
-                "--replicas",
-                "1",
-                "--shards",
-                "1",
-            ])
-            .args(["--partitions", "1", "--trust-domain", TRUST_DOMAIN])
-            .args(["--dir", "dev", "--listen"])
-            .arg(format!("127.0.0.1:{port}"))
-            .current_dir(home.path())
-            .output()
-            .expect("runs");
-        assert!(made.status.success(), "{}", text(&made.stderr));
-        std::fs::write(home.path().join("dev/mine.toml"), profile).expect("written");
-        let config = home.path().join("dev/node-1.toml");
+        let dir = lone_cluster();
+        std::fs::write(dir.path.join("mine.toml"), profile).expect("written");
+        let config = dir.path.join("node-1.toml");
         let said = std::fs::read_to_string(&config).expect("there");
         let said = said.replace("profile = \"latency\"", "profile = \"mine.toml\"");
         assert!(said.contains("mine.toml"), "{said}");
         std::fs::write(&config, said).expect("written");
-        let mut child = clustor()
-            .args(["serve", "--log-level", "error", "--config"])
-            .arg(&config)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("runs");
-        let mut line = String::new();
-        let out = child.stdout.take().expect("piped");
-        BufReader::new(out).read_line(&mut line).expect("a line");
-        assert!(line.starts_with("ready"), "{line}");
-        Self { home, child }
+        let running = Running::start(&dir.path);
+        Self { dir, running }
     }
 
     fn write(&self, profile: &str) {
         // As editors do: another file is renamed over it.
-        let path = self.home.path().join("dev/mine.toml.new");
+        let path = self.dir.home().join("dev/mine.toml.new");
         std::fs::write(&path, profile).expect("written");
-        std::fs::rename(path, self.home.path().join("dev/mine.toml")).expect("renamed");
+        std::fs::rename(path, self.dir.home().join("dev/mine.toml")).expect("renamed");
     }
 
     fn reload(&self) -> Output {
         profile(
             &["reload", "--config", "dev/node-1.toml", "--json"],
-            self.home.path(),
+            self.dir.home(),
         )
     }
 
     /// Asks over the network, under this certificate.
     fn ask(&self, operator: &str, node: &str) -> Output {
         let asked = ["reload", "--cluster", "dev", "--operator", operator, node];
-        profile(&[&asked[..], &["--json"]].concat(), self.home.path())
+        profile(&[&asked[..], &["--json"]].concat(), self.dir.home())
     }
 
     fn state(&self) -> Value {
-        let path = self.home.path().join("dev/data-1/profile-state.json");
+        let path = self.dir.home().join("dev/data-1/profile-state.json");
         serde_json::from_slice(&std::fs::read(path).expect("there")).expect("JSON")
     }
 
     fn trouble(&self) -> String {
         let output = clustor()
             .args(["status", "--json", "--cluster", "dev"])
-            .current_dir(self.home.path())
+            .current_dir(self.dir.home())
             .output()
             .expect("runs");
         json(&output)["shards"][0]["trouble"]
             .as_str()
             .unwrap_or_default()
             .to_owned()
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        // One that has ended can't be killed; either way it is waited for.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -308,7 +261,7 @@ fn an_operator_has_a_node_reload_over_the_network_and_is_told_how_it_went() {
     assert_eq!(node.trouble(), "");
     let again = profile(
         &["reload", "--cluster", "dev", "--operator", "ops", "1"],
-        node.home.path(),
+        node.dir.home(),
     );
     let said = text(&again.stdout);
     assert!(said.contains("node 1 already obeys it"), "{said}");
@@ -322,7 +275,7 @@ fn a_reload_over_the_network_takes_an_operator_and_a_node_that_is_there() {
     let said = text(&unknown.stderr);
     assert!(said.contains("names no shard 0 of node 7"), "{said}");
     // A client's certificate under an operator's file name is still a client's.
-    let dev = node.home.path().join("dev");
+    let dev = node.dir.home().join("dev");
     for end in ["pem", "key"] {
         let from = dev.join(format!("client-dev.{end}"));
         std::fs::copy(from, dev.join(format!("operator-nobody.{end}"))).expect("copied");
@@ -332,15 +285,15 @@ fn a_reload_over_the_network_takes_an_operator_and_a_node_that_is_there() {
     let said = text(&forbidden.stderr);
     assert!(said.contains("only an operator's certificate"), "{said}");
     assert_eq!(node.state()["readings"], 0);
-    let usage = profile(&["reload", "--cluster", "dev"], node.home.path());
+    let usage = profile(&["reload", "--cluster", "dev"], node.dir.home());
     assert_eq!(usage.status.code(), Some(2));
 }
 
 #[test]
 fn a_reload_where_no_node_runs_says_so() {
     let mut node = Node::start("heartbeat_ms = 40\n");
-    node.child.kill().expect("it runs");
-    node.child.wait().expect("it ends");
+    node.running.0.kill().expect("it runs");
+    node.running.0.wait().expect("it ends");
     let output = node.reload();
     assert_eq!(output.status.code(), Some(1));
     assert!(
