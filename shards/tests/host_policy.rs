@@ -65,6 +65,54 @@ fn the_deepest_mount_counts_and_the_last_at_one_point() {
 }
 
 #[test]
+fn a_mount_that_another_covers_does_not_count() {
+    // ext4 at /m/a/b, then tmpfs at /m/a, and xfs within that; at last something over the root.
+    let covered = "\
+22 1 259:2 / / rw - ext4 /dev/nvme0n1p2 rw
+40 22 7:0 / /m/a/b rw - btrfs /dev/loop0 rw
+41 22 0:50 / /m/a rw - tmpfs tmpfs rw
+42 41 7:1 / /m/a/c/d rw - xfs /dev/loop1 rw
+43 42 7:2 / /m/a/c/d rw - zfs pool rw
+44 22 0:51 / / rw - nfs4 filer:/ rw
+45 44 0:52 / /m rw - cifs //filer/m rw
+";
+    let kind = |path: &str| mount_of(Path::new(path), covered).expect("mounted").kind;
+    assert_eq!(kind("/m/a/b"), "tmpfs");
+    assert_eq!(kind("/m/a/b/data"), "tmpfs");
+    assert_eq!(kind("/m/a/c"), "tmpfs");
+    assert_eq!(kind("/m/a/c/d/e"), "zfs", "the last at one point");
+    assert_eq!(kind("/m/b"), "ext4");
+    assert_eq!(
+        kind("/"),
+        "ext4",
+        "nobody walks through what covers the root"
+    );
+    // In a root that is no mount's, what it lies on is not listed.
+    let jail =
+        "50 49 7:0 / /data rw - xfs /dev/loop0 rw\n51 50 7:1 / /data/x rw - ext4 /dev/loop1 rw\n";
+    let kind = |path: &str| mount_of(Path::new(path), jail).map(|mount| mount.kind);
+    assert_eq!(kind("/data/y").as_deref(), Some("xfs"));
+    assert_eq!(kind("/data/x/y").as_deref(), Some("ext4"));
+    assert_eq!(kind("/etc"), None);
+}
+
+#[test]
+fn whatever_keeps_a_flush_from_the_device_is_barriers_off() {
+    for (kind, option) in [
+        ("ext4", "nobarrier"),
+        ("ext4", "barrier=0"),
+        ("f2fs", "fsync_mode=nobarrier"),
+        ("bcachefs", "journal_flush_disabled"),
+    ] {
+        let line = |option: &str| format!("22 1 259:2 / / rw - {kind} /dev/sda rw,{option}\n");
+        let found = clauses(&judged("/data", &line(option), disk()));
+        assert!(found.contains(&Clause::BarriersOff), "{kind} {option}");
+        let found = clauses(&judged("/data", &line("lazytime"), disk()));
+        assert!(!found.contains(&Clause::BarriersOff), "{kind}");
+    }
+}
+
+#[test]
 fn each_stack_has_its_outcome_and_its_reason() {
     use Clause as C;
     use Outcome as O;

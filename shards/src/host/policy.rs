@@ -22,6 +22,14 @@ use super::mounts::{Mount, mount_of};
 const LOCAL: [&str; 9] = [
     "ext4", "ext3", "ext2", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "jfs",
 ];
+/// Mount options under which a flush does not reach the device: ext4 and older XFS (Documentation/admin-guide/ext4.rst, xfs.rst),
+/// f2fs (Documentation/filesystems/f2fs.rst, `fsync_mode`), bcachefs (its list of options, fs/bcachefs/opts.h).
+const BARRIERS_OFF: [&str; 4] = [
+    "nobarrier",
+    "barrier=0",
+    "fsync_mode=nobarrier",
+    "journal_flush_disabled",
+];
 const IN_MEMORY: [&str; 3] = ["tmpfs", "ramfs", "devtmpfs"];
 const NETWORK: [&str; 11] = [
     "nfs",
@@ -129,7 +137,7 @@ impl Clause {
                 "the file system is mounted read-only; mount it rw, or choose another directory"
             }
             Self::BarriersOff => {
-                "barriers are off: a flush does not reach the device, so what is acknowledged is lost with the power; mount it without nobarrier and barrier=0"
+                "barriers are off: a flush does not reach the device, so what is acknowledged is lost with the power; mount it without nobarrier, barrier=0, fsync_mode=nobarrier (f2fs) and journal_flush_disabled (bcachefs)"
             }
             Self::OverlayVolatile => {
                 "the overlay is mounted volatile: it never syncs, so what is acknowledged is lost with the power; use a volume, or mount it without volatile"
@@ -423,7 +431,7 @@ fn clauses(facts: &HostFacts) -> Vec<Clause> {
     note(Clause::ReadOnly, mount.has("ro"));
     note(
         Clause::BarriersOff,
-        mount.has("nobarrier") || mount.has("barrier=0"),
+        BARRIERS_OFF.iter().any(|option| mount.has(option)),
     );
     note(Clause::OverlayVolatile, overlay && mount.has("volatile"));
     note(Clause::NetworkFileSystem, network);
