@@ -31,7 +31,7 @@ const MEMLOCK_LIMIT: &str = "ulimit -l 256; exec \"$0\"";
 
 type Case = (&'static str, fn());
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 8] = [
     (
         "a_failed_or_short_log_write_keeps_the_ledger_untouched",
         a_failed_or_short_log_write_keeps_the_ledger_untouched,
@@ -60,6 +60,10 @@ const CASES: [Case; 7] = [
         "a_panic_at_boot_ends_the_process_while_other_shards_wait",
         a_panic_at_boot_ends_the_process_while_other_shards_wait,
     ),
+    (
+        "whoever_is_interrupted_all_the_time_sleeps_no_longer_than_asked",
+        whoever_is_interrupted_all_the_time_sleeps_no_longer_than_asked,
+    ),
 ];
 
 fn main() -> ExitCode {
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
             "poor" => poor(&place),
             "panicking" => panicking(&place),
             "panicking-at-boot" => panicking_at_boot(&place),
+            "sleeping" => sleeping(&place),
             other => panic!("no such role: {other}"),
         }
         return ExitCode::SUCCESS;
@@ -419,4 +424,38 @@ fn panicking(place: &Path) {
     }
     // The process ends before this does; that it does not is a failure of its own.
     std::thread::sleep(Duration::from_secs(20));
+}
+
+/// More interruptions than an enter may be refused in a row; the process is gone long before.
+const INTERRUPTS: &str = "i=0; while [ $i -lt 1500 ] && kill -STOP $0 2>/dev/null; do kill -CONT $0; sleep 0.002; i=$((i + 1)); done";
+
+fn whoever_is_interrupted_all_the_time_sleeps_no_longer_than_asked() {
+    let dir = directory();
+    let mut child = again("sleeping", dir.path(), "exec \"$0\"")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the shell runs");
+    let mut said = BufReader::new(child.stdout.take().expect("piped"));
+    said.read_line(&mut String::new()).expect("it sleeps");
+    let mut interrupts = Command::new("sh");
+    interrupts.args(["-c", INTERRUPTS, &child.id().to_string()]);
+    let mut interrupts = interrupts.spawn().expect("the shell runs");
+    let status = child.wait().expect("it ends");
+    assert!(
+        interrupts.try_wait().expect("a child").is_none(),
+        "the time came while it was interrupted"
+    );
+    interrupts.wait().expect("it ends");
+    assert!(status.success(), "the child's own checks: {status}");
+}
+
+fn sleeping(place: &Path) {
+    const TIME: Duration = Duration::from_millis(500);
+    let mut ring = ShardRing::open(place).expect("the ring opens");
+    writeln!(std::io::stdout(), "sleeping").expect("the parent reads");
+    let begun = Instant::now();
+    while begun.elapsed() < TIME {
+        ring.sleep(TIME.saturating_sub(begun.elapsed()))
+            .expect("a signal is no failure");
+    }
 }

@@ -327,12 +327,12 @@ impl Ring {
         }
     }
 
-    /// Hands everything pushed to the kernel, and waits until `want` completions are there.
+    /// Hands everything pushed to the kernel, and waits until `want` completions are there, or a signal comes.
     pub(super) fn enter(&mut self, want: usize) -> Result<(), RingError> {
         self.enter_by(|submitter| submitter.submit_and_wait(want))
     }
 
-    /// Hands everything pushed to the kernel, and waits until a completion is there or `longest` has passed.
+    /// Hands everything pushed to the kernel, and waits until a completion is there, `longest` has passed, or a signal comes.
     pub(super) fn enter_for(&mut self, longest: Duration) -> Result<(), RingError> {
         let longest = Timespec::from(longest);
         let args = SubmitArgs::new().timespec(&longest);
@@ -344,31 +344,34 @@ impl Ring {
         submit: impl Fn(&Submitter<'_>) -> io::Result<usize>,
     ) -> Result<(), RingError> {
         let pushed = self.io.submission().len();
-        for _ in 0..ENTER_TRIES_MAX {
+        let mut refused = 0;
+        loop {
             self.enters += 1;
             match submit(&self.io.submitter()) {
                 Ok(taken) if taken == pushed => return Ok(()),
                 Ok(taken) => return Err(RingError::Torn { taken, pushed }),
                 // The time is over, and there was nothing to take.
                 Err(error) if error.raw_os_error() == Some(libc::ETIME) => return Ok(()),
+                // A signal: whoever waited looks for itself what there is, and how long to wait now.
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {
+                    if self.io.submission().is_empty() {
+                        return Ok(());
+                    }
+                }
                 Err(error)
-                    if matches!(
-                        error.raw_os_error(),
-                        Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)
-                    ) =>
+                    if refused < ENTER_TRIES_MAX
+                        && matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) =>
                 {
-                    // Nothing was taken, except where a wait was interrupted after everything was.
+                    // Nothing was taken, except where a wait was cut short after everything was.
                     if self.io.submission().is_empty() && pushed > 0 {
                         return Ok(());
                     }
+                    refused += 1;
                     std::thread::yield_now();
                 }
                 Err(source) => return Err(RingError::Enter { source }),
             }
         }
-        Err(RingError::Enter {
-            source: io::Error::from_raw_os_error(libc::EAGAIN),
-        })
     }
 
     /// Moves every completion that is there into `into`.
