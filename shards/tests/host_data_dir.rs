@@ -198,3 +198,33 @@ fn a_file_that_is_gone_is_an_error_of_an_offline_read_as_it_is_of_a_start() {
     let gone = FileId::ledger(pair);
     assert_eq!(disk.read(gone, 0, &mut into), Err(DiskError::NoFile(gone)));
 }
+
+#[test]
+fn a_shard_whose_log_is_gone_does_not_begin_anew() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let path = temp.path().join("data");
+    let data = DataDir::open(&path, Claim::Alone).expect("first start");
+    let shard = data.shard(ShardId(0)).expect("made");
+    data.note_logs(2).expect("noted");
+    data.shard(ShardId(0)).expect("it has no log yet");
+    fs::create_dir(shard.join("wal")).expect("made");
+    fs::write(shard.join("wal/segment-1.log"), b"").expect("written");
+    data.note_logs(2).expect("noted");
+    assert_eq!(mode(&path.join("shard-0.begun")), 0o600);
+    data.shard(ShardId(0)).expect("it is there");
+    data.shard(ShardId(1)).expect("it has no log yet");
+
+    fs::rename(&shard, temp.path().join("elsewhere")).expect("moved");
+    for empty in [false, true] {
+        if empty {
+            fs::create_dir(&shard).expect("made");
+        }
+        let refused = data.shard(ShardId(0)).expect_err("its log is gone");
+        assert!(matches!(refused, DataDirError::LogGone { .. }));
+        let text = refused.to_string();
+        assert!(text.contains("shard-0.begun"), "{text}");
+        assert_eq!(shard.exists(), empty);
+    }
+    fs::remove_file(path.join("shard-0.begun")).expect("removed");
+    data.shard(ShardId(0)).expect("it begins anew");
+}

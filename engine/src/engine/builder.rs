@@ -217,8 +217,11 @@ impl EngineBuilder {
         if seat.is_alone() {
             wait_until_led(shards.iter().flat_map(|shard| shard.leaders.values()));
         }
+        let shards = shards.len() as u16;
+        note_logs(&directory, shards);
         Ok(Engine {
             directory,
+            shards,
             partitions,
             node,
             handle: EngineHandle::new(ports, self.profile),
@@ -417,6 +420,13 @@ fn opened(
     }
     // Made of all at once, a map has no half-empty nodes.
     (ports, partitions.into_iter().collect())
+}
+
+/// Has a later start know which shards have a log, and miss it where their directories are not there.
+pub(super) fn note_logs(directory: &DataDir, shards: u16) {
+    if let Err(error) = directory.note_logs(shards) {
+        tracing::warn!(%error, "that the shards have logs could not be noted: a later start would not miss them");
+    }
 }
 
 /// What makes the shard's core, on the shard's thread.

@@ -77,6 +77,7 @@ struct Local {
 /// Dropped without [`Engine::shutdown`] it tells the shards to stop and does not wait for them.
 pub struct Engine {
     directory: DataDir,
+    shards: u16,
     partitions: BTreeMap<PartitionId, Local>,
     node: Node<Submission>,
     handle: EngineHandle,
@@ -153,6 +154,7 @@ impl Engine {
     /// [`EngineError::Abandoned`] when the deadline passed first; [`EngineError::StillRunning`] when a shard's
     /// thread has not ended five seconds later.
     pub fn shutdown(self, deadline: Duration) -> Result<(), EngineError> {
+        builder::note_logs(&self.directory, self.shards);
         self.node.shutdown(deadline).map_err(|stop| match stop {
             StopError::Deadline(_) => EngineError::Abandoned { deadline, stop },
             StopError::Stuck(_) => EngineError::StillRunning { stop },

@@ -6,6 +6,7 @@
 //!   kek            the key-encryption key, mode 0600 (see `key_file`)
 //!   lock           locked by the process that uses the directory
 //!   shard-N/       mode 0700: the pairs of shard N, with the shard's own lock
+//!   shard-N.begun  empty: shard N has a log, so a directory of it without one is not its
 //! ```
 //!
 //! Whose a directory is, is judged before anything is written to it. The identity is written last: a start
@@ -32,6 +33,8 @@ const STAT_BLOCK_BYTES: u64 = 512;
 const IDENTITY_FILE: &str = "identity";
 pub(super) const KEY_FILE: &str = "kek";
 pub(super) const LOCK_FILE: &str = "lock";
+/// Behind a shard's name: the file that says that it has a log.
+const BEGUN: &str = ".begun";
 /// First line of the identity file: what it is, and its version.
 const IDENTITY_MAGIC: &str = "clustor-data 1";
 /// The same without the version.
@@ -122,6 +125,18 @@ pub enum DataDirError {
         path: PathBuf,
         /// One of the things in it.
         found: String,
+    },
+    /// A shard that has a log has none here. Nothing was written to it.
+    #[error(
+        "{path}: shard {shard} has a log, and none is here: see that the disk is mounted that it lies on; if that log is lost for good, remove {mark}, and the shard begins anew (docs/operations.md, A lost disk)"
+    )]
+    LogGone {
+        /// The shard's directory.
+        path: PathBuf,
+        /// Which shard.
+        shard: ShardId,
+        /// What says that it has one.
+        mark: PathBuf,
     },
     /// Nothing of a node is there.
     #[error("{path}: not a node's data directory: it has no identity file")]
@@ -254,7 +269,7 @@ impl DataDir {
     pub fn without_log(directory: &Path, shards: u16) -> Result<WithoutLog, DataDirError> {
         let mut without = WithoutLog::default();
         for shard in 0..shards {
-            let wal = directory.join(format!("shard-{shard}")).join("wal");
+            let wal = shard_in(directory, ShardId(shard)).join("wal");
             if let Some(begun_bytes) = begun_in(&wal).map_err(io_error(&wal))? {
                 without.shards += 1;
                 without.begun_bytes += begun_bytes;
@@ -290,12 +305,48 @@ impl DataDir {
     /// The directory of a shard, made if there is none.
     ///
     /// # Errors
-    /// When it can't be made.
+    /// When it can't be made; [`DataDirError::LogGone`].
     pub fn shard(&self, shard: ShardId) -> Result<PathBuf, DataDirError> {
-        let path = self.path.join(format!("shard-{shard}"));
+        let path = shard_in(&self.path, shard);
+        let mark = mark_of(&path);
+        if mark.try_exists().map_err(io_error(&mark))? && !has_log(&path)? {
+            return Err(DataDirError::LogGone { path, shard, mark });
+        }
         make_private(&path)?;
         Ok(path)
     }
+
+    /// Notes which of the first `shards` shards have a log by now.
+    ///
+    /// # Errors
+    /// When it can't be told, or noted.
+    pub fn note_logs(&self, shards: u16) -> Result<(), DataDirError> {
+        for shard in (0..shards).map(ShardId) {
+            let path = shard_in(&self.path, shard);
+            let mark = mark_of(&path);
+            if !mark.try_exists().map_err(io_error(&mark))? && has_log(&path)? {
+                let name = format!("shard-{shard}{BEGUN}");
+                files::put(&self.path, &name, 0o600, b"").map_err(io_error(&mark))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn shard_in(directory: &Path, shard: ShardId) -> PathBuf {
+    directory.join(format!("shard-{shard}"))
+}
+
+fn mark_of(shard: &Path) -> PathBuf {
+    let mut mark = shard.as_os_str().to_owned();
+    mark.push(BEGUN);
+    mark.into()
+}
+
+/// Whether a shard's directory has a pair in place.
+fn has_log(shard: &Path) -> Result<bool, DataDirError> {
+    let wal = shard.join("wal");
+    Ok(begun_in(&wal).map_err(io_error(&wal))?.is_none())
 }
 
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> DataDirError + '_ {

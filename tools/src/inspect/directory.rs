@@ -78,6 +78,7 @@ pub(super) fn of_node(data: &Path, identity: Result<Identity, String>) -> io::Re
             ))
         }
         "lock" => Some(("locked while a node uses the directory".to_owned(), None)),
+        _ if name.ends_with(".begun") => Some(("that the shard has a log".to_owned(), None)),
         "host-override.toml" => Some(host_override(path)),
         "profile-state.json" => Some(profile_state(path)),
         _ if name.ends_with(".tmp") => Some(("of a write that was cut short".to_owned(), None)),
