@@ -22,7 +22,7 @@ pub enum Outcome {
         /// Whether its key was seen before, so that nothing happened again.
         duplicate: bool,
     },
-    /// Nothing happened, and nothing ever will.
+    /// Nothing happened of this sending, and nothing ever will. Of earlier sendings under the same key, by a handle, it says nothing.
     NotExecuted {
         /// Why, and what to do.
         refusal: Refusal,
@@ -94,7 +94,7 @@ pub struct Appended {
 /// An append that was not executed, or of which nobody knows; the other two outcomes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// Nothing happened, and nothing ever will.
+    /// Nothing happened of this sending, and nothing ever will. Of earlier sendings under the same key, by a handle, it says nothing.
     #[error("not executed: {}", describe(.refusal))]
     NotExecuted {
         /// Why, and what to do.

@@ -18,8 +18,12 @@ use clustor_engine::profile::Profile;
 use clustor_engine::request::{Reply, Request, RequestBody, Wait};
 use clustor_engine::shard_core::{CoreConfig, CoreMesh, PartitionSpec, ShardCore};
 use clustor_shards::log::{Mode, ShardLog};
-use clustor_shards::turn::{Application, Inbox, Outbox, Time};
+use clustor_shards::turn::{Application, ClientEvent, ClientOp, ConnectionId, Inbox, Outbox, Time};
+use clustor_wire::frame::{FRAME_BODY_BYTES_MAX, Frame, FrameKind};
 use clustor_wire::ids::{LogIndex, PartitionId};
+use clustor_wire::message::{
+    ClientRequest, ClientRequestBody, ClientResponse, ClientResponseBody, IdempotencyKey,
+};
 use core_support::{P, peer};
 use support::{MemoryDisk, TestKey};
 
@@ -75,6 +79,8 @@ struct Node {
     disk: MemoryDisk,
     inbox: Inbox<Request, CoreMesh>,
     replies: Vec<Reply>,
+    /// What was said to clients.
+    said: Vec<ClientOp>,
     acks: Arc<AckBox>,
     now: Time,
     due: Option<Time>,
@@ -99,6 +105,7 @@ impl Node {
             disk,
             inbox: Inbox::default(),
             replies: Vec::new(),
+            said: Vec::new(),
             acks,
             now,
             due: Some(now),
@@ -123,6 +130,7 @@ impl Node {
             self.inbox.disk.push(self.disk.carry(op));
         }
         self.replies.append(&mut outbox.replies);
+        self.said.append(&mut outbox.clients);
         self.due = outbox.deadline;
     }
 
@@ -329,4 +337,61 @@ fn an_effect_is_late_however_many_behind_it_are_done() {
         matches!(outcome, Some(Outcome::Unknown { .. })),
         "{outcome:?}"
     );
+}
+
+/// Says more than a frame holds.
+struct Talkative;
+
+impl StateMachine for Talkative {
+    fn apply(&mut self, batch: Batch<'_>, out: &mut Effects) -> Applied {
+        for item in batch {
+            out.reply(item.index, &vec![7; FRAME_BODY_BYTES_MAX]);
+        }
+        Applied::Ack
+    }
+}
+
+#[test]
+fn an_append_whose_reply_is_too_long_to_be_sent_was_executed_and_is_said_to_be() {
+    const CONNECTION: ConnectionId = ConnectionId(5);
+    let factory = |_: PartitionId| Box::new(Talkative) as Box<dyn AnyMachine>;
+    let now = Time(1_000_000);
+    let mut node = Node::boot(MemoryDisk::default(), now, Box::new(factory));
+    node.until_ready();
+    let name = "spiffe://test.clustor/client/a".to_owned();
+    let opened = ClientEvent::Opened(CONNECTION, name);
+    node.inbox.clients.push(opened);
+    for id in [1, 2] {
+        let request = ClientRequest {
+            id,
+            body: ClientRequestBody::Append {
+                partition: P,
+                payload: b"line".to_vec(),
+                key: Some((IdempotencyKey(7), Some(LogIndex(1)))),
+                only_in: None,
+            },
+        };
+        let mut body = Vec::new();
+        request.encode(&mut body).expect("a request");
+        let kind = FrameKind::ClientRequest;
+        let frame = ClientEvent::Frame(CONNECTION, Frame { kind, body });
+        node.inbox.clients.push(frame);
+        node.until("an answer", || (), |node| !node.said.is_empty());
+        let Some(ClientOp::Send(CONNECTION, frame)) = node.said.pop() else {
+            panic!("no answer to {id}");
+        };
+        let response = ClientResponse::decode(&frame.body).expect("a response");
+        match response.body {
+            ClientResponseBody::Unknown { why, .. } if id == 1 => {
+                assert!(why.contains("it was executed, at index 2"), "{why}");
+            }
+            ClientResponseBody::Applied {
+                duplicate: true,
+                index: LogIndex(2),
+                reply,
+                ..
+            } if id == 2 => assert!(reply.is_empty()),
+            other => panic!("{id}: {other:?}"),
+        }
+    }
 }

@@ -266,3 +266,24 @@ fn a_machine_that_is_left_alone_takes_nothing_and_says_why() {
         assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
     }
 }
+
+#[test]
+fn whoever_still_works_off_what_a_former_life_deferred_is_not_late() {
+    let mut node = Node::new(Fails::Late);
+    let before = node.opened();
+    node.shared.failures.store(2, Ordering::Relaxed);
+    node.append(b"frail");
+    node.until("it has failed", |node| node.has_failed());
+    let is_deferred_again = |node: &Node| node.shared.handles.lock().expect("unshared").len() == 2;
+    node.until("it defers again", is_deferred_again);
+    assert_eq!(node.opened(), before + 1);
+
+    let oldest = |node: &Node| node.shared.handles.lock().expect("unshared").remove(0);
+    node.run_ms(ACK_MS_MAX * 4 / 5);
+    oldest(&node).done();
+    node.run_ms(ACK_MS_MAX * 4 / 5);
+    assert_eq!((node.opened(), node.trouble()), (before + 1, String::new()));
+    oldest(&node).done();
+    node.run_ms(2 * ACK_MS_MAX);
+    assert_eq!((node.opened(), node.trouble()), (before + 1, String::new()));
+}

@@ -95,7 +95,7 @@ impl Driver {
             self.take_submissions();
             self.settle();
             if self.shared.closed.load(Ordering::Acquire) {
-                self.end();
+                self.answer_all();
                 return;
             }
             let timeout = self.timeout();
@@ -103,8 +103,7 @@ impl Driver {
                 && error.kind() != std::io::ErrorKind::Interrupted
             {
                 tracing::error!(%error, "client: waiting for sockets failed: the client ends");
-                self.shared.closed.store(true, Ordering::Release);
-                self.end();
+                self.answer_all();
                 return;
             }
             let mut ready = core::mem::take(&mut self.to_read);
@@ -287,7 +286,7 @@ impl Driver {
     }
 
     /// Answers everything and closes every connection.
-    fn end(&mut self) {
+    fn answer_all(&mut self) {
         self.machine.stop();
         while let Some(effect) = self.machine.poll() {
             if let Effect::Answer { .. } = effect {
@@ -298,6 +297,13 @@ impl Driver {
         for at in shards {
             self.close(at);
         }
+    }
+}
+
+/// Also where its thread panics.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::Release);
         // Whoever came after the last round is answered by its sender being dropped here, whoever comes later is refused.
         self.shared.close_inbox();
     }

@@ -157,10 +157,11 @@ impl Partition {
             retry_at: Some(now.plus_ms(pause)),
         }));
         self.hand_over = true;
-        // A leader is ready again once the machine made anew has all that this one had.
+        // A leader is ready again once the machine made anew has all that is on its way: nobody waits for that any more, and who asks
+        // again must not be told that it never happens.
         if self.replica.is_leader() {
-            let had = self.busy.ready_at.max(Some(self.applied));
-            self.busy.ready_at = had;
+            let on_its_way = Some(self.replica.last_index());
+            self.busy.ready_at = self.busy.ready_at.max(on_its_way);
         }
         // Their items are applied again, and answered then, unless the machine made anew has them.
         let waiting = self.busy.deferrals.forget();
@@ -182,7 +183,7 @@ impl Partition {
         match catch_unwind(AssertUnwindSafe(|| machine.get().admit(command))) {
             Ok(Admit::Yes) => Ok(()),
             Ok(Admit::No(_)) if key.is_some_and(|key| self.may_be_known(key)) => Ok(()),
-            Ok(Admit::No(reason)) if self.busy.ready_at.is_some() => Err(refusal(
+            Ok(Admit::No(reason)) if !self.is_ready() => Err(refusal(
                 RefusalClause::Busy,
                 format!(
                     "partition {}: the machine is not up to date yet, and by what it has it does not admit this: {reason}",

@@ -30,8 +30,8 @@ pub(super) struct Deferrals {
     parked: BTreeMap<LogIndex, Parked>,
     /// Appends parked, in all.
     waiting: usize,
-    /// When the one that was out longest was settled last: the patience with the next begins anew, since whoever works
-    /// them off one after the other could not have begun with it before.
+    /// When the one that was out longest, or one of a former life of the machine, was settled last: the patience with the next begins
+    /// anew, since whoever works them off one after the other could not have begun with it before.
     progress_at: Option<Time>,
 }
 
@@ -96,12 +96,11 @@ impl Deferrals {
     /// A handle says what became of its effect. Returns the item's index; `None` if it is of a life of the machine that is
     /// over.
     fn take(&mut self, now: Time, number: u64) -> Option<LogIndex> {
-        let oldest = self.out.keys().next() == Some(&number);
-        let out = self.out.remove(&number)?;
-        if oldest {
+        let oldest = self.out.keys().next()?;
+        if number <= *oldest {
             self.progress_at = Some(now);
         }
-        Some(out.index)
+        self.out.remove(&number).map(|out| out.index)
     }
 
     /// A handle is done. Returns the answers that waited for it alone.

@@ -96,7 +96,7 @@ impl IdempotencyTable {
                 index: *index,
             };
         }
-        if key.known < self.floor || key.known >= index {
+        if self.may_have_forgotten(key) || key.known >= index {
             return KeyVerdict::Expired;
         }
         self.make_room();
@@ -124,6 +124,12 @@ impl IdempotencyTable {
     #[must_use]
     pub fn knows(&self, key: &IdempotencyKey) -> bool {
         self.first.contains_key(key)
+    }
+
+    /// Whether the key may be one that was executed and has been forgotten since, by what its client knew of the log.
+    #[must_use]
+    pub fn may_have_forgotten(&self, key: &EntryKey) -> bool {
+        key.known < self.floor
     }
 
     /// Forgets everything: the log is gone through again.

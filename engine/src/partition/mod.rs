@@ -367,8 +367,9 @@ impl Partition {
     /// whatever the machine says to the command by now.
     fn may_be_known(&self, key: &EntryKey) -> bool {
         let waits = |append: &PendingAppend| append.key.is_some_and(|k| k.key == key.key);
-        self.busy.ready_at.is_some()
+        !self.is_ready()
             || self.table.knows(&key.key)
+            || self.table.may_have_forgotten(key)
             || self.busy.appends.iter().any(waits)
     }
 

@@ -6,7 +6,7 @@ use clustor_shards::log::{HardState, ReadRefusal};
 use clustor_shards::turn::{ClientOp, ConnectionId, Outbox, Time};
 use clustor_wire::frame::{Frame, FrameKind};
 use clustor_wire::ids::{LogIndex, PartitionId};
-use clustor_wire::message::{ClientResponse, ClientResponseBody, Refusal, RefusalClause};
+use clustor_wire::message::{ClientResponse, ClientResponseBody, RefusalClause};
 
 use super::{APPLY_BATCHES_MAX, CoreMesh, ReadFor, ShardCore, Shared};
 use crate::gate::group::{SLOW_CHAINS_MAX, SLOW_CHAINS_WINDOW_MS};
@@ -408,7 +408,8 @@ fn append_response(partition: PartitionId, outcome: Outcome) -> ClientResponseBo
     }
 }
 
-/// Sends a response to a client. One the codec refuses (a reply over the frame's limit) becomes a refusal.
+/// Sends a response to a client. One the codec refuses (a reply over the frame's limit) becomes a refusal, or where something was
+/// executed, word of that.
 pub(super) fn respond(
     connection: ConnectionId,
     id: u64,
@@ -416,14 +417,26 @@ pub(super) fn respond(
     outbox: &mut Outbox<Reply, CoreMesh>,
 ) {
     let mut bytes = Vec::new();
+    let executed = match &body {
+        ClientResponseBody::Applied { term, index, .. } => Some((*term, *index)),
+        _ => None,
+    };
     if let Err(error) = (ClientResponse { id, body }).encode(&mut bytes) {
-        let refused: Refusal = refusal(
-            RefusalClause::Unsupported,
-            format!("the answer can't be sent: {error}"),
-            0,
-        );
         bytes.clear();
-        let body = ClientResponseBody::NotExecuted(refused);
+        let body = match executed {
+            // Asked again under its key it is a duplicate, which has no reply.
+            Some((term, index)) => ClientResponseBody::Unknown {
+                why: format!(
+                    "it was executed, at index {index} of term {term}, and the machine's reply can't be sent: {error}"
+                ),
+                wal_committed: index,
+            },
+            None => ClientResponseBody::NotExecuted(refusal(
+                RefusalClause::Unsupported,
+                format!("the answer can't be sent: {error}"),
+                0,
+            )),
+        };
         if (ClientResponse { id, body }).encode(&mut bytes).is_err() {
             outbox.clients.push(ClientOp::Close(connection));
             return;

@@ -394,17 +394,15 @@ impl<R> Node<R> {
     pub fn shutdown(mut self, time: Duration) -> Result<(), StopError> {
         self.shared.stop();
         let mut left: Vec<u16> = self.running();
-        self.wait(Instant::now() + time, &mut left);
+        self.wait(Instant::now().checked_add(time), &mut left);
         if left.is_empty() {
             self.join();
             return Ok(());
         }
         let late = left.clone();
         self.shared.abandon();
-        self.wait(
-            Instant::now() + Duration::from_secs(ABANDON_SECONDS_MAX),
-            &mut left,
-        );
+        let patience = Duration::from_secs(ABANDON_SECONDS_MAX);
+        self.wait(Instant::now().checked_add(patience), &mut left);
         if left.is_empty() {
             self.join();
             return Err(StopError::Deadline(late));
@@ -457,13 +455,13 @@ impl<R> Node<R> {
     }
 
     /// Takes the shards that end until `until` out of `left`.
-    fn wait(&self, until: Instant, left: &mut Vec<u16>) {
+    /// Until all of them have ended, or that time has come; without one, as long as it takes.
+    fn wait(&self, until: Option<Instant>, left: &mut Vec<u16>) {
         while !left.is_empty() {
-            let now = Instant::now();
-            match self
-                .ended
-                .recv_timeout(until.saturating_duration_since(now))
-            {
+            let patience = until.map_or(Duration::MAX, |at| {
+                at.saturating_duration_since(Instant::now())
+            });
+            match self.ended.recv_timeout(patience) {
                 Ok(shard) => left.retain(|other| *other != shard.get()),
                 Err(RecvTimeoutError::Timeout) => return,
                 // Every thread is gone, those that never lived included.

@@ -181,7 +181,9 @@ impl Machine {
                     self.routes.confirm(partition, from, index);
                     at_once = true;
                 }
-                _ => again = false,
+                // To a sending that had none: it comes late, and says nothing of the one that has.
+                Some(_) => {}
+                None => again = false,
             },
             RefusalClause::KeyExpired => {
                 // Its index was old from the start, and no sending can have executed: a newer one may be fetched.
