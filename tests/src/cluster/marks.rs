@@ -97,6 +97,10 @@ pub(super) const SOLE_RESTARTED: &str = "members.sole-restarted";
 /// A log gave up its beginning, as far as it was asked to.
 pub(super) const GIVEN_UP: &str = "log.given-up";
 
+/// A message arrived that was kept for long; and one of an earlier boot of its sender.
+pub(super) const TARDY: &str = "tardy.arrived";
+pub(super) const TARDY_BOOT: &str = "tardy.of-earlier-boot";
+
 /// Clauses by which a leader has no lease, with their marks.
 const LEASES: [(&str, &str); 11] = [
     (LeaseClause::Off.name(), "lease.Off"),
@@ -154,6 +158,8 @@ const OTHERS: &[&str] = &[
     CLOCK_AGAIN,
     SOLE_RESTARTED,
     GIVEN_UP,
+    TARDY,
+    TARDY_BOOT,
 ];
 
 /// Every mark but those of faults.

@@ -13,7 +13,7 @@
 //! - [`check`]: what must hold
 //! - [`world`]: all of it together, one event a step
 //! - [`marks`]: which paths a run reached
-//! - [`swarm`], [`more`], `promises`, `floors`, `wide`, `light`, `helical`, [`load`], [`run`]: what a seed draws, its clients, and its run
+//! - [`swarm`], [`more`], `promises`, `floors`, [`tardy`], `wide`, `light`, `helical`, [`load`], [`run`]: what a seed draws, its clients, and its run
 //! - [`simpler`], [`minimise`]: what can be left out of it
 
 mod addresses;
@@ -40,6 +40,7 @@ mod queue;
 pub mod run;
 pub mod simpler;
 pub mod swarm;
+pub mod tardy;
 pub mod trace;
 mod wide;
 pub mod world;

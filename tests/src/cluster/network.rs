@@ -1,7 +1,9 @@
 //! The network between shards: sessions, and what may become of a frame on the way.
 //!
 //! A frame may be lost, late, repeated or overtaken, whatever session it is on; it is never delivered to a side
-//! whose session ended since it was sent. Nodes can be cut off from each other, in one direction or both.
+//! whose session ended since it was sent: a session is one connection, whose bytes end with it. The receiver has a rule for what is of an
+//! earlier boot of the sender than its session all the same: such frames, where they are kept for long, are delivered in the
+//! session that follows. Nodes can be cut off from each other, in one direction or both.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +15,7 @@ use rand::Rng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::messages::{self, MessageKind};
+use super::tardy::Tardy;
 
 /// How the network behaves. Shares are per 1000 frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +74,8 @@ pub(crate) struct Packet {
     pub(crate) to: PeerId,
     pub(crate) session: u64,
     pub(crate) frame: Frame,
+    /// It was kept for long.
+    pub(crate) is_tardy: bool,
 }
 
 /// One side of a session.
@@ -94,6 +99,7 @@ pub struct Network {
     distances_us: BTreeMap<(NodeId, NodeId), u64>,
     /// A node whose way out is slow: what leaves it arrives at multiples of so many microseconds.
     clogged: Option<(NodeId, u64)>,
+    tardy: Option<Tardy>,
     rules: Vec<Rule>,
     held: Vec<Packet>,
     copied: Vec<(PeerId, PeerId, RaftMessage)>,
@@ -115,6 +121,7 @@ impl Network {
             sides: BTreeMap::new(),
             sessions: 0,
             cut: BTreeSet::new(),
+            tardy: None,
             rules: Vec::new(),
             held: Vec::new(),
             copied: Vec::new(),
@@ -124,6 +131,11 @@ impl Network {
     /// How it behaves from now on.
     pub fn set_options(&mut self, options: NetworkOptions) {
         self.options = options;
+    }
+
+    /// What keeps messages from now on.
+    pub(super) fn set_tardy(&mut self, tardy: Option<Tardy>) {
+        self.tardy = tardy;
     }
 
     // ---- sessions
@@ -232,11 +244,12 @@ impl Network {
         if self.is_cut(from.node, to.node) || chance(rng, self.options.lost) {
             return Vec::new();
         }
-        let packet = Packet {
+        let mut packet = Packet {
             from,
             to,
             session,
             frame,
+            is_tardy: false,
         };
         let mut arrivals = Vec::new();
         if chance(rng, self.options.repeated) {
@@ -250,6 +263,12 @@ impl Network {
         } else if let Some(side) = self.sides.get_mut(&(to, from)) {
             at = at.max(side.last_at_us);
             side.last_at_us = at;
+        }
+        let direction = (from.node, to.node);
+        let tardy = self.tardy.as_mut();
+        if let Some(until) = tardy.and_then(|tardy| tardy.keep(now_us, direction)) {
+            packet.is_tardy = true;
+            at = at.max(until);
         }
         arrivals.push((at, packet));
         arrivals
@@ -301,6 +320,7 @@ impl Network {
                     to,
                     session,
                     frame: messages::frame(&taken),
+                    is_tardy: false,
                 });
             }
         }

@@ -25,6 +25,7 @@ use super::more;
 use super::promises as third;
 use super::simpler::Simpler;
 use super::swarm::{Faults, Swarm};
+use super::tardy::{self, Tardy};
 use super::trace::Trace;
 use super::world::{Happened, World};
 use faults::{FAULT_TOKEN, FAULTS, Flapping};
@@ -118,9 +119,11 @@ impl Kind {
             Self::Busy => {
                 let mut third = third::stream(rng);
                 let mut floors = floors::stream(rng);
+                let mut tardy = tardy::stream(rng);
                 let mut swarm = Swarm::draw(rng);
                 swarm.draw_promises(&mut third);
                 swarm.draw_floors(&mut floors);
+                swarm.draw_tardy(&mut tardy);
                 swarm
             }
             Self::Light => Swarm::draw_light(rng),
@@ -304,9 +307,13 @@ impl Run {
         let more = more::stream(&more::stream(&rng));
         let promises = Promises::new(third::stream(&more));
         let floors = floors::run_stream(&rng);
+        let kept = tardy::run_stream(&rng);
         let mut world = World::new(swarm.layout.clone(), swarm.network, rng.random());
         world.trace = trace;
         world.set_proofs(PROOFS_MAX);
+        let tardy = swarm.faults.tardy;
+        let tardy = tardy.map(|keeping| Tardy::new(keeping, kept));
+        world.network_mut().set_tardy(tardy);
         world.effects_stay = swarm.load.effects_stay;
         world.say(|| format!("seed {seed}: {swarm:?}"));
         let clients = Clients::new(&mut world, swarm.load, rng.random());

@@ -39,7 +39,7 @@ pub enum Simpler {
 type Without = (&'static str, fn(&mut Swarm));
 
 /// What a run can do without.
-const WITHOUT: [Without; 52] = [
+const WITHOUT: [Without; 53] = [
     ("kill", |s| s.faults.kill = None),
     ("power", |s| s.faults.power = None),
     ("blackout", |s| s.faults.blackout = None),
@@ -92,6 +92,7 @@ const WITHOUT: [Without; 52] = [
     ("costs", |s| s.layout.costs.clear()),
     ("profiles", |s| s.layout.profiles.clear()),
     ("floors", |s| s.faults.floor = None),
+    ("tardy", |s| s.faults.tardy = None),
 ];
 
 fn without_members(swarm: &mut Swarm) {

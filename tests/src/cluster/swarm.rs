@@ -18,6 +18,7 @@ use super::layout::{Layout, PartitionLayout, VISIT_US, peer, small};
 use super::machine::Cost;
 use super::more::{self, Harm, Shape};
 use super::network::NetworkOptions;
+use super::tardy::Keeping;
 use super::wide;
 use crate::disk::{SimDiskOptions, Timing};
 
@@ -102,6 +103,8 @@ pub struct Faults {
     pub control: Every,
     /// A log gives up its beginning.
     pub floor: Every,
+    /// Messages are kept for so long that they are of another time when they arrive.
+    pub tardy: Option<Keeping>,
 }
 
 impl Faults {
@@ -143,6 +146,7 @@ impl Faults {
         intrude: None,
         control: None,
         floor: None,
+        tardy: None,
     };
 }
 

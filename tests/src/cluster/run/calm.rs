@@ -32,6 +32,7 @@ impl Run {
             delay_us: (50, 2_000),
             ..NetworkOptions::CALM
         });
+        self.world.network_mut().set_tardy(None);
         self.clear();
         self.make_room();
         self.hurry_disks();

@@ -11,7 +11,7 @@ use rand::Rng;
 use super::super::check::consensus::VoteSent;
 use super::super::check::{Violation, must};
 use super::super::host::Host;
-use super::super::marks::{GUEST_LEFT, GUEST_NAMED};
+use super::super::marks::{GUEST_LEFT, GUEST_NAMED, TARDY, TARDY_BOOT};
 use super::super::messages;
 use super::super::messages::name;
 use super::super::network::Packet;
@@ -135,6 +135,7 @@ impl World {
             to,
             session: self.network.session(from, to),
             frame: messages::frame(&batch),
+            is_tardy: false,
         };
         self.queue.push(self.now_us, Event::Frame(packet));
     }
@@ -228,19 +229,33 @@ impl World {
         Some(self.hosts.get(&from)?.core.as_ref()?.hello(to))
     }
 
+    /// Whether a frame is of a boot of its sender before the one that is in session with `to`.
+    fn is_of_earlier_boot(&self, from: PeerId, to: PeerId, frame: &Frame) -> bool {
+        let core = self.hosts.get(&from).and_then(|host| host.core.as_ref());
+        let batch = PeerBatch::decode(&frame.body);
+        let same = self.network.session(from, to) == self.network.session(to, from);
+        let up = same && self.network.is_up(from, to) && self.network.is_up(to, from);
+        up && core
+            .zip(batch.ok())
+            .is_some_and(|(core, batch)| batch.boot != core.log().boot())
+    }
+
     pub(super) fn deliver(&mut self, packet: Packet) {
         let Packet {
             from,
             to,
             session,
             frame,
+            is_tardy,
         } = packet;
         let runs = self.hosts.get(&to).is_some_and(Host::runs);
-        if !runs
-            || !self.network.is_in(to, from, session)
-            || self.network.is_cut(from.node, to.node)
-        {
+        let is_old = is_tardy && self.is_of_earlier_boot(from, to, &frame);
+        let is_in = self.network.is_in(to, from, session);
+        if !runs || !(is_in || is_old) || self.network.is_cut(from.node, to.node) {
             return;
+        }
+        if is_tardy {
+            self.marks.reach(if is_old { TARDY_BOOT } else { TARDY });
         }
         self.note(|| {
             let what = messages::describe(&frame);
