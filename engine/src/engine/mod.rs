@@ -145,7 +145,7 @@ impl Engine {
         ))
     }
 
-    /// Stops: refuses new requests, hands leadership over, settles what is in flight, closes the files, ends
+    /// Stops: refuses new requests, settles what is in flight, hands leadership over, closes the files, ends
     /// the threads. Every outstanding future gets one of the three outcomes; what is not known when
     /// `deadline` has passed is Unknown. When this returns, nothing of the engine touches a machine or the
     /// data directory any more, unless it says [`EngineError::StillRunning`].

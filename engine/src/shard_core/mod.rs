@@ -336,17 +336,25 @@ impl ShardCore {
         }
     }
 
-    /// Hands over what it leads, settles what is in flight. Returns whether nothing is left.
+    /// Settles what is in flight, then hands over what it leads. Returns whether nothing is left.
+    ///
+    /// Whoever leads no longer can't answer what waits but by Unknown, so that comes first; what takes longer than half the time is
+    /// given up for a leader that is there when this node is not.
     fn wind_down(&mut self, now: Time) -> bool {
         let since = *self.stopping_since.get_or_insert(now);
         let patience = self.patience_ms * HAND_OVER_TIMEOUTS * 1000;
         let out_of_patience = now.since_us(since) > patience;
+        let must_hand_over = now.since_us(since) > patience / 2;
         let mut busy = false;
         for partition in self.partitions.all_mut() {
             if partition.replica.is_leader() {
                 partition.stopping = true;
                 // To be asked wakes it, whatever it answers.
                 self.touched.insert(partition.id);
+                if partition.is_waited_for() && !must_hand_over {
+                    busy = true;
+                    continue;
+                }
                 let handing_over = partition
                     .replica
                     .transfer_leadership(&self.shared.lend(now), None)
