@@ -207,6 +207,27 @@ pub fn op_of(command: &[u8]) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
+/// What a command says behind the number of its operation.
+fn words(command: &[u8]) -> impl Iterator<Item = &str> {
+    let text = command.get(OP_BYTES..).unwrap_or_default();
+    // What fills it up behind that says nothing.
+    let said = text.windows(2).position(|pair| pair == b"  ");
+    let text = &text[..said.unwrap_or(text.len())];
+    std::str::from_utf8(text)
+        .unwrap_or_default()
+        .split_whitespace()
+}
+
+/// The timer that a command sets, for so many milliseconds, or cancels.
+pub(crate) fn timer_of(command: &[u8]) -> Option<(&str, Option<u64>)> {
+    let mut words = words(command);
+    match (words.next(), words.next(), words.next()) {
+        (Some("timer"), Some(name), Some(ms)) => Some((name, Some(ms.parse().ok()?))),
+        (Some("cancel"), Some(name), None) => Some((name, None)),
+        _ => None,
+    }
+}
+
 /// Digest of any bytes; 0 for none.
 #[must_use]
 pub fn digest_of(bytes: &[u8]) -> u64 {
@@ -318,14 +339,7 @@ impl History {
 
     /// Sets or cancels a timer or defers effects, if the text says so.
     fn obey(&self, item: &Item<'_>, out: &mut Effects) {
-        let text = item.command.get(OP_BYTES..).unwrap_or_default();
-        // What fills it up behind that says nothing.
-        let said = text.windows(2).position(|pair| pair == b"  ");
-        let text = &text[..said.unwrap_or(text.len())];
-        let Ok(text) = std::str::from_utf8(text) else {
-            return;
-        };
-        let mut words = text.split_whitespace();
+        let mut words = words(item.command);
         match (words.next(), words.next(), words.next()) {
             (Some("timer"), Some(name), Some(ms)) => {
                 if let Ok(ms) = ms.parse() {

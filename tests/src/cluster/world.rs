@@ -364,6 +364,11 @@ impl World {
     /// The rule that is broken.
     pub fn settle(&self) -> Result<(), Violation> {
         self.is_settled()?;
+        // An embedder's machine sets timers by commands of its own.
+        let own = self.layout.guest.is_none();
+        for partition in self.layout.partitions.iter().filter(|_| own) {
+            self.consensus.agreed(partition.id).judge_timers()?;
+        }
         for (shard, host) in &self.hosts {
             self.modes.fenced(*shard, &host.disk)?;
         }

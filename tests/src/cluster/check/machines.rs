@@ -7,6 +7,7 @@ use clustor_shards::turn::PeerId;
 use clustor_wire::ids::{LogIndex, Term};
 
 use super::consensus::Who;
+use super::timers::Orders;
 use super::{Violation, must};
 use crate::cluster::machine::{Expiry, Taken};
 
@@ -26,6 +27,7 @@ pub struct Agreed {
     traced: usize,
     /// Acknowledged at an index, seen in no machine yet.
     expected: BTreeMap<LogIndex, u64>,
+    orders: Orders,
 }
 
 impl Agreed {
@@ -49,6 +51,16 @@ impl Agreed {
     #[must_use]
     pub fn has(&self, op: u64) -> bool {
         self.ops.contains_key(&op)
+    }
+
+    /// An operation is asked for, with this command.
+    pub(crate) fn note_command(&mut self, op: u64, command: &[u8]) {
+        self.orders.note(op, command);
+    }
+
+    /// The end of a run: timers expired as the commands say that were taken.
+    pub(crate) fn judge_timers(&self) -> Result<(), Violation> {
+        self.orders.judge(&self.taken, &self.expired)
     }
 
     /// Compares what a machine took from its `verified`th command on, and the one before that again: a machine that was made

@@ -4,6 +4,7 @@
 //!   completeness, commits durable on a quorum, watermarks that never go back, nothing vouched for that a
 //!   restart forgets
 //! - [`machines`]: every machine takes the same commands in the same order, each operation once
+//! - `timers`: each expires once, as it was set, or not at all, as it was cancelled
 //! - [`clients`]: what is acknowledged stays, what is refused never happens, reads are linearizable
 //! - [`modes`]: the mode of a partition is what its log says, on every replica, and a change of it stands alone
 //! - [`provable`]: the same, seen on copies of the disks alone
@@ -18,6 +19,7 @@ pub mod consensus;
 pub mod machines;
 pub mod modes;
 pub mod provable;
+mod timers;
 
 /// A rule that was broken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

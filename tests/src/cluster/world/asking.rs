@@ -21,6 +21,13 @@ impl World {
         op: u64,
         body: RequestBody,
     ) -> u64 {
+        // What an embedder's machine makes of its commands is its own.
+        if self.layout.guest.is_none()
+            && let RequestBody::Append { payload, .. } = &body
+        {
+            let agreed = self.consensus.agreed_mut(partition);
+            agreed.note_command(op, payload);
+        }
         self.ask(to, partition, Some(op), body)
     }
 
