@@ -195,7 +195,7 @@ fn only_an_operators_connection_may_change_the_mode() {
                 let answer = ClientResponse::decode(&frame.body).expect("decodes");
                 (to, answer.body)
             }
-            ClientOp::Close(to) => panic!("{to:?} was closed"),
+            ClientOp::Close(to) | ClientOp::Refuse(to, _) => panic!("{to:?} was closed"),
         })
         .collect();
     assert_eq!(answers.len(), 2);

@@ -116,6 +116,26 @@ fn queries_that_wait_are_bounded_in_bytes_and_the_refusal_names_the_limit() {
 }
 
 #[test]
+fn a_request_that_can_not_be_read_is_refused_with_the_reason() {
+    let mut net = Net::new(&[1]);
+    net.run_ms(2_000);
+    let node = net.nodes.get_mut(&1).expect("there");
+    let unreadable = Frame {
+        kind: FrameKind::ClientRequest,
+        body: vec![0; 64],
+    };
+    let expected = ClientRequest::decode(&unreadable.body).expect_err("unreadable");
+    let clients = &mut node.inbox.clients;
+    clients.push(ClientEvent::Frame(CONNECTION, unreadable));
+    net.run_ms(1);
+    let answers = &net.nodes[&1].answers;
+    match &answers[..] {
+        [ClientOp::Refuse(CONNECTION, why)] => assert_eq!(*why, expected.to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn whoever_waits_for_the_commit_and_whoever_for_more_are_answered_once_each() {
     const EACH: u64 = 200;
     let mut net = Net::new(&[1, 2, 3]);

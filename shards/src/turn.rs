@@ -119,6 +119,8 @@ pub enum ClientOp {
     Send(ConnectionId, Frame),
     /// Close it after what was sent before has left.
     Close(ConnectionId),
+    /// Close it at once, with a goodbye that says why: what it sent can't be read.
+    Refuse(ConnectionId, String),
 }
 
 /// Everything that arrived since the last turn. Reused: the turn drains the lists.

@@ -5,8 +5,8 @@
 mod net_support;
 
 use clustor_shards::net::{
-    Connection, ConnectionLimits, Expected, NetError, NetLimits, Preface, SessionKind, ShardNet,
-    SocketId, TlsIdentity,
+    Connection, ConnectionLimits, Expected, NetError, NetLimits, Notice, Preface, SessionKind,
+    ShardNet, SocketId, TlsIdentity,
 };
 use clustor_shards::turn::{ClientEvent, ClientOp, ConnectionId, Time};
 use clustor_wire::frame::{Frame, FrameKind};
@@ -129,6 +129,32 @@ fn a_client_that_speaks_like_a_peer_is_refused() {
         client.connection.ended(),
         Some(NetError::RefusedByPeer { .. })
     ));
+}
+
+#[test]
+fn a_client_that_the_shard_refuses_is_told_why_and_so_is_the_log() {
+    let ca = Ca::new();
+    let mut net = net_of(local(1), ca.node(1), &[], NOW);
+    let mut client = Client::connect(&mut net, &ca.client("garbled"));
+    client.settle(&mut net);
+    events(&mut net);
+    let id = ConnectionId(client.socket.0);
+    net.client_op(ClientOp::Refuse(id, "no root table".to_owned()), NOW);
+    client.settle(&mut net);
+    assert_eq!(client.connection.next_frame(), None);
+    match client.connection.ended() {
+        Some(NetError::RefusedByPeer { reason }) => {
+            assert!(reason.contains("can't be read: no root table"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(events(&mut net)[..], [ClientEvent::Closed(closed)] if closed == id));
+    match net.poll_notice() {
+        Some(Notice::ClientClosed(Some(who), NetError::Message { .. })) => {
+            assert!(who.to_string().ends_with("/client/garbled"), "{who}");
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use clustor_shards::log::LogRefusal;
 use clustor_shards::turn::{ClientEvent, ClientOp, ConnectionId, Inbox, Outbox, PeerId, Time};
-use clustor_wire::frame::FrameKind;
 use clustor_wire::ids::{LogIndex, PartitionId, Term};
 use clustor_wire::message::{
     ClientRequest, ClientRequestBody, ClientResponseBody, IdempotencyKey, ReadLevel, Refusal,
@@ -46,14 +45,11 @@ impl ShardCore {
                     continue;
                 }
             };
-            let request = (frame.kind == FrameKind::ClientRequest)
-                .then(|| ClientRequest::decode(&frame.body).ok())
-                .flatten();
-            match request {
-                Some(request) => {
-                    self.take_client_request(now, stopping, connection, request, outbox)
-                }
-                None => outbox.clients.push(ClientOp::Close(connection)),
+            match ClientRequest::decode(&frame.body) {
+                Ok(request) => self.take_client_request(now, stopping, connection, request, outbox),
+                Err(error) => outbox
+                    .clients
+                    .push(ClientOp::Refuse(connection, error.to_string())),
             }
         }
     }

@@ -439,7 +439,9 @@ impl ShardNet {
     /// Does what one turn asked for on a client's connection. A client that does not read its answers, so that
     /// its queue is full, is closed.
     pub fn client_op(&mut self, op: ClientOp, now: Time) {
-        let (ClientOp::Send(connection, _) | ClientOp::Close(connection)) = &op;
+        let (ClientOp::Send(connection, _)
+        | ClientOp::Close(connection)
+        | ClientOp::Refuse(connection, _)) = &op;
         let id = SocketId(connection.0);
         let Some(socket) = self.sockets.get_mut(&id) else {
             return;
@@ -459,6 +461,7 @@ impl ShardNet {
                 connection.close();
                 self.end_socket(id, NetError::Closed, now);
             }
+            ClientOp::Refuse(_, why) => self.refuse(id, NetError::Message { why }, now),
         }
     }
 

@@ -11,7 +11,7 @@ use clustor_wire::ids::ShardId;
 use clustor_wire::message::GuestStatus;
 
 use crate::mesh::SubmissionQueue;
-use crate::net::{Notice, Preface, ShardNet, SocketId};
+use crate::net::{NetError, Notice, Preface, ShardNet, SocketId};
 use crate::turn::{ClientEvent, ClientOp, PeerEvent, PeerId, PeerPast, Time};
 use crate::uring::{RingError, ShardRing, SocketEvent};
 
@@ -267,6 +267,14 @@ fn log(shard: ShardId, notice: &Notice) {
         }
         Notice::ClientClosed(who, why) => {
             let who = who.as_ref().map(ToString::to_string).unwrap_or_default();
+            match why {
+                NetError::Closed | NetError::Stopping => {}
+                why if why.is_refusal() => {
+                    tracing::warn!(%shard, who, %why, "a client is refused");
+                    return;
+                }
+                _ => {}
+            }
             tracing::debug!(%shard, who, %why, "a client is gone");
         }
     }
