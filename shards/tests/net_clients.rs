@@ -223,6 +223,81 @@ fn clients_are_bounded_and_leave_their_places() {
 }
 
 #[test]
+fn a_newcomer_takes_the_place_of_whoever_has_been_idle_longest() {
+    let ca = Ca::new();
+    let limits = NetLimits {
+        clients_max: 3,
+        client_idle_ms_min: 1_000,
+        ..NetLimits::default()
+    };
+    let mut net = ShardNet::new(local(1), ca.node(1), &[], limits, 0, NOW).unwrap();
+    let come = |name: &str, net: &mut ShardNet| {
+        let mut client = Client::connect(net, &ca.client(name));
+        client.settle(net);
+        client
+    };
+    // Came first, and waits for an answer; came next, and asked later than the third.
+    let mut waits = come("waits", &mut net);
+    let mut asked = come("asked", &mut net);
+    let mut idle = come("idle", &mut net);
+    let (waiting, answered) = (ConnectionId(waits.socket.0), ConnectionId(asked.socket.0));
+    let ask = |client: &mut Client, net: &mut ShardNet, at: Time| {
+        let request = frame(FrameKind::ClientRequest, 9);
+        client.connection.send(request).unwrap();
+        let mut bytes = Vec::new();
+        client.connection.transmit(&mut bytes, usize::MAX).unwrap();
+        net.on_bytes(client.socket, &mut bytes, at);
+    };
+    let answer = || frame(FrameKind::ClientResponse, 7);
+    ask(&mut waits, &mut net, NOW);
+    let later = NOW.plus_ms(500);
+    ask(&mut asked, &mut net, later);
+    net.client_op(ClientOp::Send(answered, answer()), later);
+    asked.settle(&mut net);
+    events(&mut net);
+    while net.poll_notice().is_some() {}
+
+    // Nobody has been idle for long enough.
+    let newcomer = Preface::client(Some(CLUSTER), None);
+    let full = Err(NetError::TooMany {
+        what: "client connections",
+        limit: 3,
+    });
+    assert_eq!(net.on_accepted(&newcomer, NOW.plus_ms(999)), full);
+    // One has, and gives way.
+    net.on_accepted(&newcomer, NOW.plus_ms(1_000))
+        .expect("a place");
+    idle.settle(&mut net);
+    assert_eq!(idle.connection.next_frame(), None);
+    let ended = format!("{:?}", idle.connection.ended());
+    assert!(ended.contains("RefusedByPeer"), "{ended}");
+    assert!(ended.contains("silent longest"), "{ended}");
+    let gone = ConnectionId(idle.socket.0);
+    assert!(matches!(events(&mut net)[..], [ClientEvent::Closed(id)] if id == gone));
+    let notice = format!("{:?}", net.poll_notice());
+    assert!(
+        notice.contains("Displaced") && notice.contains("1000"),
+        "{notice}"
+    );
+    // The next, when its own time has come; whoever waits for an answer stays however long it takes.
+    assert_eq!(net.on_accepted(&newcomer, NOW.plus_ms(1_499)), full);
+    net.on_accepted(&newcomer, NOW.plus_ms(1_500))
+        .expect("a place");
+    assert!(matches!(events(&mut net)[..], [ClientEvent::Closed(id)] if id == answered));
+    assert_eq!(net.on_accepted(&newcomer, NOW.plus_ms(4_000)), full);
+    // Its answer is on its way: it stays until that has left, and for a while after.
+    let at = NOW.plus_ms(4_000);
+    net.client_op(ClientOp::Send(waiting, answer()), at);
+    assert_eq!(net.on_accepted(&newcomer, at), full);
+    let mut bytes = Vec::new();
+    net.transmit(waits.socket, &mut bytes, usize::MAX, at);
+    assert_eq!(net.on_accepted(&newcomer, NOW.plus_ms(4_999)), full);
+    net.on_accepted(&newcomer, NOW.plus_ms(5_000))
+        .expect("a place");
+    assert!(matches!(events(&mut net)[..], [ClientEvent::Closed(id)] if id == waiting));
+}
+
+#[test]
 fn stopping_says_goodbye_to_clients_and_accepts_no_more() {
     let ca = Ca::new();
     let mut net = net_of(local(1), ca.node(1), &[], NOW);

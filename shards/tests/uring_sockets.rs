@@ -1,4 +1,4 @@
-//! Sockets of a ring: what a socket was given leaves before it is closed.
+//! Sockets of a ring: what a socket was given leaves before it is closed, and the kernel watches over the silent ones.
 
 #![cfg(feature = "net")]
 
@@ -7,7 +7,11 @@ mod ring_support;
 use std::io::Read as _;
 use std::net::{Shutdown, TcpListener, TcpStream};
 
-use clustor_shards::uring::{ShardRing, SocketKey, WriterChoice};
+use clustor_shards::uring::{
+    KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES, ShardRing, SocketKey,
+    UNACKNOWLEDGED_MS_MAX, WriterChoice,
+};
+use rustix::net::sockopt;
 
 /// More than the buffers of both ends hold.
 const BYTES: usize = 64 << 20;
@@ -45,4 +49,26 @@ fn whoever_ends_its_own_side_still_gets_what_was_under_way() {
         ring.drain(&mut Vec::new()).expect("the ring drains");
     }
     assert_eq!(reader.join().expect("it ends"), (BYTES, true));
+}
+
+#[test]
+fn a_side_that_is_gone_without_a_word_is_found_out() {
+    let dir = ring_support::directory();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("a bound address");
+    let _other = TcpStream::connect(address).expect("connected");
+    let (ours, _) = listener.accept().expect("accepted");
+    let same = ours.try_clone().expect("a descriptor");
+
+    let mut ring =
+        ShardRing::open_reading(&dir.path().join("shard-0"), WriterChoice::Auto).expect("a ring");
+    ring.open_sockets().expect("sockets");
+    ring.adopt_socket(1, ours);
+    assert_eq!(sockopt::socket_keepalive(&same), Ok(true));
+    let idle = sockopt::tcp_keepidle(&same).expect("an option");
+    assert_eq!(idle.as_secs(), KEEPALIVE_IDLE_S);
+    let interval = sockopt::tcp_keepintvl(&same).expect("an option");
+    assert_eq!(interval.as_secs(), KEEPALIVE_INTERVAL_S);
+    assert_eq!(sockopt::tcp_keepcnt(&same), Ok(KEEPALIVE_PROBES));
+    assert_eq!(sockopt::tcp_user_timeout(&same), Ok(UNACKNOWLEDGED_MS_MAX));
 }

@@ -200,7 +200,16 @@ pub enum NetError {
         /// The limit.
         limit: usize,
     },
-
+    /// All places for clients are taken, and this one needed its own least.
+    #[error(
+        "all {limit} places for clients of this shard are taken and another client came, and this connection was silent longest, for {silent_ms} ms; connect again when there is something to ask"
+    )]
+    Displaced {
+        /// The limit.
+        limit: usize,
+        /// How long it was silent.
+        silent_ms: u64,
+    },
     /// The certificate belongs to somebody else than the connection is for.
     #[error("the certificate says {found}, expected {expected}")]
     WrongIdentity {

@@ -25,6 +25,9 @@ pub struct NetLimits {
     pub drain_ms_max: u64,
     /// Connections of clients, handshakes included.
     pub clients_max: usize,
+    /// How long a client must have been silent, and owed nothing, before a newcomer may have its place where all are taken, in
+    /// milliseconds.
+    pub client_idle_ms_min: u64,
     /// Accepted connections of peers that are not a session yet.
     pub handshakes_max: usize,
     /// Sessions with guests: peers that are neither placed nor named.
@@ -51,6 +54,7 @@ impl Default for NetLimits {
             silence_ms_max: 5_000,
             drain_ms_max: 2_000,
             clients_max: 1_024,
+            client_idle_ms_min: 1_000,
             handshakes_max: 64,
             guests_max: GUESTS_MAX,
             guests_of_node_max: GUESTS_OF_NODE_MAX,

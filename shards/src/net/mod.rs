@@ -11,6 +11,7 @@
 //! The only room that names rustls. A carrier (the shard's ring, or a client's thread) moves the bytes and brings
 //! the time.
 
+mod clients;
 mod connection;
 mod error;
 mod identity;

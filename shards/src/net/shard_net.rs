@@ -10,6 +10,7 @@
 //! - a shard that is neither placed nor named by [`ShardNet::place`] is let in as a guest if it dials: `guests_max` of them
 //!   at a time, `guests_of_node_max` of one node, for `guest_ms_max` unless it is named by then;
 //! - every refusal is told to the other side (goodbye) and here ([`Notice`]);
+//! - a client that comes while all places are taken gets that of the one that is idle longest, if any is;
 //! - a peer that falls silent is closed after `silence_ms_max`, a handshake after `handshake_ms_max`.
 //!
 //! The carrier's round, in any order and as often as it likes: [`ShardNet::on_time`] when [`ShardNet::next_deadline`]
@@ -67,6 +68,8 @@ pub(super) struct Socket {
     pub(super) deadline: Option<Time>,
     pub(super) heard: Time,
     pub(super) said: Time,
+    /// Requests of a client that are not answered.
+    pub(super) asked: u64,
 }
 
 /// A shard's sockets.
@@ -216,6 +219,9 @@ impl ShardNet {
             }
             Some(_) | None => {}
         }
+        if preface.kind == SessionKind::Client && self.clients >= self.limits.clients_max {
+            self.displace_idle_client(now);
+        }
         let (count, limit, what) = match preface.kind {
             SessionKind::Peer => (
                 self.handshakes,
@@ -261,6 +267,7 @@ impl ShardNet {
                 deadline: None,
                 heard: now,
                 said: now,
+                asked: 0,
             },
         );
         self.set_deadline(id, Some(now.plus_ms(self.limits.handshake_ms_max)));
@@ -382,6 +389,8 @@ impl ShardNet {
             Role::Greeting(_) | Role::Accepted => self.on_greeting_frame(id, frame, now),
             Role::Session(peer) => self.on_session_frame(peer, frame),
             Role::Client if frame.kind == FrameKind::ClientRequest => {
+                let socket = self.sockets.get_mut(&id).expect("a frame came from it");
+                socket.asked += 1;
                 self.event_bytes += frame.body.len();
                 self.client_events
                     .push_back(ClientEvent::Frame(ConnectionId(id.0), frame));
@@ -453,6 +462,7 @@ impl ShardNet {
         match op {
             ClientOp::Send(_, frame) => match connection.send(frame) {
                 Ok(()) => {
+                    socket.asked = socket.asked.saturating_sub(1);
                     self.writable.insert(id);
                 }
                 Err((_, error)) => self.refuse(id, error, now),

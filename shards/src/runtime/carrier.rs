@@ -112,6 +112,9 @@ impl Carrier {
                     ring.adopt_socket(id.0, arrival.stream);
                     ring.receive_socket(id.0)?;
                 }
+                Err(error @ NetError::TooMany { .. }) => {
+                    tracing::warn!(shard = %self.shard, %error, "a connection is refused");
+                }
                 Err(error) => {
                     tracing::info!(shard = %self.shard, %error, "a connection is refused");
                 }

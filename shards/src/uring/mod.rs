@@ -39,7 +39,10 @@ pub use rig::{Rig, RigError, RigOptions, RigWork};
 pub use ring::{WriterChoice, WriterMode};
 pub use shard_ring::ShardRing;
 #[cfg(feature = "net")]
-pub use sockets::{SocketEvent, SocketKey};
+pub use sockets::{
+    KEEPALIVE_IDLE_S, KEEPALIVE_INTERVAL_S, KEEPALIVE_PROBES, SocketEvent, SocketKey,
+    UNACKNOWLEDGED_MS_MAX,
+};
 
 /// Whether this process may use io_uring at all, found out by making a ring.
 ///

@@ -9,10 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::CancelBuilder;
 use io_uring::{cqueue, opcode, types};
+use rustix::net::sockopt;
 
 use super::error::RingError;
 use super::receive_buffers::{GROUP, ReceiveBuffers};
@@ -24,6 +26,20 @@ use crate::sys::{self, RawAddress};
 const LINGER_US: u64 = 500_000;
 /// Send buffers kept for the next use.
 const SPARE_BUFFERS_MAX: usize = 64;
+
+/// After how long without a word the kernel asks whether the other side is still there, in seconds.
+pub const KEEPALIVE_IDLE_S: u64 = 15;
+/// How long it waits for the answer before it asks again, in seconds.
+pub const KEEPALIVE_INTERVAL_S: u64 = 5;
+/// How often it asks.
+pub const KEEPALIVE_PROBES: u32 = 3;
+/// How long what was sent may go unacknowledged, or the other side take in nothing, until the kernel gives the connection up, in
+/// milliseconds: as long as a silent one has.
+pub const UNACKNOWLEDGED_MS_MAX: u32 = 30_000;
+const _: () = assert!(
+    UNACKNOWLEDGED_MS_MAX as u64
+        == 1000 * (KEEPALIVE_IDLE_S + KEEPALIVE_INTERVAL_S * KEEPALIVE_PROBES as u64)
+);
 
 /// Names a socket; chosen by the user of the carrier, never used twice.
 pub type SocketKey = u64;
@@ -120,6 +136,9 @@ impl Sockets {
         // the option is slower, no more.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY was refused");
+        }
+        if let Err(error) = keep_alive(&stream) {
+            tracing::debug!(%error, "keepalive was refused");
         }
         let place = self.table.insert(Socket {
             key,
@@ -527,4 +546,14 @@ fn error_text(result: i32) -> String {
         return "nothing could be sent".to_owned();
     }
     io::Error::from_raw_os_error(-result).to_string()
+}
+
+/// Lets the kernel find out that the other side is gone without a word.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(KEEPALIVE_IDLE_S))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(KEEPALIVE_INTERVAL_S))?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MS_MAX)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    Ok(())
 }
