@@ -157,7 +157,7 @@ fn what_is_appended_is_read_and_its_partition_is_shown_with_its_leader() {
     }
     let people = cluster.ask("status", &["--node", "2"]);
     assert!(
-        text(&people.stdout).starts_with("node 2 shard 0: boot 1"),
+        text(&people.stdout).starts_with("node 2 shard 0: boot 1, "),
         "{people:?}"
     );
 }

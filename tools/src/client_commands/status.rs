@@ -259,10 +259,11 @@ fn print_shard((at, status): &Told, out: &mut dyn Write) -> std::io::Result<()> 
         Ok(status) => status,
     };
     let trouble = or(&status.trouble, "no trouble");
+    // The half of its number that counts; the other is drawn.
+    let boot = status.boot.get() >> 32;
     writeln!(
         out,
-        "node {node} shard {shard}: boot {}, {}, {trouble}",
-        status.boot,
+        "node {node} shard {shard}: boot {boot}, {}, {trouble}",
         writer(status.io_writer_mode)
     )?;
     writeln!(out, "  scrub: {}", scrub_line(&status.scrub))?;
