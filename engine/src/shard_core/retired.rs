@@ -4,7 +4,6 @@ use clustor_shards::log::ReadOutcome;
 use clustor_shards::log::record::decode_record;
 use clustor_shards::log::scrub::LostRun;
 use clustor_shards::turn::{Inbox, Time};
-
 use clustor_wire::ids::{LogIndex, PartitionId};
 
 use super::{CoreMesh, ReadFor, ShardCore};
