@@ -27,7 +27,7 @@ Examples:
   clustor serve --config dev/node-1.toml --json      readiness as one JSON line
 
 Prints one line on standard output when the node is ready: its logs are recovered and its port is open. Stops in
-order on SIGTERM and ^C: refuses new work, hands leadership over, finishes what is in flight; a second signal
+order on SIGTERM and ^C: refuses new work, finishes what is in flight, hands leadership over; a second signal
 ends it at once. On SIGHUP, within a second of its change, and when an operator asks for it (`clustor profile reload`), its profile file is read again. Every partition holds the built-in key-value machine (`clustor append`, `clustor read`).";
 
 /// Work in flight at a stop is given this long.
