@@ -179,12 +179,12 @@ impl Door {
             Ok(bytes) => match Preface::decode(&bytes) {
                 Ok(preface) => preface,
                 Err(error) => {
-                    tracing::warn!(from = ?stream.peer_addr().ok(), %error, "a connection was refused");
+                    tracing::warn!(from = stream.peer_addr().ok().map(tracing::field::display), %error, "a connection was refused");
                     return;
                 }
             },
             Err(error) => {
-                tracing::debug!(from = ?stream.peer_addr().ok(), %error, "a connection sent no preface");
+                tracing::debug!(from = stream.peer_addr().ok().map(tracing::field::display), %error, "a connection sent no preface");
                 return;
             }
         };
