@@ -12,16 +12,19 @@ const SEEDS: u64 = 400;
 const HELICAL_SEEDS: u64 = 30;
 
 /// Seeds that found something once: a replica was not told of rot that reclaiming had come across; a log asked for turns while its
-/// disk hung; votes that came late made a leader of a term that was over, and the rule asked it for what came after.
+/// disk hung; votes that came late made a leader of a term that was over, and the rule asked it for what came after; a log asked for
+/// turns while a pair that was to go was read; who came back as an older image of itself kept partitions from beginning.
 ///
 /// With what takes out of it that was drawn for it since: clients remembered no leader then.
-const KEPT: [(u64, &[&str]); 6] = [
+const KEPT: [(u64, &[&str]); 8] = [
     (753_267_350_347, &["recalls"]),
     (805_352_654_033, &["recalls"]),
     (809_309_380_007, &["speeds", "recalls"]),
     (828_110_984_084, &["recalls"]),
     (831_417_813_814, &["recalls"]),
     (914_000_002_912, &[]),
+    (1_500_127, &[]),
+    (1_511_263, &[]),
 ];
 
 /// Marks that some hundreds of seeds may miss: what is drawn once in a run at most, what no client of a run asks for, and what no

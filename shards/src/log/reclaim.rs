@@ -133,14 +133,15 @@ impl Closing {
         }
     }
 
-    /// When a turn is wanted even if nothing happens.
-    pub fn due(&self) -> Option<Time> {
+    /// When a turn is wanted even if nothing happens; `is_read`: whether a read of a pair is in flight.
+    pub fn due(&self, is_read: impl Fn(PairNumber) -> bool) -> Option<Time> {
         let scan_at = self.have_risen.then_some(self.scan_at);
         let turn_at = match &self.stage {
             Stage::Idle => scan_at,
             // What is waited for comes up from the disk, and that is a turn.
             Stage::Settling | Stage::Leaving(_) if !self.has_settled => None,
             Stage::Moving(moving) if moving.waits_for_read() => None,
+            Stage::Leaving(pair) if is_read(*pair) => None,
             _ => self.turn_at,
         };
         [self.retry_at, turn_at].into_iter().flatten().min()
@@ -546,9 +547,14 @@ impl ShardLog {
         });
     }
 
+    /// Whether a read of the pair is in flight.
+    pub(super) fn is_read(&self, pair: PairNumber) -> bool {
+        self.reads.has_of(pair) || self.scrub.looks_at(pair)
+    }
+
     /// Nothing refers to the pair any more. It goes once no read of it is in flight.
     fn leave(&mut self, pair: PairNumber, out: &mut Vec<DiskOp>) -> Stage {
-        if self.reads.has_of(pair) || self.scrub.looks_at(pair) {
+        if self.is_read(pair) {
             return Stage::Leaving(pair);
         }
         let leaving = self.older.iter().find(|older| older.pair == pair);

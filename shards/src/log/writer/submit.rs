@@ -100,7 +100,8 @@ impl ShardLog {
             return self.reads.due();
         }
         let goes_on = self.quarantine.is_none();
-        let closing = self.closing.due().filter(|_| self.may_close_pairs());
+        let closing = self.closing.due(|pair| self.is_read(pair));
+        let closing = closing.filter(|_| self.may_close_pairs());
         let due = [
             self.spare.retry_at(),
             closing.filter(|_| goes_on),

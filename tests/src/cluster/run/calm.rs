@@ -51,8 +51,14 @@ impl Run {
                         || host.disk.is_stuck()
                         || host.disk.has_planted_fault()
                 });
-            if failed {
+            // A partition begins once all its first voters say that they are new, and who came back as an older image of itself
+            // says nothing: its operator does what the refusal asks for.
+            let keeps_others_waiting = self.world.is_an_old_image(node) && !self.has_begun();
+            if failed || keeps_others_waiting {
                 self.world.crash(node, Crash::Kill);
+            }
+            if keeps_others_waiting {
+                self.world.empty_disks(node);
             }
             // What was planted while it was down would strike at its start.
             let shards = self.world.layout().shards.clone();

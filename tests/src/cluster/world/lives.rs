@@ -220,6 +220,12 @@ impl World {
         Ok(())
     }
 
+    /// Whether a node's disks are an older image of themselves.
+    #[must_use]
+    pub fn is_an_old_image(&self, node: NodeId) -> bool {
+        self.went_back.iter().any(|(shard, _)| shard.node == node)
+    }
+
     /// Puts empty disks into a node that is down.
     ///
     /// # Panics
