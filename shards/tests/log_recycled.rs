@@ -120,6 +120,37 @@ fn a_recycled_segment_is_not_zero_and_says_so_and_nothing_old_in_it_counts() {
 }
 
 #[test]
+fn while_a_pair_that_is_to_go_is_read_the_log_asks_for_no_turns_and_then_it_goes() {
+    let mut disk = MemoryDisk::default();
+    let mut log = started(&mut disk, options());
+    log.create_partition(P, Incarnation(5), b"voters");
+    let mut last = 0;
+    while log.older_pairs().is_empty() {
+        last += 1;
+        fill(&mut log, &mut disk, last, last);
+    }
+    let oldest = log.older_pairs()[0].pair;
+    let mut reads = Vec::new();
+    log.read(P, LogIndex(1), &mut reads).expect("it is there");
+    log.set_floor(P, LogIndex(last));
+    let retired = reclaim(&mut log, &mut disk);
+    assert_eq!(retired, vec![], "its read is still in flight");
+    let now = Time(0).plus_ms(2_000);
+    log.poll(now, &mut Vec::new());
+    let due = log.deadline();
+    assert!(due.is_none_or(|at| at > now.plus_ms(100)), "{due:?}");
+
+    let mut retirement = Retirement::default();
+    for op in reads {
+        log.on_event(now, disk.carry(op), &mut retirement);
+    }
+    let mut ops = Vec::new();
+    log.poll(now, &mut ops);
+    let goes = |op: &DiskOp| matches!(op, DiskOp::Retire(order) if order.pair == oldest);
+    assert!(ops.iter().any(goes), "{ops:?}");
+}
+
+#[test]
 fn blocks_of_the_same_pair_and_place_under_another_salt_count_for_nothing() {
     for options in suites() {
         let mut disk = MemoryDisk::default();

@@ -140,8 +140,8 @@ impl Closing {
             Stage::Idle => scan_at,
             // What is waited for comes up from the disk, and that is a turn.
             Stage::Settling | Stage::Leaving(_) if !self.has_settled => None,
-            Stage::Moving(moving) if moving.waits_for_read() => None,
             Stage::Leaving(pair) if is_read(*pair) => None,
+            Stage::Moving(moving) if moving.waits_for_read() => None,
             _ => self.turn_at,
         };
         [self.retry_at, turn_at].into_iter().flatten().min()

@@ -175,16 +175,17 @@ impl Door {
             Ok::<_, GlommioError<()>>(bytes)
         })
         .await;
+        let from = || stream.peer_addr().ok().map(tracing::field::display);
         let preface = match read {
             Ok(bytes) => match Preface::decode(&bytes) {
                 Ok(preface) => preface,
                 Err(error) => {
-                    tracing::warn!(from = stream.peer_addr().ok().map(tracing::field::display), %error, "a connection was refused");
+                    tracing::warn!(from = from(), %error, "a connection was refused");
                     return;
                 }
             },
             Err(error) => {
-                tracing::debug!(from = stream.peer_addr().ok().map(tracing::field::display), %error, "a connection sent no preface");
+                tracing::debug!(from = from(), %error, "a connection sent no preface");
                 return;
             }
         };
