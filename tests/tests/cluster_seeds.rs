@@ -6,7 +6,7 @@ use clustor_sim::cluster::simpler::Simpler;
 use clustor_sim::cluster::trace::Trace;
 
 /// Seeds that are run; `CLUSTOR_SIM_SEEDS` asks for more.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 300;
 
 /// Seeds after which each entry is whole on one replica only.
 const HELICAL_SEEDS: u64 = 30;
